@@ -1,0 +1,83 @@
+"""The batch algebra: GB_tok = D · A · μ_tok, in V lanes.  Pure functions of integers."""
+
+from dataclasses import dataclass
+
+LARGEST_DEFAULT_V = 8
+
+
+def exact_div(a: int, b: int) -> int:
+    """a / b, which must be whole."""
+    quotient, rest = divmod(a, b)
+    assert rest == 0, f"{a} is not a multiple of {b}"
+    return quotient
+
+
+def divisors(n: int) -> list[int]:
+    """All divisors of n, ascending."""
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def default_V(M: int) -> int:
+    """The largest power of two up to 8 that divides M: never a function of D or of the machine."""
+    return next(V for V in (LARGEST_DEFAULT_V, 4, 2, 1) if M % V == 0)
+
+
+def default_D(M: int, V: int, gpus: int) -> int:
+    """The largest divisor of M up to min(GPUs of this machine, V), else 1."""
+    return max((D for D in divisors(M) if D <= min(gpus, V)), default=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One global batch and the run made of it.  All counts are integers.
+
+    gb_tok = M · mu_tok; M micro-batches in V lanes of M/V; D ranks share the lanes.
+    """
+
+    gb_tok: int
+    mu_tok: int
+    L_ctx: int
+    V: int
+    D: int
+    T_tokens: int
+    warmup_tokens: int
+
+    @property
+    def M(self) -> int:
+        """Micro-batches per step."""
+        return exact_div(self.gb_tok, self.mu_tok)
+
+    @property
+    def A(self) -> int | None:
+        """Accumulation steps of every rank; None where D does not divide M (an uneven D)."""
+        return self.M // self.D if self.M % self.D == 0 else None
+
+    @property
+    def micro_batches_per_lane(self) -> int:
+        """M / V."""
+        return exact_div(self.M, self.V)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of L_ctx tokens in one micro-batch."""
+        return exact_div(self.mu_tok, self.L_ctx)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run: floor(T_tokens / GB_tok)."""
+        return self.T_tokens // self.gb_tok
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens that the whole run really sees."""
+        return self.steps * self.gb_tok
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up, rounded up."""
+        return -(-self.warmup_tokens // self.gb_tok)
+
+    def with_D(self, D: int) -> "Batch":
+        """The same batch shared among another number of ranks."""
+        return Batch(self.gb_tok, self.mu_tok, self.L_ctx, self.V, D, self.T_tokens, self.warmup_tokens)

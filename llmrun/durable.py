@@ -1,0 +1,149 @@
+"""The only place that fsyncs and renames: files that are whole or absent, also after a power cut.
+
+Every operation goes through a `Disk`, so that a test can record it, delay it, or make it fail.
+Order of a commit: temporary name in the same directory, write, fsync, rename, fsync of the directory.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+BLOCK_BYTES = 8 * 1024 * 1024
+"""Large calls release the GIL: one write or hash update per block."""
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+class Disk:
+    """The operations of the file system that durability rests on."""
+
+    def create(self, path: Path) -> int:
+        """A descriptor of a new file, which must not exist; its mode follows the user's umask."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def write(self, descriptor: int, block: memoryview) -> None:
+        """Write all of `block`, however many calls it takes."""
+        while block:
+            block = block[os.write(descriptor, block) :]
+
+    def fsync(self, descriptor: int) -> None:
+        """Force a file's bytes to the device."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file or directory its final name, replacing a file of that name."""
+        os.replace(old, new)
+
+    def fsync_directory(self, path: Path) -> None:
+        """Force the names in a directory to the device."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def make_directory(self, path: Path) -> None:
+        """Make one directory, which must not exist."""
+        path.mkdir()
+
+    def remove_file(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all below it."""
+        shutil.rmtree(path)
+
+
+DISK = Disk()
+
+
+def blocks_of(content: bytes | memoryview) -> Iterable[memoryview]:
+    """`content` in blocks of 8 MiB, without copying."""
+    view = memoryview(content).cast("B")
+    for start in range(0, len(view), BLOCK_BYTES):
+        yield view[start : start + BLOCK_BYTES]
+
+
+def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
+    """Write a new file under its own name, hashed while it is written, and fsync it.
+
+    For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
+    """
+    digest = hashlib.sha256()
+    n_bytes = 0
+    descriptor = disk.create(path)
+    try:
+        for content in contents:
+            for block in blocks_of(content):
+                disk.write(descriptor, block)
+                digest.update(block)
+                n_bytes += len(block)
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    return n_bytes, digest.hexdigest()
+
+
+def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
+    """Write a file so that its name holds the old or the new content, never a part.
+
+    Returns (bytes, sha256 in hex).
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    disk.remove_file(temporary)
+    try:
+        written = write_new(temporary, contents, disk)
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove_file(temporary)
+        raise
+    disk.fsync_directory(path.parent)
+    return written
+
+
+def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
+    """`replace_file` with UTF-8 text."""
+    replace_file(path, [text.encode()], disk)
+
+
+def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
+    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities."""
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", disk)
+
+
+def commit_directory(temporary: Path, final: Path, disk: Disk = DISK) -> None:
+    """Give a directory whose files are all fsynced its final name.
+
+    Raises FileExistsError where the final name is taken: nothing complete is ever replaced.
+    """
+    disk.fsync_directory(temporary)
+    if final.exists():
+        raise FileExistsError(f"{final} exists")
+    disk.rename(temporary, final)
+    disk.fsync_directory(final.parent)
+
+
+def make_directories(path: Path, disk: Disk = DISK) -> None:
+    """Make a directory and its missing parents, each name forced to the device."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        disk.make_directory(directory)
+        disk.fsync_directory(directory.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hex, read in blocks of 8 MiB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

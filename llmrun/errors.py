@@ -1,0 +1,126 @@
+"""The error tree and its exit codes: everything that a user can cause.
+
+LlmrunError                what a user can cause; shown as `error: …`, never as a traceback
+├── InputError        2    the user's input is wrong: config, quantity, path, dataset, argument
+│   └── ConfigError   2    one or many problems of a config, all shown at once
+├── DamagedError      1    a check found damage
+├── RefusedError      3    refused before anything was started
+├── RunFailedError    4    the run failed and can be resumed
+└── PreemptedError   75    stopped on request after saving: run `llmrun resume`
+
+Invariants of our own are plain `assert`; a broken one is a bug (exit 70).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+EXIT_BUG = 70
+EXIT_DIFFERENT = 1
+
+
+class LlmrunError(Exception):
+    """An error that a user can cause.
+
+    says:      one statement in the user's words and numbers, lower-case start, no final period.
+    where:     `file:line  key`, or a path.
+    caused_by: further lines, each printed as `  Caused by: …`.
+    hints:     commands or settings to try, each printed as `hint: …`.
+    """
+
+    exit_code: ClassVar[int] = EXIT_BUG
+
+    def __init__(
+        self,
+        says: str,
+        *,
+        where: str | None = None,
+        caused_by: Sequence[str] = (),
+        hints: Sequence[str] = (),
+    ) -> None:
+        super().__init__(says)
+        self.says = says
+        self.where = where
+        self.caused_by = tuple(caused_by)
+        self.hints = tuple(hints)
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a JSON object, for `--json` and for the way from a worker to its launcher."""
+        return {
+            "error": self.says,
+            "where": self.where,
+            "caused_by": list(self.caused_by),
+            "hints": list(self.hints),
+            "exit_code": self.exit_code,
+        }
+
+
+class InputError(LlmrunError):
+    """The user's input is wrong."""
+
+    exit_code = 2
+
+
+class DamagedError(LlmrunError):
+    """A check found damage."""
+
+    exit_code = 1
+
+
+class RefusedError(LlmrunError):
+    """Refused before anything was started."""
+
+    exit_code = 3
+
+
+class RunFailedError(LlmrunError):
+    """The run failed; it can be resumed."""
+
+    exit_code = 4
+
+
+class PreemptedError(LlmrunError):
+    """The run stopped on request after saving; it can be resumed."""
+
+    exit_code = 75
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a config."""
+
+    says: str
+    key: str | None = None
+    where: str | None = None
+    hint: str | None = None
+
+
+class ConfigError(InputError):
+    """All problems of one config."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        count = len(problems)
+        says = problems[0].says if count == 1 else f"{source} has {count} problems"
+        super().__init__(says)
+        self.source = source
+        self.problems = tuple(problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a JSON object, with one entry per problem."""
+        problems = [vars(problem) for problem in self.problems]
+        return {**super().as_json(), "problems": problems}
+
+
+def error_of(report: dict[str, Any]) -> LlmrunError:
+    """The error that `as_json` wrote, as the class that has its exit code."""
+    kinds: dict[int, type[LlmrunError]] = {
+        kind.exit_code: kind
+        for kind in (DamagedError, InputError, RefusedError, RunFailedError, PreemptedError)
+    }
+    kind = kinds.get(report["exit_code"], LlmrunError)
+    return kind(
+        report["error"],
+        where=report["where"],
+        caused_by=report["caused_by"],
+        hints=report["hints"],
+    )
