@@ -1,0 +1,87 @@
+"""Causal self-attention with grouped key and value heads.
+
+B sequences, L positions, C d_model, H heads, G key and value heads, E head_dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmrun.config.shape import ModelShape
+from llmrun.model.norms import head_norm_of
+from llmrun.model.positions import alibi_bias, rotary_table, rotate
+
+
+class Positions(nn.Module):
+    """Tables shared by all blocks: derived, so never saved."""
+
+    cos: Tensor
+    sin: Tensor
+    bias: Tensor | None
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        with torch.device("cpu"):
+            self._register_tables(shape)
+
+    def _register_tables(self, shape: ModelShape) -> None:
+        """Real tables, also where the parameters around them are still without memory."""
+        self.is_rotary = shape.position == "rope"
+        if self.is_rotary:
+            cos, sin = rotary_table(shape.L_ctx, shape.head_dim, shape.rope_theta)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        bias = alibi_bias(shape.n_heads, shape.L_ctx) if shape.position == "alibi" else None
+        self.register_buffer("bias", bias, persistent=False)
+
+    def turn(self, x_BHLE: Tensor) -> Tensor:
+        """Rotate queries or keys where positions are rotary."""
+        if not self.is_rotary:
+            return x_BHLE
+        L = x_BHLE.shape[2]
+        return rotate(x_BHLE, self.cos[:L], self.sin[:L])
+
+
+class Attention(nn.Module):
+    """Multi-head attention; grouped queries after Ainslie et al. 2023, arXiv 2305.13245."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        qkv_bias = shape.bias or shape.qkv_bias
+        self.n_heads, self.n_kv_heads, self.head_dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
+        self.q_proj = nn.Linear(shape.d_model, shape.d_q, bias=qkv_bias)
+        self.k_proj = nn.Linear(shape.d_model, shape.d_kv, bias=qkv_bias)
+        self.v_proj = nn.Linear(shape.d_model, shape.d_kv, bias=qkv_bias)
+        self.o_proj = nn.Linear(shape.d_q, shape.d_model, bias=shape.bias)
+        if shape.qk_norm:
+            self.q_norm: nn.Module = head_norm_of(shape)
+            self.k_norm: nn.Module = head_norm_of(shape)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(self, x_BLC: Tensor, positions: Positions) -> Tensor:
+        """[B, L, C] -> [B, L, C]; each position sees itself and those before it."""
+        q_BHLE = positions.turn(self.q_norm(self._heads(self.q_proj(x_BLC), self.n_heads)))
+        k_BGLE = positions.turn(self.k_norm(self._heads(self.k_proj(x_BLC), self.n_kv_heads)))
+        v_BGLE = self._heads(self.v_proj(x_BLC), self.n_kv_heads)
+        k_BHLE, v_BHLE = self._share(k_BGLE), self._share(v_BGLE)
+        q_BHLE, k_BHLE = q_BHLE.type_as(v_BHLE), k_BHLE.type_as(v_BHLE)
+        bias = None if positions.bias is None else positions.bias[:, : x_BLC.shape[1], : x_BLC.shape[1]]
+        y_BHLE = F.scaled_dot_product_attention(
+            q_BHLE,
+            k_BHLE,
+            v_BHLE,
+            attn_mask=None if bias is None else bias.type_as(q_BHLE),
+            dropout_p=0.0,
+            is_causal=bias is None,
+        )
+        y: Tensor = self.o_proj(y_BHLE.transpose(1, 2).flatten(2))
+        return y
+
+    def _heads(self, x_BLD: Tensor, n_heads: int) -> Tensor:
+        """[B, L, n_heads·E] -> [B, n_heads, L, E]."""
+        return x_BLD.unflatten(2, (n_heads, self.head_dim)).transpose(1, 2)
+
+    def _share(self, x_BGLE: Tensor) -> Tensor:
+        """[B, G, L, E] -> [B, H, L, E]: each key and value head serves H/G query heads."""
+        return x_BGLE.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)

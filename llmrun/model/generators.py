@@ -1,0 +1,46 @@
+"""torch's generators set from stream keys."""
+
+import torch
+
+from llmrun.streams import seed_of, stream_key, words_of
+
+_STATE_WORDS = 624
+_STATE_OFFSET_BYTES = 24
+"""A CPU generator's state: 3 words of 8 bytes (seed, left and seeded, next), then 624 words of 8 bytes."""
+
+
+def _fresh_state() -> torch.Tensor:
+    """The state that `manual_seed(0)` leaves."""
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(0)
+    return generator.get_state()
+
+
+_FRESH_STATE = _fresh_state()
+
+
+def cpu_state(key: bytes) -> torch.Tensor:
+    """The CPU generator state of a stream.  [5056], uint8.
+
+    The CPU generator keeps only the low 32 bits of a seed, so its 624 state words are set themselves, to
+    SHAKE-256(key).  The layout is checked: torch refuses a state of another size, tests hold vectors.
+    """
+    state = _FRESH_STATE.clone()
+    words = torch.frombuffer(bytearray(words_of(key, _STATE_WORDS)), dtype=torch.int32).to(torch.int64)
+    stop = _STATE_OFFSET_BYTES + 8 * _STATE_WORDS
+    state[_STATE_OFFSET_BYTES:stop] = (words & 0xFFFFFFFF).view(torch.uint8)
+    return state
+
+
+def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator of its own for the stream `[seed, *names]`."""
+    generator = torch.Generator(device="cpu")
+    generator.set_state(cpu_state(stream_key(seed, *names)))
+    return generator
+
+
+def seed_torch(key: bytes) -> None:
+    """Set torch's default generators, the CPU's and the CUDA device's in use, to a stream."""
+    torch.random.default_generator.set_state(cpu_state(key))
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed_of(key))

@@ -1,0 +1,39 @@
+"""Every switch that decides whether the same work gives the same bits; set before the first tensor.
+
+What each switch does and where it comes from stands in docs/determinism.md.
+"""
+
+import os
+
+import torch
+from torch.utils import deterministic
+
+from llmrun.config.schema import Config
+from llmrun.errors import RunFailedError
+
+CUBLAS_WORKSPACE = ":4096:8"
+
+
+def set_determinism(config: Config) -> None:
+    """Set the switches of bitwise mode.
+
+    Raises RunFailedError where an environment variable that must be set before torch is imported is not.
+    """
+    threads = config.hardware.threads_per_rank
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        if os.environ.get(variable) != str(threads):
+            raise RunFailedError(
+                f"{variable} is {os.environ.get(variable)}, but hardware.threads_per_rank is {threads}",
+                hints=["start the run with `llmrun train`, which sets the variables of its workers"],
+            )
+    if config.hardware.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
+        raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG is not {CUBLAS_WORKSPACE}")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=False)
+    deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    torch.set_float32_matmul_precision("highest")

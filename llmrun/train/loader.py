@@ -1,0 +1,133 @@
+"""The micro-batches of one rank, in the order in which it needs them.
+
+What a micro-batch holds is a pure function of its logical number: sequence i of micro-batch j of step s is
+entry (s·M + j)·sequences + i of the order.  Loader workers only fetch; nothing of theirs can change a bit.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from llmrun.config.batch import Batch
+from llmrun.data.order_file import Entries
+from llmrun.data.windows import Split
+from llmrun.errors import LlmrunError, error_of
+from llmrun.lanes import lanes_of_rank
+from llmrun.machine import die_with_parent
+from llmrun.streams import seed_of, stream_key
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Micro-batch j of the step with index s (0-based).  tokens: [sequences, L_ctx + 1], int32, CPU."""
+
+    step: int
+    number: int
+    tokens: Tensor
+
+
+def micro_batches_of_lane(batch: Batch, lane: int) -> range:
+    """Numbers of the micro-batches whose gradients lane `lane` adds, in order."""
+    per_lane = batch.micro_batches_per_lane
+    return range(lane * per_lane, (lane + 1) * per_lane)
+
+
+class MicroBatches(Dataset[tuple[int, int, Any]]):
+    """Every micro-batch of the run, by (step index, number)."""
+
+    def __init__(self, split: Split, order: Entries, batch: Batch) -> None:
+        self._split, self._order, self._batch = split, order, batch
+
+    def tokens(self, step: int, number: int) -> Tensor:
+        """The tokens of one micro-batch: [sequences, L_ctx + 1], int32."""
+        n = self._batch.sequences
+        entries = self._order.entries((step * self._batch.M + number) * n, n)
+        return torch.from_numpy(np.stack([self._split.window(int(w)) for w in entries]))
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Any]:
+        """Tokens, or the error that reading them met: an exception would lose its fields on the way."""
+        step, number = key
+        try:
+            return step, number, self.tokens(step, number)
+        except LlmrunError as error:
+            return step, number, error.as_json()
+
+
+class Schedule(IterableDataset[tuple[int, int]]):
+    """The (step index, number) pairs that a rank needs, in order."""
+
+    def __init__(self, batch: Batch, rank: int, steps: range) -> None:
+        self._batch, self._steps = batch, steps
+        self._lanes = lanes_of_rank(batch.V, batch.D, rank)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in self._steps:
+            for lane in self._lanes:
+                for number in micro_batches_of_lane(self._batch, lane):
+                    yield step, number
+
+
+class Loader:
+    """Iterates over the micro-batches of one rank.
+
+    Workers are forked when the loader is made: before the process group, the model and CUDA exist, so that
+    there are no threads to lose and no pages to copy.
+    """
+
+    def __init__(
+        self, batches: MicroBatches, batch: Batch, rank: int, steps: range, seed: int, num_workers: int
+    ) -> None:
+        self.batches = batches
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=Schedule(batch, rank, steps),  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,
+            multiprocessing_context="fork" if num_workers else None,
+            generator=torch.Generator(device="cpu"),
+            prefetch_factor=2 if num_workers else None,
+        )
+        self._items = iter(loader)
+
+    def next(self, step: int, number: int) -> MicroBatch:
+        """The next micro-batch, which must be this one.  Raises what reading it raised."""
+        found_step, found_number, content = next(self._items)
+        assert (found_step, found_number) == (step, number), "the loader is out of step"
+        if isinstance(content, dict):
+            raise error_of(content)
+        return MicroBatch(step, number, content)
+
+
+def _as_it_is(item: Any) -> Any:
+    """Items are complete: nothing to collate."""
+    return item
+
+
+@dataclass(frozen=True)
+class _WorkerStart:
+    """What a loader worker does first."""
+
+    seed: int
+    rank: int
+    parent: int
+
+    def __call__(self, worker: int) -> None:
+        """End with the rank, leave signals to it, and own seeded generators."""
+        die_with_parent(self.parent)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        key = stream_key(self.seed, "worker", self.rank, worker)
+        random.seed(seed_of(key))
+        np.random.seed(seed_of(key, n_bytes=4))  # noqa: NPY002
+        torch.manual_seed(seed_of(key))

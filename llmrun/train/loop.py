@@ -1,0 +1,158 @@
+"""The training loop: step, record, evaluate, save, stop; reads top to bottom."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llmrun.checkpoint.retention import prune
+from llmrun.checkpoint.writer import CheckpointWriteError, commit, save_rank
+from llmrun.ledger.digest import Digester
+from llmrun.metrics import names
+from llmrun.reduce.collectives import gather_integers, sum_columns
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.train.digests import partial_digests
+from llmrun.train.evaluate import Evaluator
+from llmrun.train.loader import Loader
+from llmrun.train.recorder import Recorder
+from llmrun.train.saving import best_of, snapshot_of
+from llmrun.train.state import TrainingState
+from llmrun.train.step import train_step
+from llmrun.train.stopping import StopRequest
+
+COMMIT_TIMEOUT_S = 600.0
+_SECONDS_PER_MINUTE = 60.0
+
+
+class Loop:
+    """One segment's steps on one rank.  Whatever depends on time or signals is agreed by all ranks."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        orders: SegmentOrders,
+        state: TrainingState,
+        loader: Loader,
+        evaluator: Evaluator | None,
+        recorder: Recorder | None,
+        stop: StopRequest,
+    ) -> None:
+        self.run_directory, self.orders, self.state = run, orders, state
+        self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
+        self.best: dict[str, float] | None = None
+        self.checkpoint = orders.checkpoint
+        self._token_digester = Digester(torch.device("cpu"))
+        self._saved_at_s = time.monotonic()
+
+    def remember(self, trainer: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint knows beside tensors."""
+        self.best = best_of(trainer)
+        if self.recorder is not None:
+            self.recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
+
+    def run(self) -> Outcome:
+        """Step until the segment's end or a request to stop."""
+        state = self.state
+        if state.step == 0:
+            self._record_initial()
+        if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
+            return self._outcome("preempted")
+        while state.step < self.orders.until_step:
+            begun_s = time.perf_counter()
+            facts = train_step(state, self.loader, self._token_digester, self._flags())
+            metrics: dict[str, Any] = {}
+            if self.recorder is not None:
+                metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
+            is_best = self._evaluate(metrics)
+            if self.recorder is not None:
+                self.recorder.emit(metrics)
+            is_stopping = any(row[0] for row in facts.flags)
+            if is_best or is_stopping or self._is_save_due(timer_due=any(row[1] for row in facts.flags)):
+                self._save()
+            if is_stopping and state.step < self.orders.until_step:
+                return self._outcome("preempted")
+        return self._outcome("finished" if state.step == state.resolved.batch.steps else "reached")
+
+    def _flags(self) -> list[int]:
+        """[asked to stop, minutes are over]; only rank 0 looks at the clock and the stop file."""
+        leads = self.state.rank == 0
+        minutes = self.state.resolved.config.checkpoint.every_minutes
+        passed_s = time.monotonic() - self._saved_at_s
+        timer_due = leads and minutes is not None and passed_s >= minutes * _SECONDS_PER_MINUTE
+        return [int(self.stop.is_set(look_for_file=leads)), int(timer_due)]
+
+    def _record_initial(self) -> None:
+        """Record 0: the digest of the initial weights."""
+        state = self.state
+        partial = partial_digests(state.digester, state.layout, state.rank, state.own_weights)
+        digests = sum_columns(gather_integers(partial, state.D, state.device))
+        if self.recorder is not None:
+            self.recorder.initial(digests)
+
+    def _evaluate(self, metrics: dict[str, Any]) -> bool:
+        """Evaluate where it is due, and say whether to save because it was the best so far."""
+        every = self.state.resolved.config.eval.every_steps
+        step = self.state.step
+        if self.evaluator is None or every is None or (step % every and step < self.orders.until_step):
+            return False
+        loss = self.evaluator.val_loss(self.state)
+        perplexity = names.perplexity(loss)
+        metrics |= {names.VAL_LOSS: loss, names.VAL_PPL: perplexity}
+        if not math.isfinite(perplexity) or (self.best is not None and perplexity >= self.best["val_ppl"]):
+            return False
+        self.best = {"val_ppl": perplexity, "step": step}
+        return self.state.resolved.config.checkpoint.keep_best
+
+    def _is_save_due(self, *, timer_due: bool) -> bool:
+        """By steps, by minutes, or because the segment ends."""
+        every = self.state.resolved.config.checkpoint.every_steps
+        step = self.state.step
+        return timer_due or step == self.orders.until_step or (every is not None and step % every == 0)
+
+    def _save(self) -> None:
+        """Save a checkpoint, and prune; a full disk does not stop the run where the config says so."""
+        state, directory = self.state, self.run_directory.checkpoints
+        chain, smooth = b"", {}
+        if self.recorder is not None:
+            self.recorder.ledger.sync()
+            chain, smooth = self.recorder.ledger.chain, self.recorder.smooth.state()
+        snapshot = snapshot_of(state, self.orders, chain, self.best, smooth)
+        failure = None
+        try:
+            save_rank(directory, snapshot, state.rank, state.D)
+            if state.rank == 0:
+                self.checkpoint = commit(directory, snapshot, state.D, COMMIT_TIMEOUT_S).name
+        except CheckpointWriteError as error:
+            failure = error
+        self._saved_at_s = time.monotonic()
+        self._agree_on(failure)
+        if state.rank == 0 and failure is None:
+            self._prune()
+
+    def _agree_on(self, failure: CheckpointWriteError | None) -> None:
+        """Stop or go on after a failed save, all ranks alike."""
+        state = self.state
+        mine = 0 if failure is None else 2 - failure.disk_full
+        worst = max(row[0] for row in gather_integers([mine], state.D, state.device))
+        if worst == 0:
+            return
+        may_continue = state.resolved.config.checkpoint.on_disk_full == "continue"
+        is_last = state.step == self.orders.until_step
+        if worst == 1 and may_continue and not is_last:
+            if self.recorder is not None and failure is not None:
+                self.recorder.remarks.append(f"no checkpoint at step {state.step}: {failure.says}")
+            return
+        raise failure or CheckpointWriteError(f"another rank could not save step {state.step}")
+
+    def _prune(self) -> None:
+        """Delete what retention does not keep, after the newest was verified."""
+        keep = self.state.resolved.config.checkpoint
+        best = int(self.best["step"]) if keep.keep_best and self.best is not None else None
+        prune(self.run_directory.checkpoints, keep.keep_last, best, keep.keep_every_steps)
+
+    def _outcome(self, kind: Any) -> Outcome:
+        """How this rank ended."""
+        return Outcome(rank=self.state.rank, kind=kind, step=self.state.step, checkpoint=self.checkpoint)

@@ -1,0 +1,127 @@
+"""What rank 0 writes down of every step: ledger, audit, metrics."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from llmrun import __version__
+from llmrun.errors import RunFailedError
+from llmrun.ledger.audit import Audit
+from llmrun.ledger.combine import combine_digests
+from llmrun.ledger.file import LedgerWriter
+from llmrun.ledger.record import Record, tensors_due
+from llmrun.ledger.tensors import write_tensors
+from llmrun.metrics import names
+from llmrun.metrics.sinks import Sinks
+from llmrun.metrics.smooth import MovingAverage
+from llmrun.metrics.throughput import Throughput
+from llmrun.reduce.layout import FlatLayout
+from llmrun.run.directory import RunDirectory
+from llmrun.train.digests import by_name, moments_by_name
+from llmrun.train.step import StepFacts
+
+PRODUCER = f"llmrun {__version__}"
+
+
+class Recorder:
+    """Appends each step to the ledger, compares it with what earlier runs recorded, and to the metrics.
+
+    remarks: sentences for the user that do not stop the run.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        ledger: LedgerWriter,
+        layout: FlatLayout,
+        sinks: Sinks,
+        throughput: Throughput,
+        tail: Audit | None,
+        twin: Audit | None,
+    ) -> None:
+        self.ledger = ledger
+        self.smooth = MovingAverage()
+        self.remarks: list[str] = []
+        self._run, self._layout, self._sinks, self._throughput = run, layout, sinks, throughput
+        self._tail, self._twin = tail, twin
+
+    @property
+    def proven_steps(self) -> int:
+        """Recomputed steps that were compared with the ledger's cut tail and were equal."""
+        return 0 if self._tail is None else self._tail.proven_steps
+
+    def initial(self, weight_digests: list[int]) -> None:
+        """Record 0: the initial weights."""
+        weights = by_name(self._layout, weight_digests)
+        record = self.ledger.append(Record(step=0, weights_digest=combine_digests(weights)))
+        write_tensors(self._run.ledger_tensors, 0, {"weights": weights})
+        self._compare(record, {"weights": weights})
+
+    def step(self, facts: StepFacts, tokens: int, begun_s: float) -> dict[str, Any]:
+        """Record one step; returns the metrics so far.
+
+        tokens: seen after the step.  begun_s: reading of time.perf_counter when the step began.
+        Raises RunFailedError where a recomputed step differs from what was recorded before.
+        """
+        rates = self._throughput.step(begun_s, time.perf_counter(), facts.tokens)
+        tensors = {
+            "gradients": by_name(self._layout, facts.gradient_digests),
+            "weights": by_name(self._layout, facts.weight_digests),
+        }
+        if facts.moment_digests is not None:
+            tensors["optimizer"] = moments_by_name(self._layout, facts.moment_digests)
+        combined = {f"{name}_digest": combine_digests(digests) for name, digests in tensors.items()}
+        record = self.ledger.append(
+            Record(
+                step=facts.step,
+                tokens=tokens,
+                loss=facts.loss,
+                grad_norm=facts.grad_norm,
+                learning_rate=facts.learning_rate,
+                tokens_digest=facts.tokens_digest,
+                **combined,
+            )
+        )
+        if tensors_due(facts.step):
+            write_tensors(self._run.ledger_tensors, facts.step, tensors)
+        self._compare(record, tensors)
+        return {
+            names.STEP: facts.step,
+            names.TOKENS: tokens,
+            names.LOSS: facts.loss,
+            names.LOSS_SMOOTH: self.smooth.add(facts.loss),
+            names.LEARNING_RATE: facts.learning_rate,
+            names.GRAD_NORM: facts.grad_norm,
+            names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,
+            names.TOTAL_TOKENS_PER_SECOND: rates.total_tokens_per_second,
+            names.MFU: rates.mfu,
+        }
+
+    def emit(self, metrics: dict[str, Any]) -> None:
+        """Write one step's metrics to all sinks."""
+        self._sinks.record(metrics)
+
+    def close(self) -> None:
+        """Force everything to disk."""
+        self.ledger.sync()
+        self.ledger.close()
+        self._sinks.close()
+
+    def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
+        """Hold the record against the cut tail (a difference stops the run) and an earlier twin (it warns)."""
+        if self._tail is not None and (found := self._tail.check(record)) is not None:
+            write_tensors(self._run.ledger_tensors, record.step, tensors)
+            raise RunFailedError(
+                f"step {record.step} was recomputed and differs from what this run recorded before: {found.quantity}",
+                where=str(Path(self._run.name)),
+                caused_by=[
+                    "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
+                ],
+                hints=["run `llmrun doctor`, then resume on other hardware"],
+            )
+        if self._twin is not None and (found := self._twin.check(record)) is not None:
+            write_tensors(self._run.ledger_tensors, record.step, tensors)
+            self.remarks.append(
+                f"step {record.step} differs from an earlier run of the same fingerprint: {found.quantity}"
+            )
+            self._twin = None

@@ -1,0 +1,153 @@
+"""The state of training as a checkpoint's snapshot, and back."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmrun.checkpoint.contents import Checkpoint
+from llmrun.checkpoint.snapshot import Piece, Snapshot
+from llmrun.errors import RefusedError
+from llmrun.reduce.collectives import gather_integers, sum_columns
+from llmrun.run.orders import SegmentOrders
+from llmrun.train.digests import DTYPE, partial_digests
+from llmrun.train.optimizer import MOMENTS
+from llmrun.train.schedule import learning_rate
+from llmrun.train.seeding import generator_states, seed_boundary
+from llmrun.train.state import TrainingState
+
+TRAINER_FORMAT = "llmrun-trainer/1"
+
+
+def snapshot_of(
+    state: TrainingState,
+    orders: SegmentOrders,
+    chain: bytes,
+    best: dict[str, float] | None,
+    smooth: dict[str, float],
+) -> Snapshot:
+    """This rank's part of the state after `state.step` steps.
+
+    chain, smooth: only rank 0's count.  best: {"val_ppl", "step"} of the best evaluation so far.
+    Sets all generators to the boundary after the step, which is the state that is saved.
+    """
+    seed_boundary(state.resolved.config.seed, state.step)
+    shards = {f"optimizer/{name}": (f".{name}", moment) for name, moment in state.optimizer.moments.items()}
+    return Snapshot(
+        step=state.step,
+        attempt=f"segment-{orders.segment:03d}",
+        tokens=state.step * state.resolved.batch.gb_tok,
+        fingerprint=orders.fingerprint,
+        parts=orders.parts,
+        chain=chain.hex(),
+        trainer=_trainer(state, best, smooth),
+        rng=generator_states(),
+        model=_pieces(state, "parameter", "", state.own_weights),
+        optimizer=[
+            piece for kind, (suffix, shard) in shards.items() for piece in _pieces(state, kind, suffix, shard)
+        ],
+    )
+
+
+def _pieces(state: TrainingState, kind: str, suffix: str, shard: Tensor) -> list[Piece]:
+    """This rank's pieces of one kind of tensor, copied to the host."""
+    digests = dict(
+        zip(state.layout.names, partial_digests(state.digester, state.layout, state.rank, shard), strict=True)
+    )
+    values = shard.detach().to("cpu", copy=True).numpy()
+    at = state.shard.start
+    return [
+        Piece(
+            name=p.slot.name + suffix,
+            kind=kind,
+            dtype=DTYPE,
+            shape=p.slot.shape,
+            start=p.start,
+            values=values[p.flat_start - at : p.flat_start - at + p.count],
+            digest=digests[p.slot.name],
+        )
+        for p in state.layout.pieces(state.shard)
+    ]
+
+
+def _trainer(state: TrainingState, best: dict[str, float] | None, smooth: dict[str, float]) -> dict[str, Any]:
+    """The scalars of the state machine."""
+    config, batch = state.resolved.config, state.resolved.batch
+    rate = learning_rate(state.step, batch, config.schedule, config.optimizer.lr) if state.step else None
+    return {
+        "format": TRAINER_FORMAT,
+        "step": state.step,
+        "data_position": state.step * batch.M * batch.sequences,
+        "epoch": state.step * batch.M * batch.sequences // state.n_windows,
+        "schedule": {"name": config.schedule.name, "learning_rate": rate, "steps": batch.steps},
+        "optimizer": {"name": config.optimizer.name, "step": state.step},
+        "best": best,
+        "metrics": {"loss_smooth": smooth},
+        "quarantine": [],
+    }
+
+
+def restore(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
+    """Put a checkpoint's state into `state`; returns the weights' digests, in flat order.
+
+    A collective.  Raises RefusedError where tensors do not have the digests, or generators the state, that
+    were saved; CheckpointDamage where they cannot be read.
+    """
+    for slot in state.layout.slots:
+        values = checkpoint.read(slot.name)
+        state.flat[slot.start : slot.start + slot.numel].copy_(torch.from_numpy(values))
+    for name in MOMENTS:
+        moment = state.optimizer.moments[name]
+        for piece in state.layout.pieces(state.shard):
+            values = checkpoint.read(f"{piece.slot.name}.{name}", piece.start, piece.count)
+            at = piece.flat_start - state.shard.start
+            moment[at : at + piece.count].copy_(torch.from_numpy(values))
+    state.step = checkpoint.step
+    state.optimizer.set_finished_steps(int(checkpoint.trainer["optimizer"]["step"]))
+    _compare_generators(state, checkpoint.rng())
+    return _compare_digests(state, checkpoint)
+
+
+def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
+    """Digest what was loaded and compare it with the manifest, tensor by tensor."""
+    shards = {"": state.own_weights, **{f".{name}": state.optimizer.moments[name] for name in MOMENTS}}
+    partial = [
+        digest
+        for shard in shards.values()
+        for digest in partial_digests(state.digester, state.layout, state.rank, shard)
+    ]
+    found = sum_columns(gather_integers(partial, state.D, state.device))
+    names = [name + suffix for suffix in shards for name in state.layout.names]
+    wrong = [
+        name
+        for name, digest in zip(names, found, strict=True)
+        if checkpoint.manifest.tensors[name].digest != digest
+    ]
+    if wrong:
+        raise RefusedError(
+            f"{wrong[0]} does not have the digest that {checkpoint.path.name} states"
+            + (f"; nor do {len(wrong) - 1} other tensors" if len(wrong) > 1 else ""),
+            where=checkpoint.path.name,
+            hints=["resume from an older checkpoint: `--from STEP`"],
+        )
+    return found[: len(state.layout.names)]
+
+
+def _compare_generators(state: TrainingState, saved: Mapping[str, np.ndarray]) -> None:
+    """The generators are a function of seed and step: what was saved must be what they are set to."""
+    seed_boundary(state.resolved.config.seed, state.step)
+    for name, values in generator_states().items():
+        if name not in saved or not np.array_equal(saved[name], values):
+            raise RefusedError(
+                f"the random state {name} in the checkpoint of step {state.step} is not that of"
+                f" seed {state.resolved.config.seed} at this step"
+            )
+
+
+def best_of(trainer: Mapping[str, Any]) -> dict[str, float] | None:
+    """The best evaluation that a checkpoint knows of."""
+    best = trainer["best"]
+    return None if best is None or not math.isfinite(best["val_ppl"]) else dict(best)

@@ -1,0 +1,117 @@
+"""One segment on one rank: builds everything in the one right order, then runs the loop.
+
+The order matters: determinism switches before the first tensor, loader workers before the process group and
+the model (they are forked), generators before anything draws.
+"""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.config.resolve import Resolved, resolved_of
+from llmrun.config.schema import Config
+from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.order_file import open_order
+from llmrun.data.windows import Split
+from llmrun.ledger.audit import Audit
+from llmrun.ledger.file import LedgerWriter
+from llmrun.ledger.reader import LedgerReader
+from llmrun.metrics.sinks import Sinks
+from llmrun.metrics.throughput import Throughput
+from llmrun.plan.flops import flops_per_token
+from llmrun.plan.hardware import accelerator_named
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.streams import stream_key
+from llmrun.train.determinism import set_determinism
+from llmrun.train.evaluate import Evaluator
+from llmrun.train.group import device_of, local_rank, process_group
+from llmrun.train.loader import Loader, MicroBatches
+from llmrun.train.loop import Loop
+from llmrun.train.recorder import PRODUCER, Recorder
+from llmrun.train.saving import restore
+from llmrun.train.seeding import seed_everything
+from llmrun.train.state import TrainingState, initial_state
+from llmrun.train.stopping import StopRequest
+
+
+def run_segment(run: RunDirectory, orders: SegmentOrders, rank: int, stop: StopRequest) -> Outcome:
+    """Train from `orders.from_step` on, until `orders.until_step` or a request to stop.
+
+    Raises LlmrunError for everything that a user can cause; the state on disk is then that of the last
+    committed checkpoint.
+    """
+    config = Config.model_validate_json(json.dumps(orders.config))
+    resolved = resolved_of(config, orders.D)
+    set_determinism(config)
+    seed_everything(stream_key(config.seed, "boundary", orders.from_step))
+    manifest = read_manifest(Path(orders.data_path))
+    train, evaluator = _splits(orders, resolved, manifest)
+    steps = range(orders.from_step, orders.until_step)
+    order = open_order(run.path, config.seed, train.n_windows)
+    batches = MicroBatches(train, order, resolved.batch)
+    loader = Loader(batches, resolved.batch, rank, steps, config.seed, config.data.num_workers)
+    device = device_of(config.hardware.device, local_rank())
+    with process_group(orders.D, rank, device):
+        state = initial_state(resolved, rank, device, train.n_windows)
+        checkpoint = (
+            None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
+        )
+        if checkpoint is not None:
+            restore(state, checkpoint)
+        recorder = _recorder(run, orders, state) if rank == 0 else None
+        loop = Loop(run, orders, state, loader, evaluator, recorder, stop)
+        if checkpoint is not None:
+            loop.remember(checkpoint.trainer)
+        if recorder is None:
+            return loop.run()
+        with closing(recorder):
+            outcome = loop.run()
+        return replace(outcome, proven_steps=recorder.proven_steps, remarks=tuple(recorder.remarks))
+
+
+def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tuple[Split, Evaluator | None]:
+    """The training windows, and the evaluator where the config asks for one."""
+    config, directory = resolved.config, Path(orders.data_path)
+    verify = config.data.verify == "always"
+    train = Split(directory, manifest, "train", resolved.batch.L_ctx, verify)
+    if config.eval.every_steps is None:
+        return train, None
+    val = Split(directory, manifest, "val", resolved.batch.L_ctx, verify)
+    return train, Evaluator(val, config.seed, config.eval.windows, resolved.batch.sequences)
+
+
+def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState) -> Recorder:
+    """Ledger, audits and metrics of rank 0, opened where the segment starts."""
+    config, batch = state.resolved.config, state.resolved.batch
+    if orders.checkpoint is None and not run.ledger_file.exists():
+        ledger = LedgerWriter.create(run.ledger_file, PRODUCER, batch.steps)
+    else:
+        at_step = None if orders.checkpoint is None else orders.from_step
+        ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
+    throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config))
+    tail = None if orders.audit_tail is None else Audit(LedgerReader(run.path / orders.audit_tail))
+    twin = None if orders.twin_ledger is None else Audit(LedgerReader(Path(orders.twin_ledger)))
+    sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
+    return Recorder(run, ledger, state.layout, sinks, throughput, tail, twin)
+
+
+def _peak_flops(config: Config) -> float | None:
+    """Peak FLOP/s of one GPU for the MFU; None on a CPU or where the config names no accelerator."""
+    accelerator = config.hardware.accelerator
+    if config.hardware.device == "cpu" or accelerator is None:
+        return None
+    return accelerator_named(accelerator).peak_FLOPs(config.precision)
+
+
+def _texts(run: RunDirectory, orders: SegmentOrders) -> dict[str, str]:
+    """What TensorBoard shows as text: config, git commit, packages."""
+    provenance = run.segment_provenance(orders.segment)
+    found = {
+        "config": run.config_file,
+        "git": provenance / "git.json",
+        "pip_freeze": provenance / "pip-freeze.txt",
+    }
+    return {name: path.read_text(encoding="utf-8") for name, path in found.items() if path.exists()}

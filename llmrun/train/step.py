@@ -1,0 +1,193 @@
+"""One optimizer step: the order of everything that decides a bit (docs/determinism.md)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrun.errors import RunFailedError
+from llmrun.ledger.digest import Digester, words_of
+from llmrun.ledger.record import optimizer_due
+from llmrun.reduce.collectives import gather_integers, sum_columns
+from llmrun.reduce.norm import clip_factor, exponent_of, largest_magnitude, norm_of, square_sum
+from llmrun.reduce.tree import tree_sum
+from llmrun.train.digests import partial_digests
+from llmrun.train.float_bits import bits_of, float_of
+from llmrun.train.loader import Loader, MicroBatch, micro_batches_of_lane
+from llmrun.train.optimizer import MOMENTS
+from llmrun.train.schedule import learning_rate
+from llmrun.train.seeding import seed_boundary, seed_micro_batch
+from llmrun.train.state import TrainingState
+
+_LIMB = 2**62
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What every rank knows after a step.
+
+    *_digests: of whole tensors, in flat order; moment_digests only where they are due.
+    tokens:    of this step.  flags: those that each rank passed in, by rank.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens_digest: int
+    gradient_digests: list[int]
+    weight_digests: list[int]
+    moment_digests: dict[str, list[int]] | None
+    tokens: int
+    flags: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _LocalSums:
+    """What one rank found in its own lanes."""
+
+    losses: dict[int, Tensor]
+    n_targets: int
+    tokens_digest: int
+
+
+def train_step(state: TrainingState, loader: Loader, token_digester: Digester, flags: list[int]) -> StepFacts:
+    """Advance the state by one step.
+
+    flags: small integers of this rank that every rank shall see when the step is done.
+    Raises RunFailedError for a non-finite loss or gradient, on every rank alike, before the update.
+    """
+    s, config = state.step, state.resolved.config
+    seed_boundary(config.seed, s)
+    local = _backward(state, loader, token_digester)
+    gradient = state.reduction.finish()
+    losses, n_targets, magnitude, tokens_digest = _gather_losses(state, local, largest_magnitude(gradient))
+    _refuse_non_finite(state, loader, losses, magnitude)
+
+    factor = torch.tensor(1.0 / n_targets, dtype=torch.float32, device=state.device)
+    gradient.mul_(factor)
+    exponent = exponent_of(float((torch.tensor(magnitude, dtype=torch.float32) * factor.cpu()).item()))
+    norm, gradient_digests = _norm_and_digests(state, gradient, exponent)
+    rate = learning_rate(s + 1, state.resolved.batch, config.schedule, config.optimizer.lr)
+    clip = clip_factor(norm, config.optimizer.grad_clip)
+    if clip < 1.0:
+        gradient.mul_(torch.tensor(clip, dtype=torch.float32, device=state.device))
+    state.optimizer.update(gradient, rate)
+    state.share_weights()
+    state.step = s + 1
+    weight_digests, moment_digests, all_flags = _digest_state(state, flags)
+    return StepFacts(
+        step=s + 1,
+        loss=tree_sum(losses) / n_targets,
+        grad_norm=norm,
+        learning_rate=rate,
+        tokens_digest=tokens_digest,
+        gradient_digests=gradient_digests,
+        weight_digests=weight_digests,
+        moment_digests=moment_digests,
+        tokens=state.resolved.batch.gb_tok,
+        flags=all_flags,
+    )
+
+
+def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Tensor, int]:
+    """Forward pass of one micro-batch under its own random stream: (loss sum, targets)."""
+    config = state.resolved.config
+    seed_micro_batch(config.seed, micro_batch.step, micro_batch.number)
+    tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
+        return state.model(tokens)
+
+
+def _backward(state: TrainingState, loader: Loader, token_digester: Digester) -> _LocalSums:
+    """Forward and backward of this rank's micro-batches, lane by lane."""
+    batch = state.resolved.batch
+    words_per_micro_batch = batch.sequences * (batch.L_ctx + 1)
+    losses: dict[int, Tensor] = {}
+    words = []
+    n_targets = 0
+    for lane in state.reduction.lanes:
+        state.reduction.begin_lane()
+        for number in micro_batches_of_lane(batch, lane):
+            micro_batch = loader.next(state.step, number)
+            words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))
+            loss, n = micro_batch_loss(state, micro_batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses[number] = loss.detach()
+            n_targets += n
+        state.reduction.end_lane(lane)
+    return _LocalSums(losses, n_targets, sum(token_digester.digests(words)))
+
+
+def _gather_losses(
+    state: TrainingState, local: _LocalSums, magnitude: float
+) -> tuple[list[float], int, float, int]:
+    """(losses by micro-batch, targets of the step, largest |gradient| of all shards, tokens digest)."""
+    own = [0] * state.resolved.batch.M
+    for number, loss in local.losses.items():
+        own[number] = bits_of(float(loss.item()))
+    digest = local.tokens_digest % 2**64
+    rows = gather_integers([bits_of(magnitude), local.n_targets, digest, *own], state.D, state.device)
+    magnitudes = [float_of(row[0]) for row in rows]
+    largest = math.nan if any(math.isnan(m) for m in magnitudes) else max(magnitudes)
+    _, n_targets, tokens_digest, *losses = sum_columns(rows)
+    return [float_of(bits) for bits in losses], n_targets, largest, tokens_digest
+
+
+def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> tuple[float, list[int]]:
+    """The exact global norm of the averaged gradient, and its digests."""
+    squares = square_sum(gradient, exponent)
+    partial = partial_digests(state.digester, state.layout, state.rank, gradient)
+    rows = gather_integers([squares // _LIMB, squares % _LIMB, *partial], state.D, state.device)
+    total = sum(row[0] for row in rows) * _LIMB + sum(row[1] for row in rows)
+    return norm_of(total, exponent), sum_columns([row[2:] for row in rows])
+
+
+def _digest_state(
+    state: TrainingState, flags: list[int]
+) -> tuple[list[int], dict[str, list[int]] | None, list[list[int]]]:
+    """Digests of the weights, of the moments where they are due, and every rank's flags."""
+    n = len(state.layout.names)
+    moments = MOMENTS if optimizer_due(state.step) else ()
+    shards = [state.own_weights, *(state.optimizer.moments[name] for name in moments)]
+    partial = [
+        digest
+        for shard in shards
+        for digest in partial_digests(state.digester, state.layout, state.rank, shard)
+    ]
+    rows = gather_integers([*flags, *partial], state.D, state.device)
+    sums = sum_columns([row[len(flags) :] for row in rows])
+    found = {name: sums[n * (i + 1) : n * (i + 2)] for i, name in enumerate(moments)}
+    return sums[:n], found or None, [row[: len(flags)] for row in rows]
+
+
+def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float], magnitude: float) -> None:
+    """Stop before the update, naming step and micro-batch."""
+    broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not broken and math.isfinite(magnitude):
+        return
+    what = "loss" if broken else "gradient"
+    value = losses[broken[0]] if broken else magnitude
+    number = broken[0] if broken else _first_non_finite_gradient(state, loader)
+    raise RunFailedError(
+        f"the {what} of step {state.step + 1} is {value}, first in micro-batch {number} of 0 … {len(losses) - 1}",
+        caused_by=["stopped before the update: the weights are those of the step before"],
+        hints=["resume from the last checkpoint with a lower optimizer.lr (`--set`, `--allow config`)"],
+    )
+
+
+def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
+    """The first micro-batch whose own gradient is not finite, found by running each once more."""
+    batch = state.resolved.batch
+    first = batch.M
+    for lane in state.reduction.lanes:
+        for number in micro_batches_of_lane(batch, lane):
+            state.reduction.begin_lane()
+            tokens = loader.batches.tokens(state.step, number)
+            micro_batch_loss(state, MicroBatch(state.step, number, tokens))[0].backward()  # type: ignore[no-untyped-call]
+            if not state.reduction.is_finite():
+                first = min(first, number)
+            state.reduction.abandon_lane()
+    first = min(row[0] for row in gather_integers([first], state.D, state.device))
+    return first if first < batch.M else "no single one: only their sum overflows"

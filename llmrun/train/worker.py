@@ -1,0 +1,101 @@
+"""One rank of one segment, started by torchrun: `python -m llmrun.train.worker RUN_DIR SEGMENT`.
+
+First of all it ties its life to torchrun's and turns its output into its own log; only then comes torch.
+Its last deed is to write its outcome; the launcher reads that, not the exit code.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from llmrun.errors import EXIT_BUG, LlmrunError, RunFailedError
+from llmrun.machine import die_with_parent
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome, SegmentOrders
+
+
+def main() -> NoReturn:
+    """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
+    die_with_parent(os.getppid())
+    run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
+    _log_to(run.rank_log(segment, rank))
+    outcome, code = work(run, segment, rank)
+    outcome.write(run.outcome_file(segment, rank))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _log_to(path: Path) -> None:
+    """Turn standard output and error into this rank's log; SIGUSR2 prints all stacks there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.enable(file=2)
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+
+
+def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
+    """The segment's outcome on this rank, and an exit code (0 or that of the error)."""
+    from llmrun.train.stopping import StopRequest
+
+    stop = StopRequest(run.stop_file(segment))
+    stop.listen()
+    orders = SegmentOrders.read(run.orders_file(segment))
+    try:
+        from llmrun.train.session import run_segment
+
+        return run_segment(run, orders, rank, stop), 0
+    except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
+        traceback.print_exc()
+        known = as_known(error)
+        lost_peer = isinstance(known, PeerLostError)
+        failed = Outcome(
+            rank,
+            "failed",
+            orders.from_step,
+            known.as_json(),
+            checkpoint=orders.checkpoint,
+            consequence=lost_peer,
+        )
+        return failed, known.exit_code
+
+
+class PeerLostError(RunFailedError):
+    """Another rank went away: a consequence, never the first cause."""
+
+
+def as_known(error: Exception) -> LlmrunError:
+    """`error` as one of the error tree: out of memory, full disk, lost peer; anything else is a bug."""
+    import torch
+    import torch.distributed as dist
+
+    if isinstance(error, LlmrunError):
+        return error
+    says = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
+        return RunFailedError(
+            "out of memory",
+            caused_by=[says.splitlines()[0]] if says else [],
+            hints=["lower batch.μ_tok (other bits), or set activation_checkpointing: block (same bits)"],
+        )
+    if isinstance(error, dist.DistError) or ("gloo" in says and "onnection" in says):
+        return PeerLostError("lost another rank", caused_by=[says.splitlines()[0]])
+    if isinstance(error, OSError):
+        return RunFailedError(
+            f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None
+        )
+    bug = LlmrunError(
+        f"a bug of llmrun: {type(error).__name__}: {says}", hints=["please report it with this log"]
+    )
+    assert bug.exit_code == EXIT_BUG
+    return bug
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Seeded faults: each changes one thing in a rank before it works."""
+
+import torch
+
+
+def skip_sample(step: int) -> None:
+    """At `step` (1-based) the first sequence of micro-batch 0 is the one that follows it in the order."""
+    from llmrun.train.loader import MicroBatches
+
+    tokens = MicroBatches.tokens
+
+    def skipping(self, s, number):
+        found = tokens(self, s, number)
+        if (s, number) == (step - 1, 0):
+            found[0] = tokens(self, s, number + 1)[0]
+        return found
+
+    MicroBatches.tokens = skipping
+
+
+def reseed_dropout(step: int) -> None:
+    """At `step` the dropout of micro-batch 0 draws from another stream."""
+    from llmrun.train import step as module
+
+    seed = module.seed_micro_batch
+    module.seed_micro_batch = lambda key, s, j: seed(key + ((s, j) == (step - 1, 0)), s, j)
+
+
+def flip_weight_bit(step: int) -> None:
+    """Between `step` and the next one bit of one weight flips, on every rank alike."""
+    from llmrun.train import loop as module
+
+    train_step = module.train_step
+
+    def flipping(state, *arguments):
+        if state.step == step:
+            state.flat[:1].view(torch.int32).bitwise_xor_(1 << 20)
+        return train_step(state, *arguments)
+
+    module.train_step = flipping
+
+
+def zero_moments(step: int) -> None:
+    """After `step` the optimizer's first moments are zero, and nobody checks."""
+    from llmrun.train import loop as module
+
+    train_step = module.train_step
+
+    def forgetting(state, *arguments):
+        if state.step == step:
+            for moment in state.optimizer.moments.values():
+                moment.zero_()
+        return train_step(state, *arguments)
+
+    module.train_step = forgetting
+
+
+def poison(step: int, number: int, gradient: bool = False) -> None:
+    """At `step` the loss of one micro-batch (or only its gradient) is not finite."""
+    from llmrun.train import step as module
+
+    forward = module.micro_batch_loss
+
+    def poisoned(state, micro_batch):
+        loss, n = forward(state, micro_batch)
+        if (micro_batch.step, micro_batch.number) != (step - 1, number):
+            return loss, n
+        if gradient:
+            loss.register_hook(lambda grad: grad * float("inf"))
+            return loss, n
+        return loss * float("nan"), n
+
+    module.micro_batch_loss = poisoned

@@ -1,0 +1,138 @@
+"""A `Starter` whose workers are forks of one warm process: the same work as under torchrun, without its start."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from llmrun.launch.environment import worker_environment
+from llmrun.launch.starter import Probe
+
+SERVER = Path(__file__).with_name("server.py")
+NUMERIC_PREFIXES = ("OMP_", "MKL_", "CUBLAS_", "OPENBLAS_", "ATEN_", "PYTHON")
+
+
+class Server:
+    """The warm process."""
+
+    def __init__(self) -> None:
+        environment = worker_environment(os.environ, 1)
+        self._process = subprocess.Popen(
+            [sys.executable, str(SERVER)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **request) -> dict:
+        """One request, one answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process; its forks die with it."""
+        self._process.kill()
+        self._process.wait()
+
+
+class PoolWorkers:
+    """The ranks of one segment."""
+
+    def __init__(self, server: Server, pids: list[int]) -> None:
+        self.server, self.pids = server, pids
+
+    def poll(self) -> int | None:
+        """None while any rank lives; a rank that failed takes the others with it, as under torchrun."""
+        codes = [self.server.ask(op="poll", pid=pid)["code"] for pid in self.pids]
+        if any(codes):
+            self.kill()
+            return next(code for code in codes if code)
+        return None if None in codes else 0
+
+    def kill(self) -> None:
+        """SIGKILL all ranks."""
+        for pid in self.pids:
+            self.server.ask(op="kill", pid=pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all ranks."""
+        for pid in self.pids:
+            os.kill(pid, number)
+
+
+class PoolStarter:
+    """Implements `llmrun.launch.starter.Starter`.
+
+    mutation, arguments: a function of tests/warm/mutations.py that each rank calls before it works.
+    kill_at: SIGKILL all ranks as soon as metrics.jsonl holds this many lines.
+    """
+
+    def __init__(self, server: Server, mutation: str | None = None, **arguments) -> None:
+        self.server, self.mutation, self.arguments = server, mutation, arguments
+        self.workers: PoolWorkers | None = None
+
+    def probe(self, config, environment, check) -> Probe:
+        """See `Starter.probe`."""
+        with tempfile.NamedTemporaryFile() as file:
+            self.server.ask(op="look", environment=_changed(environment), path=file.name)
+            found = json.loads(Path(file.name).read_text())
+        return Probe(found["environment"], found["recorded"], found["source_files"])
+
+    def start(self, job) -> PoolWorkers:
+        """See `Starter.start`."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pids = [
+            self.server.ask(
+                op="start",
+                run=str(job.run.path),
+                segment=job.segment,
+                rank=rank,
+                mutation=self.mutation,
+                arguments=self.arguments,
+                environment={
+                    **_changed(job.environment),
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                },
+            )["pid"]
+            for rank in range(job.D)
+        ]
+        self.workers = PoolWorkers(self.server, pids)
+        return self.workers
+
+
+class KillingStarter(PoolStarter):
+    """A starter whose ranks die by SIGKILL once the run has recorded `step` steps."""
+
+    def __init__(self, server: Server, step: int, mutation: str | None = None, **arguments) -> None:
+        super().__init__(server, mutation, **arguments)
+        self.step = step
+
+    def start(self, job) -> PoolWorkers:
+        """Watch metrics.jsonl at every poll."""
+        workers = super().start(job)
+        metrics, step = job.run.metrics_file, self.step
+
+        def poll() -> int | None:
+            if metrics.exists() and len(metrics.read_bytes().splitlines()) >= step:
+                workers.kill()
+                return -signal.SIGKILL
+            return PoolWorkers.poll(workers)
+
+        workers.poll = poll
+        return workers
+
+
+def _changed(environment) -> dict[str, str]:
+    """The variables of a job that differ from the server's own."""
+    return {k: v for k, v in environment.items() if os.environ.get(k) != v}
