@@ -4,6 +4,7 @@ Every operation goes through a `Disk`, so that a test can record it, delay it, o
 Order of a commit: temporary name in the same directory, write, fsync, rename, fsync of the directory.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,13 +23,25 @@ class Disk:
     """The operations of the file system that durability rests on."""
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new file, which must not exist; its mode follows the user's umask."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        """A descriptor of a new file, which must not exist; its mode follows the umask, never world-writable."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
+
+    def open(self, path: Path) -> int:
+        """A descriptor of a file that is there, for writing at its beginning."""
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def allocate(self, descriptor: int, start: int, n_bytes: int) -> None:
+        """Reserve room of zeros: later writes into it cannot meet a full disk.  Raises OSError (ENOSPC)."""
+        os.posix_fallocate(descriptor, start, n_bytes)
 
     def write(self, descriptor: int, block: memoryview) -> None:
         """Write all of `block`, however many calls it takes."""
         while block:
             block = block[os.write(descriptor, block) :]
+
+    def size(self, descriptor: int) -> int:
+        """The bytes that a file has now."""
+        return os.fstat(descriptor).st_size
 
     def fsync(self, descriptor: int) -> None:
         """Force a file's bytes to the device."""
@@ -40,7 +53,7 @@ class Disk:
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file or directory its final name, replacing a file of that name."""
-        os.replace(old, new)
+        old.replace(new)
 
     def fsync_directory(self, path: Path) -> None:
         """Force the names in a directory to the device."""
@@ -51,8 +64,8 @@ class Disk:
             os.close(descriptor)
 
     def make_directory(self, path: Path) -> None:
-        """Make one directory, which must not exist."""
-        path.mkdir()
+        """Make one directory, which must not exist; its mode follows the umask, never world-writable."""
+        path.mkdir(mode=0o775)
 
     def remove_file(self, path: Path) -> None:
         """Remove a file if it is there."""
@@ -68,7 +81,10 @@ DISK = Disk()
 
 def blocks_of(content: bytes | memoryview) -> Iterable[memoryview]:
     """`content` in blocks of 8 MiB, without copying."""
-    view = memoryview(content).cast("B")
+    view = memoryview(content)
+    if view.nbytes == 0:
+        return
+    view = view.cast("B")
     for start in range(0, len(view), BLOCK_BYTES):
         yield view[start : start + BLOCK_BYTES]
 
@@ -77,6 +93,7 @@ def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = D
     """Write a new file under its own name, hashed while it is written, and fsync it.
 
     For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
+    Raises OSError, also where the file is not as long as what was written (EIO).
     """
     digest = hashlib.sha256()
     n_bytes = 0
@@ -87,6 +104,8 @@ def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = D
                 disk.write(descriptor, block)
                 digest.update(block)
                 n_bytes += len(block)
+        if disk.size(descriptor) != n_bytes:
+            raise OSError(errno.EIO, f"{disk.size(descriptor)} bytes arrived of {n_bytes}", str(path))
         disk.fsync(descriptor)
     finally:
         disk.close(descriptor)

@@ -8,6 +8,7 @@ A stream never depends on a rank, a worker or a process.  The families:
 ["order", epoch]                 the permutation of an epoch
 ["worker", rank, worker]         loader workers (nothing of ours draws from it)
 ["eval"]                         the fixed windows of the validation split
+["sample"]                       tokens drawn by `llmrun sample`
 """
 
 import hashlib

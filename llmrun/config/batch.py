@@ -6,16 +6,15 @@ LARGEST_DEFAULT_V = 8
 
 
 def exact_div(a: int, b: int) -> int:
-    """a / b, which must be whole."""
+    """The quotient of a and b, which must be whole."""
     quotient, rest = divmod(a, b)
     assert rest == 0, f"{a} is not a multiple of {b}"
     return quotient
 
 
-def divisors(n: int) -> list[int]:
-    """All divisors of n, ascending."""
-    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
-    return sorted({*small, *(n // d for d in small)})
+def divisors(n: int, most: int) -> list[int]:
+    """The divisors of n up to `most`, ascending; n may be as large as 2^63, `most` is small."""
+    return [d for d in range(1, min(n, most) + 1) if n % d == 0]
 
 
 def default_V(M: int) -> int:
@@ -25,7 +24,16 @@ def default_V(M: int) -> int:
 
 def default_D(M: int, V: int, gpus: int) -> int:
     """The largest divisor of M up to min(GPUs of this machine, V), else 1."""
-    return max((D for D in divisors(M) if D <= min(gpus, V)), default=1)
+    return max(divisors(M, min(gpus, V)), default=1)
+
+
+def show_quotient(a: int, b: int) -> str:
+    """The quotient as people write it, never rounded to a whole number that it is not: `5.33`, `5 + 1/98304`."""
+    whole, rest = divmod(a, b)
+    hundredths = round(100 * rest / b)
+    if rest == 0:
+        return f"{whole:,}"
+    return f"{whole:,}.{hundredths:02d}" if 0 < hundredths < 100 else f"{whole:,} + {rest}/{b}"
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,33 @@ Quantity = Annotated[int, BeforeValidator(parse_quantity)]
 
 
 class Section(BaseModel):
-    """A mapping of the config: frozen, strict, unknown keys refused."""
+    """A mapping of the config: frozen, strict, finite, unknown keys refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, populate_by_name=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        protected_namespaces=(),
     )
 
 
-def numeric(default: Any = ..., *, unit: str, says: str, **bounds: Any) -> Any:
-    """Declare a field that may change bits."""
-    return _declare("numeric", default, unit, says, bounds)
+def as_pair(value: Any) -> Any:
+    """A list, as YAML and JSON have it, as the tuple that strict validation wants."""
+    return tuple(value) if isinstance(value, list) else value
 
 
-def operational(default: Any = ..., *, unit: str, says: str, **bounds: Any) -> Any:
-    """Declare a field that may not change bits."""
-    return _declare("operational", default, unit, says, bounds)
+def numeric(default: Any = ..., *, unit: str, says: str, allowed: str | None = None, **bounds: Any) -> Any:
+    """Declare a field that may change bits; `allowed` words what its type and bounds cannot."""
+    return _declare("numeric", default, unit, says, allowed, bounds)
+
+
+def operational(
+    default: Any = ..., *, unit: str, says: str, allowed: str | None = None, **bounds: Any
+) -> Any:
+    """Declare a field that may not change bits; `allowed` words what its type and bounds cannot."""
+    return _declare("operational", default, unit, says, allowed, bounds)
 
 
 def section(kind: type[Section], says: str) -> Any:
@@ -39,22 +51,34 @@ def section(kind: type[Section], says: str) -> Any:
     return Field(default_factory=kind, description=says)
 
 
-def _declare(kind: Kind, default: Any, unit: str, says: str, bounds: dict[str, Any]) -> Any:
+def _declare(
+    kind: Kind, default: Any, unit: str, says: str, allowed: str | None, bounds: dict[str, Any]
+) -> Any:
     """A pydantic field whose JSON Schema carries kind and unit."""
-    return Field(
-        default, description=f"{says} [{unit}]", json_schema_extra={"kind": kind, "unit": unit}, **bounds
-    )
+    extra: dict[str, Any] = {"kind": kind, "unit": unit}
+    if allowed:
+        extra["allowed"] = allowed
+    return Field(default, description=f"{says} [{unit}]", json_schema_extra=extra, **bounds)
 
 
 def kind_of(field: FieldInfo) -> Kind | None:
     """The declared kind of a leaf field; None for a field that was not declared by this module."""
-    extra = field.json_schema_extra
-    kind = extra.get("kind") if isinstance(extra, dict) else None
+    kind = _extra(field, "kind")
     return kind if kind in ("numeric", "operational") else None  # type: ignore[return-value]
 
 
 def unit_of(field: FieldInfo) -> str | None:
     """The declared unit of a leaf field."""
+    return _extra(field, "unit")
+
+
+def allowed_of(field: FieldInfo) -> str | None:
+    """What a leaf field allows, where it was declared in words."""
+    return _extra(field, "allowed")
+
+
+def _extra(field: FieldInfo, name: str) -> str | None:
+    """One of the facts that `_declare` put into the JSON Schema of a field."""
     extra = field.json_schema_extra
-    unit = extra.get("unit") if isinstance(extra, dict) else None
-    return unit if isinstance(unit, str) else None
+    value = extra.get(name) if isinstance(extra, dict) else None
+    return value if isinstance(value, str) else None

@@ -1,7 +1,7 @@
 """Quantities as users write them: `524288`, `524_288`, `512Ki`, `0.5M`, `1T`, `1e12`."""
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, localcontext
 from typing import Any
 
 SUFFIXES: dict[str, int] = {
@@ -9,42 +9,60 @@ SUFFIXES: dict[str, int] = {
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
 }  # fmt: skip
 
-_QUANTITY = re.compile(
-    r"([+-]?[0-9][0-9_]*(?:\.[0-9_]+)?(?:[eE][+-]?[0-9]{1,3})?)\s*(Ki|Mi|Gi|Ti|K|M|B|G|T)?"
-)
+DIGITS = r"(?:0|[1-9][0-9]*(?:_[0-9]+)*)"
+"""A whole number without sign; a leading zero is refused, because YAML 1.1 reads `012` as ten."""
+
+PATTERN = rf"([+-]?{DIGITS}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{{1,3}})?) ?(Ki|Mi|Gi|Ti|K|M|B|G|T)?"
+_QUANTITY = re.compile(PATTERN)
+
 LARGEST = 2**63 - 1
+LONGEST = 64
+"""No number is written with more characters; so that all arithmetic below is exact and quick."""
+
+
+class QuantityError(ValueError):
+    """A quantity that is a number, but not one that can be counted with; says so in words of its own."""
 
 
 def parse_quantity(value: Any) -> int:
     """A whole number from an int, a whole float, or text with an optional suffix.
 
     K, M, B = G, T are powers of 1000; Ki, Mi, Gi, Ti powers of 1024.
-    Raises ValueError when it does not come out whole, is malformed, or does not fit 63 bits.
+    Raises QuantityError when it does not come out whole or does not fit 63 bits, ValueError when it is
+    malformed.
     """
-    number = _as_decimal(value)
-    if number != number.to_integral_value():
-        raise ValueError(f"must come out whole; {value} is {number.normalize():f}")
-    if abs(number) > LARGEST:
-        raise ValueError(f"must be at most {LARGEST:,} (2^63 - 1)")
-    return int(number)
+    with localcontext(prec=200):
+        number = _as_decimal(value)
+        if abs(number) > LARGEST:
+            raise QuantityError(f"must be at most {LARGEST} (2^63 - 1), not {value}")
+        if number != number.to_integral_value():
+            shown = _show_decimal(number)
+            says = (
+                f"must be whole, not {value}"
+                if shown == str(value)
+                else f"must come out whole: {value} is {shown}"
+            )
+            raise QuantityError(says)
+        return int(number)
 
 
 def _as_decimal(value: Any) -> Decimal:
     """The exact value of a quantity, not yet checked to be whole."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("must be a quantity such as 524288, 512Ki, 0.5M, 1T or 1e12")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
     if isinstance(value, float):
         value = repr(value)
-    if isinstance(value, int):
-        return Decimal(value)
-    match = _QUANTITY.fullmatch(value.strip())
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) and len(value) <= LONGEST else None
     if match is None:
         raise ValueError("must be a quantity such as 524288, 512Ki, 0.5M, 1T or 1e12")
     digits, suffix = match.groups()
-    try:
-        return Decimal(digits.replace("_", "")) * SUFFIXES.get(suffix or "", 1)
-    except InvalidOperation as error:
-        raise ValueError(f"{value} is not a number") from error
+    return Decimal(digits) * SUFFIXES.get(suffix or "", 1)
+
+
+def _show_decimal(number: Decimal) -> str:
+    """A decimal in plain digits where these are few."""
+    plain = f"{number.normalize():f}"
+    return plain if len(plain) <= LONGEST else f"{number:.3e}"
 
 
 def show_quantity(value: int) -> str:

@@ -2,12 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
-from llmrun.config.fields import Quantity, Section, numeric, operational
+from llmrun.config.fields import Quantity, Section, as_pair, numeric, operational
 
 Positive = Annotated[Quantity, Field(ge=1)]
 NotNegative = Annotated[Quantity, Field(ge=0)]
+Count = Annotated[Quantity, Field(ge=1, le=65_536)]
+"""Blocks, heads, ranks, lanes: what is gone through one by one."""
+Width = Annotated[Quantity, Field(ge=1, le=2**24)]
+Length = Annotated[Quantity, Field(ge=1, le=2**31 - 1)]
+"""Token ids and positions are int32."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 MU_TOK_NAMES = ("\u03bc_tok", "\u00b5_tok", "mu_tok", "micro_tok")
 """μ_tok with the Greek letter, with the micro sign, and in ASCII."""
@@ -16,17 +22,17 @@ MU_TOK_NAMES = ("\u03bc_tok", "\u00b5_tok", "mu_tok", "micro_tok")
 class ModelConfig(Section):
     """The decoder-only transformer."""
 
-    n_layers: Positive = numeric(6, unit="blocks", says="Number of transformer blocks")
-    d_model: Positive = numeric(256, unit="elements", says="Width of the residual stream")
-    n_heads: Positive = numeric(8, unit="heads", says="Number of query heads")
-    n_kv_heads: Positive | None = numeric(
+    n_layers: Count = numeric(6, unit="blocks", says="Number of transformer blocks")
+    d_model: Width = numeric(256, unit="elements", says="Width of the residual stream")
+    n_heads: Count = numeric(8, unit="heads", says="Number of query heads")
+    n_kv_heads: Count | None = numeric(
         None, unit="heads", says="Number of key and value heads; default n_heads"
     )
-    head_dim: Positive | None = numeric(
+    head_dim: Width | None = numeric(
         None, unit="elements", says="Width of one head; default d_model / n_heads"
     )
-    d_ff: Positive | None = numeric(None, unit="elements", says="Inner width of the MLP; default 4·d_model for gelu, 8/3·d_model rounded up to a multiple of 64 for swiglu")  # fmt: skip
-    vocab_size: Positive | None = numeric(None, unit="tokens", says="Size of the token table; default that of the dataset's tokenizer")  # fmt: skip
+    d_ff: Width | None = numeric(None, unit="elements", says="Inner width of the MLP; default 4·d_model for gelu, 8/3·d_model rounded up to a multiple of 64 for swiglu")  # fmt: skip
+    vocab_size: Length | None = numeric(None, unit="tokens", says="Size of the token table; default that of the dataset's tokenizer")  # fmt: skip
     tie_embeddings: bool = numeric(True, unit="true or false", says="Output head shares the token table")
     mlp: Literal["swiglu", "gelu"] = numeric("swiglu", unit="name", says="Kind of MLP")
     norm: Literal["rmsnorm", "layernorm"] = numeric("rmsnorm", unit="name", says="Kind of normalisation")
@@ -48,12 +54,12 @@ class ModelConfig(Section):
 class BatchConfig(Section):
     """One global batch: GB_tok = D · A · μ_tok."""
 
-    gb_tok: Positive = numeric(512 * 1024, unit="tokens per optimizer step", says="GB_tok: tokens per optimizer step over all ranks", validation_alias=AliasChoices("GB_tok", "gb_tok"), serialization_alias="GB_tok")  # fmt: skip
-    mu_tok: Positive = numeric(16 * 1024, unit="tokens per rank and forward-backward", says="μ_tok: tokens per rank in one forward-backward", validation_alias=AliasChoices(*MU_TOK_NAMES), serialization_alias="μ_tok")  # fmt: skip
-    L_ctx: Positive = numeric(2048, unit="tokens", says="L_ctx: context length; divides μ_tok")
-    V: Positive | None = numeric(None, unit="lanes", says="V: lanes in which gradients are added; divides M = GB_tok/μ_tok; default the largest power of two up to 8 that divides M")  # fmt: skip
-    D: Positive | None = operational(None, unit="ranks", says="D: data-parallel degree; default the largest divisor of M up to min(GPUs of this machine, V), else 1")  # fmt: skip
-    A: Positive | None = operational(None, unit="micro-batches per rank and step", says="A: accumulation steps, derived as GB_tok/(D·μ_tok); stated, it must agree")  # fmt: skip
+    gb_tok: Positive = numeric(512 * 1024, unit="tokens per optimizer step", says="Tokens per optimizer step over all ranks", validation_alias=AliasChoices("GB_tok", "gb_tok"), serialization_alias="GB_tok")  # fmt: skip
+    mu_tok: Positive = numeric(16 * 1024, unit="tokens per rank and forward-backward", says="Tokens per rank in one forward-backward", validation_alias=AliasChoices(*MU_TOK_NAMES), serialization_alias="μ_tok")  # fmt: skip
+    L_ctx: Length = numeric(2048, unit="tokens", says="Context length; divides μ_tok")
+    V: Count | None = numeric(None, unit="lanes", says="Lanes in which gradients are added; divides M = GB_tok/μ_tok; default the largest power of two up to 8 that divides M")  # fmt: skip
+    D: Count | None = operational(None, unit="ranks", says="Data-parallel degree; default the largest divisor of M up to min(GPUs of this machine, V), else 1")  # fmt: skip
+    A: Positive | None = operational(None, unit="micro-batches per rank and step", says="Accumulation steps, derived as GB_tok/(D·μ_tok); stated, it must agree")  # fmt: skip
 
 
 class OptimizerConfig(Section):
@@ -61,7 +67,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw"] = numeric("adamw", unit="name", says="Optimizer")
     lr: float = numeric(3e-4, unit="1 per step", says="Peak learning rate", gt=0, le=10)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = numeric((0.9, 0.95), unit="1", says="Decay of the first and second moment")  # fmt: skip
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(as_pair)] = numeric((0.9, 0.95), unit="1", allowed="a list of two numbers of at least 0 and below 1, such as [0.9, 0.95]", says="Decay of the first and second moment")  # fmt: skip
     eps: float = numeric(1e-8, unit="1", says="Added to the root of the second moment", gt=0, le=1)
     weight_decay: float = numeric(0.1, unit="1", says="Decoupled weight decay", ge=0, le=10)
     grad_clip: float | None = numeric(1.0, unit="gradient norm", says="Largest global gradient norm; null does not clip", gt=0)  # fmt: skip
@@ -80,7 +86,9 @@ class ScheduleConfig(Section):
 class DataConfig(Section):
     """Where tokens come from."""
 
-    path: str | None = operational(None, unit="path", says="Dataset directory made by `llmrun data prepare`")
+    path: str | None = operational(
+        None, unit="path", says="Dataset directory made by `llmrun data prepare`", min_length=1
+    )
     num_workers: NotNegative = operational(2, unit="processes per rank", says="Loader workers", le=256)
     verify: Literal["always", "never"] = operational("always", unit="name", says="Check each shard's sha256 when it is first opened")  # fmt: skip
     on_damage: Literal["fail"] = operational("fail", unit="name", says="What a damaged shard does")

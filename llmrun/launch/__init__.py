@@ -1,0 +1,1 @@
+"""From a config or a run to a finished segment: preflight, torchrun, watching, exits turned into words."""

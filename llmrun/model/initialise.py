@@ -15,13 +15,15 @@ STANDARD_DEVIATION = 0.02
 RESIDUAL_PROJECTIONS = ("o_proj.weight", "down_proj.weight")
 
 
-def build(
-    shape: ModelShape, seed: int, place: Callable[[str, torch.Size], Tensor], *, recompute_blocks: bool
-) -> Transformer:
-    """The transformer with its initial weights, float32, drawn on the CPU whatever the device.
+Place = Callable[[str, torch.Size], Tensor]
+"""Gives the memory of one parameter, float32: new, or a part of a larger buffer."""
 
-    place(name, shape) gives the memory of one parameter, float32: new, or a part of a larger buffer.
-    """
+Fill = Callable[[str, nn.Parameter], None]
+"""Puts the values into one parameter."""
+
+
+def build(shape: ModelShape, place: Place, fill: Fill, *, recompute_blocks: bool = False) -> Transformer:
+    """The transformer in the memory that `place` gives, with the weights that `fill` puts there."""
     with torch.device("meta"):
         model = Transformer(shape, recompute_blocks=recompute_blocks)
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == parameter_shapes(shape)
@@ -29,12 +31,17 @@ def build(
         holder, _, attribute = name.rpartition(".")
         placed = nn.Parameter(place(name, parameter.shape))
         setattr(model.get_submodule(holder), attribute, placed)
-        initialise(name, placed, seed, shape.n_layers)
+        fill(name, placed)
     return model
 
 
+def initial_values(seed: int, n_layers: int) -> Fill:
+    """Fills each parameter with its initial values."""
+    return lambda name, parameter: initialise(name, parameter, seed, n_layers)
+
+
 def initialise(name: str, parameter: nn.Parameter, seed: int, n_layers: int) -> None:
-    """Fill one parameter from its own stream.
+    """Fill one parameter from its own stream, drawn on the CPU whatever the device.
 
     Matrices and tables: normal, standard deviation 0.02, divided by sqrt(2·n_layers) for the projections that
     write to the residual stream (Radford et al. 2019, GPT-2, §2.3).  Norm weights 1, biases 0.

@@ -84,7 +84,8 @@ def source_files() -> dict[str, str]:
     found: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is None or not file.endswith(".py"):
+        # torch.ops and torch.classes name files that do not exist, by a relative path
+        if file is None or not file.endswith(".py") or not Path(file).is_absolute():
             continue
         path = Path(file).resolve()
         ours = name == "llmrun" or name.startswith("llmrun.")

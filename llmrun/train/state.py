@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from llmrun.config.resolve import Resolved
 from llmrun.ledger.digest import Digester
 from llmrun.model.contract import LanguageModel
-from llmrun.model.initialise import build
+from llmrun.model.initialise import build, initial_values
 from llmrun.plan.parameters import parameter_shapes
 from llmrun.reduce.engine import Reduction
 from llmrun.reduce.layout import FlatLayout, flat_layout
@@ -71,7 +71,10 @@ def initial_state(resolved: Resolved, rank: int, device: torch.device, n_windows
         return flat[starts[name] : starts[name] + shape.numel()].view(shape)
 
     model: nn.Module = build(
-        resolved.shape, config.seed, place, recompute_blocks=config.activation_checkpointing == "block"
+        resolved.shape,
+        place,
+        initial_values(config.seed, resolved.shape.n_layers),
+        recompute_blocks=config.activation_checkpointing == "block",
     ).to(device)
     parameters = dict(model.named_parameters())
     assert all(p.data_ptr() == flat[starts[n] :].data_ptr() for n, p in parameters.items())

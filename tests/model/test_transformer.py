@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmrun.config.shape import ModelShape
-from llmrun.model.initialise import build
+from llmrun.model.initialise import build, initial_values
 from llmrun.model.positions import alibi_slopes
 from llmrun.plan.parameters import parameter_shapes
 
@@ -27,7 +27,8 @@ SWITCHES = [
 def make(recompute: bool = False, seed: int = 7, **switches):
     """A model with memory of its own."""
     shape = ModelShape(**{**BASE, **switches})
-    return shape, build(shape, seed, lambda _, size: torch.zeros(size), recompute_blocks=recompute)
+    fill = initial_values(seed, shape.n_layers)
+    return shape, build(shape, lambda _, size: torch.zeros(size), fill, recompute_blocks=recompute)
 
 
 def tokens(n: int = 3, L: int = 16) -> torch.Tensor:

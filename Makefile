@@ -1,0 +1,58 @@
+# Every target needs only Python 3.11 to 3.13, git and make: each makes or reuses .venv first.
+
+VENV ?= .venv
+PYTHON ?=
+BIN = $(VENV)/bin
+# Two cores have to be enough for everything.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+GPU_PYTHON = $(or $(PYTHON),python3)
+
+# Test processes start quicker with byte code on disk.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo lint test test-all bench docs gpu lock
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup     .venv from the committed pins"
+	@echo "make demo      prepare, plan, train, kill, resume, verify and sample, in a few minutes"
+	@echo "make test      lint, types and all tests but the slow ones; what CI runs"
+	@echo "make test-all  the slow tests too"
+	@echo "make bench     the benchmarks"
+	@echo "make lint      ruff, formatting, types"
+	@echo "make docs      write the generated pages of docs/ anew"
+	@echo "make gpu       the GPU tests under this machine's own python3 (or PYTHON=...)"
+	@echo "make lock      resolve requirements.lock anew (needs uv)"
+
+setup:
+	@tools/setup.sh $(VENV) $(PYTHON)
+
+demo: setup
+	@$(BIN)/python demo/demo.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: lint
+	$(PYTEST) -m "not gpu"
+
+bench: setup
+	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+
+docs: setup
+	$(BIN)/python -m llmrun.config.reference
+
+gpu:
+	$(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu
+	$(GPU_PYTHON) benchmarks/gpu.py
+
+lock:
+	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	  --custom-compile-command "make lock" --no-annotate --quiet --output-file requirements.lock \
+	  pyproject.toml --extra dev --group torch

@@ -1,0 +1,28 @@
+"""The way in: open one checkpoint, verify it, or find the newest sound one.  Needs no torch."""
+
+from pathlib import Path
+
+from llmrun.checkpoint.contents import Checkpoint, open_checkpoint
+from llmrun.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.checkpoint.layout import step_name, steps_in
+from llmrun.checkpoint.verification import Progress, open_verified, verify_files
+
+__all__ = ["Checkpoint", "Damage", "newest_sound", "open_checkpoint", "open_verified", "verify_files"]
+
+
+def newest_sound(
+    checkpoints_dir: Path, progress: Progress | None = None, step_max: int | None = None
+) -> tuple[Checkpoint | None, list[Damage]]:
+    """The newest sound checkpoint of a run, at or below `step_max`, and the damage of all newer ones.
+
+    (None, []) where there is no checkpoint at all; (None, damages) where none is sound.
+    """
+    damages: list[Damage] = []
+    for step in reversed(steps_in(checkpoints_dir)):
+        if step_max is not None and step > step_max:
+            continue
+        try:
+            return open_verified(checkpoints_dir / step_name(step), progress), damages
+        except CheckpointDamage as error:
+            damages += error.damages
+    return None, damages

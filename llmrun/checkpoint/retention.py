@@ -1,0 +1,133 @@
+"""Which checkpoints are deleted, and how: never the only sound one, never under a final name in part."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.checkpoint.errors import Damage
+from llmrun.checkpoint.layout import abandoned_name, step_name, steps_in
+from llmrun.checkpoint.verification import verify_files
+from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk
+
+
+def to_delete(
+    steps: Collection[int],
+    last_k: int,
+    best_step: int | None = None,
+    every_n: int | None = None,
+    protected: Collection[int] = (),
+) -> list[int]:
+    """The steps that need not be kept, ascending.
+
+    Kept are the newest `last_k` (at least one), the best, every multiple of `every_n`, and `protected`.
+    """
+    assert last_k >= 1
+    assert every_n is None or every_n >= 1
+    newest = set(sorted(steps)[-last_k:])
+    kept = newest | set(protected) | {best_step}
+    return sorted(
+        step for step in steps if step not in kept and not (every_n is not None and step % every_n == 0)
+    )
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning did.
+
+    deleted, kept: steps.  damages: why nothing was deleted, where the newest checkpoint is not sound.
+    """
+
+    deleted: tuple[int, ...]
+    kept: tuple[int, ...]
+    damages: tuple[Damage, ...] = ()
+
+
+def prune(
+    checkpoints_dir: Path,
+    last_k: int,
+    best_step: int | None = None,
+    every_n: int | None = None,
+    protected: Collection[int] = (),
+    *,
+    dry_run: bool = False,
+    disk: Disk = DISK,
+) -> Pruned:
+    """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
+
+    Raises OSError where the disk refuses; everything that still has a final name is then whole.
+    """
+    steps = steps_in(checkpoints_dir)
+    surplus = to_delete(steps, last_k, best_step, every_n, protected)
+    if not surplus:
+        return Pruned((), tuple(steps))
+    damages = verify_files(checkpoints_dir / step_name(steps[-1]))
+    if damages:
+        return Pruned((), tuple(steps), tuple(damages))
+    if not dry_run:
+        delete(checkpoints_dir, surplus, disk)
+    return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus))
+
+
+def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> None:
+    """Delete checkpoints: hide them all, make that durable, then remove.
+
+    Without the fsync between, a power cut could leave half a checkpoint under its final name.
+    """
+    hidden = []
+    for step in steps:
+        name = step_name(step)
+        hidden.append(checkpoints_dir / f"{TEMPORARY_PREFIX}delete-{name}")
+        if hidden[-1].exists():
+            remove_hidden(hidden[-1], disk)
+        disk.rename(checkpoints_dir / name, hidden[-1])
+    disk.fsync_directory(checkpoints_dir)
+    for path in hidden:
+        remove_hidden(path, disk)
+
+
+def remove_hidden(path: Path, disk: Disk = DISK) -> None:
+    """Remove a hidden directory or file, whether it is there or not."""
+    assert path.name.startswith(TEMPORARY_PREFIX), path
+    if path.is_dir() and not path.is_symlink():
+        disk.remove_tree(path)
+    else:
+        disk.remove_file(path)
+
+
+def sweep(checkpoints_dir: Path, keep: str | None = None, disk: Disk = DISK) -> list[str]:
+    """Remove what a crash or a failed save left under hidden names, but not `keep`, and return these names.
+
+    Only where no other process saves: the launcher calls it under the run's lock, rank 0 before each save.
+    """
+    if not checkpoints_dir.is_dir():
+        return []
+    names = sorted(entry.name for entry in checkpoints_dir.iterdir())
+    stale = [name for name in names if name.startswith(TEMPORARY_PREFIX) and name != keep]
+    for name in stale:
+        remove_hidden(checkpoints_dir / name, disk)
+    return stale
+
+
+def abandon(checkpoints_dir: Path, above_step: int, segment: int, disk: Disk = DISK) -> list[int]:
+    """Move every checkpoint above `above_step` into `abandoned-<segment>/`, where readers never look.
+
+    Returns their steps, ascending.  Newest first, so that a crash in between leaves the older ones in order.
+    """
+    steps = [step for step in steps_in(checkpoints_dir) if step > above_step]
+    for step in reversed(steps):
+        move_into(checkpoints_dir / abandoned_name(segment), checkpoints_dir / step_name(step), disk)
+    return steps
+
+
+def move_into(directory: Path, checkpoint: Path, disk: Disk = DISK) -> None:
+    """Move a checkpoint into a directory beside it, made where it is missing, and make that durable."""
+    if not directory.exists():
+        disk.make_directory(directory)
+    target = directory / checkpoint.name
+    count = 1
+    while target.exists():
+        count += 1
+        target = directory / f"{checkpoint.name}.{count}"
+    disk.rename(checkpoint, target)
+    disk.fsync_directory(directory)
+    disk.fsync_directory(directory.parent)

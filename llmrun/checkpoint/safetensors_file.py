@@ -1,0 +1,136 @@
+"""One safetensors file: written from 1-D arrays in one pass, read by ranges of elements.
+
+The layout is that of the `safetensors` library, which can read these files: 8 bytes little-endian
+length of the header, the header in JSON padded with spaces, the tensors' bytes without gaps.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llmrun.checkpoint.dtypes import DTYPES, bytes_of, dtype_at, numel, shape_at
+from llmrun.checkpoint.errors import damaged
+from llmrun.checkpoint.regular_file import opened, read_into
+from llmrun.checkpoint.strict_json import WrongValue, count_at, list_at, object_at, parse_object, shown
+from llmrun.durable import DISK, Disk, write_new
+
+HEADER_BYTES_MAX = 100_000_000
+"""The limit of the `safetensors` library."""
+
+_ALIGNMENT_BYTES = 64
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor to write: `values` is 1-D and contiguous, `shape` is what the header says."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file: `start` and `stop` are bytes from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def write_tensors(path: Path, tensors: Sequence[Stored], disk: Disk = DISK) -> tuple[int, str]:
+    """Write a new safetensors file, hashed while it is written, and fsync it.
+
+    Wide elements come first, so that each tensor starts at a multiple of its element's size.
+    Returns (bytes, sha256 in hex).
+    """
+    ordered = sorted(tensors, key=lambda tensor: -DTYPES[tensor.dtype].itemsize)
+    return write_new(path, _contents(ordered), disk)
+
+
+def _contents(tensors: Sequence[Stored]) -> Iterable[bytes | memoryview]:
+    # Transformers loads a file only where its metadata says which library's tensors it holds.
+    header: dict[str, object] = {_METADATA: {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        assert tensor.name not in header, f"{tensor.name} twice in one file"
+        start, end = end, end + tensor.values.nbytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    padding = -(_LENGTH_BYTES + len(text)) % _ALIGNMENT_BYTES
+    yield (len(text) + padding).to_bytes(_LENGTH_BYTES, "little") + text + b" " * padding
+    for tensor in tensors:
+        yield bytes_of(tensor.values)
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors in a file, by name, each checked to lie inside it and beside the others.
+
+    Raises CheckpointDamage.
+    """
+    with opened(path) as descriptor:
+        file_bytes = os.fstat(descriptor).st_size
+        length_bytes = bytearray(_LENGTH_BYTES)
+        read_into(path, descriptor, memoryview(length_bytes), offset=0)
+        length = int.from_bytes(length_bytes, "little")
+        if length > min(HEADER_BYTES_MAX, file_bytes - _LENGTH_BYTES):
+            raise damaged(path, f"states a header of {length:,} bytes in a file of {file_bytes:,}")
+        content = bytearray(length)
+        read_into(path, descriptor, memoryview(content), offset=_LENGTH_BYTES)
+    try:
+        return _entries(bytes(content), _LENGTH_BYTES + length, file_bytes)
+    except WrongValue as error:
+        raise damaged(path, f"has a damaged header: {error}") from None
+
+
+def _entries(content: bytes, data_start: int, file_bytes: int) -> dict[str, Entry]:
+    header = parse_object(content)
+    metadata = object_at(header.pop(_METADATA, {}), _METADATA)
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise WrongValue(f"{_METADATA} {shown(key)} is not a string")
+    entries = {name: _entry(value, name, data_start) for name, value in header.items()}
+    end = data_start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            raise WrongValue(f"tensor {shown(name)} begins at byte {entry.start:,}, expected {end:,}")
+        end = entry.stop
+    if end != file_bytes:
+        raise WrongValue(f"tensors end at byte {end:,} of {file_bytes:,}")
+    return entries
+
+
+def _entry(value: object, name: str, data_start: int) -> Entry:
+    where = f"tensor {shown(name)}"
+    fields = object_at(value, where, ("dtype", "shape", "data_offsets"))
+    dtype = dtype_at(fields["dtype"], f"{where} dtype")
+    shape = shape_at(fields["shape"], f"{where} shape")
+    offsets = [count_at(offset, f"{where} offset") for offset in list_at(fields["data_offsets"], where)]
+    if len(offsets) != 2 or offsets[1] - offsets[0] != numel(shape) * DTYPES[dtype].itemsize:
+        raise WrongValue(f"{where} of {dtype} {list(shape)} has the offsets {shown(offsets)}")
+    return Entry(dtype, shape, data_start + offsets[0], data_start + offsets[1])
+
+
+def read_range(path: Path, entry: Entry, start: int, out: npt.NDArray[np.generic]) -> None:
+    """Fill `out` (1-D, contiguous, of the entry's element type) with elements from `start` on.
+
+    Raises CheckpointDamage.  Needs no memory beyond `out`.
+    """
+    first = entry.start + start * out.itemsize
+    assert entry.start <= first
+    assert first + out.nbytes <= entry.stop
+    with opened(path) as descriptor:
+        read_into(path, descriptor, bytes_of(out), offset=first)

@@ -1,0 +1,99 @@
+"""Reading every byte of a checkpoint: sha256 of all files, several at a time."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from llmrun.checkpoint.contents import (
+    Checkpoint,
+    check_directory,
+    names_amiss,
+    open_checkpoint,
+    read_sums,
+)
+from llmrun.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.checkpoint.regular_file import opened
+from llmrun.durable import BLOCK_BYTES
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes read, bytes in all), from any thread, one call at a time."""
+
+THREADS_MAX = 8
+
+
+class _Meter:
+    """Adds up what several threads have read."""
+
+    def __init__(self, total_bytes: int, progress: Progress | None) -> None:
+        self._lock = threading.Lock()
+        self._done_bytes = 0
+        self._total_bytes = total_bytes
+        self._progress = progress
+
+    def add(self, n_bytes: int) -> None:
+        if self._progress is None:
+            return
+        with self._lock:
+            self._done_bytes += n_bytes
+            self._progress(self._done_bytes, self._total_bytes)
+
+
+def verify_files(path: Path, progress: Progress | None = None, threads: int | None = None) -> list[Damage]:
+    """Everything that is wrong with a checkpoint directory; [] means sound.
+
+    Reads every file once and compares its sha256, then checks the structure.  Memory: a block of 8 MiB
+    for each of `threads` (default: the cores, at most 8).
+    Raises InputError where there is no such directory.
+    """
+    try:
+        open_verified(path, progress, threads)
+    except CheckpointDamage as error:
+        return list(error.damages)
+    return []
+
+
+def open_verified(path: Path, progress: Progress | None = None, threads: int | None = None) -> Checkpoint:
+    """Open a checkpoint after reading every byte of it, as `verify_files` does.
+
+    Raises CheckpointDamage with everything that is wrong, InputError where there is no such directory.
+    """
+    check_directory(path)
+    damages = _unsound_files(path, progress, threads)
+    if damages:
+        raise CheckpointDamage(damages)
+    return open_checkpoint(path)
+
+
+def _unsound_files(path: Path, progress: Progress | None, threads: int | None) -> list[Damage]:
+    sums = read_sums(path)
+    damages = names_amiss(path, sums)
+    missing = {damage.file for damage in damages}
+    present = [name for name in sums if name not in missing]
+    meter = _Meter(sum((path / name).lstat().st_size for name in present), progress)
+    with ThreadPoolExecutor(threads or min(THREADS_MAX, os.cpu_count() or 1)) as pool:
+        checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
+        damages += [damage for damage in checked if damage is not None]
+    return damages
+
+
+def _check_file(path: Path, sha256: str, meter: _Meter) -> Damage | None:
+    try:
+        found = _sha256_of(path, meter)
+    except CheckpointDamage as error:
+        return error.damages[0]
+    if found == sha256:
+        return None
+    return Damage(path.parent.name, path.name, "has another sha256 than SHA256SUMS states")
+
+
+def _sha256_of(path: Path, meter: _Meter) -> str:
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with opened(path) as descriptor:
+        while got := os.readv(descriptor, [block]):
+            digest.update(block[:got])
+            meter.add(got)
+    return digest.hexdigest()

@@ -1,0 +1,218 @@
+"""Writing a checkpoint: every rank its files, rank 0 the commit.  No collectives: ranks meet in files.
+
+    save_rank   each rank: its safetensors files, then a part report, all fsynced, in a hidden directory
+    commit      rank 0: waits for all reports, reads them back, writes manifest and SHA256SUMS, fsyncs,
+                renames once, fsyncs the parent
+
+A rank that dies leaves only a hidden directory, which `sweep` removes at the next start.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrun.checkpoint.contents import open_checkpoint
+from llmrun.checkpoint.dtypes import name_of
+from llmrun.checkpoint.errors import CheckpointDamage, CheckpointWriteError, write_error
+from llmrun.checkpoint.layout import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    RNG,
+    SUMS,
+    TRAINER,
+    abandoned_name,
+    report_name,
+    shard_name,
+    step_name,
+    temporary_name,
+)
+from llmrun.checkpoint.manifest import FileEntry, Manifest, render_manifest
+from llmrun.checkpoint.merge import merge_parts
+from llmrun.checkpoint.part import Part, Save, part_tensor, read_part, write_part
+from llmrun.checkpoint.retention import move_into, remove_hidden, sweep
+from llmrun.checkpoint.safetensors_file import Stored, write_tensors
+from llmrun.checkpoint.snapshot import Piece, Snapshot
+from llmrun.checkpoint.strict_json import WrongValue
+from llmrun.checkpoint.sums import render_sums
+from llmrun.checkpoint.verification import verify_files
+from llmrun.durable import DISK, Disk, commit_directory, write_new
+
+__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "save_rank"]
+
+_POLL_SECONDS_MAX = 0.1
+
+
+def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, disk: Disk = DISK) -> None:
+    """Write this rank's files and its part report into the hidden directory of this save, fsynced.
+
+    Raises CheckpointWriteError; rank 0 then removes the hidden directory, any other rank leaves a report
+    from which rank 0 learns why.
+    """
+    name = step_name(snapshot.step)
+    directory = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
+    save = Save(snapshot.step, snapshot.attempt, world)
+    try:
+        _make_if_missing(checkpoints_dir, disk)
+        if rank == 0:
+            sweep(checkpoints_dir, keep=directory.name, disk=disk)
+        _make_if_missing(directory, disk)
+        files = {}
+        for group, pieces in ((MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)):
+            file = shard_name(group, rank, world)
+            stored = [_stored(piece) for piece in pieces if piece.values.size > 0]
+            files[file] = FileEntry(*write_tensors(directory / file, stored, disk))
+        tensors = tuple(part_tensor(piece) for piece in (*snapshot.model, *snapshot.optimizer))
+        write_part(directory, save, Part(rank, files, tensors), disk)
+    except OSError as error:
+        failure = write_error(name, error, rank)
+        with suppress(OSError):
+            if rank == 0:
+                remove_hidden(directory, disk)
+            else:
+                _report_failure(directory, save, rank, failure, disk)
+        raise failure from error
+
+
+def _make_if_missing(directory: Path, disk: Disk) -> None:
+    """Make one directory that any rank may be the first to need; its parent has to exist."""
+    with suppress(FileExistsError):
+        disk.make_directory(directory)
+
+
+def _stored(piece: Piece) -> Stored:
+    shape = piece.shape if piece.whole else (piece.values.size,)
+    return Stored(piece.name, piece.dtype, shape, piece.values)
+
+
+def _report_failure(
+    directory: Path, save: Save, rank: int, failure: CheckpointWriteError, disk: Disk
+) -> None:
+    """Tell rank 0 at once, after making room; where even that fails rank 0 learns it by its time limit."""
+    for group in (MODEL, OPTIMIZER):
+        disk.remove_file(directory / shard_name(group, rank, save.world))
+    write_part(directory, save, Part(rank, {}, (), (failure.says, failure.errno)), disk)
+
+
+def commit(
+    checkpoints_dir: Path, snapshot: Snapshot, world: int, timeout_s: float, disk: Disk = DISK
+) -> Path:
+    """Rank 0, after its own `save_rank`: make the checkpoint of all ranks' files, and return its directory.
+
+    Waits at most `timeout_s` seconds for the other ranks.  A sound checkpoint of this step that exists is
+    kept; a damaged one is moved to `abandoned-<attempt>/`.
+    Raises CheckpointWriteError; the hidden directory is then removed and no final name has changed.
+    """
+    temporary = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
+    final = checkpoints_dir / step_name(snapshot.step)
+    with _removed_on_failure(temporary, disk), _typed_errors(final.name):
+        files = {RNG: FileEntry(*write_tensors(temporary / RNG, _rng_stored(snapshot), disk))}
+        files[TRAINER] = FileEntry(*write_new(temporary / TRAINER, [_json(snapshot.trainer)], disk))
+        save = Save(snapshot.step, snapshot.attempt, world)
+        parts = _all_parts(temporary, save, timeout_s)
+        for part in parts:
+            files |= part.files
+        _write_roots(temporary, _manifest(snapshot, files, parts, world), disk)
+        for rank in range(world):
+            disk.remove_file(temporary / report_name(rank))
+        # The pair of the checks above, by the reader's own code, before anything has a final name.
+        open_checkpoint(temporary)
+        _name_finally(temporary, final, snapshot.attempt, disk)
+    return final
+
+
+@contextmanager
+def _removed_on_failure(temporary: Path, disk: Disk) -> Iterator[None]:
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            # Removing is a courtesy: what stays behind is hidden, and swept at the next start.
+            with suppress(OSError):
+                remove_hidden(temporary, disk)
+
+
+@contextmanager
+def _typed_errors(checkpoint: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(checkpoint, error) from error
+    except (WrongValue, CheckpointDamage) as error:
+        raise CheckpointWriteError(f"{checkpoint} was not committed: {error}") from error
+
+
+def _rng_stored(snapshot: Snapshot) -> list[Stored]:
+    arrays = {name: np.ascontiguousarray(values) for name, values in snapshot.rng.items()}
+    return [
+        Stored(name, name_of(values.dtype), snapshot.rng[name].shape, values.reshape(-1))
+        for name, values in arrays.items()
+    ]
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _all_parts(directory: Path, save: Save, timeout_s: float) -> list[Part]:
+    """The reports of all ranks, waited for by looking at the directory."""
+    parts: dict[int, Part] = {}
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.001
+    while True:
+        # A listing, not a look at each name: network file systems remember that a name was absent.
+        found = {entry.name for entry in directory.iterdir()}
+        for rank in range(save.world):
+            if rank not in parts and report_name(rank) in found:
+                parts[rank] = _sound_part(read_part(directory, save, rank))
+        if len(parts) == save.world:
+            return [parts[rank] for rank in range(save.world)]
+        if time.monotonic() > deadline:
+            late = next(rank for rank in range(save.world) if rank not in parts)
+            raise CheckpointWriteError(
+                f"{step_name(save.step)} was not committed: rank {late} of {save.world} "
+                f"did not finish writing within {timeout_s:g} s"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _POLL_SECONDS_MAX)
+
+
+def _sound_part(part: Part) -> Part:
+    if part.failure is not None:
+        says, code = part.failure
+        raise CheckpointWriteError(says, code=code)
+    return part
+
+
+def _manifest(snapshot: Snapshot, files: dict[str, FileEntry], parts: Sequence[Part], world: int) -> Manifest:
+    return Manifest(
+        step=snapshot.step,
+        tokens=snapshot.tokens,
+        fingerprint=snapshot.fingerprint,
+        parts=snapshot.parts,
+        chain=snapshot.chain,
+        files=dict(sorted(files.items())),
+        tensors=merge_parts(parts, world),
+    )
+
+
+def _write_roots(directory: Path, manifest: Manifest, disk: Disk) -> None:
+    _, manifest_sha256 = write_new(directory / MANIFEST, [render_manifest(manifest)], disk)
+    sums = {name: entry.sha256 for name, entry in manifest.files.items()} | {MANIFEST: manifest_sha256}
+    write_new(directory / SUMS, [render_sums(sums)], disk)
+
+
+def _name_finally(temporary: Path, final: Path, attempt: str, disk: Disk) -> None:
+    if final.exists():
+        if final.is_dir() and not verify_files(final):
+            remove_hidden(temporary, disk)
+            return
+        move_into(final.parent / abandoned_name(attempt), final, disk)
+    commit_directory(temporary, final, disk)

@@ -1,0 +1,207 @@
+"""The entry of `llmrun`: finds the command, runs it, turns every error into text and an exit code.
+
+Nothing else in the project ends the process for an error.  A command's module is imported only when the command
+runs or its help is asked for.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from llmrun.cli import console
+from llmrun.cli.registry import COMMANDS, Command, Group
+from llmrun.errors import InputError, LlmrunError
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What Typer raises for wrong arguments; Typer does not export it under a name of its own."""
+
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that lists its commands from the registry and imports the one that is asked for."""
+
+    registry: dict[str, Command | Group] = COMMANDS
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """The names, in the registry's order."""
+        return list(self.registry)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        """The command called `cmd_name`, its module imported now; None where there is none."""
+        entry = self.registry.get(cmd_name)
+        return None if entry is None else build(cmd_name, entry)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` names.  Raises InputError with the nearest name."""
+        if args[0] not in self.registry and not args[0].startswith("-"):
+            raise _no_such_command(ctx.command_path, args[0], self.registry)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        """The list of commands in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.says) for name, entry in self.registry.items()])
+
+
+def _no_such_command(path: str, name: str, registry: dict[str, Command | Group]) -> InputError:
+    """The refusal of a misspelt command."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, registry, n=1, cutoff=0.5)
+    hints = [f"the nearest command is `{path} {nearest[0]}`"] if nearest else []
+    return InputError(
+        f"{path} has no command {name!r}", hints=[*hints, f"the commands are {', '.join(registry)}"]
+    )
+
+
+def build(name: str, entry: Command | Group) -> Any:
+    """The Typer command or group of a registry entry."""
+    if isinstance(entry, Group):
+        return build_group(name, entry.says, entry.commands)
+    app = _app()
+    function = getattr(import_module(entry.module), entry.function)
+    app.command(name, epilog=entry.exit_table())(function)
+    return typer.main.get_command(app)
+
+
+def build_group(name: str, says: str, registry: dict[str, Any]) -> Any:
+    """A group whose commands are imported late."""
+    kind = type("RegisteredGroup", (LazyGroup,), {"registry": registry})
+    app = _app(name=name, cls=kind, help=says)
+    app.callback(invoke_without_command=True)(_show_help)
+    return typer.main.get_command(app)
+
+
+def _app(**options: Any) -> typer.Typer:
+    """A Typer app that leaves text, colour and errors to us."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
+
+
+def _show_help(ctx: typer.Context) -> None:
+    """Print the help where no command is given."""
+    if ctx.invoked_subcommand is None:
+        console.out(ctx.get_help())
+
+
+def _show_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from llmrun import __version__
+
+        console.out(f"llmrun {__version__}")
+        raise typer.Exit(0)
+
+
+def llmrun(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colour; NO_COLOR does the same.")] = False,
+) -> None:
+    """Plan, train, resume and verify LLM pre-training runs: same fingerprint, same bits."""
+    _ = version, no_color
+    _show_help(ctx)
+
+
+def command_tree() -> Any:
+    """The whole command line as one Typer group."""
+    app = _app(name="llmrun", cls=LazyGroup)
+    app.callback(invoke_without_command=True)(llmrun)
+    return typer.main.get_command(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command line and end the process with its exit code."""
+    _tolerate_any_encoding()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    options = given[:cut]
+    if "--no-color" in options:
+        os.environ["NO_COLOR"] = "1"
+        options = [option for option in options if option != "--no-color"]
+    sys.exit(run(options + given[cut:], as_json="--json" in options))
+
+
+def run(arguments: list[str], as_json: bool = False) -> int:
+    """Run one command line; the only mapping from error to text and exit code."""
+    try:
+        return _invoke(arguments)
+    except LlmrunError as error:
+        return console.fail(error, as_json)
+    except UsageError as error:
+        return console.fail(_usage_problem(error), as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        console.note("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001  the entry: what nobody caught is a bug of ours
+        return console.fail(_bug(error), as_json)
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the command that `arguments` names; returns its exit code."""
+    try:
+        command = command_tree()
+        with command.make_context("llmrun", arguments) as ctx:
+            command.invoke(ctx)
+        sys.stdout.flush()
+    except typer.Exit as ending:
+        return ending.exit_code
+    return 0
+
+
+def _usage_problem(error: Any) -> InputError:
+    """Wrong arguments, in our words."""
+    says = error.message if getattr(error, "possibilities", None) else error.format_message()
+    says = says[:1].lower() + says[1:].rstrip(".")
+    hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
+    path = error.ctx.command_path if error.ctx is not None else "llmrun"
+    return InputError(says, hints=[*hints, f"`{path} --help` shows what it takes"])
+
+
+def _bug(error: Exception) -> LlmrunError:
+    """An error that nobody foresaw: its traceback in a file, one line for the screen."""
+    import tempfile
+    import traceback
+
+    from llmrun.durable import replace_text
+
+    says = f"a bug in llmrun: {type(error).__name__}: {error}"
+    text = "".join(traceback.format_exception(error))
+    try:
+        log = Path(tempfile.mkdtemp(prefix="llmrun-bug-")) / "traceback.log"
+        replace_text(log, f"llmrun {' '.join(sys.argv[1:])}\n{text}")
+    except OSError:
+        return LlmrunError(says, caused_by=text.splitlines())
+    return LlmrunError(says, where=f"{log}  (traceback)")
+
+
+def _tolerate_any_encoding() -> None:
+    """Print what the terminal cannot encode as escapes, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that flushing at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,222 @@
+"""`llmrun data`: make, check and show datasets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmrun.cli import console
+from llmrun.errors import DamagedError, InputError
+
+if TYPE_CHECKING:
+    from llmrun.data.manifest import Manifest, SplitRecord
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.", show_default=False)]
+
+
+def prepare(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT…",
+            help="Text files (.txt, one document each) and directories of them.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Dataset directory to make.", show_default=False),
+    ],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            metavar="byte|bpe|FILE",
+            help="Bytes, a BPE trained on the input, or a tokenizer.json.",
+            show_default=False,
+        ),
+    ],
+    vocab_size: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab-size", metavar="N", help="Tokens of the BPE; default 32Ki.", show_default=False
+        ),
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option("--val-fraction", metavar="F", help="Part of the text kept for validation.")
+    ] = 0.01,
+    shard_tokens: Annotated[
+        str, typer.Option("--shard-tokens", metavar="N", help="Tokens in one shard.")
+    ] = "64Mi",
+    eot: Annotated[
+        str | None,
+        typer.Option("--eot", metavar="NAME", help="Token of FILE that ends a document.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into a dataset directory of token shards."""
+    from llmrun.cli.progress import stage_report
+    from llmrun.data.prepare import prepare as prepare_dataset
+
+    prepared = prepare_dataset(
+        inputs,
+        out,
+        tokenizer,
+        vocab_size=None if vocab_size is None else _quantity("--vocab-size", vocab_size),
+        val_fraction=val_fraction,
+        shard_tokens=_quantity("--shard-tokens", shard_tokens),
+        eot=eot,
+        report=stage_report(),
+    )
+    for text in prepared.notes:
+        console.note(f"note: {text}")
+    if as_json:
+        console.emit_json({**summary(out, prepared.manifest), "already": prepared.already})
+        return
+    _print_summary(out, prepared.manifest)
+    console.out()
+    console.out(f"next: set `data.path: {out}` in a config, then `llmrun plan CONFIG`")
+    console.out(f"{'already there' if prepared.already else 'made'}: {out}")
+
+
+def check(directory: Directory, as_json: AsJson = False) -> None:
+    """Check every shard of a dataset against its sha256."""
+    from llmrun.data.check import check_dataset
+    from llmrun.data.manifest import files_of, read_manifest
+
+    damages = check_dataset(directory)
+    if as_json:
+        console.emit_json({"sound": not damages, "damaged": [vars(damage) for damage in damages]})
+    if damages and as_json:
+        raise typer.Exit(DamagedError.exit_code)
+    if damages:
+        raise DamagedError(
+            f"the dataset {directory} is damaged: {_counted(len(damages), 'problem')}",
+            caused_by=[f"{damage.file} {damage.says}" for damage in damages],
+            hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
+        )
+    if not as_json:
+        n_files = len(files_of(read_manifest(directory)))
+        console.out(f"sound: {directory} ({_counted(n_files, 'file')} checked)")
+
+
+def show(
+    directory: Directory,
+    split: Annotated[str, typer.Option("--split", metavar="train|val", help="Split of the window.")] = "val",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window", metavar="N", help="Print the text of this window, from 0.", show_default=False
+        ),
+    ] = None,
+    L_ctx: Annotated[str, typer.Option("--L-ctx", metavar="N", help="Tokens in a window, less one.")] = "256",
+    as_json: AsJson = False,
+) -> None:
+    """Print what a dataset holds."""
+    from llmrun.data.manifest import read_manifest
+
+    manifest = read_manifest(directory)
+    if window is not None:
+        _show_window(
+            directory,
+            manifest,
+            split,
+            _quantity("--window", window, least=0),
+            _quantity("--L-ctx", L_ctx),
+            as_json,
+        )
+    elif as_json:
+        console.emit_json(summary(directory, manifest))
+    else:
+        _print_summary(directory, manifest)
+
+
+def _show_window(
+    directory: Path, manifest: "Manifest", name: str, window: int, L_ctx: int, as_json: bool
+) -> None:
+    """One window as text."""
+    from llmrun.data.tokenizers import load_tokenizer
+    from llmrun.data.windows import Split
+
+    if name not in manifest.splits:
+        raise InputError(f"--split must be train or val, not {name!r}")
+    split = Split(directory, manifest, name, L_ctx, verify=True)
+    if window >= split.n_windows:
+        raise InputError(
+            f"the split {name} has {_counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
+            f" there is no window {window:,}",
+            hints=[f"the last one is `--window {split.n_windows - 1}`"],
+        )
+    ids = split.window(window).tolist()
+    text = load_tokenizer(directory, manifest).decode(ids)
+    if as_json:
+        console.emit_json({"split": name, "window": window, "L_ctx": L_ctx, "ids": ids, "text": text})
+    else:
+        console.out(console.printable(text))
+
+
+def summary(directory: Path, manifest: "Manifest") -> dict[str, Any]:
+    """What `--json` prints of a dataset."""
+    return {
+        "path": str(directory),
+        "tokenizer": vars(manifest.tokenizer),
+        "dtype": manifest.dtype,
+        "splits": {
+            name: {
+                "tokens": split.tokens,
+                "documents": split.documents,
+                "bytes_of_text": split.bytes_of_text,
+                "bytes_per_token": _bytes_per_token(split),
+                "shards": len(split.shards),
+                "stream_digest": split.stream_digest,
+            }
+            for name, split in manifest.splits.items()
+        },
+        "recipe": dict(manifest.recipe),
+    }
+
+
+def _bytes_per_token(split: "SplitRecord") -> float | None:
+    return round(split.bytes_of_text / split.tokens, 4) if split.tokens else None
+
+
+def _print_summary(directory: Path, manifest: "Manifest") -> None:
+    """The dataset as a small table."""
+    record = manifest.tokenizer
+    console.out(f"dataset    {directory}")
+    console.out(
+        f"tokenizer  {record.kind}, {record.vocab_size:,} tokens, {record.eot_id} ends a document,"
+        f" {manifest.dtype}"
+    )
+    console.out()
+    console.out(
+        f"{'split':<6}{'tokens':>18}{'documents':>14}{'bytes of text':>20}{'bytes/token':>13}{'shards':>8}"
+    )
+    for name, split in manifest.splits.items():
+        ratio = _bytes_per_token(split)
+        shown = "-" if ratio is None else f"{ratio:.2f}"
+        console.out(
+            f"{name:<6}{split.tokens:>18,}{split.documents:>14,}{split.bytes_of_text:>20,}"
+            f"{shown:>13}{len(split.shards):>8,}"
+        )
+    console.out()
+    for name, split in manifest.splits.items():
+        console.out(f"{name:<6} stream {split.stream_digest}")
+
+
+def _quantity(option: str, text: str, least: int = 1) -> int:
+    """A quantity such as 64Mi given to an option.  Raises InputError."""
+    from llmrun.config.quantities import parse_quantity
+
+    try:
+        value = parse_quantity(text)
+    except ValueError as error:
+        raise InputError(f"{option} {error}", hints=[f"it was given as {text!r}"]) from error
+    if value < least:
+        raise InputError(f"{option} must be at least {least}, not {value:,}")
+    return value
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

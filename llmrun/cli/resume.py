@@ -1,0 +1,60 @@
+"""`llmrun resume`: continue a run from its newest sound checkpoint, or from another one."""
+
+from typing import Annotated
+
+import typer
+
+from llmrun.cli import console
+
+
+def resume(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the run's config; a numeric one needs `--allow config`; repeatable.",
+        ),
+    ] = None,
+    D: Annotated[
+        int | None, typer.Option("--D", metavar="RANKS", help="Any D from 1 to V: the same bits.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STEP|best", help="Start from this checkpoint; 0 starts anew."),
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option("--until", metavar="STEP", help="Stop with a checkpoint after this step.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="KIND",
+            help="Go on after a change of code, config, data or environment; repeatable.",
+        ),
+    ] = None,
+    runs_dir: Annotated[
+        str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
+    ] = "runs",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
+) -> None:
+    """Continue a run from its newest sound checkpoint.
+
+    Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
+    they were, nothing starts until you say which kind of change is meant.
+    """
+    from llmrun.cli.running import run_prepared
+    from llmrun.launch.resume import Command, prepare_resume
+    from llmrun.launch.wishes import wishes_of
+    from llmrun.run.directory import find_run
+
+    wishes = wishes_of(overrides or [], allow or [], until, D, start)
+    found = find_run(run, runs_dir)
+    command = Command(f"llmrun resume {run}")
+    run_prepared(
+        lambda starter, stop: prepare_resume(found, wishes, command, starter, stop, console.note), json
+    )

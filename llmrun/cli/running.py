@@ -1,0 +1,178 @@
+"""What `train` and `resume` share: the plan in short, the live view, the closing screen."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from llmrun.cli import console
+
+if TYPE_CHECKING:
+    from llmrun.config.resolve import Resolved
+    from llmrun.launch.prepared import NothingToDo, Prepared
+    from llmrun.launch.segment import Ended
+    from llmrun.launch.signals import StopRequest
+    from llmrun.launch.starter import Starter
+    from llmrun.metrics.jsonl import Row
+
+
+def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
+    """Prepare a segment, say where it lies, run it, say how it ended.
+
+    Ends with exit code 0, or raises the segment's error.
+    """
+    from llmrun.launch.prepared import NothingToDo
+    from llmrun.launch.segment import run_segment
+    from llmrun.launch.signals import StopRequest
+    from llmrun.launch.torchrun import TorchrunStarter
+
+    starter = TorchrunStarter()
+    with StopRequest() as stop:
+        ready = prepare(starter, stop)
+        say_run = console.note if as_json else console.out
+        if isinstance(ready, NothingToDo):
+            say_run(f"run: {ready.run.path}")
+            close_idle(ready, as_json)
+            return
+        for line in plan_in_short(ready.subject.resolved):
+            console.note(line)
+        say_run(f"run: {ready.run.path}")
+        console.note(segment_line(ready))
+        display = LiveView(ready)
+        try:
+            ended = run_segment(ready, starter, stop, display)
+        finally:
+            display.close()
+    close(ready, ended, as_json)
+
+
+class LiveView:
+    """The display as a spectator of a segment."""
+
+    def __init__(self, prepared: "Prepared") -> None:
+        from llmrun.metrics.display import Display
+        from llmrun.metrics.view import RunFacts
+
+        config = prepared.subject.resolved.config
+        facts = RunFacts(
+            name=prepared.run.name,
+            steps=prepared.orders.until_step,
+            device="GPU" if config.hardware.device == "cuda" else "CPU rank",
+            grad_clip=config.optimizer.grad_clip,
+        )
+        self._display: Display = Display(facts, console.rich_console())
+
+    def rows(self, rows: "Sequence[Row]") -> None:
+        """Show new numbers."""
+        self._display.add(rows)
+
+    def checkpoint(self, step: int) -> None:
+        """Show the newest checkpoint."""
+        self._display.checkpoint_saved(step)
+
+    def stopping(self, says: str) -> None:
+        """Show that a stop was asked for."""
+        self._display.say(says)
+
+    def close(self) -> None:
+        """Leave the last numbers on the screen."""
+        self._display.close()
+
+
+def plan_in_short(resolved: "Resolved") -> list[str]:
+    """The plan in four lines."""
+    from llmrun.plan.amounts import show_bytes, show_FLOPs
+    from llmrun.plan.batch_diagram import equation
+    from llmrun.plan.plan import make_plan
+    from llmrun.plan.summary import describe
+
+    plan = make_plan(resolved)
+    batch = plan.batch
+    return [
+        f"plan: {describe(plan.shape)}",
+        f"  {equation(batch)}, added in V = {batch.V:,} lanes",
+        (
+            f"  {batch.steps:,} steps of the whole run, {batch.tokens_seen:,} tokens, "
+            f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)}"
+        ),
+        (
+            f"  a checkpoint is {show_bytes(plan.checkpoint.total)}, a rank needs "
+            f"{show_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
+        ),
+    ]
+
+
+def segment_line(prepared: "Prepared") -> str:
+    """What starts now."""
+    segment, orders = prepared.segment, prepared.orders
+    where = f"from step {segment.from_step:,}" if segment.from_step else "from the start"
+    allowed = f", changes allowed: {', '.join(segment.allowed)}" if segment.allowed else ""
+    return (
+        f"segment {segment.segment}: {where} to step {orders.until_step:,} on D = {segment.D}{allowed}\n"
+        f"fingerprint {segment.fingerprint[:16]}…"
+    )
+
+
+def close_idle(ready: "NothingToDo", as_json: bool) -> None:
+    """The closing screen of a run that had nothing to do."""
+    last = ready.record.last
+    step = 0 if last is None or last.to_step is None else last.to_step
+    if as_json:
+        console.emit_json(closing_json(str(ready.run.path), ready.record, step, None))
+        return
+    console.out(ready.says)
+    console.out(f"next: `llmrun verify {ready.run.path} OTHER_RUN` proves two runs bitwise equal")
+
+
+def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str, Any]:
+    """The closing screen for scripts."""
+    last = record.last
+    return {
+        "run": path,
+        "status": record.status,
+        "why": why,
+        "step": step,
+        "steps": record.steps,
+        "D": None if last is None else last.D,
+        "from_step": None if last is None else last.from_step,
+        "proven_steps": 0 if last is None else last.proven_steps,
+        "proven_steps_total": record.proven_steps,
+        "fingerprint": record.fingerprint["digest"] if last is None else last.fingerprint,
+    }
+
+
+def close(prepared: "Prepared", ended: "Ended", as_json: bool) -> None:
+    """The closing screen of a segment.  Raises its error where it was preempted or failed."""
+    end, path = ended.end, str(prepared.run.path)
+    for remark in end.remarks:
+        console.warn(remark)
+    if as_json:
+        console.emit_json(closing_json(path, ended.record, ended.step, end.why))
+    if end.at_once is not None:
+        console.note(f"stopped at once at step {ended.step:,}; `llmrun resume {path}` continues")
+        raise typer.Exit(128 + end.at_once)
+    error = ended.error(prepared.run)
+    if error is not None:
+        raise error
+    if not as_json:
+        for line in closing_lines(prepared, ended):
+            console.out(line)
+
+
+def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
+    """What was reached, what was proven, where it lies, what to do next."""
+    from llmrun.checkpoint.layout import step_name, steps_in
+
+    run, record = prepared.run, ended.record
+    lines = [f"{ended.end.why}: step {ended.step:,} of {record.steps:,}"]
+    if ended.end.proven_steps:
+        lines.append(f"proven: {ended.end.proven_steps:,} steps equal to what an earlier ledger recorded")
+    steps = steps_in(run.checkpoints)
+    if steps:
+        lines.append(f"newest checkpoint: {run.checkpoints / step_name(steps[-1])}")
+    lines.append(f"fingerprint: {prepared.segment.fingerprint}")
+    if ended.end.why == "reached":
+        lines.append(f"next: `llmrun resume {run.path}` continues to step {record.steps:,}")
+    else:
+        lines.append(f"next: `llmrun verify {run.path} OTHER_RUN` proves two runs bitwise equal")
+    return lines

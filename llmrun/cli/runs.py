@@ -1,0 +1,94 @@
+"""`llmrun runs`: what ran, from what, and how two runs differ."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmrun.cli import console
+
+if TYPE_CHECKING:
+    from llmrun.run.overview import Overview
+
+RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Where runs lie.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")]
+
+
+def list_runs(runs_dir: RunsDir = "runs", json: Json = False) -> None:
+    """List all runs below a directory."""
+    from pathlib import Path
+
+    from llmrun.run.directory import runs_below
+    from llmrun.run.overview import overview_of
+
+    found = [overview_of(run) for run in runs_below(Path(runs_dir))]
+    if json:
+        console.emit_json([overview.as_json() for overview in found])
+    elif not found:
+        console.note(f"there are no runs below {runs_dir}; `llmrun train CONFIG` starts one")
+    else:
+        width = max(len(overview.name) for overview in found)
+        console.out(f"{'run':<{width}}  {'status':<9}  {'step':>17}  D  segments  fingerprint")
+        for overview in found:
+            console.out(row(overview, width))
+
+
+def row(overview: "Overview", width: int) -> str:
+    """One line of the list."""
+    if overview.problem is not None:
+        return f"{overview.name:<{width}}  {'unread':<9}  {overview.problem}"
+    step = f"{overview.step:,}/{overview.steps:,}"
+    return (
+        f"{overview.name:<{width}}  {overview.status:<9}  {step:>17}  {overview.D or '-'}  "
+        f"{overview.segments:>8}  {overview.fingerprint[:12]}"
+    )
+
+
+def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
+    """Show one run: what it came from and each of its segments."""
+    from dataclasses import asdict
+
+    from llmrun.run.directory import find_run
+    from llmrun.run.lock import live_owner
+    from llmrun.run.overview import lines_of
+    from llmrun.run.record import read_record
+
+    found = find_run(run, runs_dir)
+    record, owner = read_record(found.record_file), live_owner(found.lock_file)
+    if json:
+        who = None if owner is None else owner.describe()
+        console.emit_json({"run": str(found.path), "trained_by": who, **asdict(record)})
+        return
+    for line in lines_of(found, record, owner):
+        console.out(line)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another run.")],
+    runs_dir: RunsDir = "runs",
+    json: Json = False,
+) -> None:
+    """Show how two runs differ in config, data, code and environment."""
+    from llmrun.provenance.fingerprint import Absent, Fingerprint, compare
+    from llmrun.run.directory import find_run
+    from llmrun.run.record import read_record
+
+    records = [read_record(find_run(name, runs_dir).record_file) for name in (a, b)]
+    changes = compare(*(Fingerprint.of_json(record.fingerprint) for record in records))
+    if json:
+        sides = [
+            {
+                "part": change.part,
+                "key": change.key,
+                "a": None if isinstance(change.old, Absent) else change.old,
+                "b": None if isinstance(change.new, Absent) else change.new,
+            }
+            for change in changes
+        ]
+        console.emit_json({"equal": not changes, "changes": sides})
+        return
+    if not changes:
+        console.out(f"equal fingerprints: {records[0].fingerprint['digest']}")
+    for change in changes:
+        console.out(f"{change.part}: {change}")

@@ -1,0 +1,64 @@
+"""`llmrun train`: start a run from a config, or continue the one that `--run` names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmrun.cli import console
+
+if TYPE_CHECKING:
+    from llmrun.launch.prepared import NothingToDo, Prepared
+    from llmrun.launch.signals import StopRequest
+    from llmrun.launch.starter import Starter
+
+
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Config file (YAML).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a value, e.g. batch.GB_tok=1M; repeatable."
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="Name of the run: started if new, continued if it exists."),
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option("--until", metavar="STEP", help="Stop with a checkpoint after this step.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="KIND",
+            help="With --run: go on after a change of code, config, data or environment; repeatable.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
+) -> None:
+    """Start a run from a config, or continue it.
+
+    Validates, plans, records where everything came from, starts one worker per rank and shows the run live.
+    """
+    from llmrun.cli.running import run_prepared
+    from llmrun.config.load import load_config
+    from llmrun.launch.fresh import check_identity, prepare_fresh
+    from llmrun.launch.resume import Command, prepare_resume
+    from llmrun.launch.wishes import wishes_of
+    from llmrun.run.directory import RunDirectory
+
+    wishes = wishes_of(overrides or [], allow or [], until)
+    loaded = load_config(Path(config), wishes.overrides)
+
+    def prepare(starter: "Starter", stop: "StopRequest") -> "Prepared | NothingToDo":
+        if run is not None:
+            check_identity(run)
+            there = RunDirectory(Path(loaded.config.runs_dir) / run)
+            if there.is_run:
+                command = Command(f"llmrun train {config} --run {run}", loaded)
+                return prepare_resume(there, wishes, command, starter, stop, console.note)
+        return prepare_fresh(loaded, run, wishes, starter, stop, console.note)
+
+    run_prepared(prepare, json)

@@ -1,0 +1,133 @@
+"""The keys of the config, read off the schema: every spelling, kind, unit, type and bound of each field.
+
+A key is dotted and in ASCII (`batch.gb_tok`); users see and write their own symbols (`batch.GB_tok`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from llmrun.config.fields import Kind, Section, allowed_of, kind_of, unit_of
+from llmrun.config.quantities import parse_quantity
+from llmrun.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One field of the config.
+
+    names:   the spellings of its last part, the shown one first.
+    choices: the values of an enumeration, else empty.
+    bounds:  `ge`, `gt`, `le`, `lt`.
+    allowed: what it allows in words, where type and bounds do not say it.
+    """
+
+    key: str
+    shown: str
+    names: tuple[str, ...]
+    kind: Kind | None
+    unit: str
+    meaning: str
+    default: Any
+    type: type
+    choices: tuple[Any, ...]
+    bounds: Mapping[str, Any]
+    optional: bool
+    is_quantity: bool
+    allowed: str | None
+
+
+def spellings(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """Every way to write the last part of a key, the shown one first."""
+    choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+    shown = field.serialization_alias or name
+    return tuple(dict.fromkeys([shown, *(choice for choice in choices if isinstance(choice, str)), name]))
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a field nests, None for a leaf."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+@cache
+def leaves() -> dict[str, Leaf]:
+    """Every leaf of the config by its key, in the order of the schema."""
+    return {leaf.key: leaf for leaf in _leaves_below(Config, "", "")}
+
+
+@cache
+def shown_sections() -> tuple[str, ...]:
+    """The sections of the config, as users write them."""
+    return tuple(name for name, field in Config.model_fields.items() if section_of(field))
+
+
+def shown_key(key: str) -> str:
+    """A key in the user's symbols: `batch.gb_tok` -> `batch.GB_tok`; an unknown key as it is."""
+    leaf = leaves().get(key)
+    return leaf.shown if leaf else key
+
+
+def _leaves_below(kind: type[Section], prefix: str, shown_prefix: str) -> Iterator[Leaf]:
+    """The leaves of one section and of the sections below it."""
+    for name, field in kind.model_fields.items():
+        names = spellings(name, field)
+        nested = section_of(field)
+        if nested:
+            yield from _leaves_below(nested, f"{prefix}{name}.", f"{shown_prefix}{names[0]}.")
+        else:
+            yield _leaf(prefix + name, shown_prefix + names[0], names, field)
+
+
+def _leaf(key: str, shown: str, names: tuple[str, ...], field: FieldInfo) -> Leaf:
+    """One field with its declaration taken apart."""
+    kind, metadata, optional = _unwrap(field.annotation, list(field.metadata))
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    unit = unit_of(field) or ""
+    return Leaf(
+        key=key,
+        shown=shown,
+        names=names,
+        kind=kind_of(field),
+        unit=unit,
+        meaning=(field.description or "").removesuffix(f" [{unit}]"),
+        default=field.default,
+        type=type(choices[0]) if choices else get_origin(kind) or kind,
+        choices=choices,
+        bounds=_bounds(metadata),
+        optional=optional,
+        is_quantity=any(getattr(item, "func", None) is parse_quantity for item in metadata),
+        allowed=allowed_of(field),
+    )
+
+
+def _unwrap(kind: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
+    """(type, metadata, null allowed) of `kind`, through Optional and Annotated."""
+    optional = False
+    while True:
+        if get_origin(kind) is Annotated:
+            kind, *more = get_args(kind)
+            metadata = [*metadata, *more]
+        elif get_origin(kind) in (Union, UnionType):
+            optional = True
+            kind = next(part for part in get_args(kind) if part is not NoneType)
+        else:
+            return kind, metadata, optional
+
+
+def _bounds(metadata: list[Any]) -> dict[str, Any]:
+    """The numeric bounds in a field's metadata."""
+    found: dict[str, Any] = {}
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            found |= _bounds(item.metadata)
+        for kind, name in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt")):
+            if isinstance(item, kind):
+                found[name] = getattr(item, name)
+    return found

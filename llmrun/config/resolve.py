@@ -1,0 +1,206 @@
+"""A loaded config with every derived field written out: a pure function of config, dataset and machine."""
+
+from dataclasses import dataclass, replace
+
+from llmrun.config.batch import Batch, default_D, default_V
+from llmrun.config.findings import Findings, Place
+from llmrun.config.keys import shown_key
+from llmrun.config.load import LoadedConfig
+from llmrun.config.rules import AGREEMENT, RULES, check_rules
+from llmrun.config.schema import Config
+from llmrun.config.sections import ScheduleConfig
+from llmrun.config.shape import ModelShape, complete_model, shape_of
+from llmrun.errors import InputError
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a config must know of its dataset.
+
+    vocab_size: of the dataset's tokenizer.  train_tokens, val_tokens: tokens in each split.
+    """
+
+    vocab_size: int
+    train_tokens: int
+    val_tokens: int
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What a config must know of this machine: its number of CUDA devices."""
+
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config with nothing left open.
+
+    config: V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
+            hardware.device are written out; A is None at an uneven D.
+    """
+
+    config: Config
+    batch: Batch
+    shape: ModelShape
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A given value as the rules want to show it."""
+
+    spelled: str
+    place: Place
+
+
+def resolve(
+    loaded: LoadedConfig,
+    dataset: DatasetFacts | None,
+    machine: MachineFacts,
+    *,
+    for_training: bool = False,
+) -> Resolved:
+    """The config of a run on this dataset and machine.
+
+    dataset:      None where there is none; then the config must give model.vocab_size.
+    for_training: also refuse what would only stop a run, not a plan: `device: cuda` without a GPU.
+    Raises ConfigError with all problems across fields, dataset and machine.
+    """
+    findings = Findings(loaded.source)
+    config = loaded.config
+    given = {
+        key: _Given(loaded.spelled.get(key, shown_key(key)), Place(0, where))
+        for key, where in loaded.locations.items()
+    }
+    check_rules(config, RULES, given, findings)
+    _check_vocabulary(loaded, dataset, findings)
+    if dataset is not None:
+        _check_windows(loaded, dataset, findings)
+    if for_training and config.hardware.device == "cuda" and machine.gpus == 0:
+        hint = "set `--set hardware.device=cpu`, or run on a machine with a GPU"
+        _add(findings, loaded, "hardware.device", "device is cuda, but this machine has no GPU", hint)
+    findings.raise_if_any()
+    config = _with_D(config, machine)
+    check_rules(config, [AGREEMENT], given, findings)
+    findings.raise_if_any()
+    return _complete(config, dataset)
+
+
+def resolve_for_D(resolved: Resolved, D: int) -> Resolved:
+    """The same run shared among D ranks: every D from 1 to V, also one that does not divide M.
+
+    Raises InputError for any other D.
+    """
+    V = resolved.batch.V
+    if not 1 <= D <= V:
+        raise InputError(
+            f"D = {D} ranks cannot share this run: D is from 1 to V = {V:,}, its number of lanes",
+            hints=["V is fixed for the life of a run; a new run may have another `batch.V`"],
+        )
+    batch = resolved.batch.with_D(D)
+    changed = resolved.config.batch.model_copy(update={"D": D, "A": batch.A})
+    return replace(resolved, batch=batch, config=resolved.config.model_copy(update={"batch": changed}))
+
+
+def resolved_of(config: Config, D: int) -> Resolved:
+    """A run's own resolved config, read back, shared among D ranks; nothing is checked again."""
+    changed = config.batch.model_copy(update={"D": D})
+    return _complete(config.model_copy(update={"batch": changed}), None)
+
+
+def batch_warnings(batch: Batch) -> list[str]:
+    """What is allowed, but probably not meant."""
+    if batch.V % batch.D == 0:
+        return []
+    busiest = -(-batch.V // batch.D)
+    says = f"D = {batch.D} does not divide V = {batch.V}: some ranks compute {busiest} lanes, others {busiest - 1}"
+    return [f"{says} (a V that is a multiple of D shares evenly)"]
+
+
+def _add(findings: Findings, loaded: LoadedConfig, key: str, says: str, hint: str) -> None:
+    """Note a problem at a key, wherever that was given."""
+    place = Place(0, loaded.locations.get(key, loaded.source))
+    findings.add(place, says, loaded.spelled.get(key, shown_key(key)), hint)
+
+
+def _check_vocabulary(loaded: LoadedConfig, dataset: DatasetFacts | None, findings: Findings) -> None:
+    """The token table is known, and holds every token of the dataset."""
+    stated, key = loaded.config.model.vocab_size, "model.vocab_size"
+    if stated is None and dataset is None:
+        hint = "give `data.path` of a prepared dataset, or `--set model.vocab_size=50304`"
+        _add(
+            findings,
+            loaded,
+            key,
+            "vocab_size is not known: there is neither model.vocab_size nor a dataset",
+            hint,
+        )
+    elif stated is not None and dataset is not None and stated < dataset.vocab_size:
+        says = (
+            f"vocab_size = {stated:,} is smaller than that of the dataset's tokenizer, {dataset.vocab_size:,}"
+        )
+        hint = f"leave vocab_size out, or set `--set {key}={dataset.vocab_size}` or more"
+        _add(findings, loaded, key, says, hint)
+
+
+def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findings) -> None:
+    """Each split that is read holds at least one window of L_ctx tokens and the next one."""
+    L_ctx, key = loaded.config.batch.L_ctx, "batch.L_ctx"
+    used = {"training": dataset.train_tokens}
+    if loaded.config.eval.every_steps is not None:
+        used["validation"] = dataset.val_tokens
+    for split, tokens in used.items():
+        if tokens <= L_ctx:
+            says = (
+                f"the {split} split has {tokens:,} tokens, less than one window of L_ctx + 1 = {L_ctx + 1:,}"
+            )
+            hint = "set a smaller `batch.L_ctx`, or prepare more data"
+            if split == "validation":
+                hint += ", or `--set eval.every_steps=null`"
+            _add(findings, loaded, key, says, hint)
+
+
+def _with_D(config: Config, machine: MachineFacts) -> Config:
+    """`config` with device, V and D settled."""
+    device = config.hardware.device
+    if device == "auto":
+        device = "cuda" if machine.gpus else "cpu"
+    M = config.batch.gb_tok // config.batch.mu_tok
+    V = config.batch.V or default_V(M)
+    D = config.batch.D or default_D(M, V, machine.gpus if device == "cuda" else 0)
+    return config.model_copy(
+        update={
+            "batch": config.batch.model_copy(update={"V": V, "D": D}),
+            "hardware": config.hardware.model_copy(update={"device": device}),
+        }
+    )
+
+
+def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
+    """The resolved config of sound parts."""
+    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else None)
+    assert vocab_size is not None
+    batch = _batch_of(config)
+    changes = {
+        "model": complete_model(config.model, vocab_size),
+        "batch": config.batch.model_copy(update={"A": batch.A}),
+        "schedule": _complete_schedule(config.schedule, config.T_tokens),
+    }
+    config = config.model_copy(update=changes)
+    return Resolved(config, batch, shape_of(config.model, batch.L_ctx))
+
+
+def _batch_of(config: Config) -> Batch:
+    """The batch algebra of a config whose V and D are settled."""
+    b = config.batch
+    assert b.V is not None
+    assert b.D is not None
+    return Batch(b.gb_tok, b.mu_tok, b.L_ctx, b.V, b.D, config.T_tokens, config.schedule.warmup_tokens)
+
+
+def _complete_schedule(schedule: ScheduleConfig, T_tokens: int) -> ScheduleConfig:
+    """`schedule` with the decay of a constant one written out: a tenth of the run, after the warm-up."""
+    if schedule.name != "constant" or schedule.decay_tokens is not None:
+        return schedule
+    decay = min(T_tokens // 10, T_tokens - schedule.warmup_tokens)
+    return schedule.model_copy(update={"decay_tokens": decay})

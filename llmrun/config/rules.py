@@ -1,0 +1,170 @@
+"""The rules across fields: small pure functions, each of which says what does not hold.
+
+They run in a pass of their own, so that they are shown together with the problems of single fields.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmrun.config.batch import show_quotient
+from llmrun.config.batch_rules import SAYS, Fault, faults, stated
+from llmrun.config.findings import Findings, Place
+from llmrun.config.keys import shown_key
+from llmrun.config.remedies import hint_for
+from llmrun.config.schema import Config
+from llmrun.errors import Problem
+
+Check = Callable[[Config], list[Problem]]
+
+
+class GivenAt(Protocol):
+    """Where and how the user gave a value."""
+
+    @property
+    def spelled(self) -> str: ...  # noqa: D102
+
+    @property
+    def place(self) -> Place: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule and the keys it reads: it runs only where all of these are sound.
+
+    A problem is shown at the first key of `reads` that the user gave.
+    """
+
+    reads: tuple[str, ...]
+    check: Check
+
+
+def check_rules(
+    config: Config, rules: Iterable[Rule], given: Mapping[str, GivenAt], findings: Findings
+) -> None:
+    """Put what the rules find into `findings`."""
+    for rule in rules:
+        for problem in rule.check(config):
+            key = next((key for key in rule.reads if key in given), None)
+            place = given[key].place if key else Place(0, findings.source)
+            spelled = given[key].spelled if key else shown_key(rule.reads[0])
+            findings.add(place, problem.says, spelled, problem.hint)
+
+
+def batch_rule(fault: Fault) -> Check:
+    """The rule that a batch is without `fault`."""
+
+    def check(config: Config) -> list[Problem]:
+        s = stated(config)
+        return [Problem(SAYS[fault](s), hint=hint_for(s, fault))] if fault in faults(s) else []
+
+    return check
+
+
+def warmup_fits(config: Config) -> list[Problem]:
+    """Warm-up ends within the run."""
+    warmup, T = config.schedule.warmup_tokens, config.T_tokens
+    if warmup <= T:
+        return []
+    says = f"warmup_tokens = {warmup:,} is more than T_tokens = {T:,}"
+    return [
+        Problem(says, hint=f"set `--set schedule.warmup_tokens={T // 50}`, 2 % of the run, or at most {T:,}")
+    ]
+
+
+def decay_belongs_to_constant(config: Config) -> list[Problem]:
+    """Only a constant schedule has a decay of its own."""
+    schedule = config.schedule
+    if schedule.decay_tokens is None or schedule.name == "constant":
+        return []
+    says = f"decay_tokens is for a constant schedule; a {schedule.name} schedule decays from the warm-up to the end"
+    return [Problem(says, hint="set `--set schedule.decay_tokens=null` or `--set schedule.name=constant`")]
+
+
+def decay_fits(config: Config) -> list[Problem]:
+    """Warm-up and decay do not overlap."""
+    schedule, T = config.schedule, config.T_tokens
+    warmup, decay = schedule.warmup_tokens, schedule.decay_tokens
+    if decay is None or schedule.name != "constant" or warmup > T or warmup + decay <= T:
+        return []
+    says = f"warmup_tokens + decay_tokens = {warmup:,} + {decay:,} is more than T_tokens = {T:,}"
+    return [Problem(says, hint=f"set `--set schedule.decay_tokens={T - warmup}` or less")]
+
+
+def kv_heads_divide(config: Config) -> list[Problem]:
+    """Every key-value head serves the same number of query heads."""
+    heads, kv_heads = config.model.n_heads, config.model.n_kv_heads
+    if kv_heads is None or heads % kv_heads == 0:
+        return []
+    near = [k for k in (_divisor_near(heads, kv_heads, -1), _divisor_near(heads, kv_heads, +1)) if k]
+    hint = " or ".join(f"`--set model.n_kv_heads={k}`" for k in near)
+    return [Problem(f"n_heads = {heads:,} is no multiple of n_kv_heads = {kv_heads:,}", hint=f"set {hint}")]
+
+
+def _divisor_near(n: int, start: int, direction: int) -> int | None:
+    """The divisor of n nearest to `start` in one direction."""
+    outwards = range(min(start, n), 0, -1) if direction < 0 else range(start, n + 1)
+    return next((d for d in outwards if n % d == 0), None)
+
+
+def heads_divide_width(config: Config) -> list[Problem]:
+    """Without a head_dim, the heads share d_model."""
+    model = config.model
+    if model.head_dim is not None or model.d_model % model.n_heads == 0:
+        return []
+    unit = model.n_heads * (2 if model.position == "rope" else 1)
+    below = model.d_model // unit * unit
+    widths = [width for width in (below, below + unit) if width]
+    hint = " or ".join(f"`--set model.d_model={width}`" for width in widths)
+    each = show_quotient(model.d_model, model.n_heads)
+    says = f"d_model = {model.d_model:,} does not divide into n_heads = {model.n_heads:,} heads ({each} each)"
+    return [Problem(says, hint=f"set {hint}, or give head_dim")]
+
+
+def rope_turns_pairs(config: Config) -> list[Problem]:
+    """Rotary positions need an even head_dim."""
+    model = config.model
+    if model.position != "rope" or (model.head_dim is None and model.d_model % model.n_heads):
+        return []
+    head_dim = model.head_dim or model.d_model // model.n_heads
+    if head_dim % 2 == 0:
+        return []
+    origin = "" if model.head_dim else " = d_model/n_heads"
+    says = f"head_dim{origin} = {head_dim:,} is odd, and rope turns pairs of elements"
+    return [Problem(says, hint=f"set `--set model.head_dim={head_dim + 1}` or another position")]
+
+
+def kept_steps_are_saved(config: Config) -> list[Problem]:
+    """A checkpoint can be kept only where one is saved."""
+    keep, every = config.checkpoint.keep_every_steps, config.checkpoint.every_steps
+    if keep is None or (every is not None and keep % every == 0):
+        return []
+    if every is None:
+        says = f"keep_every_steps = {keep:,} would keep nothing: every_steps is null, so no save falls on its multiples"
+        return [Problem(says, hint=f"set `--set checkpoint.every_steps={keep}` or a divisor of it")]
+    says = f"keep_every_steps = {keep:,} is no multiple of every_steps = {every:,}, so most of its steps are not saved"
+    return [
+        Problem(says, hint=f"set `--set checkpoint.keep_every_steps={max(1, round(keep / every)) * every}`")
+    ]
+
+
+GB, MU, L, V, D, A = (f"batch.{name}" for name in ("gb_tok", "mu_tok", "L_ctx", "V", "D", "A"))
+
+AGREEMENT = Rule((A, GB, MU, D), batch_rule("agreement"))
+
+RULES: tuple[Rule, ...] = (
+    Rule((MU, L), batch_rule("sequences")),
+    Rule((GB, MU), batch_rule("whole")),
+    Rule((GB, D, MU), batch_rule("ranks")),
+    AGREEMENT,
+    Rule((V, GB, MU), batch_rule("lanes")),
+    Rule((D, V, GB, MU), batch_rule("room")),
+    Rule(("T_tokens", GB), batch_rule("steps")),
+    Rule(("schedule.warmup_tokens", "T_tokens"), warmup_fits),
+    Rule(("schedule.decay_tokens", "schedule.name"), decay_belongs_to_constant),
+    Rule(("schedule.decay_tokens", "schedule.name", "schedule.warmup_tokens", "T_tokens"), decay_fits),
+    Rule(("model.n_kv_heads", "model.n_heads"), kv_heads_divide),
+    Rule(("model.d_model", "model.n_heads", "model.head_dim"), heads_divide_width),
+    Rule(("model.head_dim", "model.d_model", "model.n_heads", "model.position"), rope_turns_pairs),
+    Rule(("checkpoint.keep_every_steps", "checkpoint.every_steps"), kept_steps_are_saved),
+)

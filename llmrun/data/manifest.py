@@ -1,0 +1,220 @@
+"""The manifest of a dataset directory, `dataset.json`: tokenizer, splits, shards, recipe."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrun.config.resolve import DatasetFacts
+from llmrun.data.manifest_json import FORMAT, MANIFEST_NAME, Fields, load_object
+from llmrun.durable import DISK, Disk, write_new
+from llmrun.errors import InputError
+
+SPLITS = ("train", "val")
+KINDS = ("byte", "bpe", "file")
+DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+SMALL_VOCABULARY = 2**16
+"""The largest vocabulary whose ids fit uint16."""
+LARGEST_VOCABULARY = 2**31
+"""Windows are int32."""
+
+SPLIT_FIELDS = ("tokens", "documents", "bytes_of_text", "stream_digest", "shards")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens.  sha256 in hex, of the whole file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """One split: its shards in order, and what they hold.
+
+    documents counts documents that begin in the split; bytes_of_text their UTF-8 bytes without the
+    tokens that end documents; stream_digest is that of `stream_digest.StreamDigest`.
+    """
+
+    shards: tuple[Shard, ...]
+    tokens: int
+    documents: int
+    bytes_of_text: int
+    stream_digest: str
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """The tokenizer of a dataset.
+
+    kind: byte | bpe (trained by llmrun) | file (given by the user).  file: None for byte.
+    sha256: of the file; for byte, of what defines it.
+    """
+
+    kind: str
+    vocab_size: int
+    eot_id: int
+    file: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `dataset.json` says.  dtype: "uint16" | "uint32".  recipe: how the dataset was made."""
+
+    dtype: str
+    tokenizer: TokenizerRecord
+    splits: Mapping[str, SplitRecord]
+    recipe: Mapping[str, Any]
+
+
+def dtype_for(vocab_size: int) -> str:
+    """The narrowest dtype that holds every id of a vocabulary."""
+    return "uint16" if vocab_size <= SMALL_VOCABULARY else "uint32"
+
+
+def facts(manifest: Manifest) -> DatasetFacts:
+    """What a config needs to know of a dataset."""
+    return DatasetFacts(
+        vocab_size=manifest.tokenizer.vocab_size,
+        train_tokens=manifest.splits["train"].tokens,
+        val_tokens=manifest.splits["val"].tokens,
+    )
+
+
+def fingerprint_of(manifest: Manifest) -> dict[str, Any]:
+    """The preimage of the fingerprint's part `data`."""
+    return {
+        "train": manifest.splits["train"].stream_digest,
+        "val": manifest.splits["val"].stream_digest,
+        "tokenizer": manifest.tokenizer.sha256,
+        "quarantine": [],
+    }
+
+
+def recorded_of(manifest: Manifest) -> dict[str, Any]:
+    """What is recorded beside the preimage and cannot change bits: shards and recipe."""
+    shards = {name: [vars(shard) for shard in split.shards] for name, split in manifest.splits.items()}
+    return {"dtype": manifest.dtype, "shards": shards, "recipe": dict(manifest.recipe)}
+
+
+def write_manifest(directory: Path, manifest: Manifest, disk: Disk = DISK) -> None:
+    """Write `dataset.json` into a directory that does not have one yet, fsynced."""
+    splits = {
+        name: {**vars(split), "shards": [vars(shard) for shard in split.shards]}
+        for name, split in manifest.splits.items()
+    }
+    content = {
+        "format": FORMAT,
+        "dtype": manifest.dtype,
+        "tokenizer": vars(manifest.tokenizer),
+        "splits": {name: {field: split[field] for field in SPLIT_FIELDS} for name, split in splits.items()},
+        "recipe": dict(manifest.recipe),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_new(directory / MANIFEST_NAME, [text.encode()], disk)
+
+
+def read_manifest(directory: Path, *, sizes: bool = True) -> Manifest:
+    """Read and check `dataset.json`.
+
+    sizes: also check that every file it names is there and has the size it states.
+    Raises InputError naming the file and the field.
+    """
+    root = load_object(directory)
+    root.only("format", "dtype", "tokenizer", "splits", "recipe")
+    dtype = root.one_of("dtype", tuple(DTYPES))
+    tokenizer = _read_tokenizer(root.object("tokenizer"), dtype)
+    splits = root.object("splits")
+    splits.only(*SPLITS)
+    manifest = Manifest(
+        dtype=dtype,
+        tokenizer=tokenizer,
+        splits={name: _read_split(splits.object(name), dtype) for name in SPLITS},
+        recipe=root.object("recipe").values,
+    )
+    _check_names(root, manifest)
+    if sizes:
+        for name, n_bytes in files_of(manifest):
+            _check_size(directory / name, n_bytes)
+    return manifest
+
+
+def files_of(manifest: Manifest) -> list[tuple[str, int | None]]:
+    """The files that a manifest names, with their sizes; None where it does not state one."""
+    shards: list[tuple[str, int | None]] = [
+        (shard.name, shard.bytes) for name in SPLITS for shard in manifest.splits[name].shards
+    ]
+    tokenizer = manifest.tokenizer.file
+    return [*shards, (tokenizer, None)] if tokenizer is not None else shards
+
+
+def _read_tokenizer(fields: Fields, dtype: str) -> TokenizerRecord:
+    fields.only("kind", "vocab_size", "eot_id", "file", "sha256")
+    largest = SMALL_VOCABULARY if dtype == "uint16" else LARGEST_VOCABULARY
+    kind = fields.one_of("kind", KINDS)
+    vocab_size = fields.integer("vocab_size", least=1, most=largest)
+    return TokenizerRecord(
+        kind=kind,
+        vocab_size=vocab_size,
+        eot_id=fields.integer("eot_id", least=0, most=vocab_size - 1),
+        file=None if kind == "byte" else fields.file_name("file"),
+        sha256=fields.sha256("sha256"),
+    )
+
+
+def _read_split(fields: Fields, dtype: str) -> SplitRecord:
+    fields.only(*SPLIT_FIELDS)
+    shards = tuple(_read_shard(shard, dtype) for shard in fields.objects("shards"))
+    total = sum(shard.tokens for shard in shards)
+    return SplitRecord(
+        shards=shards,
+        tokens=fields.equal("tokens", total, "the tokens of its shards"),
+        documents=fields.integer("documents"),
+        bytes_of_text=fields.integer("bytes_of_text"),
+        stream_digest=fields.sha256("stream_digest"),
+    )
+
+
+def _read_shard(fields: Fields, dtype: str) -> Shard:
+    fields.only("name", "bytes", "sha256", "tokens")
+    tokens = fields.integer("tokens", least=1)
+    width = DTYPES[dtype].itemsize
+    return Shard(
+        name=fields.file_name("name"),
+        bytes=fields.equal("bytes", tokens * width, f"tokens times {width} bytes"),
+        sha256=fields.sha256("sha256"),
+        tokens=tokens,
+    )
+
+
+def _check_names(root: Fields, manifest: Manifest) -> None:
+    """No two files share a name."""
+    seen = {MANIFEST_NAME}
+    for name, _ in files_of(manifest):
+        if name in seen:
+            raise root.wrong("splits", f"names the file {name} twice")
+        seen.add(name)
+
+
+def _check_size(path: Path, expected: int | None) -> None:
+    """A file is there, is a regular file, and has its size."""
+    if not path.is_file():
+        raise InputError(
+            f"{path.name} is missing from the dataset",
+            where=str(path),
+            hints=["copy it again, or make the dataset anew with `llmrun data prepare`"],
+        )
+    found = path.stat().st_size
+    if expected is not None and found != expected:
+        raise InputError(
+            f"{path.name} has {found:,} bytes, dataset.json says {expected:,}",
+            where=str(path),
+            hints=["copy it again, or make the dataset anew with `llmrun data prepare`"],
+        )

@@ -1,0 +1,185 @@
+"""The order file: a printout of the order in the run directory, written before training.
+
+order/order.bin    uint64 little-endian, one per sequence: high 16 bits the source's index (0 for a single
+                   dataset), low 48 bits the window
+order/order.json   format, bytes, sha256, entries, seed, n_windows
+
+The file and the function agree by construction, so a missing or damaged file is written again.
+"""
+
+import errno
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrun.data.order import Order
+from llmrun.durable import DISK, Disk, make_directories, replace_file, replace_json, sha256_of
+from llmrun.errors import RefusedError
+
+FORMAT = "llmrun-order/1"
+ENTRY_BYTES = 8
+SOURCE_SHIFT = 48
+WINDOW_MASK = 2**SOURCE_SHIFT - 1
+AUTO_BYTES_MAX = 2**30
+WRITE_ENTRIES = 1024 * 1024
+"""Entries per write: 8 MiB."""
+
+Outcome = Literal["written", "reused", "rewritten", "none"]
+
+
+class Entries(Protocol):
+    """Where a loader reads its windows: the order file, or the function."""
+
+    def entries(self, start: int, count: int) -> NDArray[np.uint64]:
+        """Positions [start, start + count) of the order: uint64 [count]."""
+        ...
+
+
+@dataclass(frozen=True)
+class OrderFile:
+    """A memory-mapped order file of `n_entries` entries."""
+
+    n_entries: int
+    mapped: NDArray[np.uint64]
+
+    def entries(self, start: int, count: int) -> NDArray[np.uint64]:
+        """Positions [start, start + count) of the order: uint64 [count], a copy."""
+        assert 0 <= start <= start + count <= self.n_entries, (start, count, self.n_entries)
+        return np.array(self.mapped[start : start + count], dtype=np.uint64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name, not by content."""
+        path = Path(str(getattr(self.mapped, "filename", "")))
+        return _map, (path, self.n_entries)
+
+
+def wanted(policy: Literal["auto", "always", "never"], n_entries: int) -> bool:
+    """Whether `data.order_file` asks for a file; auto writes up to 1 GiB."""
+    if policy == "auto":
+        return n_entries * ENTRY_BYTES <= AUTO_BYTES_MAX
+    return policy == "always"
+
+
+def prepare_order_file(
+    run_dir: Path,
+    policy: Literal["auto", "always", "never"],
+    seed: int,
+    n_windows: int,
+    n_entries: int,
+    disk: Disk = DISK,
+) -> Outcome:
+    """Have a sound order file of `n_entries` entries where `policy` wants one.
+
+    An existing file that holds this order is reused after its size and sha256 are checked; any other is
+    written again ("rewritten").  Raises RefusedError where it cannot be written, such as on a full disk.
+    """
+    if not wanted(policy, n_entries):
+        return "none"
+    order = Order(seed, n_windows)
+    directory = run_dir / "order"
+    exists = directory.exists()
+    if exists and _is_sound(directory, order, n_entries):
+        return "reused"
+    try:
+        _write(directory, order, n_entries, disk)
+    except OSError as error:
+        raise _refusal(directory, n_entries, error) from error
+    return "rewritten" if exists else "written"
+
+
+def open_order(run_dir: Path | None, seed: int, n_windows: int) -> Entries:
+    """The order as a loader reads it: the file where the run has one of this order, else the function.
+
+    Checks names, numbers and size, not the sha256: `prepare_order_file` did before the workers started.
+    """
+    order = Order(seed, n_windows)
+    if run_dir is None:
+        return order
+    directory = run_dir / "order"
+    stated = _stated(directory)
+    if stated is None or not _is_of(stated, order) or not _has_size(directory, stated):
+        return order
+    return _map(directory / "order.bin", stated["entries"])
+
+
+def _map(path: Path, n_entries: int) -> OrderFile:
+    mapped: NDArray[np.uint64] = np.memmap(path, dtype=np.dtype("<u8"), mode="r", shape=(n_entries,))
+    return OrderFile(n_entries, mapped)
+
+
+def _write(directory: Path, order: Order, n_entries: int, disk: Disk) -> None:
+    """Write both files, order.json last."""
+    make_directories(directory, disk)
+    disk.remove_file(directory / "order.json")
+    n_bytes, sha256 = replace_file(directory / "order.bin", _blocks(order, n_entries), disk)
+    stated = {
+        "format": FORMAT,
+        "bytes": n_bytes,
+        "sha256": sha256,
+        "entries": n_entries,
+        "seed": order.seed,
+        "n_windows": order.n_windows,
+    }
+    replace_json(directory / "order.json", stated, disk)
+
+
+def _blocks(order: Order, n_entries: int) -> Iterator[memoryview]:
+    """The file's content, 8 MiB at a time."""
+    for start in range(0, n_entries, WRITE_ENTRIES):
+        block = order.entries(start, min(WRITE_ENTRIES, n_entries - start))
+        yield np.ascontiguousarray(block, dtype="<u8").data.cast("B")
+
+
+def _stated(directory: Path) -> dict[str, Any] | None:
+    """What order.json states; None where it is missing or not of our form."""
+    try:
+        stated = json.loads((directory / "order.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = ("bytes", "entries", "seed", "n_windows")
+    if not isinstance(stated, dict) or stated.get("format") != FORMAT:
+        return None
+    if not all(type(stated.get(name)) is int for name in whole):
+        return None
+    sound = stated["entries"] > 0 and stated["bytes"] == stated["entries"] * ENTRY_BYTES
+    return stated if sound else None
+
+
+def _is_of(stated: dict[str, Any], order: Order) -> bool:
+    return (stated["seed"], stated["n_windows"]) == (order.seed, order.n_windows)
+
+
+def _has_size(directory: Path, stated: dict[str, Any]) -> bool:
+    path = directory / "order.bin"
+    return path.is_file() and path.stat().st_size == stated["bytes"]
+
+
+def _is_sound(directory: Path, order: Order, n_entries: int) -> bool:
+    """Whether the file holds this order: what it states, its size, its sha256, and both its ends."""
+    stated = _stated(directory)
+    if stated is None or not _is_of(stated, order) or stated["entries"] != n_entries:
+        return False
+    path = directory / "order.bin"
+    if not _has_size(directory, stated) or sha256_of(path) != stated["sha256"]:
+        return False
+    file, ends = _map(path, n_entries), min(n_entries, 1024)
+    return all(
+        np.array_equal(file.entries(start, ends), order.entries(start, ends))
+        for start in (0, n_entries - ends)
+    )
+
+
+def _refusal(directory: Path, n_entries: int, error: OSError) -> RefusedError:
+    """The order file cannot be written."""
+    size = n_entries * ENTRY_BYTES
+    hints = ["set `data.order_file: never`: the order is then computed as it is needed, with the same result"]
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RefusedError(
+            f"the disk is too full for the order file of {size:,} bytes", where=str(directory), hints=hints
+        )
+    return RefusedError(f"cannot write the order file: {error.strerror}", where=str(directory), hints=hints)

@@ -1,0 +1,222 @@
+"""`llmrun data prepare`: text in, a dataset directory out, whole or not at all.
+
+Each document's tokens are followed by the token that ends a document.  The directory is written under a
+temporary name beside its own, every file fsynced, and renamed at the end.
+"""
+
+import errno
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
+from llmrun.data.manifest import Manifest, dtype_for, read_manifest, write_manifest
+from llmrun.data.recipe import (
+    DEFAULT_SHARD_TOKENS,
+    DEFAULT_VAL_FRACTION,
+    DEFAULT_VOCAB_SIZE,
+    SOURCES_NAME,
+    Options,
+    check_options,
+    differences,
+    recipe_of,
+    sources_text,
+)
+from llmrun.data.split_files import write_splits
+from llmrun.data.splitting import FEW_DOCUMENTS
+from llmrun.data.tokenizers import (
+    TOKENIZER_NAME,
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    pieces_of,
+    train_bpe,
+    user_tokenizer,
+)
+from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, commit_directory, make_directories, write_new
+from llmrun.errors import InputError, RefusedError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset that was made, or (already) that was there.  notes: what the user should know."""
+
+    directory: Path
+    manifest: Manifest
+    already: bool
+    notes: tuple[str, ...]
+
+
+def prepare(
+    inputs: Sequence[Path],
+    out: Path,
+    tokenizer: str,
+    vocab_size: int | None = None,
+    val_fraction: float = DEFAULT_VAL_FRACTION,
+    shard_tokens: int = DEFAULT_SHARD_TOKENS,
+    eot: str | None = None,
+    report: Report = silent,
+    disk: Disk = DISK,
+) -> Prepared:
+    """Make the dataset directory `out` from text files and directories of them.
+
+    tokenizer: "byte", "bpe" (vocab_size tokens, trained on the input) or the path of a tokenizer.json.
+    A dataset of the same recipe is left as it is.  The same input gives the same bytes.
+    Raises InputError for wrong input or an `out` that is taken, RefusedError for a full disk.
+    """
+    options = Options(tokenizer, vocab_size, val_fraction, shard_tokens, eot)
+    check_options(options)
+    existing = _existing(out)
+    given = user_tokenizer(Path(tokenizer), eot) if options.kind == "file" else None
+    corpus = read_corpus(inputs, report)
+    recipe = recipe_of(corpus, options, _identity(given))
+    if existing is not None:
+        _refuse_other(out, existing, recipe)
+        return Prepared(out, existing, already=True, notes=())
+    with _temporary(out, disk) as directory:
+        manifest = _build(directory, corpus, options, given, recipe, report, disk)
+        _commit(directory, out, disk)
+    return Prepared(out, manifest, already=False, notes=tuple(_notes(corpus, options, manifest)))
+
+
+def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
+    """What the recipe says of a tokenizer of the user's."""
+    if given is None:
+        return None
+    return {"sha256": given.record.sha256, "eot_id": given.record.eot_id}
+
+
+def _existing(out: Path) -> Manifest | None:
+    """The dataset that stands at `out`; None where nothing does.  Raises InputError for anything else."""
+    if not os.path.lexists(out):
+        return None
+    try:
+        return read_manifest(out)
+    except InputError as error:
+        raise InputError(
+            f"--out {out} exists and is not a sound dataset",
+            caused_by=[error.says],
+            hints=["choose another --out, or remove it"],
+        ) from error
+
+
+def _refuse_other(out: Path, existing: Manifest, recipe: dict[str, Any]) -> None:
+    """Refuse to replace a dataset of another recipe."""
+    changed = differences(existing.recipe, recipe)
+    if changed:
+        raise InputError(
+            f"--out {out} exists and was made by another recipe",
+            caused_by=changed,
+            hints=["choose another --out, or remove it"],
+        )
+
+
+def _build(
+    directory: Path,
+    corpus: Corpus,
+    options: Options,
+    given: FileTokenizer | None,
+    recipe: dict[str, Any],
+    report: Report,
+    disk: Disk,
+) -> Manifest:
+    """Write every file of the dataset into `directory`."""
+    tokenizer = given or _own_tokenizer(corpus, options, report)
+    if isinstance(tokenizer, FileTokenizer):
+        write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
+    write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
+    manifest = Manifest(
+        dtype=dtype_for(tokenizer.record.vocab_size),
+        tokenizer=tokenizer.record,
+        splits=write_splits(
+            directory, corpus, tokenizer, options.val_fraction, options.shard_tokens, report, disk
+        ),
+        recipe=recipe,
+    )
+    write_manifest(directory, manifest, disk)
+    return manifest
+
+
+def _own_tokenizer(corpus: Corpus, options: Options, report: Report) -> Tokenizer:
+    """Bytes, or a BPE trained on the whole corpus."""
+    if options.kind == "byte":
+        return ByteTokenizer()
+    return train_bpe(_training_text(corpus, report), options.vocab_size or DEFAULT_VOCAB_SIZE)
+
+
+def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:
+    """The corpus in pieces."""
+    done = 0
+    for document in corpus.documents:
+        yield from pieces_of(read_text(document))
+        done += document.bytes
+        report("training the tokenizer", done, corpus.n_bytes)
+
+
+def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str]:
+    """What is unusual about this dataset."""
+    if corpus.n_empty:
+        yield f"empty documents left out: {corpus.n_empty:,}"
+    if corpus.n_identical:
+        yield f"documents identical to an earlier one, kept: {corpus.n_identical:,}"
+    if len(corpus.documents) < FEW_DOCUMENTS and options.val_fraction > 0:
+        yield (
+            f"fewer than {FEW_DOCUMENTS} documents ({len(corpus.documents):,}):"
+            f" the validation split is the last {options.val_fraction:g} of the token stream"
+        )
+    asked, got = options.vocab_size or DEFAULT_VOCAB_SIZE, manifest.tokenizer.vocab_size
+    if options.kind == "bpe" and got < asked:
+        yield f"the text yields a vocabulary of {got:,} only; {asked:,} were asked for"
+    if manifest.splits["val"].tokens == 0:
+        yield "the validation split is empty: set `eval.every_steps: null` to train on it"
+
+
+@contextmanager
+def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
+    """A directory beside `out`, gone at the end unless it was renamed; file errors in the user's words."""
+    owner = f"{TEMPORARY_PREFIX}{out.name}-{platform.node()}-"
+    directory = out.parent / f"{owner}{os.getpid()}"
+    try:
+        make_directories(out.parent, disk)
+        _remove_leftovers(out.parent, owner, disk)
+        disk.make_directory(directory)
+        yield directory
+    except OSError as error:
+        raise _write_error(out, error) from error
+    finally:
+        if directory.is_dir():
+            disk.remove_tree(directory)
+
+
+def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
+    """Remove what processes of this host that are gone left behind."""
+    from psutil import pid_exists
+
+    for path in parent.iterdir():
+        pid = path.name.removeprefix(owner)
+        if path.name.startswith(owner) and pid.isdecimal() and not pid_exists(int(pid)):
+            disk.remove_tree(path)
+
+
+def _commit(directory: Path, out: Path, disk: Disk) -> None:
+    """Give the dataset its name."""
+    try:
+        commit_directory(directory, out, disk)
+    except FileExistsError as error:
+        raise InputError(
+            f"--out {out} was made by somebody else meanwhile", hints=["choose another --out"]
+        ) from error
+
+
+def _write_error(out: Path, error: OSError) -> InputError | RefusedError:
+    """A file could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RefusedError(
+            f"the disk is full: the dataset {out} could not be written",
+            hints=["free some space, or choose an --out on another disk; nothing was left behind"],
+        )
+    return InputError(f"cannot write the dataset {out}: {error.strerror}")

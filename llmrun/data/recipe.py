@@ -1,0 +1,121 @@
+"""The recipe of a dataset: what went in and how, so that a stranger can make the same bytes again."""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from llmrun import __version__
+from llmrun.config.quantities import LARGEST, show_quantity
+from llmrun.data.documents import Corpus
+from llmrun.data.tokenizers import LARGEST_BPE, SMALLEST_BPE
+from llmrun.errors import InputError
+
+SOURCES_NAME = "sources.sha256"
+DEFAULT_VOCAB_SIZE = 32 * 1024
+DEFAULT_VAL_FRACTION = 0.01
+DEFAULT_SHARD_TOKENS = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.  tokenizer: "byte", "bpe" or the path of a tokenizer.json."""
+
+    tokenizer: str
+    vocab_size: int | None = None
+    val_fraction: float = DEFAULT_VAL_FRACTION
+    shard_tokens: int = DEFAULT_SHARD_TOKENS
+    eot: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """How the manifest calls it: byte | bpe | file."""
+        return self.tokenizer if self.tokenizer in ("byte", "bpe") else "file"
+
+
+def check_options(options: Options) -> None:
+    """Refuse options that contradict each other or make no sense.  Raises InputError."""
+    if not 0 <= options.val_fraction < 1:
+        raise InputError(
+            f"--val-fraction must be at least 0 and less than 1, not {options.val_fraction}",
+            hints=["the default is `--val-fraction 0.01`"],
+        )
+    if not 1 <= options.shard_tokens <= LARGEST:
+        raise InputError(f"--shard-tokens must be at least 1, not {options.shard_tokens:,}")
+    if options.vocab_size is not None:
+        _check_vocab_size(options, options.vocab_size)
+    if options.eot is not None and options.kind != "file":
+        raise InputError(
+            f"--eot goes with a tokenizer.json; `--tokenizer {options.kind}` has its own token for the end",
+            hints=["leave --eot out"],
+        )
+
+
+def _check_vocab_size(options: Options, vocab_size: int) -> None:
+    if options.kind != "bpe":
+        raise InputError(
+            "--vocab-size goes with `--tokenizer bpe`; any other tokenizer has its own size",
+            hints=["leave --vocab-size out"],
+        )
+    if not SMALLEST_BPE <= vocab_size <= LARGEST_BPE:
+        raise InputError(
+            f"--vocab-size must lie in {SMALLEST_BPE} … {show_quantity(LARGEST_BPE)}, not {vocab_size:,}",
+            hints=[f"{SMALLEST_BPE} is the 256 bytes and the token that ends a document"],
+        )
+
+
+def sources_text(corpus: Corpus) -> str:
+    """The listing of the documents, in the form of `sha256sum`."""
+    return "".join(f"{document.sha256}  {document.name}\n" for document in corpus.documents)
+
+
+def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The recipe.  given: what identifies a tokenizer.json of the user's."""
+    tokenizer: dict[str, Any] = {"kind": options.kind}
+    if options.kind == "bpe":
+        tokenizer["vocab_size"] = options.vocab_size or DEFAULT_VOCAB_SIZE
+    if given is not None:
+        tokenizer |= given
+    return {
+        "inputs": {
+            "file": SOURCES_NAME,
+            "sha256": hashlib.sha256(sources_text(corpus).encode()).hexdigest(),
+            "documents": len(corpus.documents),
+            "bytes": corpus.n_bytes,
+        },
+        "options": {
+            "tokenizer": tokenizer,
+            "val_fraction": options.val_fraction,
+            "shard_tokens": options.shard_tokens,
+        },
+        "versions": _versions(options),
+    }
+
+
+def _versions(options: Options) -> dict[str, str]:
+    """Versions of what made the tokens."""
+    versions = {"llmrun": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    if options.kind != "byte":
+        versions["tokenizers"] = version("tokenizers")
+    return versions
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In what two recipes differ, versions aside: one line each."""
+    lines: list[str] = []
+    for part in ("inputs", "options"):
+        lines += _differences(part, old.get(part), new.get(part))
+    return lines
+
+
+def _differences(key: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(old.keys() | new.keys())
+        return [
+            line for name in names for line in _differences(f"{key}.{name}", old.get(name), new.get(name))
+        ]
+    return [] if old == new else [f"{key}: {old} -> {new}"]

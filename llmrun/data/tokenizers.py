@@ -1,0 +1,270 @@
+"""Tokenizers: bytes, a byte-level BPE trained here, or a `tokenizer.json` of the user's.
+
+A document's text never yields the token that ends documents, even where it spells it out.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
+from llmrun.errors import InputError
+from llmrun.streams import canonical_json
+
+TOKENIZER_NAME = "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"
+END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+"""Names of the token that ends a document, in the order they are looked for."""
+
+SMALLEST_BPE = 257
+LARGEST_BPE = 2**24
+PIECE_CHARS = 256 * 1024
+
+_CUT = re.compile(r"(?<=\S)[ \n]")
+"""A space or newline after something else: no token of the byte-level BPE reaches across it."""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def record(self) -> TokenizerRecord:
+        """What the manifest says of it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of many texts: uint32 [n] each, the same as `encode`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        ...
+
+
+class ByteTokenizer:
+    """Ids 0 … 255 are bytes of UTF-8, 256 ends a document."""
+
+    EOT_ID = 256
+
+    @property
+    def record(self) -> TokenizerRecord:
+        """sha256 is that of the canonical JSON of kind, vocab_size and eot_id."""
+        facts: dict[str, Any] = {"kind": "byte", "vocab_size": 257, "eot_id": self.EOT_ID}
+        return TokenizerRecord(
+            **facts, file=None, sha256=hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of UTF-8."""
+        return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The bytes of each text."""
+        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, with `<|endoftext|>` where a document ends."""
+        return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
+
+    def _bytes_of(self, token: int) -> bytes:
+        """One byte, or what is shown for an id that is none (a model's table may be larger)."""
+        if token < 256:
+            return bytes([token])
+        return (END_OF_TEXT if token == self.EOT_ID else "\ufffd").encode()
+
+
+class FileTokenizer:
+    """A tokenizer in the JSON form of Hugging Face's `tokenizers`.
+
+    content: the file's bytes.  kind: "bpe" (trained by `train_bpe`) or "file".
+    """
+
+    def __init__(self, content: bytes, kind: str, eot_id: int) -> None:
+        self._engine = load_engine(content)
+        self._cuts = kind == "bpe"
+        self.content = content
+        self.record = TokenizerRecord(
+            kind=kind,
+            vocab_size=vocabulary_size(self._engine),
+            eot_id=eot_id,
+            file=TOKENIZER_NAME,
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; nothing is added at its ends."""
+        ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of many texts.  Long ones go in pieces where that cannot change a token.
+
+        Raises InputError where the tokenizer has no id for something, such as without an unknown token.
+        """
+        pieces = [list(pieces_of(text)) if self._cuts else [text] for text in texts]
+        flat = [piece for own in pieces for piece in own]
+        try:
+            with _plain_exceptions():
+                encodings = iter(self._engine.encode_batch_fast(flat, add_special_tokens=False))
+        except ValueError as error:
+            raise InputError("the tokenizer cannot encode this text", caused_by=[str(error)]) from error
+        return [
+            np.concatenate([np.array(next(encodings).ids, dtype=np.uint32) for _ in own]) for own in pieces
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, special tokens included."""
+        text: str = self._engine.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+def pieces_of(text: str, n_chars: int = PIECE_CHARS) -> Iterator[str]:
+    """`text` in pieces of at least `n_chars`, cut before a space or newline that follows something else."""
+    start = 0
+    while True:
+        cut = _CUT.search(text, start + n_chars)
+        if cut is None:
+            yield text[start:]
+            return
+        yield text[start : cut.start()]
+        start = cut.start()
+
+
+@contextmanager
+def _plain_exceptions() -> Iterator[None]:
+    """`tokenizers` raises plain Exception for whatever it does not like; here it becomes a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
+def load_engine(content: bytes) -> Any:
+    """The `tokenizers.Tokenizer` of a `tokenizer.json`: text is never cut, padded or taken for special tokens.
+
+    Raises ValueError where the content is none.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from tokenizers import Tokenizer as Engine
+
+    with _plain_exceptions():
+        engine = Engine.from_str(content.decode())
+    engine.no_truncation()
+    engine.no_padding()
+    engine.encode_special_tokens = True
+    return engine
+
+
+def vocabulary_size(engine: Any) -> int:
+    """The largest id plus one: ids may have gaps."""
+    return 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
+    """A byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) trained on `texts`.
+
+    The same texts in the same order give the same file.  A small corpus may give a smaller vocabulary.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from tokenizers import Tokenizer as Engine
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts, trainer)
+    eot_id = engine.token_to_id(END_OF_TEXT)
+    assert eot_id is not None
+    return FileTokenizer((engine.to_str(pretty=True) + "\n").encode(), "bpe", eot_id)
+
+
+def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
+    """A tokenizer given as a `tokenizer.json`.
+
+    eot: the name of the token that ends a document; None looks for a usual one.
+    Raises InputError where the file is none, or has no such token.
+    """
+    try:
+        content = path.read_bytes()
+        engine = load_engine(content)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the tokenizer {path}: {error.strerror}",
+            hints=["--tokenizer takes `byte`, `bpe`, or the path of a tokenizer.json"],
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not a tokenizer.json of Hugging Face's tokenizers", caused_by=[str(error)]
+        ) from error
+    if not 1 <= vocabulary_size(engine) <= LARGEST_VOCABULARY:
+        raise InputError(f"the tokenizer {path} has {vocabulary_size(engine):,} tokens")
+    return FileTokenizer(content, "file", _end_id(engine, path, eot))
+
+
+def _end_id(engine: Any, path: Path, eot: str | None) -> int:
+    """The id of the token that ends a document."""
+    for name in END_NAMES if eot is None else (eot,):
+        found: int | None = engine.token_to_id(name)
+        if found is not None:
+            return found
+    if eot is not None:
+        raise InputError(
+            f"the tokenizer {path} has no token {eot!r}", hints=["name one of its tokens with --eot"]
+        )
+    raise InputError(
+        f"the tokenizer {path} has none of the usual tokens that end a document: {', '.join(END_NAMES)}",
+        hints=["name the one to use with `--eot NAME`"],
+    )
+
+
+def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
+    """The tokenizer of a dataset directory, checked against its sha256.  Raises InputError."""
+    record = manifest.tokenizer
+    if record.file is None:
+        tokenizer: Tokenizer = ByteTokenizer()
+        path = directory
+    else:
+        path = directory / record.file
+        tokenizer = _load_file(path, record)
+    if replace(tokenizer.record, file=record.file) != record:
+        raise InputError("the tokenizer is not the one that dataset.json states", where=str(path))
+    return tokenizer
+
+
+def _load_file(path: Path, record: TokenizerRecord) -> FileTokenizer:
+    hints = ["copy the file again, or make the dataset anew"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the tokenizer {path}: {error.strerror}", hints=hints) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != record.sha256:
+        raise InputError(
+            f"{path.name} is damaged: its sha256 is not what dataset.json says",
+            where=str(path),
+            caused_by=[f"expected sha256 {record.sha256}", f"found    sha256 {found}"],
+            hints=hints,
+        )
+    try:
+        return FileTokenizer(content, record.kind, record.eot_id)
+    except ValueError as error:
+        raise InputError(f"{path} is not a tokenizer.json", caused_by=[str(error)]) from error

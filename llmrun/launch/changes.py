@@ -1,0 +1,135 @@
+"""Continue exactly or refuse: what differs between a run as it was and as it would go on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmrun.config.keys import shown_key
+from llmrun.errors import RefusedError
+from llmrun.launch.examine import Subject
+from llmrun.provenance.code import imported_of
+from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, show
+from llmrun.provenance.git import GitState, files_that_differ
+from llmrun.run.record import RunRecord, Segment
+
+NAMED_MAX = 8
+"""Files and fields that one message names; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that changed.  part: what `--allow` would allow; says: a readable line."""
+
+    part: str
+    says: str
+
+
+def reference_of(record: RunRecord, step: int) -> Segment:
+    """The segment whose settings a checkpoint at `step` goes on with: the last one that stood there or before.
+
+    A segment that started at this checkpoint was allowed to by the user, so its settings hold.
+    """
+    return [segment for segment in record.segments if segment.from_step <= step][-1]
+
+
+def fingerprint_of_segment(record: RunRecord, segment: Segment) -> Fingerprint:
+    """The fingerprint that a segment ran under."""
+    return Fingerprint({**record.fingerprint["preimages"], **segment.preimages})
+
+
+def differences_from(old: Fingerprint, old_git: Mapping[str, Any], subject: Subject) -> list[Difference]:
+    """Everything that differs between how a segment ran and `subject`, part by part."""
+    found = [
+        Difference(change.part, str(replace(change, key=shown_key(change.key))))
+        for change in compare(old, subject.fingerprint)
+    ]
+    git = [
+        Difference("code", line) for line in git_lines(old_git, subject.snapshot.git, subject.source_files)
+    ]
+    return sorted([*found, *git], key=lambda difference: PARTS.index(difference.part))
+
+
+def git_lines(old: Mapping[str, Any], new: GitState, source_files: Mapping[str, str]) -> list[str]:
+    """How the repository differs: commit, uncommitted changes, how many files, which a worker imports."""
+    if not old and new.commit is None:
+        return []
+    same_commit = old["commit"] == new.commit
+    if same_commit and old["diff_sha256"] == new.diff_sha256:
+        return []
+    if old["commit"] and new.commit and not set(old["root_commits"]) & set(new.root_commits):
+        roots = f"{short(old['root_commits'][0])} -> {short(new.root_commits[0])}"
+        return [f"the repository around the working directory is another one: root commit {roots}"]
+    head = (
+        "uncommitted changes are not the same"
+        if same_commit
+        else f"git commit: {short(old['commit'])} -> {short(new.commit)}"
+    )
+    return [f"{head}; {files_line(old, new, source_files)}"]
+
+
+def short(commit: str | None) -> str:
+    """A commit in twelve digits."""
+    return commit[:12] if commit else "none"
+
+
+def files_line(old: Mapping[str, Any], new: GitState, source_files: Mapping[str, str]) -> str:
+    """`3 files differ, the worker imports 1 of them: model/net.py`."""
+    names = files_that_differ(new, dict(old))
+    if names is None:
+        return "which files differ cannot be told from here"
+    imported = imported_of(names, source_files)
+    count = f"{len(names)} file differs" if len(names) == 1 else f"{len(names)} files differ"
+    if not names:
+        return f"{count} in content"
+    if not imported:
+        return f"{count}, the worker imports none of them: {enumerate_names(names)}"
+    return f"{count}, the worker imports {len(imported)} of them: {enumerate_names(imported)}"
+
+
+def enumerate_names(names: Sequence[str]) -> str:
+    """Up to eight names, then a count."""
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return ", ".join(names[:NAMED_MAX]) + more
+
+
+def refuse_unless_allowed(
+    differences: Sequence[Difference], allow: frozenset[str], command: str, step: int
+) -> list[str]:
+    """The kinds of change that are there and allowed, in order.
+
+    command: what the user would type again, without `--allow`.
+    Raises RefusedError that shows every difference not allowed.
+    """
+    refused = [difference for difference in differences if difference.part not in allow]
+    if not refused:
+        return [part for part in PARTS if any(difference.part == part for difference in differences)]
+    parts = [part for part in PARTS if any(difference.part == part for difference in refused)]
+    allowing = " ".join(f"--allow {part}" for part in PARTS if part in parts or part in allow)
+    hints = [
+        "undo the change to continue exactly",
+        f"`{command} {allowing}` goes on with it, and the run records it",
+    ]
+    if len(refused) == 1:
+        raise RefusedError(refused[0].says, where=f"{parts[0]} changed since step {step}", hints=hints)
+    lines = [line for part in parts for line in part_lines(part, refused)]
+    raise RefusedError(f"{' and '.join(parts)} changed since step {step}", caused_by=lines, hints=hints)
+
+
+def part_lines(part: str, differences: Sequence[Difference]) -> list[str]:
+    """The lines of one part, cut after eight."""
+    lines = [f"{part}: {difference.says}" for difference in differences if difference.part == part]
+    more = [f"{part}: {len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
+    return lines[:NAMED_MAX] + more
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
+    """Fields that differ between two full config dumps, as `key: old -> new` lines."""
+    lines: list[str] = []
+    for name in sorted({*old, *new}):
+        dotted = f"{key}.{name}" if key else name
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += changed_fields(before, after, dotted)
+        elif before != after:
+            lines.append(f"{dotted}: {show(before)} -> {show(after)}")
+    return lines

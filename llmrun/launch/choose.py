@@ -1,0 +1,102 @@
+"""Which checkpoint a resume starts from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from llmrun.checkpoint.contents import Checkpoint
+from llmrun.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.checkpoint.layout import step_name, steps_in
+from llmrun.checkpoint.reader import newest_sound, open_verified
+from llmrun.errors import InputError, RefusedError
+from llmrun.run.directory import RunDirectory
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a segment begins.  checkpoint: None begins at step 0."""
+
+    checkpoint: Checkpoint | None
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    @property
+    def name(self) -> str | None:
+        """The checkpoint's directory name."""
+        return None if self.checkpoint is None else self.checkpoint.path.name
+
+
+def choose_start(run: RunDirectory, wish: int | Literal["newest", "best"], say: Say) -> Start:
+    """The newest sound checkpoint, that of a step, or the best one; damaged ones are named.
+
+    Raises InputError where the wished one is not there, RefusedError where it, or every one, is damaged.
+    """
+    if wish == "newest":
+        return Start(newest(run, say))
+    if wish == "best":
+        return Start(best(run, say))
+    if wish == 0:
+        return Start(None)
+    return Start(at_step(run, wish))
+
+
+def newest(run: RunDirectory, say: Say) -> Checkpoint | None:
+    """The newest sound checkpoint; None where none was ever committed."""
+    if not steps_in(run.checkpoints):
+        say("no checkpoint was committed yet: starting at step 0")
+        return None
+    checkpoint, damages = newest_sound(run.checkpoints)
+    if checkpoint is None:
+        raise RefusedError(
+            f"{run.name} has checkpoints and none of them is sound",
+            where=str(run.checkpoints),
+            caused_by=[str(damage) for damage in damages],
+            hints=["restore one from a copy", "`--from 0` starts the run anew from step 0"],
+        )
+    for line in passed_over(damages):
+        say(line)
+    return checkpoint
+
+
+def passed_over(damages: list[Damage]) -> list[str]:
+    """One line for each damaged checkpoint, naming its first damage."""
+    first: dict[str, Damage] = {}
+    for damage in damages:
+        first.setdefault(damage.checkpoint, damage)
+    return [f"passing over damaged checkpoint {damage}" for damage in first.values()]
+
+
+def best(run: RunDirectory, say: Say) -> Checkpoint | None:
+    """The checkpoint of the best val_ppl, as the newest sound one knows it."""
+    known = newest(run, say)
+    found = None if known is None else known.trainer["best"]
+    if found is None:
+        raise InputError(
+            f"{run.name} has no best checkpoint: nothing was evaluated yet",
+            hints=["`--from STEP`, or without `--from` from the newest sound checkpoint"],
+        )
+    return at_step(run, int(found["step"]))
+
+
+def at_step(run: RunDirectory, step: int) -> Checkpoint:
+    """The sound checkpoint of exactly this step."""
+    steps = steps_in(run.checkpoints)
+    if step not in steps:
+        there = ", ".join(str(known) for known in steps) or "none"
+        raise InputError(
+            f"{run.name} has no checkpoint of step {step}", hints=[f"there are checkpoints of steps: {there}"]
+        )
+    try:
+        return open_verified(run.checkpoints / step_name(step))
+    except CheckpointDamage as error:
+        raise RefusedError(
+            f"the checkpoint of step {step} is damaged",
+            where=str(run.checkpoints / step_name(step)),
+            caused_by=[str(damage) for damage in error.damages],
+            hints=["without `--from`, the newest sound checkpoint is taken"],
+        ) from error

@@ -1,0 +1,26 @@
+"""The environment variables of workers: what must be pinned before a process starts.
+
+The probe gets the same ones, so that what it reports is what a worker sees.  NCCL's variables are left
+alone: our sums are done by our own code, so what only moves bytes cannot change them.
+"""
+
+from collections.abc import Mapping
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""Two buffers of 4 MiB per stream: one of the two settings that cuBLAS calls deterministic."""
+
+
+def worker_environment(base: Mapping[str, str], threads_per_rank: int) -> dict[str, str]:
+    """The variables of every worker, on top of `base` (those of the launcher)."""
+    threads = str(threads_per_rank)
+    pinned = {
+        "OMP_NUM_THREADS": threads,  # torchrun sets it only where D > 1: bits would differ at D = 1
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "CUBLAS_WORKSPACE_CONFIG": CUBLAS_WORKSPACE,
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",  # the last words of a killed worker reach its log
+        "PYTHONFAULTHANDLER": "1",  # so does the Python stack of one that crashed
+    }
+    return {**base, **pinned}

@@ -1,0 +1,122 @@
+"""Why a segment failed: the first rank that did, its own last words, its exit code or signal."""
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.errors import LlmrunError, RunFailedError, error_of
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome
+
+LAST_LINES = 20
+TAIL_BYTES = 65536
+
+SIGNAL_HINTS = {
+    signal.SIGKILL: "the system kills like this when memory runs out: look for `oom` in `dmesg`; a smaller "
+    "μ_tok, fewer ranks or `--set data.num_workers=0` need less",
+    signal.SIGBUS: "shared memory may be full (`df -h` shows it) or a mapped file was cut short; "
+    "`--set data.num_workers=0` uses no shared memory",
+    signal.SIGSEGV: "a native library crashed; the stack stands in the rank's log",
+    signal.SIGILL: "a library was built for another processor than this one",
+    signal.SIGTERM: "somebody else stopped it, such as the batch system at the end of its time",
+}
+
+AFTER_OTHERS = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""How a rank may die because another one did: gloo and NCCL abort, torchrun terminates."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that torchrun saw fail.  exit_code: negative for a signal."""
+
+    rank: int
+    pid: int
+    exit_code: int
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that killed it, if one did."""
+        try:
+            return signal.Signals(-self.exit_code) if self.exit_code < 0 else None
+        except ValueError:
+            return None
+
+
+def read_deaths(path: Path) -> list[Death]:
+    """The failures that the agent wrote; none where it was killed itself."""
+    if not path.exists():
+        return []
+    return [Death(**death) for death in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def first_cause(
+    run: RunDirectory, segment: int, outcomes: Sequence[Outcome], agent_exit_code: int | None
+) -> LlmrunError:
+    """The error to show for a failed segment.
+
+    A rank killed from outside comes first (nobody kills because of a lost peer), then the earliest rank
+    that failed by itself, then other deaths, then ranks that only lost a peer.
+    """
+    spoke = {outcome.rank for outcome in outcomes}
+    silent = [death for death in read_deaths(run.failures_file(segment)) if death.rank not in spoke]
+    struck = [death for death in silent if death.signal is not None and death.signal not in AFTER_OTHERS]
+    failed = sorted(
+        (outcome for outcome in outcomes if outcome.kind == "failed"),
+        key=lambda outcome: (outcome.consequence, run.outcome_file(segment, outcome.rank).stat().st_mtime_ns),
+    )
+    if struck:
+        return death_of(run, segment, struck[0])
+    if failed and not failed[0].consequence:
+        return failure_of(run, segment, failed[0])
+    if silent:
+        return death_of(run, segment, silent[0])
+    if failed:
+        return failure_of(run, segment, failed[0])
+    return RunFailedError(
+        f"the workers ended without a word (torchrun's exit code is {agent_exit_code})",
+        where=str(run.torchrun_log(segment)),
+        caused_by=last_lines(run.torchrun_log(segment)),
+        hints=[resume_hint(run)],
+    )
+
+
+def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError:
+    """The error that a rank reported itself, in its own words and class."""
+    assert outcome.error is not None
+    error = error_of(outcome.error)
+    error.where = error.where or f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
+    if isinstance(error, RunFailedError):
+        error.hints = (*error.hints, resume_hint(run))
+    return error
+
+
+def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
+    """The error for a rank that died without reporting anything."""
+    killer = death.signal
+    how = f"was killed by {killer.name}" if killer else f"ended with exit code {death.exit_code}"
+    log = run.rank_log(segment, death.rank)
+    hints = [SIGNAL_HINTS[killer]] if killer in SIGNAL_HINTS else []
+    return RunFailedError(
+        f"rank {death.rank} {how} (PID {death.pid})",
+        where=str(log),
+        caused_by=last_lines(log) or last_lines(run.torchrun_log(segment)),
+        hints=[*hints, resume_hint(run)],
+    )
+
+
+def resume_hint(run: RunDirectory) -> str:
+    """What to do next."""
+    return f"`llmrun resume {run.path}` continues from the newest sound checkpoint"
+
+
+def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
+    """The last lines of a log that are not empty; none where there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]

@@ -1,0 +1,141 @@
+"""A new run: everything is checked first, then its directory appears at once, whole."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from llmrun.config.dump import dump_yaml
+from llmrun.config.load import LoadedConfig
+from llmrun.config.schema import NAME_PATTERN
+from llmrun.data.order_file import prepare_order_file
+from llmrun.durable import (
+    DISK,
+    TEMPORARY_PREFIX,
+    commit_directory,
+    make_directories,
+    replace_json,
+    replace_text,
+)
+from llmrun.errors import InputError
+from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine, find_material
+from llmrun.launch.prepared import (
+    Prepared,
+    check_devices,
+    check_space,
+    last_step,
+    open_segment,
+    orders_for,
+    twin_of,
+    windows_and_entries,
+)
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Starter
+from llmrun.launch.wishes import Wishes
+from llmrun.run.directory import RunDirectory, draft_directory, run_id
+from llmrun.run.lock import RunLock, live_owner
+from llmrun.run.record import RunRecord, now_utc
+
+
+def check_identity(identity: str) -> None:
+    """A run's name given by `--run`.  Raises InputError."""
+    if not re.fullmatch(NAME_PATTERN, identity):
+        raise InputError(
+            f"--run {identity} is no name for a run",
+            hints=["letters, digits, `.`, `_` and `-`, not starting with a dot; the place is `runs_dir`"],
+        )
+
+
+def prepare_fresh(
+    loaded: LoadedConfig, identity: str | None, wishes: Wishes, starter: Starter, stop: StopRequest, say: Say
+) -> Prepared:
+    """A new run, ready to start.
+
+    identity: the directory's name; None makes one of the config's name, the time and four hex digits.
+    Raises ConfigError, InputError, RefusedError, PreemptedError; then nothing was left behind.
+    """
+    material = find_material(loaded, [Path.cwd()])
+    config = material.resolved.config
+    until = last_step(material.resolved.batch.steps, wishes.until)
+    check_devices(material.resolved)
+    runs_dir = Path(config.runs_dir)
+    name = identity or run_id(config.name, datetime.now().astimezone())
+    final = RunDirectory(runs_dir / name)
+    refuse_taken(final)
+    sweep_drafts(runs_dir)
+    draft = draft_directory(runs_dir, name)
+    lock = RunLock.acquire(draft.lock_file)
+    try:
+        make_directories(draft.checkpoints)
+        check_space(draft, material.resolved)
+        subject = examine(material, runs_dir, starter, stop.check)
+        record = write_draft(draft, name, subject)
+        stop.check()
+        commit(draft, final)
+    except BaseException:
+        lock.release()
+        DISK.remove_tree(draft.path)
+        raise
+    for missing in subject.snapshot.missing:
+        say(missing)
+    segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
+    twin = twin_of(final, record, subject)
+    if twin is not None:
+        say(f"{twin.name} has the same fingerprint: every step will be compared with it")
+    ledger = None if twin is None else twin.ledger_file.resolve()
+    return Prepared(final, lock, record, segment, orders_for(segment, subject, until, None, ledger), subject)
+
+
+def sweep_drafts(runs_dir: Path) -> None:
+    """Remove what launchers left that were killed before their run had a name."""
+    if not runs_dir.is_dir():
+        return
+    for path in sorted(runs_dir.glob(f"{TEMPORARY_PREFIX}*/run.lock")):
+        if path.stat().st_size and live_owner(path) is None:
+            DISK.remove_tree(path.parent)
+
+
+def refuse_taken(run: RunDirectory) -> None:
+    """The name must be free.  Raises InputError."""
+    if run.path.exists():
+        raise InputError(
+            f"{run.path} exists and is not a run's directory", hints=["choose another name with `--run ID`"]
+        )
+
+
+def commit(draft: RunDirectory, final: RunDirectory) -> None:
+    """Give the draft its name.  Raises InputError where another process took it meanwhile."""
+    try:
+        commit_directory(draft.path, final.path)
+    except OSError as error:
+        raise InputError(
+            f"{final.path} was made by another process meanwhile",
+            hints=[f"`llmrun resume {final.path}` continues that run"],
+        ) from error
+
+
+def write_draft(draft: RunDirectory, name: str, subject: Subject) -> RunRecord:
+    """All files of a new run, run.json last."""
+    material = subject.material
+    replace_text(draft.config_file, dump_yaml(material.resolved.config))
+    subject.snapshot.write(draft.provenance)
+    replace_json(draft.provenance / "data.json", data_recorded(material))
+    write_order(draft, material)
+    record = RunRecord(
+        identity=name,
+        created=now_utc(),
+        status="created",
+        steps=material.resolved.batch.steps,
+        config=material.resolved.config.model_dump(mode="json", by_alias=True),
+        fingerprint=subject.fingerprint.as_json(),
+        git=subject.snapshot.git.identity(),
+        working_directory=str(Path.cwd()),
+    )
+    record.write(draft.record_file)
+    return record
+
+
+def write_order(run: RunDirectory, material: Material) -> str:
+    """Have a sound order file where the config wants one."""
+    config = material.resolved.config
+    windows, entries = windows_and_entries(material)
+    return prepare_order_file(run.path, config.data.order_file, config.seed, windows, entries)

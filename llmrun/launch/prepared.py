@@ -1,0 +1,145 @@
+"""A segment that is ready to start, and the other thing that preparing may find: nothing to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.checkpoint.space import peak_count, preflight
+from llmrun.config.resolve import Resolved
+from llmrun.errors import InputError
+from llmrun.launch.examine import Material, Subject
+from llmrun.launch.twin import find_twin
+from llmrun.machine import gpu_count, host_name
+from llmrun.plan.checkpoint_size import checkpoint_size
+from llmrun.plan.parameters import count_parameters
+from llmrun.provenance.fingerprint import Fingerprint, differing_preimages
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import RunLock
+from llmrun.run.orders import SegmentOrders
+from llmrun.run.record import RunRecord, Segment, now_utc
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """The run stands where it was asked to go."""
+
+    run: RunDirectory
+    record: RunRecord
+    says: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A segment whose workers can start.
+
+    lock:   held; whoever runs the segment releases it.
+    record: as it is on disk, the segment not yet in it.
+    """
+
+    run: RunDirectory
+    lock: RunLock
+    record: RunRecord
+    segment: Segment
+    orders: SegmentOrders
+    subject: Subject
+
+
+def check_devices(resolved: Resolved) -> None:
+    """Each rank needs a GPU of its own.  Raises InputError."""
+    D, gpus = resolved.batch.D, gpu_count()
+    if resolved.config.hardware.device == "cuda" and gpus < D:
+        raise InputError(
+            f"D = {D} ranks need {D} GPUs, this machine shows {gpus}",
+            where="batch.D",
+            hints=[
+                f"any D from 1 to {max(gpus, 1)} has the same bits: `llmrun resume RUN --D {max(gpus, 1)}`"
+            ],
+        )
+
+
+def check_space(run: RunDirectory, resolved: Resolved) -> None:
+    """Room for what retention keeps, and a trial commit.  Raises RefusedError."""
+    keep = resolved.config.checkpoint
+    size = checkpoint_size(count_parameters(resolved.shape).N_params_total, resolved.batch.D)
+    count = peak_count(keep.keep_last, keep.keep_best, keep.keep_every_steps, resolved.batch.steps)
+    preflight(run.checkpoints, size.total, count)
+
+
+def last_step(steps: int, until: int | None) -> int:
+    """The step after which the segment ends.  Raises InputError where `--until` is beyond the run."""
+    if until is not None and until > steps:
+        raise InputError(
+            f"--until {until} is beyond the run's last step, {steps:,}",
+            hints=["leave `--until` out to run to the end"],
+        )
+    return until or steps
+
+
+def open_segment(
+    number: int,
+    subject: Subject,
+    of_run: Fingerprint,
+    *,
+    from_step: int,
+    checkpoint: str | None,
+    allowed: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Segment:
+    """The record of a segment that is about to start."""
+    return Segment(
+        segment=number,
+        D=subject.resolved.batch.D,
+        from_step=from_step,
+        to_step=None,
+        started=now_utc(),
+        ended=None,
+        why=None,
+        allowed=list(allowed),
+        changes=list(changes),
+        overrides=list(overrides),
+        fingerprint=subject.fingerprint.digest,
+        parts=subject.fingerprint.parts,
+        preimages=differing_preimages(of_run, subject.fingerprint),
+        git=subject.snapshot.git.identity(),
+        host=host_name(),
+        proven_steps=0,
+        checkpoint=checkpoint,
+    )
+
+
+def orders_for(
+    segment: Segment, subject: Subject, until_step: int, audit_tail: str | None, twin: Path | None
+) -> SegmentOrders:
+    """What the workers of a segment are told."""
+    return SegmentOrders(
+        segment=segment.segment,
+        D=segment.D,
+        from_step=segment.from_step,
+        checkpoint=segment.checkpoint,
+        until_step=until_step,
+        fingerprint=segment.fingerprint,
+        parts=segment.parts,
+        config=subject.resolved.config.model_dump(mode="json", by_alias=True),
+        audit_tail=audit_tail,
+        twin_ledger=None if twin is None else str(twin),
+        data_path=str(subject.material.data_path),
+    )
+
+
+def twin_of(run: RunDirectory, record: RunRecord, subject: Subject) -> RunDirectory | None:
+    """The earlier run to compare with, where the config wants one and this run's history is comparable."""
+    digest = subject.fingerprint.digest
+    comparable = all(segment.fingerprint == digest for segment in record.segments)
+    if subject.resolved.config.reproducibility.compare_with != "auto" or not comparable:
+        return None
+    return find_twin(run.path.resolve().parent, digest, run)
+
+
+def windows_and_entries(material: Material) -> tuple[int, int]:
+    """Windows of the training split, and entries of the order that the whole run reads."""
+    from llmrun.data.windows import count_windows
+
+    batch = material.resolved.batch
+    windows = count_windows(material.manifest.splits["train"].tokens, batch.L_ctx)
+    return windows, batch.steps * batch.M * batch.sequences

@@ -1,0 +1,228 @@
+"""Resuming: exactly, or after the user has allowed a named kind of change, or not at all.
+
+Everything is looked at first; the run's files are touched only when nothing is left that could refuse.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmrun.config.load import LoadedConfig, load_config
+from llmrun.config.resolve import resolve_for_D
+from llmrun.errors import DamagedError, RefusedError
+from llmrun.launch.changes import (
+    changed_fields,
+    differences_from,
+    fingerprint_of_segment,
+    reference_of,
+    refuse_unless_allowed,
+)
+from llmrun.launch.choose import Start, choose_start
+from llmrun.launch.examine import Material, Say, Subject, examine, find_material
+from llmrun.launch.fresh import write_order
+from llmrun.launch.prepared import (
+    NothingToDo,
+    Prepared,
+    check_devices,
+    check_space,
+    last_step,
+    open_segment,
+    orders_for,
+    twin_of,
+)
+from llmrun.launch.rewind import check_ledger, rewind, tail_to_audit
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Starter
+from llmrun.launch.wishes import Wishes
+from llmrun.ledger.reader import LedgerReader
+from llmrun.provenance.fingerprint import Fingerprint
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import RunLock
+from llmrun.run.record import RunRecord, Segment, read_record
+
+
+@dataclass(frozen=True)
+class Command:
+    """How the user would type it again, for hints; config: CONFIG of `llmrun train CONFIG --run ID`."""
+
+    text: str
+    config: LoadedConfig | None = None
+
+
+def prepare_resume(
+    run: RunDirectory, wishes: Wishes, command: Command, starter: Starter, stop: StopRequest, say: Say
+) -> Prepared | NothingToDo:
+    """The next segment of a run, ready to start, or why there is none.
+
+    Raises InputError, ConfigError, RefusedError, PreemptedError; then the run is as it was, except that a
+    segment that a killed launcher left open is closed.
+    """
+    lock = RunLock.acquire(run.lock_file)
+    try:
+        if lock.taken_over is not None:
+            say(lock.taken_over)
+        ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say)
+    except BaseException:
+        lock.release()
+        raise
+    if isinstance(ready, NothingToDo):
+        lock.release()
+    return ready
+
+
+def _prepare(
+    run: RunDirectory,
+    lock: RunLock,
+    wishes: Wishes,
+    command: Command,
+    starter: Starter,
+    stop: StopRequest,
+    say: Say,
+) -> Prepared | NothingToDo:
+    """The steps of a resume in their order."""
+    record = close_open_segment(run, read_record(run.record_file), say)
+    if (
+        record.status == "finished"
+        and wishes.start == "newest"
+        and not wishes.overrides
+        and not command.config
+    ):
+        return finished(run, record)
+    start = choose_start(run, wishes.start, say)
+    reference = reference_of(record, start.step) if record.segments else None
+    material, overrides = material_of(run, record, reference, wishes, command, say)
+    steps = material.resolved.batch.steps
+    last = last_step(steps, wishes.until)
+    if start.step >= steps:
+        return finished(run, record)
+    if start.step >= last:
+        return NothingToDo(run, record, f"{run.name} stands at step {start.step:,} already")
+    check_ledger(run, start)
+    check_space(run, material.resolved)
+    subject = examine(material, run.path.resolve().parent, starter, stop.check)
+    allowed, changes = compare(run, record, reference, start, subject, wishes, command)
+    stop.check()
+    segment = open_segment(
+        len(record.segments) + 1,
+        subject,
+        Fingerprint.of_json(record.fingerprint),
+        from_step=start.step,
+        checkpoint=start.name,
+        allowed=allowed,
+        changes=changes,
+        overrides=overrides,
+    )
+    rewind(run, start, segment, say)
+    audited = tail_to_audit(run, record, reference, segment)
+    write_order(run, material)
+    subject.snapshot.write(run.segment_provenance(segment.segment))
+    twin = twin_of(run, record, subject)
+    if twin is not None:
+        say(f"{twin.name} has the same fingerprint: every step will be compared with it")
+    ledger = None if twin is None else twin.ledger_file.resolve()
+    return Prepared(run, lock, record, segment, orders_for(segment, subject, last, audited, ledger), subject)
+
+
+def finished(run: RunDirectory, record: RunRecord) -> NothingToDo:
+    """The whole run is done; a launcher that was killed after the last save could not say so."""
+    if record.status != "finished":
+        record = replace(record, status="finished")
+        record.write(run.record_file)
+    return NothingToDo(run, record, f"{run.name} is finished: {record.steps:,} of {record.steps:,} steps")
+
+
+def close_open_segment(run: RunDirectory, record: RunRecord, say: Say) -> RunRecord:
+    """Write down the end of a segment whose launcher was killed before it could."""
+    last = record.last
+    if last is None or last.why is not None:
+        return record
+    step = recorded_step(run, last.from_step)
+    closed = record.closed("killed", step)
+    closed.write(run.record_file)
+    say(f"segment {last.segment} ended without a word at step {step:,}: its launcher was killed")
+    return closed
+
+
+def recorded_step(run: RunDirectory, at_least: int) -> int:
+    """The last step that the ledger holds; `at_least` where it cannot be read."""
+    try:
+        return max(LedgerReader(run.ledger_file).last_step, at_least)
+    except (OSError, DamagedError):
+        return at_least
+
+
+def material_of(
+    run: RunDirectory,
+    record: RunRecord,
+    reference: Segment | None,
+    wishes: Wishes,
+    command: Command,
+    say: Say,
+) -> tuple[Material, list[str]]:
+    """The config to go on with and its dataset, and the overrides that are in force on config.yaml.
+
+    Overrides of the reference segment hold on: a change allowed once need not be typed again.
+    """
+    overrides = [] if reference is None else list(reference.overrides)
+    if command.config is not None:
+        loaded, overrides = command.config, list(wishes.overrides)
+    else:
+        overrides = merged(overrides, list(wishes.overrides))
+        loaded = load_config(run.config_file, overrides)
+        for line in edits_on_disk(run, record):
+            say(f"config.yaml was edited since the run was made: {line}")
+    material = find_material(loaded, [Path.cwd(), Path(record.working_directory)])
+    D = wishes.D
+    if D is None and command.config is None and record.last is not None:
+        D = record.last.D
+    if D is not None and D != material.resolved.batch.D:
+        material = replace(material, resolved=resolve_for_D(material.resolved, D))
+    check_devices(material.resolved)
+    return material, overrides
+
+
+def edits_on_disk(run: RunDirectory, record: RunRecord) -> list[str]:
+    """Fields of config.yaml that are not as they were written, as lines."""
+    config = load_config(run.config_file).config
+    return changed_fields(record.config, config.model_dump(mode="json", by_alias=True))
+
+
+def merged(old: list[str], new: list[str]) -> list[str]:
+    """Overrides in force: a new value of a key replaces the old one."""
+    by_key = {override.partition("=")[0].strip(): override for override in [*old, *new]}
+    return list(by_key.values())
+
+
+def compare(
+    run: RunDirectory,
+    record: RunRecord,
+    reference: Segment | None,
+    start: Start,
+    subject: Subject,
+    wishes: Wishes,
+    command: Command,
+) -> tuple[list[str], list[str]]:
+    """Refuse what changed and was not allowed.  Returns the kinds allowed and all changes as lines."""
+    check_belongs(run, record, start)
+    if reference is None:
+        old, git = Fingerprint.of_json(record.fingerprint), record.git
+    else:
+        old, git = fingerprint_of_segment(record, reference), reference.git
+    differences = differences_from(old, git, subject)
+    allowed = refuse_unless_allowed(differences, wishes.allow, command.text, start.step)
+    config = subject.resolved.config.model_dump(mode="json", by_alias=True)
+    lines = [f"{difference.part}: {difference.says}" for difference in differences]
+    operational = [f"config: {line}" for line in changed_fields(record.config, config)]
+    return allowed, list(dict.fromkeys([*lines, *operational]))
+
+
+def check_belongs(run: RunDirectory, record: RunRecord, start: Start) -> None:
+    """The checkpoint must have been written under one of the run's fingerprints.  Raises RefusedError."""
+    if start.checkpoint is None:
+        return
+    known = {record.fingerprint["digest"], *(segment.fingerprint for segment in record.segments)}
+    if start.checkpoint.manifest.fingerprint not in known:
+        raise RefusedError(
+            f"{start.name} was not written by {run.name}: no segment of the run has its fingerprint",
+            where=str(start.checkpoint.path),
+            hints=["remove the foreign checkpoint, or resume from another one: `--from STEP`"],
+        )

@@ -1,0 +1,93 @@
+"""Brings a run's files back to the step that a segment starts from, and keeps what was cut off for the audit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llmrun.checkpoint.retention import abandon, sweep
+from llmrun.errors import DamagedError, RefusedError
+from llmrun.launch.choose import Start
+from llmrun.launch.examine import Say
+from llmrun.ledger.cut import cut_back as cut_ledger
+from llmrun.ledger.reader import LedgerReader
+from llmrun.metrics.jsonl import cut_back as cut_metrics
+from llmrun.run.directory import RunDirectory
+from llmrun.run.record import RunRecord, Segment
+
+
+def check_ledger(run: RunDirectory, start: Start) -> None:
+    """The ledger must reach the checkpoint and hold its chain.  Raises RefusedError."""
+    if start.checkpoint is None:
+        return
+    hints = ["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"]
+    try:
+        ledger = LedgerReader(run.ledger_file)
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"{run.name} has checkpoints and no ledger", where=str(run.ledger_file), hints=hints
+        ) from error
+    except DamagedError as error:
+        raise RefusedError(error.says, where=error.where, hints=hints) from error
+    if ledger.last_step < start.step:
+        raise RefusedError(
+            f"the ledger ends at step {ledger.last_step:,}, before the checkpoint of step {start.step:,}",
+            where=str(run.ledger_file),
+            hints=hints,
+        )
+    if ledger.chain_at(start.step).hex() != start.checkpoint.manifest.chain:
+        raise RefusedError(
+            f"the ledger's chain at step {start.step:,} is not the one that {start.name} was saved with",
+            where=str(run.ledger_file),
+            hints=hints,
+        )
+
+
+def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path | None:
+    """Bring the run's files back to the start step.  Returns the ledger's tail, where one was cut off.
+
+    Checkpoints go first: should this be interrupted, the newest one never lies beyond the ledger.
+    """
+    sweep(run.checkpoints)
+    left = abandon(run.checkpoints, start.step, segment.segment)
+    if left:
+        steps = ", ".join(str(step) for step in left)
+        say(f"checkpoints of steps {steps} moved aside to checkpoints/abandoned-{segment.segment:03d}")
+    cut_metrics(run.metrics_file, start.step)
+    if not run.ledger_file.exists():
+        return None
+    keep = None if start.checkpoint is None else start.step
+    return refusing(lambda: cut_ledger(run.ledger_file, keep, run.ledger_tail(segment.segment)))
+
+
+def refusing(cut: Callable[[], Path | None]) -> Path | None:
+    """Damage found before anything started is a refusal."""
+    try:
+        return cut()
+    except DamagedError as error:
+        raise RefusedError(error.says, where=error.where, hints=error.hints) from error
+
+
+def tail_to_audit(
+    run: RunDirectory, record: RunRecord, reference: Segment | None, segment: Segment
+) -> str | None:
+    """The file name of the cut tail that the recomputed steps must equal; None where there is none.
+
+    Of all tails that reach from the start step on, the longest: steps that an earlier resume did not come
+    to recompute are proven by a later one.  A tail counts only where everything recorded since the start
+    step's segment was recorded under this segment's fingerprint.
+    """
+    first = 0 if reference is None else reference.segment - 1
+    if any(earlier.fingerprint != segment.fingerprint for earlier in record.segments[first:]):
+        return None
+    whole_run = all(earlier.fingerprint == segment.fingerprint for earlier in record.segments)
+    numbers = range(1, segment.segment + 1) if whole_run else [segment.segment]
+    tails = [tail for number in numbers if (tail := readable_tail(run.ledger_tail(number))) is not None]
+    useful = [tail for tail in tails if tail.first_step <= segment.from_step + 1 <= tail.last_step]
+    return max(useful, key=lambda tail: tail.last_step).path.name if useful else None
+
+
+def readable_tail(path: Path) -> LedgerReader | None:
+    """A tail that was cut off; None where there is none or it is damaged: an audit is a gift, not a need."""
+    try:
+        return LedgerReader(path)
+    except (FileNotFoundError, DamagedError):
+        return None

@@ -1,0 +1,61 @@
+"""Runs a prepared segment to its end and writes down how it ended."""
+
+from dataclasses import dataclass
+
+from llmrun.durable import make_directories
+from llmrun.errors import LlmrunError, PreemptedError
+from llmrun.launch.first_cause import resume_hint
+from llmrun.launch.prepared import Prepared
+from llmrun.launch.resume import recorded_step
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Starter, WorkerJob
+from llmrun.launch.watch import SegmentEnd, Spectator, Watch
+from llmrun.run.directory import RunDirectory
+from llmrun.run.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A segment that has ended, as run.json has it."""
+
+    record: RunRecord
+    end: SegmentEnd
+
+    @property
+    def step(self) -> int:
+        """Finished steps of the run."""
+        last = self.record.segments[-1]
+        assert last.to_step is not None
+        return last.to_step
+
+    def error(self, run: RunDirectory) -> LlmrunError | None:
+        """What the user must know beside how far it came: a failure or a preemption."""
+        if self.end.why == "preempted":
+            return PreemptedError(
+                f"preempted after step {self.step:,}, which is saved"
+                if self.step
+                else "preempted before the first step",
+                hints=[resume_hint(run)],
+            )
+        return self.end.error
+
+
+def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectator: Spectator) -> Ended:
+    """Start the workers, watch them, record the end, release the lock.
+
+    Whatever is raised, no process is left and the lock is free.
+    """
+    run, number = prepared.run, prepared.segment.segment
+    with prepared.lock:
+        make_directories(run.segment_logs(number))
+        prepared.orders.write(run.orders_file(number))
+        record = prepared.record.with_segment(prepared.segment)
+        record.write(run.record_file)
+        job = WorkerJob(run, number, prepared.segment.D, prepared.subject.environment)
+        workers = starter.start(job)
+        watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, spectator)
+        end = watch.until_end()
+        record = record.closed(end.why, recorded_step(run, prepared.segment.from_step), end.proven_steps)
+        if not prepared.lock.lost:
+            record.write(run.record_file)
+        return Ended(record, end)

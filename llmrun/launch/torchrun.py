@@ -1,0 +1,111 @@
+"""Starts workers through torchrun, in a session of their own."""
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+
+from llmrun.launch.probe import run_probe
+from llmrun.launch.starter import Probe, WorkerJob
+
+WORKER_MODULE = "llmrun.train.worker"
+GONE_WITHIN_S = 30
+
+
+def command_line(job: WorkerJob, parent: int, rendezvous: str) -> list[str]:
+    """The command that starts torchrun's agent and D workers.
+
+    Port 0 lets the system choose a free one, and the rendezvous has a name of its own: two runs on one
+    host never meet.  torchrun restarts nothing: a new segment is the launcher's decision.
+    """
+    run, segment = job.run, job.segment
+    return [
+        sys.executable,
+        "-m",
+        "llmrun.launch.agent",
+        str(parent),
+        str(run.failures_file(segment)),
+        "--nnodes=1",
+        f"--nproc-per-node={job.D}",
+        "--max-restarts=0",
+        "--monitor-interval=0.1",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+        f"--rdzv-id={rendezvous}",
+        "--local-addr=127.0.0.1",
+        f"--log-dir={run.segment_logs(segment) / 'torchrun'}",
+        "-m",
+        WORKER_MODULE,
+        str(run.path),
+        str(segment),
+    ]
+
+
+class TorchrunWorkers:
+    """A running agent and all processes below it."""
+
+    def __init__(self, agent: subprocess.Popen[bytes]) -> None:
+        self._agent = agent
+
+    @property
+    def pid(self) -> int:
+        """The agent's PID."""
+        return self._agent.pid
+
+    def poll(self) -> int | None:
+        """The agent's exit code; None while it lives."""
+        return self._agent.poll()
+
+    def kill(self) -> None:
+        """SIGKILL agent, workers and loader workers.
+
+        Each would die with its parent anyway; they are listed first and killed one by one, so that one
+        that has just started and does not yet know about its parent goes too.
+        """
+        if self.poll() is not None:
+            return
+        below = descendants(self._agent.pid)
+        self._agent.kill()
+        for process in below:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._agent.wait()
+        psutil.wait_procs(below, timeout=GONE_WITHIN_S)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below `pid`; none where it is gone."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+class TorchrunStarter:
+    """The starter of every real run."""
+
+    def probe(
+        self, config: Mapping[str, Any], environment: Mapping[str, str], check: Callable[[], None]
+    ) -> Probe:
+        """See `Starter.probe`."""
+        return run_probe(config, environment, check)
+
+    def start(self, job: WorkerJob) -> TorchrunWorkers:
+        """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked."""
+        rendezvous = f"{job.run.name}-{job.segment}-{secrets.token_hex(8)}"
+        with job.run.torchrun_log(job.segment).open("ab") as log:
+            agent = subprocess.Popen(
+                command_line(job, os.getpid(), rendezvous),
+                env=dict(job.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return TorchrunWorkers(agent)

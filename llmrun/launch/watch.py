@@ -1,0 +1,163 @@
+"""Watches the workers of one segment until they have all ended, and says how.
+
+Outcomes decide, never an exit code: a process may crash after its work is done and reported.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmrun.checkpoint.layout import steps_in
+from llmrun.durable import replace_text
+from llmrun.errors import LlmrunError, RunFailedError
+from llmrun.launch.first_cause import first_cause
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Workers
+from llmrun.metrics.jsonl import Row
+from llmrun.metrics.tail import Tail
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import RunLock
+from llmrun.run.orders import Outcome
+from llmrun.run.record import Ending
+
+POLL_S = 0.1
+CHECKPOINTS_EVERY_S = 1.0
+LEAVE_WITHIN_S = 20.0
+"""After the last outcome, and after the first failure, processes have this long to end by themselves."""
+
+
+@dataclass(frozen=True)
+class SegmentEnd:
+    """How a segment ended.
+
+    why:          as in run.json.
+    proven_steps: recomputed steps that were equal to an earlier ledger.
+    error:        what failed; None unless why is `failed`.
+    remarks:      sentences of the ranks that did not stop the run.
+    at_once:      the second stop signal, where one came.
+    """
+
+    why: Ending
+    proven_steps: int = 0
+    error: LlmrunError | None = None
+    at_once: int | None = None
+    remarks: tuple[str, ...] = ()
+
+
+class Spectator(Protocol):
+    """Told what happens while workers run."""
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        """New objects of metrics.jsonl, of this segment only."""
+        ...
+
+    def checkpoint(self, step: int) -> None:
+        """The newest committed checkpoint; may be the same as before."""
+        ...
+
+    def stopping(self, says: str) -> None:
+        """A stop was asked for."""
+        ...
+
+
+@dataclass
+class Watch:
+    """The watch over one segment's workers."""
+
+    run: RunDirectory
+    segment: int
+    D: int
+    from_step: int
+    workers: Workers
+    stop: StopRequest
+    lock: RunLock
+    spectator: Spectator
+    leave_within_s: float = LEAVE_WITHIN_S
+    clock: Callable[[], float] = time.monotonic
+    _asked: bool = False
+    _looked_at: float | None = None
+
+    def until_end(self) -> SegmentEnd:
+        """Watch until no process is left.  Whatever is raised, nothing is left behind."""
+        tail = Tail(self.run.metrics_file)
+        try:
+            outcomes, exit_code = self._follow(tail)
+        finally:
+            self.workers.kill()
+            self._show(tail)
+        if self.stop.second is not None:
+            return SegmentEnd("killed", proven_of(outcomes), at_once=int(self.stop.second))
+        if self.lock.lost:
+            return SegmentEnd("failed", proven_of(outcomes), lost_lock(self.run))
+        return self._judge(self._outcomes(), exit_code)
+
+    def _follow(self, tail: Tail) -> tuple[list[Outcome], int | None]:
+        """Poll until all is over, or it is time to end it."""
+        leave_at: float | None = None
+        while True:
+            exit_code = self.workers.poll()
+            outcomes = self._outcomes()
+            self._show(tail)
+            self._pass_stop_on()
+            if exit_code is not None or self.stop.second is not None or self.lock.lost:
+                return outcomes, exit_code
+            if len(outcomes) == self.D or any(outcome.kind == "failed" for outcome in outcomes):
+                leave_at = leave_at or self.clock() + self.leave_within_s
+            if leave_at is not None and self.clock() >= leave_at:
+                return outcomes, None
+            time.sleep(POLL_S)
+
+    def _outcomes(self) -> list[Outcome]:
+        """The ranks that have reported, in order."""
+        files = [self.run.outcome_file(self.segment, rank) for rank in range(self.D)]
+        return [Outcome.read(file) for file in files if file.exists()]
+
+    def _show(self, tail: Tail) -> None:
+        """Tell the spectator what is new; look for checkpoints once a second."""
+        rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
+        if rows:
+            self.spectator.rows(rows)
+        if self._looked_at is None or self.clock() - self._looked_at >= CHECKPOINTS_EVERY_S:
+            self._looked_at = self.clock()
+            steps = [step for step in steps_in(self.run.checkpoints) if step > self.from_step]
+            if steps:
+                self.spectator.checkpoint(steps[-1])
+
+    def _pass_stop_on(self) -> None:
+        """Ask the workers to stop, by a file: they agree on a step boundary among themselves."""
+        if self.stop.first is None or self._asked:
+            return
+        self._asked = True
+        replace_text(self.run.stop_file(self.segment), f"{self.stop.first.name}\n")
+        self.spectator.stopping(
+            f"{self.stop.first.name}: saving after this step; a second signal stops at once"
+        )
+
+    def _judge(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
+        """How the segment ended, from what the ranks reported."""
+        kinds = {outcome.kind for outcome in outcomes}
+        if "failed" in kinds or len(outcomes) < self.D:
+            error = first_cause(self.run, self.segment, outcomes, exit_code)
+            return SegmentEnd("failed", proven_of(outcomes), error, remarks=remarks_of(outcomes))
+        assert len(kinds) == 1, f"ranks ended differently: {sorted(kinds)}"
+        return SegmentEnd(kinds.pop(), proven_of(outcomes), remarks=remarks_of(outcomes))
+
+
+def proven_of(outcomes: Sequence[Outcome]) -> int:
+    """Steps that the ranks proved: rank 0 keeps the ledger, the others say 0 or the same."""
+    return max((outcome.proven_steps for outcome in outcomes), default=0)
+
+
+def remarks_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """What the ranks want to be told, each sentence once."""
+    return tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
+
+
+def lost_lock(run: RunDirectory) -> RunFailedError:
+    """Another process took this one for dead and trains the run."""
+    return RunFailedError(
+        f"another process took {run.name} over while this one was suspended; it trains the run now",
+        where=str(run.lock_file),
+        hints=[f"`llmrun runs show {run.path}` names it"],
+    )

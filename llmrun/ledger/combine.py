@@ -1,0 +1,29 @@
+"""One digest of many tensors, such as "weights": two tensors swapped are seen."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorDigest:
+    """One tensor: dtype as in safetensors (`F32`), shape, 64-bit digest of its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: int
+
+
+def combine_digests(tensors: Mapping[str, TensorDigest]) -> int:
+    """The first 8 bytes, as a big-endian integer, of sha256 over a line for each tensor, sorted by name.
+
+    A line is `name dtype shape digest`: single spaces, shape as `64x256` (empty for a scalar), digest as 16
+    lower-case hex digits, a newline at its end.
+    """
+    lines = [f"{name} {line_of(tensor)}\n" for name, tensor in sorted(tensors.items())]
+    return int.from_bytes(hashlib.sha256("".join(lines).encode()).digest()[:8], "big")
+
+
+def line_of(tensor: TensorDigest) -> str:
+    """`dtype shape digest`."""
+    return f"{tensor.dtype} {'x'.join(map(str, tensor.shape))} {tensor.digest:016x}"

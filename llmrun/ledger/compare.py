@@ -1,0 +1,112 @@
+"""Finds the first difference between two ledgers: the step, then the quantity in causal order.
+
+Within step n: tokens → loss (of the weights after step n-1) → gradients → their norm → learning rate, optimizer
+state → weights.  Floats are compared as bits.  A quantity is compared where both records hold it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrun.ledger.reader import LedgerReader
+from llmrun.ledger.record import BODY_WORDS, PRESENT_WORD, QUANTITIES, Record
+
+CAUSAL_ORDER = (
+    ("tokens_digest", "data"),
+    ("tokens", "data"),
+    ("loss", "loss"),
+    ("gradients_digest", "gradients"),
+    ("grad_norm", "grad_norm"),
+    ("learning_rate", "optimizer"),
+    ("optimizer_digest", "optimizer"),
+    ("weights_digest", "weights"),
+)
+"""Fields of a record, each with the quantity it belongs to; a cause stands before its effects."""
+
+_BLOCK_RECORDS = 1 << 16
+_WORD_OF = {name: word for word, name in enumerate(QUANTITIES)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first step at which two histories differ.
+
+    fields: the fields of the record that differ there, in causal order.
+    a, b:   the two records.
+    weights_before_equal: the weights after the step before were recorded by both, and equal.
+    """
+
+    step: int
+    fields: tuple[str, ...]
+    a: Record
+    b: Record
+    weights_before_equal: bool
+
+    @property
+    def quantity(self) -> str:
+        """The quantity that differs first: data, loss, gradients, grad_norm, optimizer or weights."""
+        return self.quantities[0]
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """All quantities that differ at this step, in causal order."""
+        belongs = dict(CAUSAL_ORDER)
+        return tuple(dict.fromkeys(belongs[name] for name in self.fields))
+
+
+def common_steps(a: LedgerReader, b: LedgerReader) -> range:
+    """The steps that both ledgers hold; empty where there is none."""
+    start, stop = max(a.first_step, b.first_step), min(a.last_step, b.last_step) + 1
+    return range(start, max(start, stop))
+
+
+def differing_fields(a: Record, b: Record) -> tuple[str, ...]:
+    """The fields that both records hold with different bits, in causal order."""
+    words_a, words_b = (np.frombuffer(record.body(), "<u8").reshape(1, BODY_WORDS) for record in (a, b))
+    return _names(int(_differing_bits(words_a, words_b)[0]))
+
+
+def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = None) -> Difference | None:
+    """The first step of `steps` (default: all that both hold) whose records differ; None where none does.
+
+    Runs over the memory maps: a million steps take a fraction of a second.
+    """
+    steps = common_steps(a, b) if steps is None else steps
+    for low in range(steps.start, steps.stop, _BLOCK_RECORDS):
+        high = min(low + _BLOCK_RECORDS, steps.stop)
+        words_a = a.words[low - a.first_step : high - a.first_step]
+        words_b = b.words[low - b.first_step : high - b.first_step]
+        bits = _differing_bits(words_a, words_b)
+        if bits.any():
+            index = int((bits != 0).argmax())
+            return _difference_at(a, b, low + index, _names(int(bits[index])))
+    return None
+
+
+def _difference_at(a: LedgerReader, b: LedgerReader, step: int, fields: tuple[str, ...]) -> Difference:
+    """The difference at `step`, before which nothing differs."""
+    before_equal = False
+    if step - 1 in a.steps and step - 1 in b.steps:
+        weights_a, weights_b = a.record(step - 1).weights_digest, b.record(step - 1).weights_digest
+        before_equal = weights_a is not None and weights_a == weights_b
+    return Difference(step, fields, a.record(step), b.record(step), before_equal)
+
+
+def _differing_bits(words_a: NDArray[np.uint64], words_b: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """For each pair of records a mask of the quantities that both hold with different bits.
+
+    words_a, words_b: [n, 10] or [n, 14], uint64.  Returns: [n], uint64, bit i for quantity i.
+    """
+    unequal = words_a[:, :BODY_WORDS] != words_b[:, :BODY_WORDS]
+    bits = np.zeros(len(unequal), dtype=np.uint64)
+    if not unequal.any():
+        return bits
+    for word in range(PRESENT_WORD):
+        bits |= unequal[:, word].astype(np.uint64) << np.uint64(word)
+    return bits & words_a[:, PRESENT_WORD] & words_b[:, PRESENT_WORD]
+
+
+def _names(bits: int) -> tuple[str, ...]:
+    """The fields of a mask, in causal order."""
+    return tuple(name for name, _ in CAUSAL_ORDER if bits >> _WORD_OF[name] & 1)

@@ -1,0 +1,174 @@
+"""The live view of a run: a panel on a terminal, one plain line per interval off it.
+
+The launcher calls it with the rows that it reads from metrics.jsonl; nothing here reads a file or starts a thread.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from llmrun.metrics import names
+from llmrun.metrics.figures import sparkline
+from llmrun.metrics.jsonl import Row
+from llmrun.metrics.view import RunFacts, RunView
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+PLAIN_INTERVAL_S = 10.0
+REDRAW_INTERVAL_S = 0.2
+PANEL_WIDTH_MAX = 100
+SPARKLINE_WIDTH = 32
+
+
+def can_animate(console: "Console") -> bool:
+    """Whether the stream is a terminal that can move its cursor.
+
+    Asked of the stream itself: rich also says yes where FORCE_COLOR is set, as it often is in CI.
+    """
+    return console.file.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+class Display:
+    """Shows one run.  `close` leaves the last numbers on the screen."""
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        console: "Console",
+        interval_s: float = PLAIN_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.view = RunView(facts)
+        self._console = console
+        self._clock = clock
+        self._live = _start_live(console) if can_animate(console) else None
+        self._interval_s = interval_s if self._live is None else REDRAW_INTERVAL_S
+        self._shown_at: float | None = None
+        self._shown_step = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take in new rows and show them if it is time to."""
+        for row in rows:
+            self.view.add(row)
+            if self._live is None and row.get(names.VAL_LOSS) is not None:
+                self.say(evaluation_line(self.view))
+        if rows and (self._shown_at is None or self._clock() - self._shown_at >= self._interval_s):
+            self._show()
+
+    def checkpoint_saved(self, step: int) -> None:
+        """Show that the checkpoint of `step` is committed."""
+        if step == self.view.checkpoint_step:
+            return
+        self.view.checkpoint_step = step
+        if self._live is None:
+            self.say(f"checkpoint saved at step {step:,}")
+        else:
+            self._show()
+
+    def say(self, text: str) -> None:
+        """One line of plain text that stays, above the panel where there is one."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Show the last numbers and leave them there."""
+        if self.view.step > self._shown_step:
+            self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self) -> None:
+        self._shown_at = self._clock()
+        self._shown_step = self.view.step
+        if self._live is None:
+            self.say(step_line(self.view))
+        else:
+            self._live.update(panel(self.view, self._console), refresh=True)
+
+
+def _start_live(console: "Console") -> "Live":
+    from rich.live import Live
+
+    # No thread of its own: it would redraw old numbers and outlive a launcher that is killed.
+    live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    live.start()
+    return live
+
+
+def step_line(view: RunView) -> str:
+    """The newest numbers as one plain line."""
+    parts = [
+        f"step {view.step:,}/{view.facts.steps:,}",
+        f"loss {view.text(names.LOSS, '.4f')} (average {view.text(names.LOSS_SMOOTH, '.4f')})",
+        f"learning_rate {view.text(names.LEARNING_RATE, '.3g')}",
+        f"grad_norm {view.text(names.GRAD_NORM, '.3g')}",
+        speed_text(view),
+        f"{view.time_left()} left",
+    ]
+    return "  ".join(parts)
+
+
+def evaluation_line(view: RunView) -> str:
+    """The newest evaluation as one plain line."""
+    return f"step {view.step:,}/{view.facts.steps:,}  {evaluation_text(view)}"
+
+
+def evaluation_text(view: RunView) -> str:
+    """val_loss, val_ppl and, where known, bits per byte."""
+    row = view.evaluated
+    if row is None:
+        return "-"
+    text = f"val_ppl {view.text(names.VAL_PPL, '.4g', row)}  val_loss {view.text(names.VAL_LOSS, '.4f', row)}"
+    if row.get(names.VAL_BITS_PER_BYTE) is not None:
+        text += f"  bits per byte {view.text(names.VAL_BITS_PER_BYTE, '.3f', row)}"
+    return text
+
+
+def speed_text(view: RunView) -> str:
+    """Tokens per second and MFU."""
+    return (
+        f"tokens/s {view.rate(names.TOKENS_PER_SECOND_PER_GPU)} per {view.facts.device}, "
+        f"{view.rate(names.TOTAL_TOKENS_PER_SECOND)} total  MFU {view.text(names.MFU, '.1%')}"
+    )
+
+
+def panel(view: RunView, console: "Console") -> "RenderableType":
+    """The panel, as wide as the console and no wider than 100 columns."""
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(ratio=1)
+    for name, value in panel_rows(view, SPARKLINE_WIDTH if console.encoding.startswith("utf") else 0):
+        table.add_row(name, Text(value))
+    title = Text(f" {view.facts.name}  step {view.step:,}/{view.facts.steps:,} ", style="bold")
+    bar = ProgressBar(total=view.facts.steps, completed=view.step)
+    body = Table.grid(expand=True)
+    body.add_row(bar)
+    body.add_row(table)
+    return Panel(body, title=title, title_align="left", width=min(console.width, PANEL_WIDTH_MAX))
+
+
+def panel_rows(view: RunView, sparkline_width: int) -> list[tuple[str, str]]:
+    """The lines of the panel, as (name, text)."""
+    course = sparkline([loss for _, loss in view.losses], sparkline_width)
+    clip = view.facts.grad_clip
+    clipped = "" if clip is None else f", clipped at {clip:g}"
+    evaluated = evaluation_text(view)
+    if view.evaluated is not None:
+        evaluated += f"  (step {view.evaluated[names.STEP]:,})"
+    saved = "none yet" if view.checkpoint_step is None else f"saved at step {view.checkpoint_step:,}"
+    return [
+        ("loss", f"{view.text(names.LOSS, '.4f')}  average {view.text(names.LOSS_SMOOTH, '.4f')}  {course}"),
+        ("validation", evaluated),
+        ("learning_rate", view.text(names.LEARNING_RATE, ".3g")),
+        ("grad_norm", f"{view.text(names.GRAD_NORM, '.3g')}  (before clipping{clipped})"),
+        ("speed", speed_text(view)),
+        ("time left", view.time_left()),
+        ("checkpoint", saved),
+    ]

@@ -1,0 +1,54 @@
+"""The names of the quantities that a run records: in metrics.jsonl, in TensorBoard and on the screen."""
+
+import math
+
+STEP = "step"
+"""Finished optimizer steps: the first object says 1."""
+TOKENS = "tokens"
+"""Tokens seen after this step, over all ranks."""
+LOSS = "loss"
+"""Mean loss per target token of the step's batch, nats."""
+LOSS_SMOOTH = "loss_smooth"
+"""The loss's moving average."""
+LEARNING_RATE = "learning_rate"
+GRAD_NORM = "grad_norm"
+"""Global norm of the averaged gradient before clipping."""
+TOKENS_PER_SECOND_PER_GPU = "tokens_per_second_per_gpu"
+"""Over the last steps; a rank on CPU counts as one GPU."""
+TOTAL_TOKENS_PER_SECOND = "total_tokens_per_second"
+MFU = "mfu"
+"""Model FLOPs utilisation, 0 … 1; null where the peak is unknown."""
+VAL_LOSS = "val_loss"
+"""Mean loss per target token of the validation windows, nats.  Only where evaluated, as are the next two."""
+VAL_PPL = "val_ppl"
+VAL_BITS_PER_BYTE = "val_bits_per_byte"
+"""Only where the dataset's bytes per token are known."""
+BITS_PER_BYTE = "bits_per_byte"
+"""The training loss in bits per byte of text; only where the dataset's bytes per token are known."""
+
+EVERY_STEP = (
+    STEP,
+    TOKENS,
+    LOSS,
+    LOSS_SMOOTH,
+    LEARNING_RATE,
+    GRAD_NORM,
+    TOKENS_PER_SECOND_PER_GPU,
+    TOTAL_TOKENS_PER_SECOND,
+    MFU,
+)
+"""What each object of metrics.jsonl has at least."""
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of a mean loss in nats per token; infinite where fp64 cannot hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """A mean loss in nats per token as bits per byte of text: comparable between tokenizers."""
+    assert bytes_per_token > 0
+    return loss / math.log(2) / bytes_per_token

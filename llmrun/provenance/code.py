@@ -1,0 +1,45 @@
+"""Which source files can change bits: llmrun's numeric modules and the user's own.
+
+The probe lists the files that a worker really imported, by path relative to the place they are imported
+from (`llmrun/train/step.py`, `my_model/net.py`), with their sha256.  Of llmrun's own files only the numeric
+ones are digested: a better error message must not make a checkpoint refuse to load.
+"""
+
+from collections.abc import Mapping
+
+NUMERIC_PACKAGES = ("train", "reduce", "model")
+"""Packages of llmrun in which every file may change bits."""
+
+NUMERIC_MODULES = (
+    "streams",  # keys of all random streams
+    "lanes",  # who adds what, in which order
+    "config/batch",  # M, A, V, steps
+    "data/order",  # which window comes when
+    "splitmix",  # the mixer under order and digests
+    "data/windows",  # which tokens a window holds
+    "data/shards",  # how tokens are read
+    "ledger/digest",  # what the ledger says about a tensor
+)
+"""Single modules of llmrun that may change bits, in packages that otherwise may not."""
+
+
+def is_numeric(name: str) -> bool:
+    """Whether the source file `name` belongs to the fingerprint: all but llmrun's operational modules."""
+    parts = name.removesuffix(".py").split("/")
+    if parts[0] != "llmrun":
+        return True
+    return (len(parts) > 2 and parts[1] in NUMERIC_PACKAGES) or "/".join(parts[1:]) in NUMERIC_MODULES
+
+
+def code_preimage(source_files: Mapping[str, str]) -> dict[str, str]:
+    """The preimage of the fingerprint's part `code`: path -> sha256 of each numeric source file."""
+    return {name: digest for name, digest in sorted(source_files.items()) if is_numeric(name)}
+
+
+def imported_of(names: list[str], source_files: Mapping[str, str]) -> list[str]:
+    """Those of `names` (paths in a repository) that a worker imports."""
+    return [
+        name
+        for name in names
+        if any(name == source or name.endswith(f"/{source}") for source in source_files)
+    ]

@@ -1,0 +1,118 @@
+"""The numerics fingerprint: one sha256 over everything that may change a bit of the result.
+
+part digest = sha256(canonical JSON of the part's preimage)
+digest      = sha256(canonical JSON of {part: part digest})
+
+The preimages are kept beside the digests, so that any two runs can be compared field by field.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from llmrun.streams import canonical_json
+
+Part = Literal["config", "data", "code", "environment"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of `value` as canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Preimage of each part: nested mappings of what JSON can say."""
+
+    preimages: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        assert set(self.preimages) == set(PARTS), f"parts are {sorted(self.preimages)}"
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Digest of each part, in hex."""
+        return {part: digest_of(self.preimages[part]) for part in PARTS}
+
+    @property
+    def digest(self) -> str:
+        """The fingerprint, 64 hex digits."""
+        return digest_of(self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fingerprint for run.json."""
+        return {"digest": self.digest, "parts": self.parts, "preimages": dict(self.preimages)}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Self:
+        """The fingerprint that `as_json` wrote."""
+        return cls(document["preimages"])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs between two fingerprints; an absent side is ABSENT."""
+
+    part: str
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {show(self.old)} -> {show(self.new)}"
+
+
+class Absent:
+    """Stands where one side has no such field."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = Absent()
+
+
+def show(value: Any) -> str:
+    """A value as the user reads it: `null`, `true`, names without quotes, long digests cut."""
+    if isinstance(value, Absent):
+        return "(absent)"
+    if isinstance(value, str):
+        return f"{value[:12]}…" if is_digest(value) else value or '""'
+    return canonical_json(value)
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a sha256 in hex."""
+    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+
+
+def compare(old: Fingerprint, new: Fingerprint) -> list[Change]:
+    """Every field in which two fingerprints differ, part by part, key by key."""
+    changes: list[Change] = []
+    for part in PARTS:
+        if digest_of(old.preimages[part]) != digest_of(new.preimages[part]):
+            changes += [
+                Change(part, key, before, after)
+                for key, before, after in leaf_differences(old.preimages[part], new.preimages[part])
+            ]
+    return changes
+
+
+def leaf_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Leaves that differ between two JSON values, as (dotted key, old, new)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: list[tuple[str, Any, Any]] = []
+        for name in sorted({*old, *new}):
+            dotted = f"{key}.{name}" if key else name
+            found += leaf_differences(old.get(name, ABSENT), new.get(name, ABSENT), dotted)
+        return found
+    if isinstance(old, Absent) or isinstance(new, Absent) or canonical_json(old) != canonical_json(new):
+        return [(key, old, new)]
+    return []
+
+
+def differing_preimages(old: Fingerprint, new: Fingerprint) -> dict[str, Any]:
+    """The new preimages of the parts that differ."""
+    return {part: new.preimages[part] for part in PARTS if old.parts[part] != new.parts[part]}

@@ -1,0 +1,206 @@
+"""The layout of a run's directory.  Nothing in it depends on its own path: it may be copied or moved."""
+
+import difflib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from llmrun.durable import TEMPORARY_PREFIX, make_directories
+from llmrun.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run.  Segments count from 1, ranks from 0."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's identity: the directory's name."""
+        return self.path.resolve().name
+
+    @property
+    def record_file(self) -> Path:
+        """Identity, fingerprint, status, segments; a directory without it is no run."""
+        return self.path / "run.json"
+
+    @property
+    def config_file(self) -> Path:
+        """The fully resolved config, written once."""
+        return self.path / "config.yaml"
+
+    @property
+    def lock_file(self) -> Path:
+        """Names the process that trains this run."""
+        return self.path / "run.lock"
+
+    @property
+    def provenance(self) -> Path:
+        """What the first segment ran from; later segments lie below it."""
+        return self.path / "provenance"
+
+    def segment_provenance(self, segment: int) -> Path:
+        """Where a segment keeps its snapshot of git, packages and environment."""
+        return self.provenance if segment == 1 else self.provenance / f"segment-{segment:03d}"
+
+    @property
+    def ledger_file(self) -> Path:
+        """One record per step."""
+        return self.path / "ledger.bin"
+
+    @property
+    def ledger_tensors(self) -> Path:
+        """Digests of single tensors, every 100th step."""
+        return self.path / "ledger-tensors"
+
+    def ledger_tail(self, segment: int) -> Path:
+        """The part of the ledger that was cut off when `segment` started."""
+        return self.path / f"ledger-tail-{segment:03d}.bin"
+
+    @property
+    def order(self) -> Path:
+        """The printed order of samples."""
+        return self.path / "order"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Committed checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """One directory per segment."""
+        return self.path / "logs"
+
+    def segment_logs(self, segment: int) -> Path:
+        """Logs, orders and outcomes of one segment."""
+        return self.logs / f"segment-{segment:03d}"
+
+    def orders_file(self, segment: int) -> Path:
+        """What the launcher tells the workers."""
+        return self.segment_logs(segment) / "orders.json"
+
+    def rank_log(self, segment: int, rank: int) -> Path:
+        """Standard output and error of one worker."""
+        return self.segment_logs(segment) / f"rank-{rank}.log"
+
+    def outcome_file(self, segment: int, rank: int) -> Path:
+        """How one worker ended."""
+        return self.segment_logs(segment) / f"rank-{rank}.outcome.json"
+
+    def stop_file(self, segment: int) -> Path:
+        """Made by the launcher to ask all ranks to save and stop."""
+        return self.segment_logs(segment) / "stop"
+
+    def torchrun_log(self, segment: int) -> Path:
+        """Standard output and error of torchrun."""
+        return self.segment_logs(segment) / "torchrun.log"
+
+    def failures_file(self, segment: int) -> Path:
+        """Which workers torchrun saw fail, with exit codes."""
+        return self.segment_logs(segment) / "failures.json"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this is a run's directory."""
+        return self.record_file.is_file()
+
+
+def run_id(name: str, now: datetime) -> str:
+    """A new identity: `<name>-<yyyymmdd>-<hhmmss>-<4 hex>`."""
+    return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def new_run_directory(runs_dir: Path, name: str) -> RunDirectory:
+    """A new empty directory `<name>-<yyyymmdd>-<hhmmss>-<4 hex>` below `runs_dir`, made atomically.
+
+    Raises InputError where `runs_dir` cannot be written.
+    """
+    prepare_runs_dir(runs_dir)
+    while True:
+        path = runs_dir / run_id(name, datetime.now().astimezone())
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return RunDirectory(path)
+
+
+def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
+    """A hidden directory in which a run is put together before it gets its final name.
+
+    Raises InputError where `runs_dir` cannot be written.
+    """
+    prepare_runs_dir(runs_dir)
+    path = runs_dir / f"{TEMPORARY_PREFIX}{identity}-{os.getpid()}-{secrets.token_hex(4)}"
+    path.mkdir()
+    return RunDirectory(path)
+
+
+def prepare_runs_dir(runs_dir: Path) -> None:
+    """Make `runs_dir` and see that it can be written.  Raises InputError."""
+    try:
+        make_directories(runs_dir)
+    except OSError as error:
+        raise InputError(
+            f"{runs_dir} cannot be made: {error.strerror}", where="runs_dir", hints=[RUNS_DIR_HINT]
+        ) from error
+    if not runs_dir.is_dir():
+        raise InputError(f"{runs_dir} is not a directory", where="runs_dir", hints=[RUNS_DIR_HINT])
+    if not os.access(runs_dir, os.W_OK | os.X_OK):
+        raise InputError(f"{runs_dir} cannot be written", where="runs_dir", hints=[RUNS_DIR_HINT])
+
+
+RUNS_DIR_HINT = "choose another place: `--set runs_dir=DIR`"
+
+
+def runs_below(runs_dir: Path) -> Iterator[RunDirectory]:
+    """All runs directly below `runs_dir`, by name."""
+    if not runs_dir.is_dir():
+        return
+    for path in sorted(runs_dir.iterdir()):
+        run = RunDirectory(path)
+        if not path.name.startswith(".") and run.is_run:
+            yield run
+
+
+def find_run(name_or_path: str, runs_dir: str | Path = "runs") -> RunDirectory:
+    """The run with this name below `runs_dir`, or at this path.
+
+    Raises InputError with the nearest names.
+    """
+    for path in (Path(name_or_path), Path(runs_dir) / name_or_path):
+        if RunDirectory(path).is_run:
+            return RunDirectory(path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is not a run's directory: it has no run.json", hints=near_runs(path.name, runs_dir)
+        )
+    raise InputError(f"there is no run {name_or_path}", hints=near_runs(path.name, runs_dir))
+
+
+def near_runs(name: str, runs_dir: str | Path) -> list[str]:
+    """What to say to someone who looks for a run that is not there."""
+    names = [run.path.name for run in runs_below(Path(runs_dir))]
+    if not names:
+        return [f"there are no runs below {runs_dir}; `llmrun train CONFIG` starts one"]
+    beginning = [known for known in names if name and known.startswith(name)]
+    near = beginning[-3:] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return [f"did you mean {' or '.join(near)}"]
+    return [f"`llmrun runs list --runs-dir {runs_dir}` shows the {len(names)} runs below {runs_dir}"]

@@ -1,0 +1,100 @@
+"""What a launcher tells its workers, and what each worker answers: two small JSON files.
+
+logs/segment-NNN/orders.json          SegmentOrders, written once before the workers start
+logs/segment-NNN/rank-R.outcome.json  Outcome, written by each worker as its last deed
+
+Outcomes decide how a segment ended, never the exit code of a process: gloo may crash at exit.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from llmrun.durable import replace_json
+
+ORDERS_FORMAT = "llmrun-orders/1"
+OUTCOME_FORMAT = "llmrun-outcome/1"
+
+OutcomeKind = Literal["finished", "reached", "preempted", "failed"]
+
+
+def fields_of(cls: type[Any], path: Path, format_name: str) -> dict[str, Any]:
+    """The fields of dataclass `cls` in the JSON file `path`.  Both sides are ours: asserts the format."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["format"] == format_name, f"{path} is {document['format']}, not {format_name}"
+    return {field.name: document[field.name] for field in fields(cls)}
+
+
+@dataclass(frozen=True)
+class SegmentOrders:
+    """All that a worker needs to know about one segment.
+
+    segment:      number of the segment, 1-based.
+    D:            ranks that share a step.
+    from_step:    finished steps of the state that the segment starts from; 0 starts anew.
+    checkpoint:   directory name under checkpoints/ that holds that state; None starts anew.
+    until_step:   the segment ends after this step; the whole run's steps unless `--until` says less.
+    fingerprint:  sha256 over `parts`, in hex.
+    parts:        digest of each part of the fingerprint: config, data, code, environment.
+    config:       the full resolved config of this segment, dumped by alias.
+    audit_tail:   file name in the run directory of the ledger tail cut off at this start, with which the
+                  recomputed steps are compared; None where there is none or a change was allowed.
+    twin_ledger:  path of the ledger of an earlier run of the same fingerprint; None where there is none.
+    data_path:    the dataset's directory, absolute.
+    """
+
+    segment: int
+    D: int
+    from_step: int
+    checkpoint: str | None
+    until_step: int
+    fingerprint: str
+    parts: dict[str, str]
+    config: dict[str, Any]
+    audit_tail: str | None
+    twin_ledger: str | None
+    data_path: str
+
+    def write(self, path: Path) -> None:
+        """Write the orders durably."""
+        replace_json(path, {"format": ORDERS_FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The orders in a file that `write` wrote."""
+        return cls(**fields_of(cls, path, ORDERS_FORMAT))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one rank ended.
+
+    kind:          finished (the whole run is done), reached (until_step), preempted (stopped on request
+                   after saving), failed.
+    step:          finished steps of the state that the rank holds.
+    error:         `LlmrunError.as_json()` of what failed; None otherwise.
+    proven_steps:  recomputed steps that were compared with an earlier ledger and were equal.
+    checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
+    remarks:       sentences for the user that did not stop the run.
+    consequence:   this rank failed only because it lost another one: never shown as the first cause.
+    """
+
+    rank: int
+    kind: OutcomeKind
+    step: int
+    error: dict[str, Any] | None = None
+    proven_steps: int = 0
+    checkpoint: str | None = None
+    remarks: tuple[str, ...] = ()
+    consequence: bool = False
+
+    def write(self, path: Path) -> None:
+        """Write the outcome durably: whoever sees the file sees all of it."""
+        replace_json(path, {"format": OUTCOME_FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The outcome in a file that `write` wrote."""
+        document = fields_of(cls, path, OUTCOME_FORMAT)
+        return cls(**{**document, "remarks": tuple(document["remarks"])})

@@ -1,0 +1,86 @@
+"""Runs in a few lines: for lists and for one run's page."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmrun.errors import InputError
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Owner, live_owner
+from llmrun.run.record import RunRecord, Segment, read_record
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One run in a list.
+
+    status:  as in run.json, but `killed` where it says running and nobody trains the run.
+    step:    finished steps at the end of the last segment that has ended, or its start.
+    problem: why run.json could not be read; then the rest is empty.
+    """
+
+    name: str
+    path: str
+    status: str = "unread"
+    created: str = ""
+    step: int = 0
+    steps: int = 0
+    D: int | None = None
+    segments: int = 0
+    fingerprint: str = ""
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The overview as a JSON object."""
+        return asdict(self)
+
+
+def overview_of(run: RunDirectory) -> Overview:
+    """One run in a list; a damaged run.json is said, not raised."""
+    try:
+        record = read_record(run.record_file)
+    except InputError as error:
+        return Overview(run.name, str(run.path), problem=error.says)
+    last = record.last
+    return Overview(
+        name=run.name,
+        path=str(run.path),
+        status=true_status(record, live_owner(run.lock_file)),
+        created=record.created,
+        step=0 if last is None else last.to_step or last.from_step,
+        steps=record.steps,
+        D=None if last is None else last.D,
+        segments=len(record.segments),
+        fingerprint=record.fingerprint["digest"] if last is None else last.fingerprint,
+    )
+
+
+def true_status(record: RunRecord, owner: Owner | None) -> str:
+    """What run.json says, unless it was left behind by a killed launcher."""
+    return "killed" if record.status == "running" and owner is None else record.status
+
+
+def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Iterator[str]:
+    """One run's page."""
+    yield f"{run.name}: {true_status(record, owner)}, {record.steps:,} steps, made {record.created}"
+    if owner is not None:
+        yield f"trained by {owner.describe()}"
+    yield f"fingerprint {record.fingerprint['digest']}"
+    for part, digest in record.fingerprint["parts"].items():
+        yield f"  {part:<12} {digest[:16]}"
+    commit = record.git["commit"]
+    yield f"git commit {commit or 'none'}, {len(record.git['dirty'])} files with uncommitted changes"
+    for segment in record.segments:
+        yield from segment_lines(segment)
+
+
+def segment_lines(segment: Segment) -> Iterator[str]:
+    """One segment of the page."""
+    to = "…" if segment.to_step is None else f"{segment.to_step:,}"
+    proven = f", {segment.proven_steps:,} steps proven" if segment.proven_steps else ""
+    yield (
+        f"segment {segment.segment}: steps {segment.from_step:,} to {to} on D = {segment.D} "
+        f"({segment.host}), {segment.why or 'running'}{proven}"
+    )
+    for change in segment.changes:
+        yield f"  {change}"

@@ -1,0 +1,142 @@
+"""run.json: what a run is, what it came from, and what became of each of its segments.
+
+Format `llmrun-run/1`.  Segments count from 1 and stand in the order in which they started; each names the
+fingerprint it ran under.  The preimages of the run's fingerprint stand at the top; a segment that was
+allowed to differ carries its own.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from llmrun.durable import replace_json
+from llmrun.errors import InputError
+
+RECORD_FORMAT = "llmrun-run/1"
+
+Kind = TypeVar("Kind")
+Status = Literal["created", "running", "finished", "reached", "preempted", "failed", "killed"]
+Ending = Literal["finished", "reached", "preempted", "failed", "killed"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One start or resume.
+
+    segment:        1-based number.
+    D:              ranks.
+    from_step:      finished steps at its start.
+    to_step:        finished steps at its end; None while it runs.
+    started, ended: UTC, ISO 8601.
+    why:            how it ended; None while it runs.
+    allowed:        kinds of change that the user allowed by name.
+    changes:        what differed at the start, as readable lines.
+    overrides:      `--set` values that were in force on top of config.yaml.
+    fingerprint:    digest and parts.
+    preimages:      of the parts that differ from the run's own; empty where none does.
+    git:            commit, root_commits, diff_sha256 and dirty files of the code.
+    host:           where it ran.
+    proven_steps:   recomputed steps that were equal to an earlier ledger.
+    checkpoint:     name of the checkpoint it started from.
+    """
+
+    segment: int
+    D: int
+    from_step: int
+    to_step: int | None
+    started: str
+    ended: str | None
+    why: Ending | None
+    allowed: list[str]
+    changes: list[str]
+    overrides: list[str]
+    fingerprint: str
+    parts: dict[str, str]
+    preimages: dict[str, Any]
+    git: dict[str, Any]
+    host: str
+    proven_steps: int
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of run.json.
+
+    identity:     the name that the run was made under; a moved directory keeps it.
+    steps:        steps of the whole run.
+    config:       the full resolved config as it was written to config.yaml.
+    fingerprint:  {"digest", "parts", "preimages"} of the first segment.
+    git:          commit, root_commits, diff_sha256 and dirty files that the run was made from.
+    working_directory: where `llmrun train` was called: relative paths of the config start there.
+    """
+
+    identity: str
+    created: str
+    status: Status
+    steps: int
+    config: dict[str, Any]
+    fingerprint: dict[str, Any]
+    git: dict[str, Any]
+    working_directory: str
+    segments: list[Segment] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write run.json durably."""
+        replace_json(path, {"format": RECORD_FORMAT, **asdict(self)})
+
+    @property
+    def last(self) -> Segment | None:
+        """The newest segment."""
+        return self.segments[-1] if self.segments else None
+
+    def with_segment(self, segment: Segment) -> Self:
+        """The record after `segment` has started."""
+        assert segment.segment == len(self.segments) + 1
+        return replace(self, status="running", segments=[*self.segments, segment])
+
+    def closed(self, why: Ending, to_step: int, proven_steps: int = 0) -> Self:
+        """The record after its last segment has ended at `to_step`."""
+        last = self.segments[-1]
+        assert last.why is None, f"segment {last.segment} has ended already: {last.why}"
+        ended = replace(last, why=why, to_step=to_step, proven_steps=proven_steps, ended=now_utc())
+        return replace(self, status=why, segments=[*self.segments[:-1], ended])
+
+    @property
+    def proven_steps(self) -> int:
+        """Steps of all segments that were recomputed and found equal."""
+        return sum(segment.proven_steps for segment in self.segments)
+
+
+def now_utc() -> str:
+    """The present moment, UTC, ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_record(path: Path) -> RunRecord:
+    """The content of a run.json.  Raises InputError where it is not one."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON", caused_by=[str(error)], hints=[DAMAGED_HINT]) from error
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != RECORD_FORMAT:
+        raise InputError(f"{path} is no run record: its format is {found}, this is {RECORD_FORMAT}")
+    try:
+        segments = [_read(Segment, segment) for segment in document["segments"]]
+        return _read(RunRecord, {**document, "segments": segments})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} lacks {error}", hints=[DAMAGED_HINT]) from error
+
+
+DAMAGED_HINT = "restore run.json from a copy; checkpoints of the run are not affected"
+
+
+def _read(cls: type[Kind], document: dict[str, Any]) -> Kind:
+    """A dataclass from its JSON object; keys of later versions are passed over."""
+    names = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: document[name] for name in names})

@@ -1,0 +1,102 @@
+"""`llmrun verify A B`: two runs, two checkpoints, or a checkpoint and a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from llmrun.verify.checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
+from llmrun.verify.diagnosis import cause, diagnose, diagnose_state
+from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run, false_statements
+from llmrun.verify.ledgers import LedgersCompared, compare_ledgers, distances_of
+from llmrun.verify.shared import compare_shared
+from llmrun.verify.states import StatesCompared
+from llmrun.verify.subject import Subject, open_subject
+from llmrun.verify.tensors import name_tensors
+from llmrun.verify.verdict import Finding, Verdict
+
+
+def verify_runs(path_a: Path, path_b: Path, strict: bool = False) -> Verdict:
+    """Compare the bits of two subjects; with `strict` also their lengths and fingerprints.
+
+    path_a, path_b: directories of runs or checkpoints, or files of ledgers.
+    Raises InputError where a path is none of these or they have nothing in common, DamagedError where
+    the header of a ledger is damaged, CheckpointDamage where a checkpoint given by its path is.
+    """
+    a, b = open_subject("A", path_a), open_subject("B", path_b)
+    if a.kind == b.kind == "checkpoint":
+        verdict = verify_checkpoints(a, b)
+    elif "checkpoint" in (a.kind, b.kind):
+        verdict = verify_checkpoint_with_run(a, b)
+    else:
+        verdict = _verify_ledgers(a, b)
+    if strict and verdict.equal:
+        return replace(verdict, finding=_strict_finding(verdict))
+    return verdict
+
+
+def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
+    """Two subjects with ledgers."""
+    assert a.ledger is not None
+    assert b.ledger is not None
+    ledgers = compare_ledgers(a.ledger, b.ledger)
+    eras_a, eras_b = _eras(a), _eras(b)
+    fingerprints = compare_eras(eras_a, eras_b)
+    stop = None if ledgers.difference is None else ledgers.difference.step
+    states = compare_shared(a, b, ledgers.steps, stop)
+    edited = [*false_statements("A", eras_a), *false_statements("B", eras_b)]
+    damage = (*ledgers.damage, *states.damage, *edited)
+    running = [f"{s.label} is still running, or was killed" for s in (a, b) if s.running]
+    return Verdict(
+        a=str(a.path),
+        b=str(b.path),
+        finding=_finding(a, b, ledgers, states, fingerprints) or _damage_finding(ledgers, damage),
+        steps_compared=ledgers.n_steps,
+        complete=ledgers.complete,
+        last_step=ledgers.steps.stop - 1,
+        fingerprints=fingerprints,
+        chain=ledgers.chain,
+        checkpoints=tuple(states.steps),
+        tensors_compared=states.n_tensors,
+        distances=distances_of(ledgers, a.ledger, b.ledger),
+        damage=damage,
+        notes=(*ledgers.notes, *states.notes, *running),
+    )
+
+
+def _eras(subject: Subject) -> tuple[Era, ...]:
+    """The fingerprints of a run; () where they are not known."""
+    return () if subject.record is None else eras_of_run(subject.record)
+
+
+def _finding(
+    a: Subject, b: Subject, ledgers: LedgersCompared, states: StatesCompared, fingerprints: Fingerprints
+) -> Finding | None:
+    """The first difference: of saved states before that of the ledgers, where there is one."""
+    if states.difference is not None:
+        return state_finding(states.difference, diagnose_state(states.difference, fingerprints))
+    difference = ledgers.difference
+    if difference is None:
+        return None
+    tensors, tensors_step = name_tensors(a, b, difference, ledgers.steps[-1])
+    return Finding(
+        step=difference.step,
+        quantity=difference.quantity,
+        diagnosis=diagnose(difference, fingerprints),
+        quantities=difference.quantities,
+        tensors=tensors,
+        tensors_step=tensors_step,
+    )
+
+
+def _damage_finding(ledgers: LedgersCompared, damage: tuple[str, ...]) -> Finding | None:
+    """Damage, where nothing differs before it."""
+    return Finding(ledgers.broken_step, None, damage[0]) if damage else None
+
+
+def _strict_finding(verdict: Verdict) -> Finding | None:
+    """What `strict` demands beyond equal bits, and does not find."""
+    if not verdict.complete:
+        says = f"equal up to step {verdict.last_step}, but the two do not end there both"
+        return Finding(verdict.last_step + 1, None, says)
+    if verdict.fingerprints.equal:
+        return None
+    return Finding(None, "config", f"equal bits, but {cause(verdict.fingerprints)}")

@@ -1,0 +1,123 @@
+"""Compares checkpoints: with each other tensor by tensor, and with the ledger of the run they belong to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from llmrun.checkpoint.errors import CheckpointDamage
+from llmrun.checkpoint.manifest import Manifest
+from llmrun.checkpoint.reader import Checkpoint, open_checkpoint, verify_files
+from llmrun.errors import InputError
+from llmrun.ledger.combine import TensorDigest, combine_digests
+from llmrun.ledger.record import Record
+from llmrun.ledger.tensors import differing_tensors
+
+QUANTITY_ORDER = ("optimizer", "weights", "rng")
+"""The quantities that a checkpoint holds, a cause before its effects."""
+
+
+@dataclass(frozen=True)
+class StateDifference:
+    """How two checkpoints of one step differ.
+
+    tensors: by quantity (optimizer, weights, rng) the names of what differs; only what differs is there.
+    """
+
+    step: int
+    tensors: Mapping[str, list[str]]
+
+    @property
+    def quantity(self) -> str:
+        """The first quantity that differs, in causal order."""
+        return next(quantity for quantity in QUANTITY_ORDER if quantity in self.tensors)
+
+
+@dataclass
+class StatesCompared:
+    """What a comparison of checkpoints found.
+
+    steps:      steps whose checkpoints were read byte by byte and found equal.
+    n_tensors:  tensors compared in all.
+    difference: the first difference; None where there is none.
+    damage:     what is wrong with a checkpoint, in words.
+    notes:      what could not be compared, and why.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    n_tensors: int = 0
+    difference: StateDifference | None = None
+    damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def groups_of(manifest: Manifest) -> dict[str, dict[str, TensorDigest]]:
+    """The digests in a manifest, by quantity: weights (parameters, buffers, extra) and optimizer."""
+    groups: dict[str, dict[str, TensorDigest]] = {"weights": {}, "optimizer": {}}
+    for name, entry in manifest.tensors.items():
+        quantity = "optimizer" if entry.kind.startswith("optimizer/") else "weights"
+        groups[quantity][name] = TensorDigest(entry.dtype, entry.shape, int(entry.digest, 16))
+    return groups
+
+
+def parameters_of(manifest: Manifest) -> dict[str, TensorDigest]:
+    """The digests of the parameters: what the ledger calls weights."""
+    weights = groups_of(manifest)["weights"]
+    return {name: weights[name] for name, entry in manifest.tensors.items() if entry.kind == "parameter"}
+
+
+def compare_states(a: Checkpoint, b: Checkpoint) -> StateDifference | None:
+    """Compare two sound checkpoints of one step: digests of all tensors, bytes of all random states."""
+    groups_a, groups_b = groups_of(a.manifest), groups_of(b.manifest)
+    found = {name: differing_tensors(groups_a[name], groups_b[name]) for name in groups_a}
+    found["rng"] = _differing_rng(a, b)
+    differing = {quantity: names for quantity, names in found.items() if names}
+    return StateDifference(a.step, differing) if differing else None
+
+
+def _differing_rng(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """The random states that are not equal byte by byte."""
+    states_a, states_b = a.rng(), b.rng()
+    shared = [name for name in states_a if name in states_b]
+    unequal = [
+        name
+        for name in shared
+        if states_a[name].dtype != states_b[name].dtype or not np.array_equal(states_a[name], states_b[name])
+    ]
+    return [*unequal, *sorted(states_a.keys() ^ states_b.keys())]
+
+
+def compare_with_record(checkpoint: Checkpoint, record: Record) -> list[str]:
+    """In what a checkpoint is not the state that a ledger recorded at its step: some of weights, optimizer, chain."""
+    manifest = checkpoint.manifest
+    stated = {
+        "weights": (record.weights_digest, parameters_of(manifest)),
+        "optimizer": (record.optimizer_digest, groups_of(manifest)["optimizer"]),
+    }
+    unequal = [
+        quantity
+        for quantity, (digest, tensors) in stated.items()
+        if digest is not None and combine_digests(tensors) != digest
+    ]
+    return [*unequal, *([] if record.chain.hex() == manifest.chain else ["chain"])]
+
+
+def sound_checkpoint(path: Path, compared: StatesCompared, label: str, every_byte: bool) -> Checkpoint | None:
+    """A checkpoint, its structure checked, with `every_byte` its files too.
+
+    None where it is damaged (which goes into `compared`), or was pruned meanwhile by its own run.
+    """
+    try:
+        damages = verify_files(path) if every_byte else []
+        if not damages:
+            return open_checkpoint(path)
+    except CheckpointDamage as error:
+        damages = list(error.damages)
+    except (InputError, FileNotFoundError):
+        damages = []
+    if not path.is_dir():
+        compared.notes.append(f"{path.name} of {label} was removed meanwhile and is not compared")
+        return None
+    compared.damage += [f"checkpoint {damage} ({label})" for damage in damages]
+    return None

@@ -1,0 +1,82 @@
+"""What `llmrun verify` is given: a run's directory, a checkpoint, or the file of a ledger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmrun.checkpoint.layout import MANIFEST, step_name, steps_in
+from llmrun.errors import InputError
+from llmrun.ledger.header import is_ledger
+from llmrun.ledger.reader import LedgerReader
+from llmrun.run.directory import RunDirectory, find_run
+from llmrun.run.record import RunRecord, read_record
+
+Kind = Literal["run", "checkpoint", "ledger"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of a comparison.
+
+    label:       A or B.
+    ledger:      of a run or a ledger file; None for a checkpoint.
+    record:      run.json, where there is one.
+    checkpoints: committed checkpoints by step.
+    """
+
+    label: str
+    path: Path
+    kind: Kind
+    ledger: LedgerReader | None
+    record: RunRecord | None
+    checkpoints: dict[int, Path]
+
+    @property
+    def ledger_tensors(self) -> Path:
+        """Where digests of single tensors are kept; need not exist."""
+        return RunDirectory(self.path).ledger_tensors
+
+    @property
+    def running(self) -> bool:
+        """Whether run.json says that the run is going on (or was killed before it could say otherwise)."""
+        return self.record is not None and self.record.status == "running"
+
+
+def open_subject(label: str, path: Path) -> Subject:
+    """Open what lies at `path`.
+
+    Raises InputError where it is none of the three, DamagedError where a ledger's header is damaged.
+    """
+    if path.is_dir():
+        return _open_directory(label, path)
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}", hints=[WANTED])
+    if not path.is_file() or not is_ledger(path):
+        raise InputError(f"{path} is neither a run, nor a checkpoint, nor a ledger", hints=[WANTED])
+    return Subject(label, path, "ledger", LedgerReader(path), None, {})
+
+
+WANTED = "give a run's directory or name, a checkpoint's directory, or a ledger.bin"
+
+
+def _open_directory(label: str, path: Path) -> Subject:
+    run = RunDirectory(path)
+    if (path / MANIFEST).is_file():
+        return Subject(label, path, "checkpoint", None, None, {})
+    if run.ledger_file.is_file():
+        record = read_record(run.record_file) if run.is_run else None
+        # The ledger is opened last: a run that goes on records a step before it saves it.
+        found = {step: run.checkpoints / step_name(step) for step in steps_in(run.checkpoints)}
+        return Subject(label, path, "run", LedgerReader(run.ledger_file), record, found)
+    if run.is_run:
+        raise InputError(f"{path} has no ledger yet: no step of this run was recorded")
+    raise InputError(f"{path} is neither a run's directory nor a checkpoint", hints=[WANTED])
+
+
+def find_subject(given: str) -> Path:
+    """The path that a user means: a path that is there, or the name of a run below `runs/`.
+
+    Raises InputError where there is neither, with the nearest names of runs.
+    """
+    path = Path(given)
+    return path if path.exists() else find_run(given).path

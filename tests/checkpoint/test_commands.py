@@ -1,0 +1,193 @@
+"""`llmrun checkpoints list | check | prune`, as a user calls them."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llmrun.checkpoint.layout import steps_in
+from llmrun.cli.checkpoints import check, list_, prune
+from llmrun.errors import DamagedError, InputError
+
+
+@pytest.fixture
+def run(states, tmp_path):
+    """A run's directory with three checkpoints, the best of them at step 8."""
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    (directory / "run.json").write_text("{}")
+    (directory / "checkpoints").mkdir()
+    for step in (8, 16, 24):
+        trainer = {"step": step, "val_ppl": 100 / step, "best_step": 8}
+        state = states.small(step)
+        pieces = states.pieces(state, states.even_cuts(state, 1), 0)
+        from llmrun.checkpoint.writer import commit, save_rank
+
+        saved = states.snapshot(step, pieces, trainer=trainer)
+        save_rank(directory / "checkpoints", saved, 0, 1, states.quick)
+        commit(directory / "checkpoints", saved, 1, 1, states.quick)
+    return directory
+
+
+def llmrun(*arguments: object):
+    """Call `llmrun checkpoints` with these arguments; errors of ours are raised to the test."""
+    app = typer.Typer()
+    app.command("list")(list_)
+    app.command("check")(check)
+    app.command("prune")(prune)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def damage(run, step: int, name: str) -> None:
+    file = run / "checkpoints" / f"step-{step:08d}" / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_list_shows_each_checkpoint(run):
+    """One line for each: step, tokens, size, ranks, val_ppl, state."""
+    lines = llmrun("list", run).stdout.splitlines()
+
+    assert lines[0].split() == ["step", "tokens", "size", "ranks", "val_ppl", "state"]
+    assert [line.split()[0] for line in lines[1:]] == ["8", "16", "24"]
+    assert lines[2].split()[1:] == ["16,384", lines[2].split()[2], lines[2].split()[3], "1", "6.25", "whole"]
+
+
+def test_list_as_json(run):
+    """The keys of the JSON document are these."""
+    rows = json.loads(llmrun("list", run, "--json").stdout)["checkpoints"]
+
+    assert [row["step"] for row in rows] == [8, 16, 24]
+    assert set(rows[0]) == {"step", "path", "bytes", "tokens", "val_ppl", "ranks", "whole", "damages"}
+    assert rows[0] | {"path": "", "bytes": 0} == {
+        "step": 8,
+        "path": "",
+        "bytes": 0,
+        "tokens": 8192,
+        "val_ppl": 12.5,
+        "ranks": 1,
+        "whole": True,
+        "damages": [],
+    }
+
+
+def test_list_names_a_damaged_file(run):
+    """A damaged checkpoint is listed with the file and `-` for what is unknown."""
+    damage(run, 16, "trainer.json")
+    line = llmrun("list", run).stdout.splitlines()[2]
+
+    assert line.split()[:2] == ["16", "-"]
+    assert line.endswith("damaged: trainer.json has another sha256 than SHA256SUMS states")
+
+
+def test_list_of_a_run_without_checkpoints(tmp_path):
+    """A run that saved nothing yet has an empty list."""
+    (tmp_path / "run.json").write_text("{}")
+
+    assert json.loads(llmrun("list", tmp_path, "--json").stdout) == {"checkpoints": []}
+
+
+def test_check_of_sound_checkpoints(run):
+    """Every checkpoint is said to be sound, exit 0."""
+    result = llmrun("check", run)
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [f"step-{step:08d}  sound" for step in (8, 16, 24)]
+
+
+def test_check_names_the_damaged_file_and_exits_with_1(run):
+    """A flipped bit is found in whichever file it is."""
+    damage(run, 16, "optimizer-00001-of-00001.safetensors")
+    result = llmrun("check", run)
+
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "step-00000008  sound",
+        "step-00000016  damaged",
+        "  step-00000016/optimizer-00001-of-00001.safetensors has another sha256 than SHA256SUMS states",
+        "step-00000024  sound",
+    ]
+
+
+def test_check_of_one_step(run):
+    """With STEP only that checkpoint is read."""
+    damage(run, 16, "rng.safetensors")
+
+    assert llmrun("check", run, 24).stdout == "step-00000024  sound\n"
+    assert llmrun("check", run, 16).exit_code == 1
+
+
+def test_check_takes_every_way_to_a_checkpoint(run):
+    """A run's directory, its checkpoints/ and one checkpoint are all understood."""
+    assert len(llmrun("check", run / "checkpoints").stdout.splitlines()) == 3
+    assert llmrun("check", run / "checkpoints" / "step-00000016").stdout == "step-00000016  sound\n"
+
+
+def test_check_as_json(run):
+    """Damage is listed by checkpoint and file, exit 1."""
+    damage(run, 8, "model-00001-of-00001.safetensors")
+    result = llmrun("check", run, "--json")
+    document = json.loads(result.stdout)
+
+    assert result.exit_code == 1
+    assert [row["sound"] for row in document["checkpoints"]] == [False, True, True]
+    assert document["damages"] == [
+        {
+            "checkpoint": "step-00000008",
+            "file": "model-00001-of-00001.safetensors",
+            "says": "has another sha256 than SHA256SUMS states",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("check", "{run}", 17), "has no checkpoint of step 17"),
+        (("check", "{run}", "--", -1), "has no checkpoint of step -1"),
+        (("list", "{run}/missing"), "there is no directory"),
+        (("list", "{run}/run.json"), "there is no directory"),
+        (("list", "{run}/.."), "is neither a run nor a checkpoint"),
+        (("prune", "{run}/..", "--keep-last", 1), "is neither a run nor a checkpoint"),
+    ],
+)
+def test_wrong_input_is_refused(run, arguments, says):
+    """What is no run, no checkpoint or no step of it is said."""
+    with pytest.raises(InputError, match=says):
+        llmrun(*[str(argument).replace("{run}", str(run)) for argument in arguments])
+
+
+def test_check_without_any_checkpoint_is_wrong_input(tmp_path):
+    """There is nothing to check in a run that saved nothing: that is not `sound`."""
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="has no checkpoints"):
+        llmrun("check", tmp_path)
+
+
+def test_prune_keeps_the_newest_and_the_best(run):
+    """`--keep-last 1` deletes what is neither the newest nor the best."""
+    assert llmrun("prune", run, "--keep-last", 1, "--dry-run").stdout.splitlines() == [
+        "would delete step 16",
+        "kept 8, 24",
+    ]
+    assert steps_in(run / "checkpoints") == [8, 16, 24]
+
+    document = json.loads(llmrun("prune", run, "--keep-last", 1, "--json").stdout)
+
+    assert document == {"deleted": [16], "kept": [8, 24], "dry_run": False}
+    assert steps_in(run / "checkpoints") == [8, 24]
+
+
+@pytest.mark.parametrize("name", ["optimizer-00001-of-00001.safetensors", "manifest.json"])
+def test_prune_refuses_while_the_newest_is_damaged(run, name):
+    """Nothing is deleted where the newest checkpoint is not sound; the file is named, exit 1."""
+    damage(run, 24, name)
+    with pytest.raises(DamagedError, match=f"step-00000024/{name}"):
+        llmrun("prune", run, "--keep-last", 1)
+
+    assert steps_in(run / "checkpoints") == [8, 16, 24]

@@ -1,0 +1,322 @@
+"""The disk refuses, ranks die: the reader finds the old checkpoint or the new one, whole, and nothing else."""
+
+import errno
+import itertools
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from llmrun.checkpoint.errors import CheckpointWriteError
+from llmrun.checkpoint.layout import step_name, steps_in
+from llmrun.checkpoint.reader import newest_sound, verify_files
+from llmrun.checkpoint.retention import abandon, delete, sweep
+from llmrun.checkpoint.writer import commit, save_rank
+
+
+def hidden(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir() if entry.name.startswith("."))
+
+
+def found_whole(states, directory: Path, steps: set[int]) -> int:
+    """The step that a reader finds, after checking that every final name is sound and holds its state."""
+    for step in steps_in(directory):
+        assert verify_files(directory / step_name(step)) == []
+    newest, damages = newest_sound(directory)
+
+    assert damages == []
+    assert newest is not None
+    assert newest.step in steps
+    assert states.holds(newest, states.small(newest.step))
+
+    return newest.step
+
+
+def operations_of_a_save(states, directory: Path) -> int:
+    """How many operations a save needs that nothing disturbs."""
+    disk = states.FaultyDisk(0)
+    states.save(directory, 16, disk=disk)
+    return disk.count
+
+
+def disturbed_save(states, directory: Path, step: int, attempt: str, disk) -> list[CheckpointWriteError]:
+    """A save by two ranks on a failing disk: each goes on by itself, as processes do; the errors that came."""
+    state = states.small(step)
+    cuts = states.even_cuts(state, 2)
+    errors = []
+    for rank in (1, 0):
+        saved = states.snapshot(step, states.pieces(state, cuts, rank), attempt)
+        try:
+            save_rank(directory, saved, rank, 2, disk)
+            if rank == 0:
+                commit(directory, saved, 2, 0.0, disk)
+        except CheckpointWriteError as error:
+            errors.append(error)
+    return errors
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "from-then-on"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_every_operation_may_fail(states, tmp_path, code, for_ever):
+    """The n-th operation of a save fails, for every n: a typed error, old or new whole, the next save works."""
+    total = operations_of_a_save(states, tmp_path / "count")
+    ends = []
+    for fails_at in range(1, total + 1):
+        directory = tmp_path / str(fails_at)
+        states.save(directory, 8, disk=states.quick)
+        disk = states.FaultyDisk(fails_at, code, for_ever)
+        errors = disturbed_save(states, directory, 16, "002", disk)
+        ends.append(found_whole(states, directory, {8, 16}))
+
+        assert errors
+        assert all(error.errno in (code, None) for error in errors)
+        assert for_ever or hidden(directory) == []
+
+        states.save(directory, 24, attempt="003", disk=states.quick)
+
+        assert found_whole(states, directory, {24}) == 24
+        assert hidden(directory) == []
+
+    assert total > 30
+    assert ends == sorted(ends)
+    assert set(ends) == {8, 16}
+
+
+def test_a_rank_killed_at_any_operation_leaves_only_hidden_names(states, tmp_path):
+    """A process that saves is killed before its n-th operation, for every n: old or new whole, `sweep` cleans."""
+    total = operations_of_a_save(states, tmp_path / "count")
+    ends = []
+    for killed_at in range(1, total + 1):
+        directory = tmp_path / str(killed_at)
+        states.save(directory, 8, disk=states.quick)
+        child = os.fork()
+        if child == 0:
+            disk = states.FaultyDisk(killed_at)
+            disk.fail = lambda _name: os.kill(os.getpid(), signal.SIGKILL)
+            states.save(directory, 16, disk=disk)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+        ends.append(found_whole(states, directory, {8, 16}))
+        left = hidden(directory)
+
+        assert left in ([], [".tmp-step-00000016-001"])
+        assert sweep(directory) == left
+        assert hidden(directory) == []
+
+    assert set(ends) == {8, 16}
+
+
+@pytest.mark.parametrize("work", ["delete", "abandon"])
+def test_deleting_and_abandoning_may_fail_anywhere(states, tmp_path, work):
+    """The n-th operation of a deletion or a move fails, for every n: every final name stays whole."""
+    for fails_at in itertools.count(1):
+        directory = tmp_path / str(fails_at)
+        for step in (8, 16, 24):
+            states.save(directory, step, disk=states.quick)
+        disk = states.FaultyDisk(fails_at, for_ever=True)
+        try:
+            delete(directory, [8, 16], disk) if work == "delete" else abandon(directory, 8, 2, disk)
+        except OSError:
+            assert found_whole(states, directory, {8, 16, 24})
+            continue
+
+        assert steps_in(directory) == ([24] if work == "delete" else [8])
+        assert disk.count > 4
+        break
+
+
+def test_rank_0_waits_for_the_others(states, tmp_path):
+    """The commit comes after the last rank's report, however late that is."""
+    state = states.small(16)
+    cuts = states.even_cuts(state, 3)
+    saved = [states.snapshot(16, states.pieces(state, cuts, rank)) for rank in range(3)]
+    for rank in (0, 1):
+        save_rank(tmp_path, saved[rank], rank, 3)
+    late = threading.Timer(0.2, save_rank, (tmp_path, saved[2], 2, 3))
+    late.start()
+    path = commit(tmp_path, saved[0], 3, timeout_s=30)
+    late.join()
+
+    assert verify_files(path) == []
+
+
+def test_a_rank_that_never_reports_is_named(states, tmp_path):
+    """Rank 0 gives up after its time limit, names the rank and removes the hidden directory."""
+    saved = states.snapshot(16, [])
+    for rank in (0, 2):
+        save_rank(tmp_path, saved, rank, 3)
+    says = r"step-00000016 was not committed: rank 1 of 3 did not finish writing within 0.05 s"
+    with pytest.raises(CheckpointWriteError, match=says):
+        commit(tmp_path, saved, 3, timeout_s=0.05)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_whose_disk_is_full_tells_rank_0_at_once(states, tmp_path):
+    """Rank 0 learns the cause from the report, long before its time limit, with the error number."""
+    state = states.small(16)
+    cuts = states.even_cuts(state, 2)
+    saved = [states.snapshot(16, states.pieces(state, cuts, rank)) for rank in range(2)]
+    disk = states.FaultyDisk(5, errno.ENOSPC)
+    with pytest.raises(CheckpointWriteError, match="rank 1 could not write step-00000016: No space left"):
+        save_rank(tmp_path, saved[1], 1, 2, disk)
+    save_rank(tmp_path, saved[0], 0, 2)
+    with pytest.raises(CheckpointWriteError, match="rank 1 could not write") as raised:
+        commit(tmp_path, saved[0], 2, timeout_s=3600)
+
+    assert raised.value.disk_full
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_hints_at_retention(states, tmp_path):
+    """The error of a full disk says what to do and can travel as JSON."""
+    disk = states.FaultyDisk(3, errno.ENOSPC)
+    with pytest.raises(CheckpointWriteError) as raised:
+        save_rank(tmp_path, states.snapshot(16, []), 0, 1, disk)
+
+    assert raised.value.hints == (
+        "free space, or keep fewer checkpoints with `--set checkpoint.keep_last=1`",
+    )
+    assert raised.value.as_json()["exit_code"] == 4
+
+
+def test_a_file_size_limit_is_a_full_disk(states, tmp_path):
+    """EFBIG, as `ulimit -f` gives it, counts as full; EIO does not."""
+    for code, full in ((errno.EFBIG, True), (errno.EDQUOT, True), (errno.EIO, False)):
+        with pytest.raises(CheckpointWriteError) as raised:
+            save_rank(tmp_path, states.snapshot(16, []), 0, 1, states.FaultyDisk(4, code))
+
+        assert raised.value.disk_full == full
+        assert raised.value.errno == code
+
+
+def test_a_directory_removed_under_the_run_is_said(states, tmp_path):
+    """Without the run's directory a save fails with a typed error and makes no new tree."""
+    with pytest.raises(
+        CheckpointWriteError, match=r"could not write step-00000016: No such file or directory"
+    ):
+        states.save(tmp_path / "gone" / "checkpoints", 16)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_shrank_before_the_commit_is_noticed(states, tmp_path):
+    """Rank 0 compares sizes on disk with the reports before anything gets a final name."""
+    saved = states.snapshot(16, [])
+    save_rank(tmp_path, saved, 0, 1)
+    file = tmp_path / ".tmp-step-00000016-001" / "model-00001-of-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+    with pytest.raises(CheckpointWriteError, match=r"model-00001-of-00001.safetensors has .* were written"):
+        commit(tmp_path, saved, 1, timeout_s=1)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_file_in_the_hidden_directory_stops_the_commit(states, tmp_path):
+    """What does not belong there never gets a final name."""
+    saved = states.snapshot(16, [])
+    save_rank(tmp_path, saved, 0, 1)
+    (tmp_path / ".tmp-step-00000016-001" / "core").write_bytes(b"")
+
+    with pytest.raises(CheckpointWriteError, match="core does not belong to the checkpoint"):
+        commit(tmp_path, saved, 1, timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not JSON"),
+        ("{}", "the report lacks 'attempt'"),
+        ('{"format": NaN}', "holds NaN"),
+    ],
+)
+def test_a_damaged_report_stops_the_commit(states, tmp_path, text, says):
+    """A report is read back as strictly as a manifest."""
+    saved = states.snapshot(16, [])
+    save_rank(tmp_path, saved, 0, 1)
+    (tmp_path / ".tmp-step-00000016-001" / "rank-00001.json").write_text(text)
+
+    with pytest.raises(CheckpointWriteError, match=says):
+        commit(tmp_path, saved, 1, timeout_s=1)
+
+
+def test_a_report_of_another_world_stops_the_commit(states, tmp_path):
+    """Ranks that disagree about their number never commit."""
+    saved = states.snapshot(16, [])
+    save_rank(tmp_path, saved, 0, 2)
+
+    with pytest.raises(CheckpointWriteError, match="the report is for"):
+        commit(tmp_path, saved, 1, timeout_s=1)
+
+
+def disagreements(states) -> dict[str, tuple[list, list, str]]:
+    """Pieces of two ranks that do not make a state, and what is said."""
+    one = states.whole("w", "parameter", "F32", (4,), 1)
+    other = states.whole("w", "buffer", "F32", (4,), 1)
+    larger = states.whole("w", "parameter", "F32", (5,), 1)
+
+    def cut(tensor, start, stop):
+        return states.pieces([tensor], {"w": [start, stop]}, 0)
+
+    return {
+        "gap": (cut(one, 0, 1), cut(one, 2, 4), "w has 2 elements from 2 on"),
+        "overlap": (cut(one, 0, 3), cut(one, 2, 4), "expected some from 3 on"),
+        "short": (cut(one, 0, 1), cut(one, 1, 3), "w has 3 elements in its pieces, 4 in its shape"),
+        "twice": (cut(one, 0, 4), cut(one, 0, 4), "expected some from 4 on"),
+        "descending": (cut(one, 2, 4), cut(one, 0, 2), "expected some from 0 on"),
+        "kind": (
+            cut(one, 0, 2),
+            cut(other, 2, 4),
+            "rank 1 holds w as buffer F32 4, another rank as parameter",
+        ),
+        "shape": (cut(one, 0, 2), cut(larger, 2, 5), "rank 1 holds w as parameter F32 5, another rank as"),
+    }
+
+
+@pytest.mark.parametrize("case", ["gap", "overlap", "short", "twice", "descending", "kind", "shape"])
+def test_pieces_that_do_not_fit_stop_the_commit(states, tmp_path, case):
+    """Gaps, overlaps and disagreements of ranks never get a final name."""
+    first, second, says = disagreements(states)[case]
+    for rank, pieces in ((1, second), (0, first)):
+        save_rank(tmp_path, states.snapshot(16, pieces), rank, 2)
+
+    with pytest.raises(CheckpointWriteError) as raised:
+        commit(tmp_path, states.snapshot(16, first), 2, timeout_s=1)
+
+    assert says in raised.value.says
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sound_checkpoint_of_the_step_is_kept(states, tmp_path):
+    """A second save of a step leaves the first as it was."""
+    path = states.save(tmp_path, 16)
+    before = path.stat().st_ino
+
+    assert states.save(tmp_path, 16, attempt="002") == path
+    assert path.stat().st_ino == before
+    assert hidden(tmp_path) == []
+
+
+def test_a_damaged_checkpoint_of_the_step_makes_room(states, tmp_path):
+    """A second save of a step replaces a damaged first, which is kept aside as evidence."""
+    path = states.save(tmp_path, 16)
+    (path / "trainer.json").write_bytes(b"")
+    states.save(tmp_path, 16, attempt="002")
+
+    assert found_whole(states, tmp_path, {16}) == 16
+    assert (tmp_path / "abandoned-002" / path.name / "trainer.json").read_bytes() == b""
+
+
+def test_a_stale_directory_does_not_disturb_the_next_save(states, tmp_path):
+    """What a killed save left behind is swept by the next one, which works under another attempt."""
+    save_rank(tmp_path, states.snapshot(16, []), 0, 2)
+    states.save(tmp_path, 16, attempt="002")
+
+    assert hidden(tmp_path) == []
+    assert found_whole(states, tmp_path, {16}) == 16

@@ -1,0 +1,103 @@
+"""A run that cannot keep its checkpoints is refused before it starts, with the numbers."""
+
+import errno
+import os
+from collections import namedtuple
+
+import pytest
+
+from llmrun.checkpoint.errors import CheckpointWriteError
+from llmrun.checkpoint.space import check_room, free_bytes, held_bytes, peak_count, preflight, shown_bytes
+from llmrun.errors import RefusedError
+
+Room = namedtuple("Room", "f_bavail f_frsize")
+
+
+@pytest.fixture
+def small_disk(monkeypatch):
+    """A disk that says it has 1,024 MiB left."""
+    monkeypatch.setattr(os, "statvfs", lambda path: Room(262_144, 4096))
+
+
+def test_room_for_all_checkpoints_passes(small_disk, tmp_path):
+    """Exactly as much as needed is enough, and the trial leaves nothing behind."""
+    preflight(tmp_path, checkpoint_bytes=2**28, count=4)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_disk_is_refused_with_numbers(small_disk, tmp_path):
+    """The refusal states count, size, what is needed and what is free, and exits with 3."""
+    with pytest.raises(RefusedError) as raised:
+        preflight(tmp_path, checkpoint_bytes=2**28 + 1, count=4)
+
+    assert raised.value.says == "4 checkpoints of 268 MB need 1.07 GB more disk, 1.07 GB are free"
+    assert raised.value.where == str(tmp_path)
+    assert raised.value.exit_code == 3
+
+
+def test_checkpoints_that_are_there_count(small_disk, states, tmp_path):
+    """What a resumed run has already needs no new room."""
+    states.save(tmp_path, 8, disk=states.quick)
+    held = held_bytes(tmp_path)
+
+    assert held == sum(entry.stat().st_size for entry in (tmp_path / "step-00000008").iterdir())
+
+    preflight(tmp_path, checkpoint_bytes=2**30 + held, count=1)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+def test_every_operation_of_the_trial_may_fail(states, tmp_path, fails_at):
+    """A disk that refuses any operation of a commit is refused with the reason."""
+    with pytest.raises(RefusedError, match=r"checkpoints cannot be written: ") as raised:
+        preflight(tmp_path, 0, 1, states.FaultyDisk(fails_at, for_ever=True))
+
+    assert raised.value.hints == ("make the directory writable, or set another `runs_dir`",)
+
+
+def test_a_directory_that_is_gone_is_refused(tmp_path):
+    """A missing directory is refused by the trial, not created."""
+    with pytest.raises(RefusedError, match="checkpoints cannot be written: No such file or directory"):
+        preflight(tmp_path / "gone", 0, 1)
+
+
+def test_before_a_save_a_full_disk_is_told(small_disk, tmp_path):
+    """A save that will not fit is a full disk, known before anything is written."""
+    check_room(tmp_path, 2**29)
+    with pytest.raises(
+        CheckpointWriteError, match=r"a checkpoint of 1.07 GB does not fit: 1.07 GB are free"
+    ) as raised:
+        check_room(tmp_path, 2**30)
+
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.disk_full
+
+
+def test_free_space_is_that_of_the_nearest_parent(tmp_path):
+    """A directory that is not there yet has the room of the one above it."""
+    assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+@pytest.mark.parametrize(
+    ("last_k", "keep_best", "every_n", "steps", "count"),
+    [(1, False, None, 100, 2), (2, True, None, 100, 4), (2, True, 30, 100, 7), (3, False, 200, 100, 4)],
+)
+def test_the_most_that_is_there_at_once(last_k, keep_best, every_n, steps, count):
+    """The newest, the best, the permanent ones, and the one being written."""
+    assert peak_count(last_k, keep_best, every_n, steps) == count
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_999, "1 MB"),
+        (1_234_567_890, "1.23 GB"),
+        (156e9, "156 GB"),
+    ],
+)
+def test_bytes_for_a_person(n_bytes, text):
+    """Three digits and a unit of 1000."""
+    assert shown_bytes(int(n_bytes)) == text

@@ -1,0 +1,207 @@
+"""`llmrun plan` as its user sees it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmrun.cli.app import run
+
+DEMO = """\
+name: demo
+T_tokens: 4Mi
+model: {n_layers: 6, d_model: 256, n_heads: 8, n_kv_heads: 4, d_ff: 688, vocab_size: 4096, dropout: 0.1}
+batch: {GB_tok: 16Ki, μ_tok: 2Ki, L_ctx: 256, D: 2, V: 8}
+schedule: {warmup_tokens: 256Ki}
+hardware: {accelerator: A100-80G-SXM, assumed_mfu: 0.5}
+"""
+
+SUMMARY = """\
+plan of demo: 6 blocks of width 256, 8 heads over 4 key-value heads, swiglu 688, 4,096 tokens
+
+  GB_tok = D · A · μ_tok      16,384 = 2 · 4 · 2,048
+
+  optimizer step                                16,384 tokens = GB_tok
+  ├─ accumulation step 1 of A = 4                4,096 tokens = D · μ_tok
+  │  ├─ rank 0 (lanes 0-3): 8 sequences × 256    2,048 tokens = μ_tok
+  │  └─ rank 1 (lanes 4-7): 8 sequences × 256    2,048 tokens
+  ├─ ⋮  2 more
+  ├─ accumulation step 4                         4,096 tokens
+  └─ V = 8 lanes, added in one tree of height 3: the same bits for every D
+
+  steps             256               T_tokens / GB_tok, rounded down
+  tokens seen       4,194,304         all of T_tokens
+  warm-up           16 steps          of 262,144 tokens
+  M                 8                 micro-batches a step in V = 8 lanes of 1
+
+  N_params          4,353,280         blocks and final norm
+  N_params_total    5,401,856         with 1.05 M in tables; head shares the token table
+  FLOPs             1.56e+14          every matrix product, attention as full square (PaLM)
+  6·N_params·T      1.10e+14          1.36e+14 with N_params_total
+  checkpoint        64.8 MB           12 bytes a parameter; 32.4 MB from each of D = 2
+
+  memory per rank   401 MB            activations 156 MB, logits 101 MB, gradients 64.8 MB
+                                      weights 21.6 MB, exchange 21.6 MB, optimizer 21.6 MB
+                                      bf16 weights 10.8 MB, outside blocks 3.71 MB
+                                      in the host, checkpoint buffer 32.4 MB
+                                      fits the 80.0 GB of A100-80G-SXM
+
+  time              0.499 seconds     on 2 A100-80G-SXM at an assumed MFU of 0.5
+  GPU-hours         0.000277          D · time
+  energy            0.000127 kWh      TDP · D · time · PUE 1.15
+  price of energy   ¥ 0.00            at 0.6 ¥/kWh
+  price of GPUs     —                 hardware.yuan_per_GPU_hour is not set
+"""
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with demo.yaml, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text(DEMO, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_summary(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole screen of a small plan."""
+    code = run(["plan", "demo.yaml"])
+    screen = capsys.readouterr()
+
+    assert (code, screen.err) == (0, "")
+    assert screen.out == SUMMARY
+
+
+def test_json_is_one_document_of_exact_integers(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stdout is JSON and nothing else; counts are integers; unknown figures are null and say why."""
+    code = run(["plan", "demo.yaml", "--json", "--set", "T_tokens=1T"])
+    screen = capsys.readouterr()
+    plan = json.loads(screen.out)
+
+    assert (code, screen.err) == (0, "")
+    assert plan["steps"] == 10**12 // 16384
+    assert plan["FLOPs"] == 37_109_760 * plan["tokens_seen"]
+    assert plan["yuan_GPU"] is None
+    assert plan["unknown"] == {"yuan_GPU": "hardware.yuan_per_GPU_hour is not set"}
+    assert plan["time_hours"] == pytest.approx(plan["FLOPs"] / (2 * 312e12 * 0.5) / 3600)
+
+
+def test_explain_puts_the_numbers_into_every_formula(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both conventions for FLOPs, both forms of a checkpoint, and the sources."""
+    code = run(["plan", "demo.yaml", "--explain"])
+    shown = capsys.readouterr().out
+
+    assert code == 0
+    for line in (
+        "  M = GB_tok / μ_tok = 16,384 / 2,048 = 8 micro-batches a step\n",
+        "  A = M / D = 8 / 2 = 4\n",
+        "  N_params_total = 4,353,280 + 1,048,576 + 0 = 5,401,856\n",
+        "  output head = 2·d_model·vocab_size = 2·256·4,096 = 2,097,152\n",
+        "  FLOPs per token = 3·(6·(1,449,984 + 262,144) + 2,097,152) = 37,109,760\n",
+        "  with the causal half of the square (Megatron-LM) = 1.46e+14\n",
+        "  6·N_params·tokens_seen = 6·4,353,280·4,194,304 = 1.10e+14 (Kaplan et al. 2020, arXiv 2001.08361)\n",
+        "12·N_params_total = 12·5,401,856 = 64,822,272 bytes = 64.8 MB; 32.4 MB from each of D = 2\n",
+        "N·2 + N·8 = 54,018,560 bytes = 54.0 MB; 27.0 MB from each of D = 2\n",
+        "arXiv 2205.05198",
+        "price of GPUs — hardware.yuan_per_GPU_hour is not set\n",
+    ):
+        assert line in shown
+
+
+def test_an_unknown_accelerator(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The place in the config, the nearest row, and the list."""
+    code = run(["plan", "demo.yaml", "--set", "hardware.accelerator=H10-SXM"])
+    error = capsys.readouterr().err
+
+    assert code == 2
+    assert error.startswith(
+        "error: the hardware table has no accelerator 'H10-SXM'\n"
+        "  --> --set hardware.accelerator\n"
+        "\n"
+        "hint: the nearest row is H100-SXM\n"
+        "hint: its rows are V100-SXM2-16G, "
+    )
+
+
+def test_an_unknown_accelerator_in_the_file(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line of the file is named."""
+    (demo / "demo.yaml").write_text(DEMO.replace("A100-80G-SXM", "A100"), encoding="utf-8")
+    code = run(["plan", "demo.yaml"])
+
+    assert code == 2
+    assert "  --> demo.yaml:6  hardware.accelerator\n" in capsys.readouterr().err
+
+
+def test_no_vocabulary_and_no_dataset(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without vocab_size a dataset is needed, and that is said."""
+    (demo / "demo.yaml").write_text(DEMO.replace("vocab_size: 4096, ", ""), encoding="utf-8")
+    code = run(["plan", "demo.yaml"])
+
+    assert code == 2
+    assert "vocab_size is not known" in capsys.readouterr().err
+
+
+def test_a_dataset_that_is_not_there_yet(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With vocab_size given the plan does not need it, and a note says that its tokens were not counted."""
+    code = run(["plan", "demo.yaml", "--set", "data.path=data/demo"])
+    screen = capsys.readouterr()
+
+    assert code == 0
+    assert screen.out == SUMMARY
+    assert screen.err == "note: there is no dataset at data/demo yet, so its tokens were not counted\n"
+
+
+def test_a_dataset_gives_vocabulary_and_epochs(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real dataset: its tokenizer's vocabulary is planned with, and a short split is warned of."""
+    (demo / "text").mkdir()
+    for number in range(120):
+        text = f"document {number}: " + "the same bits at every step, whatever else differs. " * 9
+        (demo / "text" / f"{number:03}.txt").write_text(text, encoding="utf-8")
+    assert run(["data", "prepare", "text", "--out", "tokens", "--tokenizer", "byte"]) == 0
+    (demo / "demo.yaml").write_text(DEMO.replace("vocab_size: 4096, ", ""), encoding="utf-8")
+    capsys.readouterr()
+    code = run(["plan", "demo.yaml", "--set", "data.path=tokens", "--json"])
+    screen = capsys.readouterr()
+    plan = json.loads(screen.out)
+
+    assert code == 0
+    assert plan["N_params_total"] == plan["N_params"] + 257 * 256
+    assert plan["epochs"] == plan["tokens_seen"] / plan["train_tokens"] > 1
+    assert screen.err.startswith(f"warning: the training split has {plan['train_tokens']:,} tokens")
+
+
+def test_lanes_that_ranks_share_unevenly(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """D divides M but not V: planned, with a warning on stderr."""
+    code = run(["plan", "demo.yaml", "--set", "batch.GB_tok=48Ki", "--set", "batch.D=6"])
+    screen = capsys.readouterr()
+
+    assert code == 0
+    assert "of 3 to 6, by rank" in screen.out
+    assert screen.err == (
+        "warning: D = 6 does not divide V = 8: ranks compute 3 to 6 micro-batches a step, and 33% of their time is waiting\n"
+        "  hint: D = 4 divides V; or start the run with a V that D = 6 divides (other bits)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plan", "--help"], ["plan", "demo.yaml"], ["plan", "demo.yaml", "--json"]]
+)
+def test_heavy_libraries_stay_out(demo: Path, arguments: list[str]) -> None:
+    """Neither help nor a plan imports torch, numpy, rich, git or tokenizers."""
+    program = (
+        "import sys; from llmrun.cli.app import run; code = run(sys.argv[1:]); "
+        "heavy = {'torch', 'numpy', 'rich', 'git', 'tokenizers', 'tensorboard'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=demo,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,118 @@
+"""Documents: which files, in which order, and what cannot be one."""
+
+import os
+import socket
+
+import pytest
+
+from llmrun.data.documents import find_files, printable_name, read_corpus, read_text
+from llmrun.errors import InputError
+
+
+def test_order(tmp_path):
+    """Inputs stay in the order given; a directory is sorted by relative name, byte by byte."""
+    for name in ("b/z.txt", "b.txt", "a/10.txt", "a/9.txt", "Z.txt", "é.txt", "a/notes.md"):
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    last = tmp_path / "last.TXT"
+    last.write_text("x")
+    names = [name for _, name in find_files([last, tmp_path / "corpus"])]
+
+    assert names == ["last.TXT", "Z.txt", "a/10.txt", "a/9.txt", "b.txt", "b/z.txt", "é.txt"]
+
+
+def test_corpus_counts(tmp_path):
+    """Empty documents are left out, identical ones kept, and both are counted."""
+    for name, content in {"a": b"same", "b": b"", "c": b"same", "d": b"other", "e": b""}.items():
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    corpus = read_corpus([tmp_path])
+
+    assert [(d.name, d.bytes) for d in corpus.documents] == [("a.txt", 4), ("c.txt", 4), ("d.txt", 5)]
+    assert (corpus.n_empty, corpus.n_identical, corpus.n_bytes) == (2, 1, 13)
+
+
+def test_links(tmp_path):
+    """Links to files are documents, links to directories are not followed, dangling ones are no files."""
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+
+    assert [name for _, name in find_files([tmp_path])] == ["a.txt", "b.txt"]
+
+
+def test_pipes_and_sockets(tmp_path):
+    """Nothing that is not a regular file is opened: a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").write_text("text")
+    with socket.socket(socket.AF_UNIX) as server, pytest.raises(InputError) as refused:
+        server.bind(str(tmp_path / "s.txt"))
+        find_files([tmp_path / "pipe.txt"])
+
+    assert [name for _, name in find_files([tmp_path])] == ["a.txt"]
+    assert refused.value.says == f"the input {tmp_path}/pipe.txt is not a regular file"
+
+
+def test_bytes_are_kept(tmp_path):
+    """Line ends, a byte-order mark and zero bytes come through as they are."""
+    content = "\ufeffone\r\ntwo\rthree\n\0\x1b[0m".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+
+    assert read_text(read_corpus([tmp_path]).documents[0]).encode() == content
+
+
+def test_names_are_one_line(tmp_path):
+    """A name that is not UTF-8, or has control characters, is listed in escapes."""
+    (tmp_path / "a\nb\x1b.txt").write_text("x")
+    with open(os.fsencode(tmp_path) + b"/\xff.txt", "w") as file:
+        file.write("y")
+
+    assert [d.name for d in read_corpus([tmp_path]).documents] == ["a\\nb\\x1b.txt", "\\udcff.txt"]
+    assert printable_name("über/数据.txt") == "über/数据.txt"
+
+
+def test_changed_meanwhile(tmp_path):
+    """A file that changes between two readings is named."""
+    (tmp_path / "a.txt").write_text("one")
+    document = read_corpus([tmp_path]).documents[0]
+    (tmp_path / "a.txt").write_text("two")
+    with pytest.raises(InputError) as refused:
+        read_text(document)
+
+    assert refused.value.says == f"{tmp_path}/a.txt changed while it was being prepared"
+
+
+def test_all_problems_at_once(tmp_path):
+    """All files that are not UTF-8 are named in one error, up to ten of them."""
+    for number in range(14):
+        (tmp_path / f"{number:02d}.txt").write_bytes(b"ok" if number < 2 else b"caf\xe9")
+    with pytest.raises(InputError) as refused:
+        read_corpus([tmp_path])
+
+    assert refused.value.says == "12 of 14 documents cannot be used"
+    assert refused.value.caused_by[0] == f"{tmp_path}/02.txt is not UTF-8: byte 0xe9 at offset 3"
+    assert len(refused.value.caused_by) == 11
+    assert refused.value.caused_by[-1] == "… and 2 more"
+    assert len(refused.value.hints) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_forbidden(tmp_path):
+    """A file that may not be read is named."""
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(InputError) as refused:
+        read_corpus([tmp_path])
+
+    assert refused.value.says == f"cannot read {tmp_path}/a.txt: Permission denied"
+
+
+def test_reports(tmp_path):
+    """Reading reports how many bytes are done."""
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("three")
+    seen = []
+    read_corpus([tmp_path], lambda *report: seen.append(report))
+
+    assert seen == [("reading", 3, 8), ("reading", 8, 8)]

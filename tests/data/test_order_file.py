@@ -1,0 +1,160 @@
+"""The order file says what the function says."""
+
+import errno
+import json
+import pickle
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from llmrun.data import order_file
+from llmrun.data.order import Order
+from llmrun.data.order_file import OrderFile, open_order, prepare_order_file, wanted
+from llmrun.durable import Disk, sha256_of
+from llmrun.errors import RefusedError
+
+SEED, W, ENTRIES = 42, 1000, 2500
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run directory with an order file."""
+    assert prepare_order_file(tmp_path, "always", SEED, W, ENTRIES) == "written"
+    return tmp_path
+
+
+def test_file_equals_function(run_dir):
+    """File and function agree at every position."""
+    order = open_order(run_dir, SEED, W)
+
+    assert isinstance(order, OrderFile)
+    assert np.array_equal(order.entries(0, ENTRIES), Order(SEED, W).entries(0, ENTRIES))
+    assert order.entries(990, 20).tolist() == Order(SEED, W).entries(990, 20).tolist()
+
+
+def test_bytes(run_dir):
+    """The file is plain uint64 little-endian with the source 0 in the high 16 bits, its facts beside it."""
+    content = (run_dir / "order/order.bin").read_bytes()
+    values = np.frombuffer(content, dtype="<u8")
+
+    assert values.tolist() == Order(SEED, W).entries(0, ENTRIES).tolist()
+    assert not (values >> np.uint64(order_file.SOURCE_SHIFT)).any()
+    assert json.loads((run_dir / "order/order.json").read_text()) == {
+        "format": "llmrun-order/1",
+        "bytes": 20000,
+        "sha256": sha256_of(run_dir / "order/order.bin"),
+        "entries": 2500,
+        "seed": 42,
+        "n_windows": 1000,
+    }
+
+
+def test_written_blockwise(run_dir, tmp_path, monkeypatch):
+    """The size of a write changes nothing."""
+    monkeypatch.setattr(order_file, "WRITE_ENTRIES", 999)
+    prepare_order_file(tmp_path / "other", "always", SEED, W, ENTRIES)
+
+    assert (tmp_path / "other/order/order.bin").read_bytes() == (run_dir / "order/order.bin").read_bytes()
+
+
+def test_reused(run_dir):
+    """A sound file of the same order is left as it is."""
+    before = (run_dir / "order/order.bin").stat().st_ino
+
+    assert prepare_order_file(run_dir, "auto", SEED, W, ENTRIES) == "reused"
+    assert (run_dir / "order/order.bin").stat().st_ino == before
+
+
+def flip(path):
+    """Change one byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped bit": lambda d: flip(d / "order.bin"),
+    "short file": lambda d: (d / "order.bin").write_bytes((d / "order.bin").read_bytes()[:-8]),
+    "missing file": lambda d: (d / "order.bin").unlink(),
+    "missing facts": lambda d: (d / "order.json").unlink(),
+    "facts no JSON": lambda d: (d / "order.json").write_text("{"),
+    "facts a list": lambda d: (d / "order.json").write_text("[]"),
+    "facts of text": lambda d: (d / "order.json").write_text('{"format": "llmrun-order/1", "seed": "42"}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_is_rewritten(run_dir, damage):
+    """A damaged or incomplete order file is written again, with the right content."""
+    damage(run_dir / "order")
+
+    assert prepare_order_file(run_dir, "auto", SEED, W, ENTRIES) == "rewritten"
+    assert open_order(run_dir, SEED, W).entries(0, ENTRIES).tolist() == (
+        Order(SEED, W).entries(0, ENTRIES).tolist()
+    )
+
+
+def test_forged_is_rewritten(run_dir):
+    """A file whose sha256 holds but which is another order's is written again."""
+    prepare_order_file(run_dir, "always", SEED + 1, W, ENTRIES)
+    facts = json.loads((run_dir / "order/order.json").read_text())
+    (run_dir / "order/order.json").write_text(json.dumps({**facts, "seed": SEED}))
+
+    assert prepare_order_file(run_dir, "always", SEED, W, ENTRIES) == "rewritten"
+
+
+@pytest.mark.parametrize("facts", [(SEED + 1, W), (SEED, W - 1)])
+def test_other_order_is_not_read(run_dir, facts):
+    """A file of another seed or number of windows is never taken for this one."""
+    assert open_order(run_dir, *facts) == Order(*facts)
+
+
+def test_function_without_file(tmp_path):
+    """Without a file the function answers."""
+    assert open_order(None, SEED, W) == open_order(tmp_path, SEED, W) == Order(SEED, W)
+    assert prepare_order_file(tmp_path, "never", SEED, W, ENTRIES) == "none"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "n_entries", "expected"),
+    [
+        ("auto", 2**27, True),
+        ("auto", 2**27 + 1, False),
+        ("always", 2**27 + 1, True),
+        ("never", 1, False),
+    ],
+)
+def test_policy(policy, n_entries, expected):
+    """auto writes up to 1 GiB."""
+    assert wanted(policy, n_entries) is expected
+
+
+def test_pickled_by_name(run_dir):
+    """An order file travels to a loader process as a name and reads the same there."""
+    order = open_order(run_dir, SEED, W)
+    message = pickle.dumps(order)
+
+    assert len(message) < 1000
+    assert pickle.loads(message).entries(5, 50).tolist() == order.entries(5, 50).tolist()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.ENOSPC, "the disk is too full for the order file of 20,000 bytes"),
+        (errno.EACCES, "cannot write the order file: Permission denied"),
+    ],
+)
+def test_unwritable(tmp_path, code, says):
+    """A full disk or a forbidden one is refused with the way out, and no half file stays."""
+    disk = Disk()
+    disk.write = Mock(side_effect=OSError(code, "Permission denied"))
+
+    with pytest.raises(RefusedError) as refused:
+        prepare_order_file(tmp_path, "always", SEED, W, ENTRIES, disk)
+
+    assert refused.value.says == says
+    assert refused.value.hints[0].startswith("set `data.order_file: never`")
+    assert list((tmp_path / "order").iterdir()) == []

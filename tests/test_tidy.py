@@ -1,0 +1,271 @@
+"""The shape of the code: sizes, the direction of imports, nothing dead.  Each message says what to do instead."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+
+FILE_LINES_MAX = 400
+FILE_LINES_MEDIAN_MAX = 120
+FUNCTION_LINES_MAX = 70
+
+ORDER = (
+    ("__main__",),
+    ("cli",),
+    ("verify",),
+    ("launch",),
+    ("train",),
+    ("reduce",),
+    ("checkpoint",),
+    ("ledger",),
+    ("model",),
+    ("metrics",),
+    ("run",),
+    ("provenance",),
+    ("data",),
+    ("plan",),
+    ("lanes",),
+    ("config",),
+    ("streams", "splitmix", "durable", "machine"),
+    ("errors",),
+)
+"""Imports point down: a row may import itself and the rows below it, never a row above or a neighbour."""
+
+TORCH_PACKAGES = ("train", "reduce", "model")
+TORCH_MODULES = {
+    "llmrun.ledger.digest": "digests tensors where they lie",
+    "llmrun.launch.agent": "is torchrun itself, in a process of its own",
+}
+"""Where torch may be imported.  Everything else must load without it."""
+
+ENTRY_POINTS = ("llmrun.__main__", "llmrun.cli.app", "worker", "probe", "agent", "reference")
+"""Modules that are run by name: `python -m …`."""
+
+VAGUE = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff")
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def said(problems: list[str]) -> str:
+    return "\n" + "\n".join(sorted(problems))
+
+
+def length(node: Definition) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_files_are_small(sources, llmrun_sources) -> None:
+    """No file is longer than 400 lines, half of the package's are at most 120."""
+    problems = [
+        f"{source.path}: {source.lines} lines, {FILE_LINES_MAX} at most: split it by concept"
+        for source in sources
+        if source.lines > FILE_LINES_MAX
+    ]
+    sizes = [source.lines for source in llmrun_sources if not source.path.endswith("__init__.py")]
+    median = statistics.median(sizes)
+    sys.stdout.write(f"\n{len(sizes)} files, {sum(sizes)} lines, median {median}, largest {max(sizes)}\n")
+
+    assert not problems, said(problems)
+    assert median <= FILE_LINES_MEDIAN_MAX, (
+        f"half of llmrun's files are longer than {median} lines: split the longest"
+    )
+
+
+def test_functions_are_short(sources) -> None:
+    """No function is longer than 70 lines."""
+    functions = [
+        (source, node) for source in sources for node in ast.walk(source.tree) if isinstance(node, FUNCTIONS)
+    ]
+    problems = [
+        f"{source.path}:{node.lineno}: {node.name} has {length(node)} lines, {FUNCTION_LINES_MAX} at most: "
+        "keep the branches, move the leaves into pure functions"
+        for source, node in functions
+        if length(node) > FUNCTION_LINES_MAX
+    ]
+    ours = [length(node) for source, node in functions if source.path.startswith("llmrun/")]
+    sys.stdout.write(
+        f"\n{len(ours)} functions, median {statistics.median(ours)} lines, longest {max(ours)}\n"
+    )
+
+    assert not problems, said(problems)
+
+
+def test_names_say_what_is_inside(sources) -> None:
+    """No file is called utils, helpers, common or misc."""
+    problems = [
+        f"{source.path}: name it after the one thing that it holds"
+        for source in sources
+        for part in source.module.split(".")
+        if part.strip("_") in VAGUE
+    ]
+
+    assert not problems, said(problems)
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere in a file, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def may_import(row: str, other: str) -> bool:
+    height = {name: index for index, names in enumerate(ORDER) for name in names}
+    return row == other or other not in height or height[other] > height[row]
+
+
+def test_order_lists_what_exists(llmrun_sources) -> None:
+    """The order names every package and module of llmrun, and nothing else."""
+    listed = {name for names in ORDER for name in names}
+    exist = {source.row for source in llmrun_sources if source.row}
+
+    assert listed - exist == set(), "take these out of ORDER: they do not exist"
+    assert exist - listed == set(), "give these a place in ORDER"
+
+
+def test_imports_point_down(llmrun_sources) -> None:
+    """No package imports one above it or beside it."""
+    problems = [
+        f"{source.path}:{line}: {source.row} may not import {name}: "
+        "pass what you need in as an argument, or move it below both"
+        for source in llmrun_sources
+        if source.row
+        for line, name in imports(source.tree)
+        if name.startswith("llmrun.") and not may_import(source.row, name.split(".")[1])
+    ]
+
+    assert not problems, said(problems)
+
+
+def has_torch(source) -> bool:
+    return source.row in TORCH_PACKAGES or source.module in TORCH_MODULES
+
+
+def test_torch_is_imported_only_where_tensors_are(llmrun_sources) -> None:
+    """Torch is imported, early or late, only by the packages and modules listed above."""
+    problems = [
+        f"{source.path}:{line}: take numpy arrays or plain numbers, or do this in train/, reduce/ or model/"
+        for source in llmrun_sources
+        if not has_torch(source)
+        for line, name in imports(source.tree)
+        if name.split(".")[0] == "torch" or name.startswith("safetensors.torch")
+    ]
+
+    assert not problems, said(problems)
+
+
+def test_torch_free_modules_load_without_torch(llmrun_sources) -> None:
+    """Importing every torch-free module, and the command line, does not import torch by any detour."""
+    modules = [
+        source.module for source in llmrun_sources if not has_torch(source) and source.row != "__main__"
+    ]
+    script = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, f'importing {name} imports torch: import it inside the function'\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, *modules], capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_command_line_loads_little() -> None:
+    """`llmrun --help` loads no package that takes long and that only some commands need."""
+    slow = "{'torch', 'numpy', 'git', 'tensorboard', 'tokenizers', 'safetensors'}"
+    script = f"import sys, llmrun.cli.app; print(sorted({slow} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert result.stdout == "[]\n", "import these inside the function that needs them"
+
+
+def strings(tree: ast.Module) -> Iterator[str]:
+    return (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_no_dead_module(llmrun_sources) -> None:
+    """Every module is imported or named by another one, or is an entry point."""
+    used: dict[str, set[str]] = defaultdict(set)
+    for source in llmrun_sources:
+        for name in (*(name for _, name in imports(source.tree)), *strings(source.tree)):
+            used[name].add(source.module)
+            used[name.rpartition(".")[0]].add(source.module)
+    problems = [
+        f"{source.path}: no module of llmrun imports it: delete it, or use it"
+        for source in llmrun_sources
+        if not source.path.endswith("__init__.py")
+        and source.module not in ENTRY_POINTS
+        and source.module.split(".")[-1] not in ENTRY_POINTS
+        and not used[source.module] - {source.module}
+    ]
+
+    assert not problems, said(problems)
+
+
+def references(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of every name that a file uses, also as an attribute, an import or a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (
+                (node.lineno, word) for word in node.value.replace(":", " ").split() if word.isidentifier()
+            )
+
+
+def definitions(tree: ast.Module) -> Iterator[Definition]:
+    """Functions and classes of a module, and methods where no base class may call them."""
+    for node in tree.body:
+        if isinstance(node, Definition):
+            yield node
+        if isinstance(node, ast.ClassDef) and not node.bases:
+            yield from (inner for inner in node.body if isinstance(inner, FUNCTIONS))
+
+
+def test_no_dead_function_or_class(sources, llmrun_sources) -> None:
+    """The name of every function, class and method is used somewhere outside its own body."""
+    used: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for source in sources:
+        for line, name in references(source.tree):
+            used[name].append((source.path, line))
+    problems = [
+        f"{source.path}:{node.lineno}: {node.name} is never used: delete it"
+        for source in llmrun_sources
+        for node in definitions(source.tree)
+        if not node.decorator_list
+        and not (node.name.startswith("__") and node.name.endswith("__"))
+        and all(
+            path == source.path and node.lineno <= line <= (node.end_lineno or line)
+            for path, line in used[node.name]
+        )
+    ]
+
+    assert not problems, said(problems)
+
+
+def test_tests_say_what_they_prove(sources) -> None:
+    """Every test has a docstring."""
+    problems = [
+        f"{source.path}:{node.lineno}: say in one sentence what {node.name} proves"
+        for source in sources
+        if source.path.startswith("tests/")
+        for node in ast.walk(source.tree)
+        if isinstance(node, FUNCTIONS) and node.name.startswith("test_") and ast.get_docstring(node) is None
+    ]
+
+    assert not problems, said(problems)
