@@ -16,6 +16,9 @@ from typing import Any
 BLOCK_BYTES = 8 * 1024 * 1024
 """Large calls release the GIL: one write or hash update per block."""
 
+PARALLEL_BYTES_MIN = 1024 * 1024
+"""From this size on a block is hashed by a second thread while it is written."""
+
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -95,15 +98,20 @@ def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = D
     For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
     Raises OSError, also where the file is not as long as what was written (EIO).
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     digest = hashlib.sha256()
     n_bytes = 0
     descriptor = disk.create(path)
     try:
-        for content in contents:
-            for block in blocks_of(content):
-                disk.write(descriptor, block)
-                digest.update(block)
-                n_bytes += len(block)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for content in contents:
+                for block in blocks_of(content):
+                    # Hashing takes longer than writing: both at once, as neither holds the GIL.
+                    hashed = pool.submit(digest.update, block) if len(block) >= PARALLEL_BYTES_MIN else None
+                    disk.write(descriptor, block)
+                    hashed.result() if hashed is not None else digest.update(block)
+                    n_bytes += len(block)
         if disk.size(descriptor) != n_bytes:
             raise OSError(errno.EIO, f"{disk.size(descriptor)} bytes arrived of {n_bytes}", str(path))
         disk.fsync(descriptor)

@@ -20,7 +20,7 @@ def name_of(requirement: str) -> str:
 
 
 def locked() -> dict[str, str]:
-    """name -> its entry in the lock, with its hashes."""
+    """Package -> its entry in the lock, with its hashes."""
     text = (ROOT / "requirements.lock").read_text()
     entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
     return {name_of(entry): entry for entry in entries}

@@ -14,6 +14,7 @@ FUNCTION_LINES_MAX = 70
 ORDER = (
     ("__main__",),
     ("cli",),
+    ("sample",),
     ("verify",),
     ("launch",),
     ("train",),
@@ -33,7 +34,7 @@ ORDER = (
 )
 """Imports point down: a row may import itself and the rows below it, never a row above or a neighbour."""
 
-TORCH_PACKAGES = ("train", "reduce", "model")
+TORCH_PACKAGES = ("train", "reduce", "model", "sample")
 TORCH_MODULES = {
     "llmrun.ledger.digest": "digests tensors where they lie",
     "llmrun.launch.agent": "is torchrun itself, in a process of its own",
@@ -116,7 +117,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def may_import(row: str, other: str) -> bool:
     height = {name: index for index, names in enumerate(ORDER) for name in names}
-    return row == other or other not in height or height[other] > height[row]
+    return row == other or other not in height or height[other] > height.get(row, len(ORDER))
 
 
 def test_order_lists_what_exists(llmrun_sources) -> None:

@@ -148,12 +148,12 @@ def methods(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def breaches(path: str, tree: ast.Module) -> list[str]:
     """Every banned use in one file, with its replacement."""
     rules = [rule for rule in RULES if rule.holds_in(path)]
-    found = {(line, name, rule.instead) for rule in rules for line, name in uses(tree) if rule.bans(name)}
+    if not rules:
+        return []
+    names, calls = list(uses(tree)), list(methods(tree))
+    found = {(line, name, rule.instead) for rule in rules for line, name in names if rule.bans(name)}
     found |= {
-        (line, f".{name}", rule.instead)
-        for rule in rules
-        for line, name in methods(tree)
-        if name in rule.methods
+        (line, f".{name}", rule.instead) for rule in rules for line, name in calls if name in rule.methods
     }
     return [f"{path}:{line}: {name}: {instead}" for line, name, instead in found]
 

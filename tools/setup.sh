@@ -41,7 +41,7 @@ if [ -e "$venv" ] && [ ! -e "$stamp" ]; then
     exit 1
 fi
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }
 # setuptools comes from the lock: building needs no network.
 install_llmrun() { pip install --no-deps --no-build-isolation -e .; }
 

@@ -54,7 +54,7 @@ def resume(
 
     wishes = wishes_of(overrides or [], allow or [], until, D, start)
     found = find_run(run, runs_dir)
-    command = Command(f"llmrun resume {run}")
+    command = Command(f"llmrun resume {run}{wishes.as_typed()}")
     run_prepared(
         lambda starter, stop: prepare_resume(found, wishes, command, starter, stop, console.note), json
     )

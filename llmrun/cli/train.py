@@ -57,7 +57,7 @@ def train(
             check_identity(run)
             there = RunDirectory(Path(loaded.config.runs_dir) / run)
             if there.is_run:
-                command = Command(f"llmrun train {config} --run {run}", loaded)
+                command = Command(f"llmrun train {config} --run {run}{wishes.as_typed()}", loaded)
                 return prepare_resume(there, wishes, command, starter, stop, console.note)
         return prepare_fresh(loaded, run, wishes, starter, stop, console.note)
 

@@ -27,6 +27,22 @@ AFTER_OTHERS = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """How a rank may die because another one did: gloo and NCCL abort, torchrun terminates."""
 
 
+def signal_of(exit_code: int) -> signal.Signals | None:
+    """The signal behind a negative exit code, if it has a name."""
+    try:
+        return signal.Signals(-exit_code) if exit_code < 0 else None
+    except ValueError:
+        return None
+
+
+def ended_how(exit_code: int | None) -> str:
+    """`was killed by SIGKILL`, `ended with exit code 1`."""
+    if exit_code is None:
+        return "hung and was stopped"
+    killer = signal_of(exit_code)
+    return f"was killed by {killer.name}" if killer else f"ended with exit code {exit_code}"
+
+
 @dataclass(frozen=True)
 class Death:
     """A worker that torchrun saw fail.  exit_code: negative for a signal."""
@@ -38,10 +54,7 @@ class Death:
     @property
     def signal(self) -> signal.Signals | None:
         """The signal that killed it, if one did."""
-        try:
-            return signal.Signals(-self.exit_code) if self.exit_code < 0 else None
-        except ValueError:
-            return None
+        return signal_of(self.exit_code)
 
 
 def read_deaths(path: Path) -> list[Death]:
@@ -75,7 +88,7 @@ def first_cause(
     if failed:
         return failure_of(run, segment, failed[0])
     return RunFailedError(
-        f"the workers ended without a word (torchrun's exit code is {agent_exit_code})",
+        f"the workers ended without a word: torchrun {ended_how(agent_exit_code)}",
         where=str(run.torchrun_log(segment)),
         caused_by=last_lines(run.torchrun_log(segment)),
         hints=[resume_hint(run)],
@@ -95,13 +108,13 @@ def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError
 def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
     """The error for a rank that died without reporting anything."""
     killer = death.signal
-    how = f"was killed by {killer.name}" if killer else f"ended with exit code {death.exit_code}"
+    how = ended_how(death.exit_code)
     log = run.rank_log(segment, death.rank)
     hints = [SIGNAL_HINTS[killer]] if killer in SIGNAL_HINTS else []
     return RunFailedError(
         f"rank {death.rank} {how} (PID {death.pid})",
         where=str(log),
-        caused_by=last_lines(log) or last_lines(run.torchrun_log(segment)),
+        caused_by=last_lines(log),
         hints=[*hints, resume_hint(run)],
     )
 

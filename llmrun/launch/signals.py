@@ -47,4 +47,7 @@ class StopRequest:
     def check(self) -> None:
         """Before workers exist there is nothing to save.  Raises PreemptedError where a signal came."""
         if self.first is not None:
-            raise PreemptedError(f"stopped by {self.first.name} before the first step: nothing was lost")
+            raise PreemptedError(
+                f"stopped by {self.first.name} before the first step: nothing was lost",
+                hints=["run the same command again"],
+            )

@@ -1,5 +1,6 @@
 """What the user asks of a start or a resume, beside the config."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -24,6 +25,14 @@ class Wishes:
     until: int | None = None
     D: int | None = None
     start: int | Literal["newest", "best"] = "newest"
+
+    def as_typed(self) -> str:
+        """These wishes as options of a command line, without `--allow`."""
+        options = [("--set", override) for override in self.overrides]
+        options += [("--D", str(self.D))] if self.D is not None else []
+        options += [("--from", str(self.start))] if self.start != "newest" else []
+        options += [("--until", str(self.until))] if self.until is not None else []
+        return "".join(f" {name} {shlex.quote(value)}" for name, value in options)
 
     def with_D_of_overrides(self) -> Self:
         """`--set batch.D=n` as the wish `--D n`, so that any n from 1 to V will do."""

@@ -98,7 +98,7 @@ class Plan:
             "checkpoint_bytes_per_rank": self.checkpoint.per_rank,
             "checkpoint_buffer_bytes_per_rank": self.memory.checkpoint_buffer.bytes,
             "memory_bytes_per_rank": self.memory.device_bytes,
-            "memory_parts_bytes": {part.name: part.bytes for part in self.memory.parts},
+            "memory_parts_bytes": {part.name.replace(" ", "_"): part.bytes for part in self.memory.parts},
         }
 
 

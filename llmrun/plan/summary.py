@@ -41,7 +41,7 @@ def describe(shape: ModelShape) -> str:
     heads = f"{shape.n_heads} heads"
     if shape.n_kv_heads != shape.n_heads:
         heads += f" over {shape.n_kv_heads} key-value heads"
-    return f"{shape.n_layers} blocks of width {shape.d_model:,}, {heads}, {shape.mlp} {shape.d_ff:,}, {shape.vocab_size:,} tokens"
+    return f"{shape.n_layers} blocks of width {shape.d_model:,}, {heads}, {shape.mlp} {shape.d_ff:,}, vocabulary of {shape.vocab_size:,}"
 
 
 def row(label: str, value: str, remark: str = "") -> str:

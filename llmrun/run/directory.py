@@ -125,21 +125,6 @@ def run_id(name: str, now: datetime) -> str:
     return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def new_run_directory(runs_dir: Path, name: str) -> RunDirectory:
-    """A new empty directory `<name>-<yyyymmdd>-<hhmmss>-<4 hex>` below `runs_dir`, made atomically.
-
-    Raises InputError where `runs_dir` cannot be written.
-    """
-    prepare_runs_dir(runs_dir)
-    while True:
-        path = runs_dir / run_id(name, datetime.now().astimezone())
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return RunDirectory(path)
-
-
 def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
     """A hidden directory in which a run is put together before it gets its final name.
 

@@ -124,7 +124,7 @@ def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
     wrong = [
         name
         for name, digest in zip(names, found, strict=True)
-        if checkpoint.manifest.tensors[name].digest != digest
+        if int(checkpoint.manifest.tensors[name].digest, 16) != digest
     ]
     if wrong:
         raise RefusedError(

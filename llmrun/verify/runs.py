@@ -52,6 +52,7 @@ def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
         steps_compared=ledgers.n_steps,
         complete=ledgers.complete,
         last_step=ledgers.steps.stop - 1,
+        ends=(a.ledger.last_step, b.ledger.last_step),
         fingerprints=fingerprints,
         chain=ledgers.chain,
         checkpoints=tuple(states.steps),
@@ -95,8 +96,9 @@ def _damage_finding(ledgers: LedgersCompared, damage: tuple[str, ...]) -> Findin
 def _strict_finding(verdict: Verdict) -> Finding | None:
     """What `strict` demands beyond equal bits, and does not find."""
     if not verdict.complete:
-        says = f"equal up to step {verdict.last_step}, but the two do not end there both"
+        ends = "" if verdict.ends is None else f": A at step {verdict.ends[0]}, B at step {verdict.ends[1]}"
+        says = f"the bits are equal up to step {verdict.last_step}, but not both end there{ends}"
         return Finding(verdict.last_step + 1, None, says)
     if verdict.fingerprints.equal:
         return None
-    return Finding(None, "config", f"equal bits, but {cause(verdict.fingerprints)}")
+    return Finding(None, "config", f"the bits are equal, but {cause(verdict.fingerprints)}")

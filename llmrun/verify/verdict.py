@@ -39,6 +39,7 @@ class Verdict:
     steps_compared:    finished steps that both hold and that were compared.
     complete:          both end at the same step, and neither is torn or damaged.
     last_step:         the last step that was compared.
+    ends:              the last steps of A and B; None where there are not two ledgers.
     fingerprints:      the comparison of fingerprints.
     chain:             the chain after the last step, where it is the same in both.
     checkpoints:       steps whose checkpoints were read byte by byte in both, and are equal.
@@ -55,6 +56,7 @@ class Verdict:
     complete: bool
     last_step: int
     fingerprints: Fingerprints
+    ends: tuple[int, int] | None = None
     chain: str | None = None
     checkpoints: tuple[int, ...] = ()
     tensors_compared: int = 0
@@ -76,6 +78,7 @@ class Verdict:
             **_finding_json(self.finding),
             "steps_compared": self.steps_compared,
             "complete": self.complete,
+            "last_steps": {"a": self.ends[0], "b": self.ends[1]} if self.ends else None,
             "chain": self.chain,
             "checkpoints_compared": list(self.checkpoints),
             "tensors_compared": self.tensors_compared,

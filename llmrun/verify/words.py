@@ -21,7 +21,7 @@ def lines_of(verdict: Verdict) -> list[str]:
         *_row("compared", [_compared(verdict)]),
         *_row("checkpoints", _checkpoints(verdict)),
         *_row("chain", [verdict.chain] if verdict.chain else []),
-        *_row("damage", verdict.damage),
+        *_row("damage", [said for said in verdict.damage if not finding or said != finding.diagnosis]),
         *_row("note", verdict.notes),
         *(_difference(verdict, finding) if finding else []),
         _last_line(verdict),
@@ -51,16 +51,19 @@ def _fingerprints(found: Fingerprints) -> list[str]:
 
 def _compared(verdict: Verdict) -> str:
     count = verdict.steps_compared
-    steps = f"{count:,} step{'' if count == 1 else 's'}"
-    return f"{steps}, up to step {verdict.last_step:,}{', all of both' if verdict.complete else ''}"
+    steps = f"{count:,} step{'' if count == 1 else 's'}, up to step {verdict.last_step:,}"
+    if verdict.complete or verdict.ends is None:
+        return f"{steps}, all of both" if verdict.complete else steps
+    return f"{steps}; A ends at step {verdict.ends[0]:,}, B at step {verdict.ends[1]:,}"
 
 
 def _checkpoints(verdict: Verdict) -> list[str]:
     if not verdict.checkpoints:
         return []
     steps = ", ".join(str(step) for step in verdict.checkpoints)
+    word = "step" if len(verdict.checkpoints) == 1 else "steps"
     return [
-        f"step {steps}: {verdict.tensors_compared:,} tensors and all random states equal, every byte read"
+        f"{word} {steps}: {verdict.tensors_compared:,} tensors and all random states equal, every byte read"
     ]
 
 
@@ -97,7 +100,7 @@ def _tensors(finding: Finding) -> list[str]:
     shown = list(finding.tensors[:_TENSORS_MAX])
     more_count = len(finding.tensors) - len(shown)
     return [
-        f"{len(finding.tensors):,} differ after step {finding.tensors_step}:",
+        f"{len(finding.tensors):,} differ{'s' if len(finding.tensors) == 1 else ''} after step {finding.tensors_step}:",
         *shown,
         *([f"… and {more_count:,} more"] if more_count else []),
     ]
@@ -111,5 +114,5 @@ def _last_line(verdict: Verdict) -> str:
         return f"{'damaged' if verdict.damage else 'different'}: {finding.diagnosis}"
     if finding.step is None:
         return f"different: {finding.diagnosis}"
-    when = "before the first step" if finding.step == 0 else f"at step {finding.step:,}"
-    return f"different: first {finding.quantity} {when}"
+    when = "before the first step" if finding.step == 0 else f"from step {finding.step:,} on"
+    return f"different: {when}, first in {finding.quantity}"

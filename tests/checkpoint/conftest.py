@@ -17,7 +17,20 @@ from llmrun.checkpoint.reader import Checkpoint
 from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.sums import render_sums
 from llmrun.checkpoint.writer import commit, save_rank
-from llmrun.durable import DISK, Disk
+from llmrun.durable import Disk
+
+
+class QuickDisk(Disk):
+    """A disk that never waits for the device: for saves that only set a scene."""
+
+    def fsync(self, descriptor: int) -> None:
+        """Leave it to the system."""
+
+    def fsync_directory(self, path: Path) -> None:
+        """Leave it to the system."""
+
+
+QUICK = QuickDisk()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +45,7 @@ class Whole:
 
     @property
     def numel(self) -> int:
+        """The number of elements."""
         return self.values.size
 
 
@@ -107,7 +121,7 @@ def save(
     state: Sequence[Whole] | None = None,
     cuts: dict[str, list[int]] | None = None,
     attempt: str = "001",
-    disk: Disk = DISK,
+    disk: Disk = QUICK,
     timeout_s: float = 0.05,
 ) -> Path:
     """Save a state by `world` writers, one after the other, rank 0 last."""
@@ -156,16 +170,6 @@ def resign_text(checkpoint: Path, manifest: str, sums: dict[str, str] | None = N
     )
 
 
-class QuickDisk(Disk):
-    """A disk that never waits for the device: for saves that only set a scene."""
-
-    def fsync(self, descriptor: int) -> None:
-        """Leave it to the system."""
-
-    def fsync_directory(self, path: Path) -> None:
-        """Leave it to the system."""
-
-
 @dataclass
 class FaultyDisk(QuickDisk):
     """A disk whose operation number `fails_at` raises OSError, or kills; afterwards it works, or never again."""
@@ -183,6 +187,7 @@ class FaultyDisk(QuickDisk):
             self.fail(name)
 
     def fail(self, name: str) -> None:
+        """What the chosen operation does instead."""
         raise OSError(self.code, f"injected at {name}")
 
 
@@ -223,5 +228,5 @@ def states() -> SimpleNamespace:
         resign_text=resign_text,
         digest=digest_of,
         FaultyDisk=FaultyDisk,
-        quick=QuickDisk(),
+        quick=QUICK,
     )

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -320,3 +321,22 @@ def test_a_stale_directory_does_not_disturb_the_next_save(states, tmp_path):
 
     assert hidden(tmp_path) == []
     assert found_whole(states, tmp_path, {16}) == 16
+
+
+def test_a_real_limit_of_the_system_leaves_the_old_checkpoint(states, tmp_path):
+    """With `ulimit -f` at 1 MiB a save of 4 MiB is a full disk for the process; the old checkpoint stays."""
+    states.save(tmp_path, 8)
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            states.save(tmp_path, 16, 1, [states.whole("w", "parameter", "F32", (1024, 1024), 1)])
+        except CheckpointWriteError as error:
+            os._exit(10 if error.errno == errno.EFBIG and error.disk_full else 11)
+        os._exit(12)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 10
+    assert found_whole(states, tmp_path, {8}) == 8
+    assert hidden(tmp_path) == []

@@ -29,6 +29,7 @@ class File:
     certain: bytes = b""
 
     def variants(self) -> list[bytes]:
+        """What a power cut may leave of the content."""
         if self.content == self.certain:
             return [self.content]
         half = self.content[: len(self.content) // 2]
@@ -73,21 +74,25 @@ class RecordingDisk(Disk):
         self.note_states()
 
     def create(self, path: Path) -> int:
+        """Create, and note it."""
         descriptor = super().create(path)
         self.now[path] = self.descriptors[descriptor] = File()
         self._change((path, self.now[path]))
         return descriptor
 
     def write(self, descriptor: int, block: memoryview) -> None:
+        """Write, and note it."""
         super().write(descriptor, block)
         self.descriptors[descriptor].content += bytes(block)
         self.note_states()
 
     def fsync(self, descriptor: int) -> None:
+        """Make bytes certain, and note it."""
         super().fsync(descriptor)
         self.descriptors[descriptor].certain = self.descriptors[descriptor].content
 
     def rename(self, old: Path, new: Path) -> None:
+        """Move an inode and all below it, and note it."""
         super().rename(old, new)
         moved = {path: inode for path, inode in self.now.items() if path == old or old in path.parents}
         for path, inode in moved.items():
@@ -96,6 +101,7 @@ class RecordingDisk(Disk):
         self._change((old, None), (new, self.now[new]))
 
     def fsync_directory(self, path: Path) -> None:
+        """Make names certain, and note it."""
         super().fsync_directory(path)
         directory = self.now[path]
         kept = []
@@ -108,11 +114,13 @@ class RecordingDisk(Disk):
         self.note_states()
 
     def make_directory(self, path: Path) -> None:
+        """Make a directory, and note it."""
         super().make_directory(path)
         self.now[path] = Directory()
         self._change((path, self.now[path]))
 
     def remove_file(self, path: Path) -> None:
+        """Remove a name, and note it."""
         existed = path.exists()
         super().remove_file(path)
         if existed:
@@ -120,6 +128,7 @@ class RecordingDisk(Disk):
             self._change((path, None))
 
     def remove_tree(self, path: Path) -> None:
+        """Remove names one by one, and note it."""
         for entry in sorted(path.iterdir()):
             self.remove_file(entry)
         path.rmdir()

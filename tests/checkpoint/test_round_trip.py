@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,30 @@ def test_verifying_reports_progress_up_to_the_last_byte(states, tmp_path):
     assert verify_files(path, progress=lambda done, of: seen.append((done, of))) == []
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (total, total)
+
+
+def test_reading_a_share_needs_no_more_memory_than_the_share(states, tmp_path):
+    """One rank of 64 reads its 256 KiB of a 16 MiB tensor, cut otherwise, within 1 MiB of Python's memory."""
+    (tensor,) = state = [states.whole("w", "parameter", "F32", (4096, 1024), 1)]
+    checkpoint = open_checkpoint(states.save(tmp_path, 8, 24, state))
+    share = tensor.numel // 64
+    tracemalloc.start()
+    found = checkpoint.read("w", 5 * share, share)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found.tobytes() == tensor.values[5 * share : 6 * share].tobytes()
+    assert peak_bytes < 2**20
+
+
+def test_verifying_needs_a_block_for_each_thread(states, tmp_path):
+    """Verifying a 32 MiB file with one thread holds one block of 8 MiB."""
+    state = [states.whole("w", "parameter", "F32", (8192, 1024), 1)]
+    path = states.save(tmp_path, 8, 1, state)
+    tracemalloc.start()
+    damages = verify_files(path, threads=1)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert damages == []
+    assert peak_bytes < 10 * 2**20

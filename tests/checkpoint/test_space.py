@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections import namedtuple
+from typing import NamedTuple
 
 import pytest
 
@@ -10,13 +10,18 @@ from llmrun.checkpoint.errors import CheckpointWriteError
 from llmrun.checkpoint.space import check_room, free_bytes, held_bytes, peak_count, preflight, shown_bytes
 from llmrun.errors import RefusedError
 
-Room = namedtuple("Room", "f_bavail f_frsize")
+
+class Room(NamedTuple):
+    """What os.statvfs says, as far as we ask."""
+
+    f_bavail: int
+    f_frsize: int
 
 
 @pytest.fixture
 def small_disk(monkeypatch):
     """A disk that says it has 1,024 MiB left."""
-    monkeypatch.setattr(os, "statvfs", lambda path: Room(262_144, 4096))
+    monkeypatch.setattr(os, "statvfs", lambda _path: Room(262_144, 4096))
 
 
 def test_room_for_all_checkpoints_passes(small_disk, tmp_path):

@@ -20,7 +20,7 @@ hardware: {accelerator: A100-80G-SXM, assumed_mfu: 0.5}
 """
 
 SUMMARY = """\
-plan of demo: 6 blocks of width 256, 8 heads over 4 key-value heads, swiglu 688, 4,096 tokens
+plan of demo: 6 blocks of width 256, 8 heads over 4 key-value heads, swiglu 688, vocabulary of 4,096
 
   GB_tok = D · A · μ_tok      16,384 = 2 · 4 · 2,048
 

@@ -29,7 +29,7 @@ def test_identity_holds_for_any_batch(D: int, A: int, sequences: int, L_ctx: int
     assert batch.sequences == sequences
     assert batch.micro_batches_per_lane * V == batch.M
     assert (batch.steps, batch.tokens_seen, batch.warmup_steps) == (steps, steps * gb_tok, 2)
-    assert batch.with_D(D + 1).A == (batch.M // (D + 1) if batch.M % (D + 1) == 0 else None)
+    assert (batch.M // (D + 1) if batch.M % (D + 1) == 0 else None) == batch.with_D(D + 1).A
 
 
 @given(st.integers(1, 2**63 - 1))
@@ -49,7 +49,7 @@ def test_default_D_is_the_largest_divisor_that_fits(M: int, gpus: int) -> None:
     D = default_D(M, V, gpus)
 
     assert M % D == 0
-    assert D == 1 or D <= min(gpus, V)
+    assert D == 1 or min(gpus, V) >= D
     assert not any(M % larger == 0 for larger in range(D + 1, min(gpus, V) + 1))
 
 
@@ -95,7 +95,7 @@ def test_sound_batches_are_those_that_the_definition_allows(s: Stated) -> None:
     V = s.V or next(v for v in (8, 4, 2, 1) if M % v == 0 or v == 1)
     sound = (
         s.mu_tok % s.L_ctx == 0
-        and M == int(M)
+        and int(M) == M
         and M % V == 0
         and (s.D is None or (M % s.D == 0 and s.D <= V))
         and (s.A is None or (s.gb_tok == s.D * s.A * s.mu_tok if s.D else M % s.A == 0))

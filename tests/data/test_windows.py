@@ -28,9 +28,7 @@ def dataset_of(directory, tokens, shard_tokens, dtype="uint16"):
     return Manifest(dtype, record, {"train": train, "val": empty}, {})
 
 
-@given(
-    st.integers(2, 300), st.integers(1, 40), st.integers(1, 80), st.sampled_from(["uint16", "uint32"])
-)
+@given(st.integers(2, 300), st.integers(1, 40), st.integers(1, 80), st.sampled_from(["uint16", "uint32"]))
 def test_windows_are_slices(n_tokens, L_ctx, shard_tokens, dtype):
     """Window w is tokens [w·L, w·L + L + 1) of the stream, for any length, L and shard size."""
     stream = (np.arange(n_tokens) * 7919 % 65521).astype(np.uint32)

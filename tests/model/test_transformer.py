@@ -19,7 +19,12 @@ BASE = {
 SWITCHES = [
     dict(zip(("mlp", "norm", "position", "bias", "tie_embeddings", "qk_norm"), values, strict=True))
     for values in product(
-        ("swiglu", "gelu"), ("rmsnorm", "layernorm"), ("rope", "learned", "alibi", "none"), (False, True), (False, True), (False, True)
+        ("swiglu", "gelu"),
+        ("rmsnorm", "layernorm"),
+        ("rope", "learned", "alibi", "none"),
+        (False, True),
+        (False, True),
+        (False, True),
     )
 ]
 
@@ -72,7 +77,9 @@ def test_initial_values_depend_on_seed_and_name_alone():
     assert torch.equal(small.get_parameter(name), large.get_parameter(name))
     assert not torch.equal(small.get_parameter(name), other.get_parameter(name))
     assert small.get_parameter(name).std().item() == pytest.approx(0.02, rel=0.1)
-    assert small.get_parameter("model.layers.1.self_attn.o_proj.weight").std().item() == pytest.approx(0.01, rel=0.1)
+    assert small.get_parameter("model.layers.1.self_attn.o_proj.weight").std().item() == pytest.approx(
+        0.01, rel=0.1
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

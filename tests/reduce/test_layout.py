@@ -34,4 +34,6 @@ def test_where_a_parameter_lies_does_not_depend_on_D(sizes, D):
     layout, alone = flat_layout(sizes, D), flat_layout(sizes, 1)
     assert layout.slots == alone.slots
     assert layout.decay_stop == alone.decay_stop
-    assert [len(s.shape) >= 2 for s in layout.slots] == sorted((len(s.shape) >= 2 for s in layout.slots), reverse=True)
+    assert [len(s.shape) >= 2 for s in layout.slots] == sorted(
+        (len(s.shape) >= 2 for s in layout.slots), reverse=True
+    )

@@ -41,10 +41,11 @@ def test_it_is_adamw():
     """Equal to torch's own AdamW on separate tensors, with decay on matrices only (within rounding)."""
     layout = flat_layout(SHAPES, 1)
     generator = torch.Generator().manual_seed(0)
-    parameters = {s.name: torch.nn.Parameter(torch.randn(s.numel, generator=generator).view(s.shape)) for s in layout.slots}
-    groups = [
-        {"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in parameters.values()
-    ]
+    parameters = {
+        s.name: torch.nn.Parameter(torch.randn(s.numel, generator=generator).view(s.shape))
+        for s in layout.slots
+    }
+    groups = [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in parameters.values()]
     adamw = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
     for _ in range(5):
         for slot in layout.slots:

@@ -11,7 +11,15 @@ from llmrun.train.schedule import learning_rate
 
 def batch(steps: int, warmup_tokens: int, gb_tok: int = 1024) -> Batch:
     """A run of `steps` steps."""
-    return Batch(gb_tok=gb_tok, mu_tok=gb_tok, L_ctx=gb_tok, V=1, D=1, T_tokens=steps * gb_tok + 5, warmup_tokens=warmup_tokens)
+    return Batch(
+        gb_tok=gb_tok,
+        mu_tok=gb_tok,
+        L_ctx=gb_tok,
+        V=1,
+        D=1,
+        T_tokens=steps * gb_tok + 5,
+        warmup_tokens=warmup_tokens,
+    )
 
 
 def rates(name: str, steps: int = 20, warmup: int = 4 * 1024, **schedule) -> list[float]:

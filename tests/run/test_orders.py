@@ -1,0 +1,73 @@
+"""Orders and outcomes survive the way through their files."""
+
+import json
+
+import pytest
+
+from llmrun.errors import InputError, RunFailedError, error_of
+from llmrun.run.orders import Outcome, SegmentOrders
+
+ORDERS = SegmentOrders(
+    segment=2,
+    D=3,
+    from_step=40,
+    checkpoint="step-00000040",
+    until_step=100,
+    fingerprint="ab" * 32,
+    parts={"config": "cd" * 32},
+    config={"name": "demo", "batch": {"μ_tok": 256}, "optimizer": {"lr": 1e-3}},
+    audit_tail="ledger-tail-002.bin",
+    twin_ledger=None,
+    data_path="/data/demo",
+)
+
+
+def test_orders_round_trip(tmp_path):
+    """What a launcher writes is what a worker reads."""
+    ORDERS.write(tmp_path / "orders.json")
+
+    assert SegmentOrders.read(tmp_path / "orders.json") == ORDERS
+
+
+def test_orders_keep_the_users_symbols_readable(tmp_path):
+    """A person who opens the file sees μ_tok, not an escape."""
+    ORDERS.write(tmp_path / "orders.json")
+
+    assert "μ_tok" in (tmp_path / "orders.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["finished", "reached", "preempted"])
+def test_outcome_round_trip(tmp_path, kind):
+    """An outcome without an error is read back equal, remarks as a tuple."""
+    outcome = Outcome(1, kind, 40, proven_steps=7, checkpoint="step-00000040", remarks=("one", "two"))
+    outcome.write(tmp_path / "outcome.json")
+
+    assert Outcome.read(tmp_path / "outcome.json") == outcome
+
+
+def test_outcome_carries_an_error_by_class(tmp_path):
+    """A worker's error reaches the launcher with its class, its words and its hints."""
+    error = RunFailedError("loss is NaN at step 12", where="micro-batch 3", caused_by=["a"], hints=["b"])
+    Outcome(0, "failed", 11, error.as_json()).write(tmp_path / "outcome.json")
+
+    back = error_of(Outcome.read(tmp_path / "outcome.json").error)
+
+    assert type(back) is RunFailedError
+    assert back.as_json() == error.as_json()
+    assert type(error_of(InputError("x").as_json())) is InputError
+
+
+def test_a_file_of_another_format_is_not_taken(tmp_path):
+    """Orders are not read as an outcome."""
+    ORDERS.write(tmp_path / "orders.json")
+
+    with pytest.raises(AssertionError, match="llmrun-orders/1"):
+        Outcome.read(tmp_path / "orders.json")
+
+
+def test_a_whole_file_or_none(tmp_path):
+    """Nothing but the file under its own name is left behind."""
+    Outcome(0, "finished", 1).write(tmp_path / "outcome.json")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
+    assert json.loads((tmp_path / "outcome.json").read_text())["format"] == "llmrun-outcome/1"

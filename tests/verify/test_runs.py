@@ -1,0 +1,376 @@
+"""`verify_runs` on runs made by hand."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrun.checkpoint.errors import CheckpointDamage
+from llmrun.errors import DamagedError, InputError
+from llmrun.ledger.cut import cut_back
+from llmrun.ledger.explain import INITIALISATION
+from llmrun.ledger.record import RECORD_BYTES
+from llmrun.verify.runs import verify_runs
+
+EQUAL_FINGERPRINTS = "the fingerprints are equal, so config, data, code and environment are not the cause"
+
+
+def flip(values: np.ndarray) -> None:
+    """Flip the lowest bit of the first element."""
+    values.reshape(-1).view(np.uint32)[0] ^= 1
+
+
+def test_equal_runs_are_equal(runs):
+    """Ledger, chain, checkpoints, fingerprint: all were looked at."""
+    a, b = runs.make("a"), runs.make("b")
+    verdict = verify_runs(a, b)
+
+    assert verdict.equal
+    assert (verdict.steps_compared, verdict.complete, verdict.last_step) == (24, True, 24)
+    assert verdict.checkpoints == (10, 20)
+    assert verdict.tensors_compared == 2 * 9
+    assert verdict.fingerprints.equal
+    assert len(verdict.chain) == 64
+    assert verdict.damage == verdict.notes == ()
+    assert verify_runs(a, b, strict=True).equal
+    assert verify_runs(a, a).equal
+
+
+def test_runs_of_different_length_are_compared_over_what_both_have(runs):
+    """`--strict` demands the same length."""
+    a, b = runs.make("a"), runs.make("b", last_step=31, checkpoints=(10, 30))
+    verdict = verify_runs(a, b)
+    strict = verify_runs(b, a, strict=True)
+
+    assert verdict.equal
+    assert (verdict.steps_compared, verdict.complete) == (24, False)
+    assert verdict.checkpoints == (10,)
+    assert (strict.equal, strict.finding.step, strict.finding.quantity) == (False, 25, None)
+    assert strict.finding.diagnosis == (
+        "the bits are equal up to step 24, but not both end there: A at step 31, B at step 24"
+    )
+
+
+def test_equal_bits_under_other_fingerprints_are_equal(runs):
+    """The difference is said with key, old and new; `--strict` demands the same fingerprint."""
+    a = runs.make("a")
+    b = runs.make(
+        "b", preimages={"config": {"seed": 42, "optimizer": {"lr": 0.002}}, "data": {"train": "ab"}}
+    )
+    verdict = verify_runs(a, b)
+    strict = verify_runs(a, b, strict=True)
+    document = verdict.as_json()
+
+    assert verdict.equal
+    assert document["fingerprints_equal"] is False
+    assert document["fingerprint_parts"] == ["config", "data"]
+    assert document["fingerprint_changes"] == [
+        {"part": "config", "key": "optimizer.lr", "a": 0.001, "b": 0.002},
+        {"part": "data", "key": "train", "a": "aa", "b": "ab"},
+    ]
+    assert (strict.equal, strict.finding.step, strict.finding.quantity) == (False, None, "config")
+    assert strict.finding.diagnosis == (
+        "the bits are equal, but the fingerprints differ in config and data (optimizer.lr: 0.001 -> 0.002, train: aa -> ab)"
+    )
+
+
+def test_a_fingerprint_that_changed_on_the_way_is_seen(runs):
+    """A resume that allowed a change makes a run of two fingerprints."""
+    changed = {"code": {"llmrun/train/step.py": "cc"}}
+    a, b, c = runs.make("a"), runs.make("b", later=(12, changed)), runs.make("c", later=(13, changed))
+
+    assert verify_runs(b, b).fingerprints.equal
+    assert [str(change) for change in verify_runs(a, b).fingerprints.changes] == [
+        "llmrun/train/step.py: bb -> cc"
+    ]
+    assert verify_runs(b, c).fingerprints.equal is False
+    assert verify_runs(b, c).fingerprints.parts == ()
+    assert verify_runs(a, runs.make("d", later=(12, {}))).fingerprints.equal
+
+
+def test_other_initial_weights_differ_before_the_first_step(runs):
+    """The tensors are named from the digests that are kept at step 0."""
+    a = runs.make("a")
+    b = runs.make("b", alter=lambda state: flip(state.weights["norm.weight"]))
+    finding = verify_runs(a, b).finding
+
+    assert (finding.step, finding.quantity) == (0, "weights")
+    assert (finding.tensors, finding.tensors_step) == (("norm.weight",), 0)
+    assert finding.diagnosis == f"{INITIALISATION}; {EQUAL_FINGERPRINTS}"
+
+
+@pytest.mark.parametrize(
+    ("field", "quantity"),
+    [
+        ("tokens_digest", "data"),
+        ("tokens", "data"),
+        ("loss", "loss"),
+        ("gradients_digest", "gradients"),
+        ("grad_norm", "grad_norm"),
+        ("learning_rate", "optimizer"),
+        ("weights_digest", "weights"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 10, 24])
+def test_any_quantity_of_a_step_is_named(runs, field, quantity, step):
+    """With its step, in JSON too."""
+
+    def change(record):
+        value = getattr(record, field)
+        return replace(record, **{field: value + 1}) if record.step == step else record
+
+    a, b = runs.make("a", checkpoints=()), runs.make("b", change=change, checkpoints=())
+    document = verify_runs(a, b).as_json()
+
+    assert (document["equal"], document["first_step"], document["quantity"]) == (False, step, quantity)
+    assert document["quantities"] == [quantity]
+    assert document["chain"] is None
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_the_tensors_are_named_at_the_differing_step(runs):
+    """Where the digests of that step were kept, those of the differing quantity."""
+    for name, alter in {
+        "a": lambda _: None,
+        "b": runs.from_step(
+            100, lambda state: (flip(state.gradients["norm.weight"]), flip(state.weights["embed.weight"]))
+        ),
+    }.items():
+        runs.make(name, last_step=100, alter=alter, checkpoints=())
+    finding = verify_runs(runs.path("a"), runs.path("b")).finding
+
+    assert (finding.step, finding.quantity) == (100, "gradients")
+    assert (finding.tensors, finding.tensors_step) == (("norm.weight",), 100)
+
+
+def test_the_tensors_are_named_at_the_next_step_that_was_kept(runs):
+    """A checkpoint of both counts too."""
+    alter = runs.from_step(15, lambda state: flip(state.weights["layers.0.up.weight"]))
+    finding = verify_runs(runs.make("a"), runs.make("b", alter=alter)).finding
+
+    assert (finding.step, finding.quantity) == (15, "weights")
+    assert (finding.tensors, finding.tensors_step) == (("layers.0.up.weight",), 20)
+
+
+def test_the_growth_of_the_difference_is_told(runs):
+    """Of loss and gradient norm, from the first different step on."""
+
+    def change(record):
+        return record if record.step < 4 else replace(record, loss=record.loss + 2.0 ** (record.step - 40))
+
+    verdict = verify_runs(runs.make("a"), runs.make("b", change=change))
+    rows = verdict.as_json()["distances"]
+
+    assert list(rows) == ["loss"]
+    assert [row["step"] for row in rows["loss"]] == [4, 5, 14, 24]
+    assert [row["absolute"] for row in rows["loss"]] == [2.0**-36, 2.0**-35, 2.0**-26, 2.0**-16]
+    assert verdict.checkpoints == ()
+
+
+def test_checkpoints_are_compared_tensor_by_tensor(runs):
+    """A state that is not in the ledger's cadence: moments at a step without their digest, random states."""
+    a = runs.make("a", checkpoints=(15,))
+    b = runs.make(
+        "b",
+        checkpoints=(15,),
+        alter=lambda s: flip(s.optimizer["norm.weight.exp_avg"]) if s.step == 15 else 0,
+    )
+    c = runs.make("c", checkpoints=(15,), alter=lambda s: s.rng.update(torch=s.rng["torch"] + 1))
+    moments, rng = verify_runs(a, b).finding, verify_runs(a, c).finding
+
+    assert (moments.step, moments.quantity, moments.tensors) == (15, "optimizer", ("norm.weight.exp_avg",))
+    assert (rng.step, rng.quantity, rng.tensors) == (15, "rng", ("torch",))
+    assert rng.diagnosis == f"the states saved at step 15 differ in 1 tensor of rng; {EQUAL_FINGERPRINTS}"
+
+
+def test_a_ledger_that_was_edited_is_damage(runs):
+    """The first bad step is named; what lies before it was still compared."""
+    a, b = runs.make("a"), runs.make("b")
+    raw = bytearray((b / "ledger.bin").read_bytes())
+    raw[4096 + 17 * RECORD_BYTES + 17] ^= 1
+    (b / "ledger.bin").write_bytes(raw)
+    verdict = verify_runs(a, b)
+
+    assert (verdict.equal, verdict.steps_compared, verdict.complete) == (False, 16, False)
+    assert (verdict.finding.step, verdict.finding.quantity) == (17, None)
+    assert verdict.damage == ("record 17 of the ledger of B does not hold: it was damaged or edited",)
+
+
+def test_a_torn_end_is_left_out_and_said(runs):
+    """A run that was killed by a power cut is still comparable."""
+    a, b = runs.make("a"), runs.make("b", status="running")
+    raw = (b / "ledger.bin").read_bytes()
+    (b / "ledger.bin").write_bytes(raw[:-48] + bytes(48))
+    verdict = verify_runs(a, b)
+
+    assert (verdict.equal, verdict.steps_compared, verdict.complete) == (True, 23, False)
+    assert verdict.notes == (
+        "the ledger of B ends within the record of step 24, which is left out",
+        "B is still running, or was killed",
+    )
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_damage(runs):
+    """The file is named."""
+    a, b = runs.make("a"), runs.make("b")
+    file = b / "checkpoints" / "step-00000020" / "model-00001-of-00001.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    verdict = verify_runs(a, b)
+
+    assert verdict.damage == (
+        "checkpoint step-00000020/model-00001-of-00001.safetensors has another sha256 than SHA256SUMS states (B)",
+    )
+    assert (verdict.finding.step, verdict.finding.quantity) == (None, None)
+    assert verdict.checkpoints == (10,)
+
+
+def test_a_checkpoint_of_another_run_is_damage(runs):
+    """Whole and sound, but not the state that this run's ledger recorded."""
+    a = runs.make("a")
+    other = runs.make("other", alter=lambda state: flip(state.weights["norm.weight"]))
+    shutil.rmtree(a / "checkpoints" / "step-00000020")
+    shutil.copytree(other / "checkpoints" / "step-00000020", a / "checkpoints" / "step-00000020")
+    verdict = verify_runs(a, runs.make("b", checkpoints=(10,)))
+
+    assert verdict.damage == (
+        "checkpoint step-00000020 of A is not the state that its ledger recorded: weights, chain",
+    )
+
+
+def test_a_ledger_shorter_than_its_checkpoint_is_damage(runs):
+    """It lost what it had before the checkpoint was committed."""
+    a, b = runs.make("a"), runs.make("b")
+    cut_back(b / "ledger.bin", 15, b / "tail.bin")
+    verdict = verify_runs(a, b)
+
+    assert verdict.damage == ("the ledger of B ends at step 15, before its checkpoint step-00000020",)
+
+
+def test_an_edited_fingerprint_is_damage(runs):
+    """The preimages tell."""
+    a, b = runs.make("a"), runs.make("b")
+    document = json.loads((b / "run.json").read_text())
+    document["fingerprint"]["preimages"]["config"]["seed"] = 43
+    (b / "run.json").write_text(json.dumps(document))
+
+    assert "run.json of B states the fingerprint" in verify_runs(a, b).damage[0]
+
+
+def test_ledgers_alone_are_compared(runs):
+    """Files without a run around them; their fingerprints are not known, so `--strict` cannot be met."""
+    a, b = runs.make("a"), runs.make("b")
+    verdict = verify_runs(a / "ledger.bin", b / "ledger.bin")
+    strict = verify_runs(a / "ledger.bin", b, strict=True)
+
+    assert (verdict.equal, verdict.steps_compared, verdict.fingerprints.equal) == (True, 24, None)
+    assert strict.finding.diagnosis == "the bits are equal, but the fingerprints are not known"
+
+
+def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
+    """Over its own steps."""
+    a, b = runs.make("a"), runs.make("b", checkpoints=(10,))
+    tail = cut_back(b / "ledger.bin", 18, Path("tail.bin"))
+    verdict = verify_runs(a, tail)
+
+    assert (verdict.equal, verdict.steps_compared, verdict.last_step) == (True, 6, 24)
+    with pytest.raises(InputError, match="nothing to compare: A holds steps 0 to 18, B holds steps 19 to 24"):
+        verify_runs(b, tail)
+
+
+def test_two_checkpoints_are_compared(runs):
+    """Equal chains mean equal histories."""
+    a, b = runs.make("a"), runs.make("b")
+    path = Path("checkpoints/step-00000020")
+    verdict = verify_runs(a / path, b / path)
+
+    assert verdict.equal
+    assert (verdict.steps_compared, verdict.tensors_compared, verdict.fingerprints.equal) == (20, 9, True)
+    c = runs.make("c", alter=runs.from_step(12, lambda state: flip(state.weights["norm.weight"])))
+    different = verify_runs(a / path, c / path)
+    assert (different.finding.step, different.finding.quantity) == (20, "weights")
+    assert different.finding.tensors == ("norm.weight",)
+    assert different.steps_compared == 0
+
+
+def test_checkpoints_of_different_steps_have_nothing_in_common(runs):
+    """That is said, with both steps."""
+    a = runs.make("a") / "checkpoints"
+    with pytest.raises(InputError, match="A is the state after step 10, B that after step 20"):
+        verify_runs(a / "step-00000010", a / "step-00000020")
+
+
+def test_a_checkpoint_is_compared_with_a_runs_ledger(runs):
+    """In either order; the ledger's digests tell what differs."""
+    a, b = runs.make("a"), runs.make("b", checkpoints=())
+    c = runs.make("c", checkpoints=(), alter=runs.from_step(12, lambda s: flip(s.weights["norm.weight"])))
+    saved = a / "checkpoints" / "step-00000020"
+
+    assert verify_runs(saved, b).as_json() | {"a": "", "b": ""} == (
+        verify_runs(b, saved).as_json() | {"a": "", "b": ""}
+    )
+    assert (verify_runs(saved, b).equal, verify_runs(saved, b).steps_compared) == (True, 20)
+    finding = verify_runs(saved, c).finding
+    assert (finding.step, finding.quantity, finding.quantities) == (20, "weights", ("weights",))
+    with pytest.raises(InputError, match="A is the state after step 20, the ledger of B holds steps 0 to 14"):
+        verify_runs(saved, runs.make("short", last_step=14, checkpoints=()))
+
+
+def test_a_damaged_checkpoint_given_by_its_path_is_named(runs):
+    """Before anything is compared."""
+    a = runs.make("a") / "checkpoints" / "step-00000020"
+    shutil.copytree(a, "copy")
+    (Path("copy") / "trainer.json").write_text("{}")
+    with pytest.raises(CheckpointDamage, match=r"trainer\.json"):
+        verify_runs(a, Path("copy"))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda _: None, "there is nothing at x"),
+        (lambda path: path.mkdir(), "x is neither a run's directory nor a checkpoint"),
+        (lambda path: path.write_text("hello"), "x is neither a run, nor a checkpoint, nor a ledger"),
+    ],
+)
+def test_what_is_neither_is_bad_input(runs, make, says):
+    """With what can be given."""
+    a = runs.make("a")
+    make(Path("x"))
+    with pytest.raises(InputError) as caught:
+        verify_runs(a, Path("x"))
+
+    assert caught.value.says == says
+    assert caught.value.hints == (
+        "give a run's directory or name, a checkpoint's directory, or a ledger.bin",
+    )
+
+
+def test_a_run_without_a_ledger_is_bad_input(runs):
+    """No step of it was recorded."""
+    a, b = runs.make("a"), runs.make("b")
+    (b / "ledger.bin").unlink()
+    with pytest.raises(InputError, match="runs/b has no ledger yet"):
+        verify_runs(a, b)
+
+
+def test_a_damaged_header_is_damage(runs):
+    """Nothing can be compared then."""
+    a, b = runs.make("a"), runs.make("b")
+    (b / "ledger.bin").write_bytes(b"llmrun-ledger/1\n".ljust(6000, b"x"))
+    with pytest.raises(DamagedError, match=r"the header of runs/b/ledger\.bin is damaged"):
+        verify_runs(a, b)
+
+
+def test_damaged_digests_of_tensors_do_not_hide_the_difference(runs):
+    """They only help to name tensors."""
+    a = runs.make("a")
+    b = runs.make("b", alter=lambda state: flip(state.weights["norm.weight"]), checkpoints=())
+    (b / "ledger-tensors" / "step-00000000.json").write_text("{")
+    finding = verify_runs(a, b).finding
+
+    assert (finding.step, finding.quantity, finding.tensors, finding.tensors_step) == (0, "weights", (), None)

@@ -1,0 +1,240 @@
+"""`llmrun verify A B` on the screen: exit code and text, as a user sees them."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmrun.cli.app import run
+from llmrun.ledger.record import RECORD_BYTES
+
+FINGERPRINT = "f9b1c883f8460d5dc0e7de1cf3e7ab4ea7524ef491b36a17d3c6dc423659251d"
+CHAIN = "37d12fded882090e7d646c8c42e99215976f1417d91fc82df4f51982b271249f"
+
+
+@pytest.fixture
+def llmrun(monkeypatch, capsys):
+    """Run one command line; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments):
+        code = run(list(arguments), as_json="--json" in arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def flip(values: np.ndarray) -> None:
+    """Flip the lowest bit of the first element."""
+    values.reshape(-1).view(np.uint32)[0] ^= 1
+
+
+def test_equal_runs_get_a_certificate(runs, llmrun):
+    """Fingerprint, steps, checkpoints, chain; the verdict is the last line."""
+    runs.make("a")
+    runs.make("b")
+
+    assert llmrun("verify", "a", "runs/b") == (
+        0,
+        f"""\
+A            runs/a
+B            runs/b
+fingerprint  {FINGERPRINT}, the same in both
+compared     24 steps, up to step 24, all of both
+checkpoints  steps 10, 20: 18 tensors and all random states equal, every byte read
+chain        {CHAIN}
+equal: the same bits at every step up to 24
+""",
+        "",
+    )
+
+
+def test_a_longer_run_of_another_fingerprint_may_be_equal(runs, llmrun):
+    """Both are said; `--strict` takes neither."""
+    runs.make("a")
+    runs.make("b", last_step=31, preimages={"config": {"seed": 42, "optimizer": {"lr": 0.002}}})
+    common = f"""\
+A            runs/a
+B            runs/b
+fingerprint  differs in config
+             optimizer.lr: 0.001 -> 0.002
+compared     24 steps, up to step 24; A ends at step 24, B at step 31
+checkpoints  steps 10, 20: 18 tensors and all random states equal, every byte read
+chain        {CHAIN}
+"""
+
+    assert llmrun("verify", "a", "b") == (0, common + "equal: the same bits at every step up to 24\n", "")
+    assert llmrun("verify", "a", "b", "--strict") == (
+        1,
+        common
+        + "different: the bits are equal up to step 24, but not both end there: A at step 24, B at step 31\n",
+        "",
+    )
+
+
+def test_strict_demands_the_same_fingerprint(runs, llmrun):
+    """Where only that differs, it is the quantity `config`."""
+    runs.make("a")
+    runs.make("b", preimages={"environment": {"torch": "2.12.0"}})
+    code, out, _ = llmrun("verify", "a", "b", "--strict")
+
+    assert code == 1
+    assert out.splitlines()[-1] == (
+        "different: the bits are equal, but the fingerprints differ in environment (torch: 2.13.0 -> 2.12.0)"
+    )
+    assert json.loads(llmrun("verify", "a", "b", "--strict", "--json")[1])["quantity"] == "config"
+
+
+def test_different_runs_are_told_apart(runs, llmrun):
+    """Step, quantity, what else, how far and how it grows, which tensors, and what it means."""
+
+    def change(record):
+        if record.step < 12:
+            return record
+        loss = record.loss * (1 + 1e-13 * 10 ** (record.step - 12))
+        return replace(record, loss=loss, gradients_digest=record.gradients_digest ^ 1)
+
+    runs.make("a")
+    runs.make("b", change=change, alter=runs.from_step(12, lambda state: flip(state.weights["norm.weight"])))
+
+    assert llmrun("verify", "a", "b") == (
+        1,
+        f"""\
+A            runs/a
+B            runs/b
+fingerprint  {FINGERPRINT}, the same in both
+compared     24 steps, up to step 24, all of both
+checkpoints  step 10: 9 tensors and all random states equal, every byte read
+also differ  gradients, weights at step 12
+loss              step                       A                       B   relative          ulps
+                    12     0.46153846153846156     0.46153846153850769   9.99e-14           831
+                    13     0.42857142857142855     0.42857142857185715   1.00e-12         7,721
+                    22      0.2608695652173913     0.26113043478260867   9.99e-04       4.7e+12
+                    24     0.23999999999999999     0.26400000000000001   9.09e-02       6.1e+14
+tensors      1 differs after step 20:
+             norm.weight
+diagnosis    same data, and the weights after step 11 were equal: the state changed between steps 11 and 12, \
+or dropout drew other numbers, or the forward pass is not deterministic; the fingerprints are equal, \
+so config, data, code and environment are not the cause
+different: from step 12 on, first in loss
+""",
+        "",
+    )
+
+
+def test_other_initial_weights_are_told(runs, llmrun):
+    """With the cause that the fingerprints show."""
+    runs.make("a")
+    runs.make(
+        "b",
+        preimages={"config": {"seed": 43, "optimizer": {"lr": 0.001}}},
+        alter=lambda state: [flip(values) for values in state.weights.values()],
+    )
+
+    assert llmrun("verify", "a", "b")[:2] == (
+        1,
+        """\
+A            runs/a
+B            runs/b
+fingerprint  differs in config
+             seed: 42 -> 43
+compared     24 steps, up to step 24, all of both
+tensors      3 differ after step 0:
+             embed.weight
+             layers.0.up.weight
+             norm.weight
+diagnosis    initialisation differs: the weights differ before the first step; \
+the fingerprints differ in config (seed: 42 -> 43)
+different: before the first step, first in weights
+""",
+    )
+
+
+def test_a_damaged_ledger_is_told(runs, llmrun):
+    """The first bad record, and up to where the rest was equal."""
+    runs.make("a", checkpoints=())
+    path = runs.make("b", checkpoints=()) / "ledger.bin"
+    raw = bytearray(path.read_bytes())
+    raw[4096 + 17 * RECORD_BYTES + 17] ^= 1
+    path.write_bytes(raw)
+    code, out, err = llmrun("verify", "a", "b")
+
+    assert (code, err) == (1, "")
+    assert out.splitlines()[3:] == [
+        "compared     16 steps, up to step 16; A ends at step 24, B at step 24",
+        "chain        659c6aa0e5598becd5ca8e29b405e6b9d566c3332231eeb28354d8b501220628",
+        "damaged: record 17 of the ledger of B does not hold: it was damaged or edited",
+    ]
+
+
+def test_the_json_has_its_keys_in_every_case(runs, llmrun):
+    """Stable keys, whether equal or not."""
+    runs.make("a")
+    runs.make("b", checkpoints=())
+    runs.make("c", last_step=20, change=lambda r: replace(r, loss=9.0) if r.step == 5 else r)
+    keys = (
+        "a b equal first_step quantity quantities tensors tensors_step diagnosis steps_compared complete "
+        "last_steps chain checkpoints_compared tensors_compared distances fingerprints_equal fingerprints "
+        "fingerprint_parts fingerprint_changes damage notes"
+    )
+    for other, code in (
+        ("b", 0),
+        ("c", 1),
+        ("runs/a/checkpoints/step-00000010", 0),
+        ("runs/b/ledger.bin", 0),
+    ):
+        found, out, err = llmrun("verify", "a", other, "--json")
+        document = json.loads(out)
+        assert (found, err) == (code, "")
+        assert list(document) == keys.split()
+        assert document["equal"] is (code == 0)
+        assert (document["first_step"], document["quantity"]) == ((None, None) if code == 0 else (5, "loss"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "err"),
+    [
+        (
+            ["verify", "a", "aa"],
+            "error: there is no run aa\n\nhint: did you mean a\n",
+        ),
+        (
+            ["verify", "a", "."],
+            (
+                "error: . is neither a run's directory nor a checkpoint\n\n"
+                "hint: give a run's directory or name, a checkpoint's directory, or a ledger.bin\n"
+            ),
+        ),
+        (
+            ["verify", "a", "runs/a/run.json"],
+            (
+                "error: runs/a/run.json is neither a run, nor a checkpoint, nor a ledger\n\n"
+                "hint: give a run's directory or name, a checkpoint's directory, or a ledger.bin\n"
+            ),
+        ),
+        (
+            ["verify", "runs/a/checkpoints/step-00000010", "runs/a/checkpoints/step-00000020"],
+            (
+                "error: nothing to compare: A is the state after step 10, B that after step 20\n\n"
+                "hint: give checkpoints of one step, or the runs they belong to\n"
+            ),
+        ),
+    ],
+)
+def test_bad_input_is_refused(runs, llmrun, arguments, err):
+    """Exit 2, with what to give instead."""
+    runs.make("a")
+
+    assert llmrun(*arguments) == (2, "", err)
+
+
+def test_verify_needs_no_torch():
+    """Neither at import nor when it runs."""
+    code = "import sys, llmrun.verify.runs, llmrun.verify.words; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"

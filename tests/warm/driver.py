@@ -1,0 +1,91 @@
+"""Runs real runs through the launcher's own code, with a warm pool or torchrun below it."""
+
+from pathlib import Path
+
+from llmrun.config.load import load_config
+from llmrun.data.prepare import prepare
+from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.segment import Ended, run_segment
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Starter
+from llmrun.launch.wishes import wishes_of
+from llmrun.run.directory import RunDirectory
+
+TEXT = Path(__file__).parents[2] / "LICENSE"
+
+CONFIG = """
+name: small
+T_tokens: 8Ki
+model: {n_layers: 2, d_model: 72, n_heads: 4, n_kv_heads: 2, d_ff: 43, dropout: 0.1}
+batch: {GB_tok: 512, μ_tok: 64, L_ctx: 32, V: 8, D: 1}
+optimizer: {lr: 3e-3}
+schedule: {warmup_tokens: 2Ki}
+data: {path: DATA, num_workers: 0}
+eval: {every_steps: 4, windows: 8}
+checkpoint: {every_steps: 5, keep_best: false}
+reproducibility: {compare_with: none}
+hardware: {device: cpu}
+"""
+STEPS = 16
+
+
+class Silent:
+    """A spectator that only keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def rows(self, rows) -> None:
+        """New numbers."""
+
+    def checkpoint(self, step: int) -> None:
+        """A new checkpoint."""
+
+    def stopping(self, says: str) -> None:
+        """A stop was asked for."""
+        self.said.append(says)
+
+
+def make_dataset(directory: Path) -> Path:
+    """A byte dataset of the licence's text."""
+    text = directory / "text"
+    text.mkdir()
+    (text / "licence.txt").write_text(TEXT.read_text())
+    prepare([text], directory / "data", "byte", val_fraction=0.1)
+    return directory / "data"
+
+
+class Driver:
+    """Starts and resumes runs below one directory."""
+
+    def __init__(self, directory: Path, dataset: Path) -> None:
+        self.directory = directory
+        self.config = directory / "config.yaml"
+        self.config.write_text(CONFIG.replace("DATA", str(dataset)))
+        self.said: list[str] = []
+
+    def train(self, starter: Starter, name: str, *overrides: str, until: int | None = None) -> Ended:
+        """A new run named `name`."""
+        sets = [f"runs_dir={self.directory / 'runs'}", *overrides]
+        wishes = wishes_of(sets, [], until)
+        loaded = load_config(self.config, wishes.overrides)
+        with StopRequest() as stop:
+            prepared = prepare_fresh(loaded, name, wishes, starter, stop, self.said.append)
+            return run_segment(prepared, starter, stop, Silent())
+
+    def resume(
+        self, starter: Starter, name: str, *overrides: str, D=None, until=None, allow=(), start=None
+    ) -> Ended:
+        """The next segment of a run."""
+        wishes = wishes_of(overrides, allow, until, D, start)
+        with StopRequest() as stop:
+            command = Command(f"llmrun resume {name}")
+            prepared = prepare_resume(self.run(name), wishes, command, starter, stop, self.said.append)
+            assert not isinstance(prepared, NothingToDo)
+            return run_segment(prepared, starter, stop, Silent())
+
+    def run(self, name: str) -> RunDirectory:
+        """A run's directory."""
+        return RunDirectory(self.directory / "runs" / name)
