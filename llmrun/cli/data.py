@@ -212,7 +212,7 @@ def _quantity(option: str, text: str, least: int = 1) -> int:
     try:
         value = parse_quantity(text)
     except ValueError as error:
-        raise InputError(f"{option} {error}", hints=[f"it was given as {text!r}"]) from error
+        raise InputError(f"{option} {error}", where=f"{option} {text}") from error
     if value < least:
         raise InputError(f"{option} must be at least {least}, not {value:,}")
     return value

@@ -27,6 +27,7 @@ END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 SMALLEST_BPE = 257
 LARGEST_BPE = 2**24
 PIECE_CHARS = 256 * 1024
+GROUP_CHARS = 4 * 1024 * 1024
 
 _CUT = re.compile(r"(?<=\S)[ \n]")
 """A space or newline after something else: no token of the byte-level BPE reaches across it."""
@@ -114,15 +115,20 @@ class FileTokenizer:
         Raises InputError where the tokenizer has no id for something, such as without an unknown token.
         """
         pieces = [list(pieces_of(text)) if self._cuts else [text] for text in texts]
-        flat = [piece for own in pieces for piece in own]
+        ids = iter(self._encode_pieces([piece for own in pieces for piece in own]))
+        return [np.concatenate([next(ids) for _ in own]) for own in pieces]
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of each piece; some MiB at a time, for the engine keeps 20 bytes and more per byte."""
+        ids: list[NDArray[np.uint32]] = []
         try:
-            with _plain_exceptions():
-                encodings = iter(self._engine.encode_batch_fast(flat, add_special_tokens=False))
+            for group in grouped(pieces):
+                with _plain_exceptions():
+                    encodings = self._engine.encode_batch_fast(group, add_special_tokens=False)
+                ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         except ValueError as error:
             raise InputError("the tokenizer cannot encode this text", caused_by=[str(error)]) from error
-        return [
-            np.concatenate([np.array(next(encodings).ids, dtype=np.uint32) for _ in own]) for own in pieces
-        ]
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, special tokens included."""
@@ -131,7 +137,8 @@ class FileTokenizer:
 
 
 def pieces_of(text: str, n_chars: int = PIECE_CHARS) -> Iterator[str]:
-    """`text` in pieces of at least `n_chars`, cut before a space or newline that follows something else."""
+    """`text` in pieces of at least `n_chars` >= 1, cut before a space or newline that follows something else."""
+    assert n_chars >= 1
     start = 0
     while True:
         cut = _CUT.search(text, start + n_chars)
@@ -140,6 +147,20 @@ def pieces_of(text: str, n_chars: int = PIECE_CHARS) -> Iterator[str]:
             return
         yield text[start : cut.start()]
         start = cut.start()
+
+
+def grouped(pieces: Sequence[str], n_chars: int = GROUP_CHARS) -> Iterator[list[str]]:
+    """Neighbouring pieces of at least `n_chars` together."""
+    group: list[str] = []
+    chars_in_group = 0
+    for piece in pieces:
+        group.append(piece)
+        chars_in_group += len(piece)
+        if chars_in_group >= n_chars:
+            yield group
+            group, chars_in_group = [], 0
+    if group:
+        yield group
 
 
 @contextmanager

@@ -40,5 +40,5 @@ class Split:
 
 def _remedy(name: str) -> str:
     if name == "val":
-        return "lower batch.L_ctx, or prepare the dataset with a larger --val-fraction"
-    return "lower batch.L_ctx, or prepare the dataset from more text"
+        return "lower L_ctx, or prepare the dataset with a larger --val-fraction"
+    return "lower L_ctx, or prepare the dataset from more text"

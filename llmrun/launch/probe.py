@@ -25,13 +25,19 @@ def run_probe(config: Mapping[str, Any], environment: Mapping[str, str], check: 
     command = [sys.executable, "-m", PROBE_MODULE, json.dumps(config)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=words
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=words,
+            start_new_session=True,  # Ctrl-C at a terminal is ours to handle
         )
         try:
             exit_code = wait(process, check)
         finally:
             process.kill()
             process.wait()
+        check()
         output.seek(0)
         words.seek(0)
         return answer(exit_code, output.read().decode(), words.read().decode(errors="replace"))

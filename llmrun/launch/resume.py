@@ -119,6 +119,7 @@ def _prepare(
     if twin is not None:
         say(f"{twin.name} has the same fingerprint: every step will be compared with it")
     ledger = None if twin is None else twin.ledger_file.resolve()
+    record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
     return Prepared(run, lock, record, segment, orders_for(segment, subject, last, audited, ledger), subject)
 
 

@@ -90,8 +90,10 @@ class LedgerWriter:
         """
         reader = LedgerReader(path)
         last_step = -1 if at_step is None else at_step
-        if reader.last_step != last_step or reader.torn_step is not None:
+        if reader.last_step != last_step:
             raise RefusedError(f"{path} ends at step {reader.last_step}, not at step {last_step}")
+        if not reader.ends_cleanly:
+            raise RefusedError(f"{path} does not end cleanly: a torn record follows step {last_step}")
         writer = cls(disk.open(path), path, reader.header, n_steps, disk)
         writer.chain = reader.chain
         writer.next_step = writer._reserved_step = last_step + 1

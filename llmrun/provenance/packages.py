@@ -34,6 +34,7 @@ class PackageQuestion:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C at a terminal is the launcher's to handle
         )
 
     def answer(self) -> Packages:

@@ -9,6 +9,7 @@ from llmrun.verify.verdict import Finding, Verdict
 _LABEL_WIDTH = 13
 _TENSORS_MAX = 8
 _CHANGES_MAX = 10
+_CHECKPOINTS_MAX = 8
 
 
 def lines_of(verdict: Verdict) -> list[str]:
@@ -60,7 +61,10 @@ def _compared(verdict: Verdict) -> str:
 def _checkpoints(verdict: Verdict) -> list[str]:
     if not verdict.checkpoints:
         return []
-    steps = ", ".join(str(step) for step in verdict.checkpoints)
+    known = [str(step) for step in verdict.checkpoints]
+    if len(known) > _CHECKPOINTS_MAX:
+        known = [*known[: _CHECKPOINTS_MAX - 2], "…", known[-1]]
+    steps = ", ".join(known)
     word = "step" if len(verdict.checkpoints) == 1 else "steps"
     return [
         f"{word} {steps}: {verdict.tensors_compared:,} tensors and all random states equal, every byte read"

@@ -6,7 +6,8 @@ import pytest
 
 from llmrun.data.prepare import prepare
 
-WORDS = "the order of sums is the result never sort never skip a zero lane Ünïcödé 数据 and so on".split()
+SENTENCE = "the order of sums is the result never sort never skip a zero lane Ünïcödé 数据 and so on"
+WORDS = SENTENCE.split()
 
 
 def text_of(number: int, n_words: int = 60) -> str:

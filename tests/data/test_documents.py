@@ -1,7 +1,7 @@
 """Documents: which files, in which order, and what cannot be one."""
 
 import os
-import socket
+from pathlib import Path
 
 import pytest
 
@@ -42,12 +42,11 @@ def test_links(tmp_path):
     assert [name for _, name in find_files([tmp_path])] == ["a.txt", "b.txt"]
 
 
-def test_pipes_and_sockets(tmp_path):
+def test_pipes(tmp_path):
     """Nothing that is not a regular file is opened: a pipe would wait for ever."""
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "a.txt").write_text("text")
-    with socket.socket(socket.AF_UNIX) as server, pytest.raises(InputError) as refused:
-        server.bind(str(tmp_path / "s.txt"))
+    with pytest.raises(InputError) as refused:
         find_files([tmp_path / "pipe.txt"])
 
     assert [name for _, name in find_files([tmp_path])] == ["a.txt"]
@@ -65,8 +64,7 @@ def test_bytes_are_kept(tmp_path):
 def test_names_are_one_line(tmp_path):
     """A name that is not UTF-8, or has control characters, is listed in escapes."""
     (tmp_path / "a\nb\x1b.txt").write_text("x")
-    with open(os.fsencode(tmp_path) + b"/\xff.txt", "w") as file:
-        file.write("y")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("y")
 
     assert [d.name for d in read_corpus([tmp_path]).documents] == ["a\\nb\\x1b.txt", "\\udcff.txt"]
     assert printable_name("über/数据.txt") == "über/数据.txt"

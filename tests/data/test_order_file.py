@@ -127,7 +127,7 @@ def test_function_without_file(tmp_path):
     ],
 )
 def test_policy(policy, n_entries, expected):
-    """auto writes up to 1 GiB."""
+    """The policy `auto` writes up to 1 GiB."""
     assert wanted(policy, n_entries) is expected
 
 

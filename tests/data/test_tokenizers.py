@@ -15,6 +15,7 @@ from llmrun.data.prepare import prepare
 from llmrun.data.tokenizers import (
     ByteTokenizer,
     FileTokenizer,
+    grouped,
     load_tokenizer,
     pieces_of,
     train_bpe,
@@ -45,7 +46,7 @@ def test_batch_equals_single(texts):
         assert batch == [tokenizer.encode(text) for text in texts]
 
 
-@given(TEXTS, st.integers(0, 10))
+@given(TEXTS, st.integers(1, 10))
 def test_pieces_change_no_token(text, n_chars):
     """The BPE gives the same ids for a text and for its pieces, however small they are."""
     pieces = list(pieces_of(text, n_chars))
@@ -240,3 +241,12 @@ def test_damaged_in_dataset(bpe_dataset):
     assert damaged.value.says == "tokenizer.json is damaged: its sha256 is not what dataset.json says"
     assert damaged.value.caused_by[0] == f"expected sha256 {manifest.tokenizer.sha256}"
     assert missing.value.says == f"cannot read the tokenizer {path}: No such file or directory"
+
+
+@given(st.lists(TEXTS), st.integers(1, 9))
+def test_groups(pieces, n_chars):
+    """Groups hold every piece in order, and none but the last is too small."""
+    groups = list(grouped(pieces, n_chars))
+
+    assert [piece for group in groups for piece in group] == pieces
+    assert all(sum(map(len, group)) >= n_chars for group in groups[:-1])

@@ -66,11 +66,11 @@ def test_too_small(tmp_path):
     assert said == [
         (
             "the split train has 100 tokens; one window takes L_ctx + 1 = 101",
-            ("lower batch.L_ctx, or prepare the dataset from more text",),
+            ("lower L_ctx, or prepare the dataset from more text",),
         ),
         (
             "the split val has 0 tokens; one window takes L_ctx + 1 = 101",
-            ("lower batch.L_ctx, or prepare the dataset with a larger --val-fraction",),
+            ("lower L_ctx, or prepare the dataset with a larger --val-fraction",),
         ),
     ]
 

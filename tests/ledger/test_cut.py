@@ -89,10 +89,11 @@ def test_a_ledger_that_was_edited_is_refused(path, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[4096 + 18 * RECORD_BYTES + 17] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(RefusedError, match=r"record 18 of the ledger .* does not hold"):
-        cut_back(path, 20, tmp_path / "tail.bin")
+    for step in (18, 20):
+        with pytest.raises(RefusedError, match=r"record 18 of the ledger .* does not hold"):
+            cut_back(path, step, tmp_path / "tail.bin")
 
-    assert cut_back(path, 15, tmp_path / "tail.bin") is not None
+    assert cut_back(path, 17, tmp_path / "tail.bin") is not None
 
 
 def test_a_cut_is_safe_at_every_operation(ledgers, path, tmp_path):

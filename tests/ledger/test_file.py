@@ -104,6 +104,7 @@ def test_a_ledger_goes_on_where_it_ended(ledgers, tmp_path):
     straight = ledgers.write(tmp_path / "straight.bin", 25)
     path = ledgers.write(tmp_path / "ledger.bin", 9)
     writer = LedgerWriter.resume(path, 9, 25)
+    assert path.stat().st_size == straight.stat().st_size
     for step in range(10, 26):
         writer.append(ledgers.record_of(step))
     writer.close()
@@ -129,6 +130,9 @@ def test_a_ledger_that_ends_elsewhere_is_not_resumed(ledgers, tmp_path):
     for step in (8, 10, None):
         with pytest.raises(RefusedError, match="ends at step 9, not at step"):
             LedgerWriter.resume(path, step, 20)
+    path.write_bytes(path.read_bytes() + b"torn")
+    with pytest.raises(RefusedError, match="a torn record follows step 9"):
+        LedgerWriter.resume(path, 9, 20)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,25 +135,17 @@ def segment(
         for part in base.parts
         if fingerprint.parts[part] != base.parts[part]
     }
-    return Segment(
-        segment=number,
-        D=1,
-        from_step=from_step,
-        to_step=to_step,
-        started="2026-11-24T12:00:00+00:00",
-        ended="2026-11-24T12:01:00+00:00",
-        why="finished",
-        allowed=[],
-        changes=[],
-        overrides=[],
-        fingerprint=fingerprint.digest,
-        parts=fingerprint.parts,
-        preimages=changed,
-        git={},
-        host="here",
-        proven_steps=0,
-        checkpoint=None,
-    )
+    values = {
+        "segment": number,
+        "D": 1,
+        "from_step": from_step,
+        "to_step": to_step,
+        "why": "finished",
+        "fingerprint": fingerprint.digest,
+        "parts": fingerprint.parts,
+        "preimages": changed,
+    }
+    return Segment(**{field.name: values.get(field.name) for field in fields(Segment)})
 
 
 def make_run(
@@ -188,17 +180,15 @@ def make_run(
     segments = [segment(1, 0, last_step, fingerprint, fingerprint)]
     if later is not None:
         segments.append(segment(2, later[0], last_step, Fingerprint(PREIMAGES | later[1]), fingerprint))
-    RunRecord(
-        identity=path.name,
-        created="2026-11-24T12:00:00+00:00",
-        status=status,
-        steps=last_step,
-        config={},
-        fingerprint=fingerprint.as_json(),
-        git={},
-        working_directory="/",
-        segments=segments,
-    ).write(run.record_file)
+    values = {
+        "identity": path.name,
+        "status": status,
+        "steps": last_step,
+        "fingerprint": fingerprint.as_json(),
+        "segments": segments,
+    }
+    record = RunRecord(**{field.name: values.get(field.name) for field in fields(RunRecord)})
+    record.write(run.record_file)
     return path
 
 
@@ -207,9 +197,14 @@ def from_step(step: int, act: Callable[[State], None]) -> Callable[[State], None
     return lambda state: act(state) if state.step >= step else None
 
 
+def flip(values: np.ndarray) -> None:
+    """Flip the lowest bit of the first element."""
+    values.reshape(-1).view(np.uint32)[0] ^= 1
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> SimpleNamespace:
     """Ways to make runs below `runs/` of an empty working directory."""
     monkeypatch.chdir(tmp_path)
     make = lambda name, **options: make_run(Path("runs") / name, **options)  # noqa: E731
-    return SimpleNamespace(make=make, from_step=from_step, path=lambda name: Path("runs") / name)
+    return SimpleNamespace(make=make, from_step=from_step, flip=flip, path=lambda name: Path("runs") / name)

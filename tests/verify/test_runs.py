@@ -5,22 +5,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from llmrun.checkpoint.errors import CheckpointDamage
 from llmrun.errors import DamagedError, InputError
+from llmrun.ledger.combine import TensorDigest
 from llmrun.ledger.cut import cut_back
 from llmrun.ledger.explain import INITIALISATION
 from llmrun.ledger.record import RECORD_BYTES
+from llmrun.ledger.tensors import write_tensors
 from llmrun.verify.runs import verify_runs
 
 EQUAL_FINGERPRINTS = "the fingerprints are equal, so config, data, code and environment are not the cause"
-
-
-def flip(values: np.ndarray) -> None:
-    """Flip the lowest bit of the first element."""
-    values.reshape(-1).view(np.uint32)[0] ^= 1
 
 
 def test_equal_runs_are_equal(runs):
@@ -89,12 +84,15 @@ def test_a_fingerprint_that_changed_on_the_way_is_seen(runs):
     assert verify_runs(b, c).fingerprints.equal is False
     assert verify_runs(b, c).fingerprints.parts == ()
     assert verify_runs(a, runs.make("d", later=(12, {}))).fingerprints.equal
+    anew = verify_runs(a, runs.make("e", later=(0, changed)))
+    assert [era.from_step for era in anew.fingerprints.b] == [0]
+    assert anew.fingerprints.parts == ("code",)
 
 
 def test_other_initial_weights_differ_before_the_first_step(runs):
     """The tensors are named from the digests that are kept at step 0."""
     a = runs.make("a")
-    b = runs.make("b", alter=lambda state: flip(state.weights["norm.weight"]))
+    b = runs.make("b", alter=lambda state: runs.flip(state.weights["norm.weight"]))
     finding = verify_runs(a, b).finding
 
     assert (finding.step, finding.quantity) == (0, "weights")
@@ -136,7 +134,11 @@ def test_the_tensors_are_named_at_the_differing_step(runs):
     for name, alter in {
         "a": lambda _: None,
         "b": runs.from_step(
-            100, lambda state: (flip(state.gradients["norm.weight"]), flip(state.weights["embed.weight"]))
+            100,
+            lambda state: (
+                runs.flip(state.gradients["norm.weight"]),
+                runs.flip(state.weights["embed.weight"]),
+            ),
         ),
     }.items():
         runs.make(name, last_step=100, alter=alter, checkpoints=())
@@ -148,7 +150,7 @@ def test_the_tensors_are_named_at_the_differing_step(runs):
 
 def test_the_tensors_are_named_at_the_next_step_that_was_kept(runs):
     """A checkpoint of both counts too."""
-    alter = runs.from_step(15, lambda state: flip(state.weights["layers.0.up.weight"]))
+    alter = runs.from_step(15, lambda state: runs.flip(state.weights["layers.0.up.weight"]))
     finding = verify_runs(runs.make("a"), runs.make("b", alter=alter)).finding
 
     assert (finding.step, finding.quantity) == (15, "weights")
@@ -176,14 +178,44 @@ def test_checkpoints_are_compared_tensor_by_tensor(runs):
     b = runs.make(
         "b",
         checkpoints=(15,),
-        alter=lambda s: flip(s.optimizer["norm.weight.exp_avg"]) if s.step == 15 else 0,
+        alter=lambda s: runs.flip(s.optimizer["norm.weight.exp_avg"]) if s.step == 15 else 0,
     )
     c = runs.make("c", checkpoints=(15,), alter=lambda s: s.rng.update(torch=s.rng["torch"] + 1))
     moments, rng = verify_runs(a, b).finding, verify_runs(a, c).finding
 
     assert (moments.step, moments.quantity, moments.tensors) == (15, "optimizer", ("norm.weight.exp_avg",))
     assert (rng.step, rng.quantity, rng.tensors) == (15, "rng", ("torch",))
+    d = runs.make("d", checkpoints=(15,), alter=lambda s: s.rng.pop("numpy"))
+    assert verify_runs(a, d).finding.tensors == verify_runs(d, a).finding.tensors == ("numpy",)
     assert rng.diagnosis == f"the states saved at step 15 differ in 1 tensor of rng; {EQUAL_FINGERPRINTS}"
+
+
+def test_a_saved_state_may_differ_before_the_ledgers_do(runs):
+    """The ledgers say nothing of random states: the checkpoint is the first difference then."""
+
+    def alter(state):
+        if state.step >= 10:
+            state.rng["torch"] += 1
+        if state.step >= 15:
+            runs.flip(state.weights["norm.weight"])
+
+    verdict = verify_runs(runs.make("a"), runs.make("b", alter=alter))
+
+    assert (verdict.finding.step, verdict.finding.quantity) == (10, "rng")
+    assert verdict.checkpoints == ()
+
+
+def test_digests_of_a_state_that_was_cut_off_are_passed_over(runs):
+    """What lies in `ledger-tensors/` beyond the ledger, or is not what the ledger recorded, names nothing."""
+    alter = runs.from_step(15, lambda state: runs.flip(state.weights["layers.0.up.weight"]))
+    a, b = runs.make("a", checkpoints=()), runs.make("b", alter=alter, checkpoints=())
+    other = {"weights": {"stale": TensorDigest("F32", (1,), 1)}}
+    for step in (20, 30):
+        write_tensors(a / "ledger-tensors", step, other)
+        write_tensors(b / "ledger-tensors", step, {"weights": {"stale": TensorDigest("F32", (1,), 2)}})
+    finding = verify_runs(a, b).finding
+
+    assert (finding.step, finding.tensors, finding.tensors_step) == (15, (), None)
 
 
 def test_a_ledger_that_was_edited_is_damage(runs):
@@ -232,7 +264,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_damage(runs):
 def test_a_checkpoint_of_another_run_is_damage(runs):
     """Whole and sound, but not the state that this run's ledger recorded."""
     a = runs.make("a")
-    other = runs.make("other", alter=lambda state: flip(state.weights["norm.weight"]))
+    other = runs.make("other", alter=lambda state: runs.flip(state.weights["norm.weight"]))
     shutil.rmtree(a / "checkpoints" / "step-00000020")
     shutil.copytree(other / "checkpoints" / "step-00000020", a / "checkpoints" / "step-00000020")
     verdict = verify_runs(a, runs.make("b", checkpoints=(10,)))
@@ -282,53 +314,6 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
         verify_runs(b, tail)
 
 
-def test_two_checkpoints_are_compared(runs):
-    """Equal chains mean equal histories."""
-    a, b = runs.make("a"), runs.make("b")
-    path = Path("checkpoints/step-00000020")
-    verdict = verify_runs(a / path, b / path)
-
-    assert verdict.equal
-    assert (verdict.steps_compared, verdict.tensors_compared, verdict.fingerprints.equal) == (20, 9, True)
-    c = runs.make("c", alter=runs.from_step(12, lambda state: flip(state.weights["norm.weight"])))
-    different = verify_runs(a / path, c / path)
-    assert (different.finding.step, different.finding.quantity) == (20, "weights")
-    assert different.finding.tensors == ("norm.weight",)
-    assert different.steps_compared == 0
-
-
-def test_checkpoints_of_different_steps_have_nothing_in_common(runs):
-    """That is said, with both steps."""
-    a = runs.make("a") / "checkpoints"
-    with pytest.raises(InputError, match="A is the state after step 10, B that after step 20"):
-        verify_runs(a / "step-00000010", a / "step-00000020")
-
-
-def test_a_checkpoint_is_compared_with_a_runs_ledger(runs):
-    """In either order; the ledger's digests tell what differs."""
-    a, b = runs.make("a"), runs.make("b", checkpoints=())
-    c = runs.make("c", checkpoints=(), alter=runs.from_step(12, lambda s: flip(s.weights["norm.weight"])))
-    saved = a / "checkpoints" / "step-00000020"
-
-    assert verify_runs(saved, b).as_json() | {"a": "", "b": ""} == (
-        verify_runs(b, saved).as_json() | {"a": "", "b": ""}
-    )
-    assert (verify_runs(saved, b).equal, verify_runs(saved, b).steps_compared) == (True, 20)
-    finding = verify_runs(saved, c).finding
-    assert (finding.step, finding.quantity, finding.quantities) == (20, "weights", ("weights",))
-    with pytest.raises(InputError, match="A is the state after step 20, the ledger of B holds steps 0 to 14"):
-        verify_runs(saved, runs.make("short", last_step=14, checkpoints=()))
-
-
-def test_a_damaged_checkpoint_given_by_its_path_is_named(runs):
-    """Before anything is compared."""
-    a = runs.make("a") / "checkpoints" / "step-00000020"
-    shutil.copytree(a, "copy")
-    (Path("copy") / "trainer.json").write_text("{}")
-    with pytest.raises(CheckpointDamage, match=r"trainer\.json"):
-        verify_runs(a, Path("copy"))
-
-
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -369,7 +354,7 @@ def test_a_damaged_header_is_damage(runs):
 def test_damaged_digests_of_tensors_do_not_hide_the_difference(runs):
     """They only help to name tensors."""
     a = runs.make("a")
-    b = runs.make("b", alter=lambda state: flip(state.weights["norm.weight"]), checkpoints=())
+    b = runs.make("b", alter=lambda state: runs.flip(state.weights["norm.weight"]), checkpoints=())
     (b / "ledger-tensors" / "step-00000000.json").write_text("{")
     finding = verify_runs(a, b).finding
 

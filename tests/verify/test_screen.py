@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from llmrun.cli.app import run
@@ -26,11 +25,6 @@ def llmrun(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return call
-
-
-def flip(values: np.ndarray) -> None:
-    """Flip the lowest bit of the first element."""
-    values.reshape(-1).view(np.uint32)[0] ^= 1
 
 
 def test_equal_runs_get_a_certificate(runs, llmrun):
@@ -99,7 +93,9 @@ def test_different_runs_are_told_apart(runs, llmrun):
         return replace(record, loss=loss, gradients_digest=record.gradients_digest ^ 1)
 
     runs.make("a")
-    runs.make("b", change=change, alter=runs.from_step(12, lambda state: flip(state.weights["norm.weight"])))
+    runs.make(
+        "b", change=change, alter=runs.from_step(12, lambda state: runs.flip(state.weights["norm.weight"]))
+    )
 
     assert llmrun("verify", "a", "b") == (
         1,
@@ -132,7 +128,7 @@ def test_other_initial_weights_are_told(runs, llmrun):
     runs.make(
         "b",
         preimages={"config": {"seed": 43, "optimizer": {"lr": 0.001}}},
-        alter=lambda state: [flip(values) for values in state.weights.values()],
+        alter=lambda state: [runs.flip(values) for values in state.weights.values()],
     )
 
     assert llmrun("verify", "a", "b")[:2] == (
@@ -169,6 +165,22 @@ def test_a_damaged_ledger_is_told(runs, llmrun):
         "chain        659c6aa0e5598becd5ca8e29b405e6b9d566c3332231eeb28354d8b501220628",
         "damaged: record 17 of the ledger of B does not hold: it was damaged or edited",
     ]
+
+
+def test_long_lists_are_cut(runs, llmrun):
+    """Many checkpoints, many changed fields: the screen stays readable, the JSON has all."""
+    many = {f"field_{n:02d}": n for n in range(14)}
+    runs.make("a", checkpoints=range(2, 24, 2))
+    runs.make("b", checkpoints=range(2, 24, 2), preimages={"config": many})
+    lines = llmrun("verify", "a", "b")[1].splitlines()
+
+    assert lines[2:14] == [
+        "fingerprint  differs in config",
+        *(f"             field_{n:02d}: (absent) -> {n}" for n in range(10)),
+        "             … and 6 more",
+    ]
+    assert lines[15].startswith("checkpoints  steps 2, 4, 6, 8, 10, 12, …, 22: 99 tensors")
+    assert len(json.loads(llmrun("verify", "a", "b", "--json")[1])["fingerprint_changes"]) == 16
 
 
 def test_the_json_has_its_keys_in_every_case(runs, llmrun):

@@ -1,0 +1,276 @@
+"""A project with a real dataset, and workers that keep real books without training anything."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrun.checkpoint.layout import steps_in
+from llmrun.checkpoint.snapshot import Piece, Snapshot
+from llmrun.checkpoint.writer import commit, save_rank
+from llmrun.config.load import load_config
+from llmrun.data.prepare import prepare
+from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.segment import run_segment
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Probe
+from llmrun.launch.wishes import wishes_of
+from llmrun.ledger.file import LedgerWriter
+from llmrun.ledger.record import Record, quantities_due
+from llmrun.provenance.packages import Packages
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.run.record import read_record
+
+CONFIG = """
+name: demo
+T_tokens: 20Ki
+model: {n_layers: 1, d_model: 32, n_heads: 2}
+batch: {GB_tok: 1Ki, μ_tok: 256, L_ctx: 64, D: 2, V: 4}
+optimizer: {lr: 1e-3}
+data: {path: data}
+checkpoint: {every_steps: 5}
+hardware: {device: cpu}
+"""
+STEPS = 20
+
+
+def record_of(step: int, salt: int) -> Record:
+    """A ledger record that depends on nothing but its step and a salt."""
+    values = {
+        "tokens": step * 1024,
+        "loss": 5.0 - step / 100 + salt,
+        "grad_norm": 1.0,
+        "learning_rate": 1e-3,
+        "tokens_digest": step,
+        "gradients_digest": step + salt,
+        "weights_digest": step + salt,
+        "optimizer_digest": step,
+    }
+    return Record(step, **{name: values[name] for name in quantities_due(step) - {"step"}})
+
+
+class Bookkeeper:
+    """A `Starter` whose workers write ledger, metrics and checkpoints as real ones do.
+
+    environment, source_files: what the probe answers.
+    dies_after: the step after which the workers are gone without a word; None lets them finish.
+    best_at: the step that trainer.json names as the best one.
+    """
+
+    def __init__(self) -> None:
+        self.environment = {"torch": "2.13.0", "variables": {"OMP_NUM_THREADS": "1"}}
+        self.source_files = {"llmrun/train/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32}
+        self.dies_after: int | None = None
+        self.best_at: int | None = None
+        self.salt = 0
+        self.jobs = []
+
+    def probe(self, config, environment, check):
+        """The fixed answer."""
+        check()
+        return Probe(self.environment, {"nccl": None}, self.source_files)
+
+    def start(self, job):
+        """Do the whole segment at once."""
+        self.jobs.append(job)
+        orders = SegmentOrders.read(job.run.orders_file(job.segment))
+        last = orders.until_step if self.dies_after is None else min(self.dies_after, orders.until_step)
+        self._keep_books(job.run, orders, last)
+        if self.dies_after is None:
+            steps = orders.config["T_tokens"] // orders.config["batch"]["GB_tok"]
+            kind = "finished" if last == steps else "reached"
+            for rank in range(job.D):
+                Outcome(rank, kind, last).write(job.run.outcome_file(job.segment, rank))
+        return Gone()
+
+    def _keep_books(self, run: RunDirectory, orders: SegmentOrders, last: int) -> None:
+        if run.ledger_file.exists():
+            ledger = LedgerWriter.resume(
+                run.ledger_file, orders.from_step if orders.checkpoint else None, STEPS
+            )
+        else:
+            ledger = LedgerWriter.create(run.ledger_file, "tests", STEPS)
+        if ledger.next_step == 0:
+            ledger.append(record_of(0, self.salt))
+        for step in range(orders.from_step + 1, last + 1):
+            ledger.append(record_of(step, self.salt))
+            with run.metrics_file.open("a") as file:
+                file.write(json.dumps({"step": step, "tokens": step * 1024, "loss": 1.0}) + "\n")
+            if step % 5 == 0 or step == orders.until_step:
+                ledger.sync()
+                self._save(run, orders, step, ledger.chain.hex())
+        ledger.close()
+
+    def _save(self, run: RunDirectory, orders: SegmentOrders, step: int, chain: str) -> None:
+        best = None if self.best_at is None else {"val_ppl": 9.0, "step": self.best_at}
+        values = np.arange(step, step + 4, dtype=np.float32)
+        piece = Piece("model.norm.weight", "parameter", "F32", (4,), 0, values, step)
+        moment = Piece("model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (4,), 0, values, step)
+        saved = Snapshot(
+            step=step,
+            attempt=f"segment-{orders.segment:03d}",
+            tokens=step * 1024,
+            fingerprint=orders.fingerprint,
+            parts=orders.parts,
+            chain=chain,
+            trainer={"best": best},
+            rng={"numpy": np.zeros(2, np.uint8)},
+            model=[piece],
+            optimizer=[moment],
+        )
+        save_rank(run.checkpoints, saved, 0, 1)
+        commit(run.checkpoints, saved, 1, 5.0)
+
+
+class Gone:
+    """Workers that have ended."""
+
+    def poll(self):
+        """The exit code of all."""
+        return 0
+
+    def kill(self):
+        """Nothing is left to kill."""
+
+
+class Watcher:
+    """A spectator that remembers."""
+
+    def __init__(self) -> None:
+        self.steps, self.checkpoints, self.said = [], [], []
+
+    def rows(self, rows):
+        """New rows."""
+        self.steps += [row["step"] for row in rows]
+
+    def checkpoint(self, step):
+        """A checkpoint."""
+        self.checkpoints.append(step)
+
+    def stopping(self, says):
+        """A stop."""
+        self.said.append(says)
+
+
+class Project:
+    """A working directory with a config and a dataset, driven as the command line drives it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.starter = Bookkeeper()
+        self.said: list[str] = []
+        self.watcher = Watcher()
+        (path / "demo.yaml").write_text(CONFIG)
+
+    def wishes(self, overrides=(), allow=(), until=None, D=None, start=None):
+        """What a command line asks."""
+        return wishes_of(overrides, allow, until, D, start)
+
+    def prepare(self, identity="demo", stop=None, **wished):
+        """`llmrun train demo.yaml --run demo`, up to the start of workers."""
+        wishes = self.wishes(**wished)
+        loaded = load_config(self.path / "demo.yaml", wishes.overrides)
+        stop = stop or StopRequest()
+        if identity is not None and self.run.is_run:
+            command = Command("llmrun train demo.yaml --run demo", loaded)
+            return prepare_resume(self.run, wishes, command, self.starter, stop, self.said.append)
+        return prepare_fresh(loaded, identity, wishes, self.starter, stop, self.said.append)
+
+    def prepare_resume(self, **wished):
+        """`llmrun resume demo`, up to the start of workers."""
+        command = Command("llmrun resume demo")
+        wishes = self.wishes(**wished)
+        return prepare_resume(self.run, wishes, command, self.starter, StopRequest(), self.said.append)
+
+    def go(self, prepared):
+        """Run a prepared segment to its end."""
+        if isinstance(prepared, NothingToDo):
+            return prepared
+        return run_segment(prepared, self.starter, StopRequest(), self.watcher)
+
+    def train(self, **wished):
+        """`llmrun train demo.yaml --run demo`."""
+        return self.go(self.prepare(**wished))
+
+    def resume(self, **wished):
+        """`llmrun resume demo`."""
+        return self.go(self.prepare_resume(**wished))
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run."""
+        return RunDirectory(self.path / "runs" / "demo")
+
+    @property
+    def record(self):
+        """What run.json says now."""
+        return read_record(self.run.record_file)
+
+    def orders(self, segment: int) -> SegmentOrders:
+        """What the workers of a segment were told."""
+        return SegmentOrders.read(self.run.orders_file(segment))
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the run but its lock, to see that nothing was touched."""
+        return {
+            str(path.relative_to(self.run.path)): path.read_bytes()
+            for path in sorted(self.run.path.rglob("*"))
+            if path.is_file() and path.name != "run.lock"
+        }
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the config file."""
+        text = (self.path / "demo.yaml").read_text()
+        assert old in text
+        (self.path / "demo.yaml").write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="session")
+def dataset_of_session(tmp_path_factory):
+    """A byte dataset, made once."""
+    place = tmp_path_factory.mktemp("dataset")
+    (place / "text.txt").write_text("".join(f"line {i} of a small text\n" for i in range(4000)))
+    prepare([place / "text.txt"], place / "data", "byte", val_fraction=0.1)
+    return place / "data"
+
+
+class QuickQuestion:
+    """Answers at once what pip takes a second for; pip itself is asked in tests/provenance and end to end."""
+
+    def answer(self):
+        """Two packages."""
+        return Packages(("numpy==2.4.6", "torch==2.13.0"), "pip freeze")
+
+    def withdraw(self):
+        """Nothing to end."""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, dataset_of_session):
+    """A project outside any repository, its working directory entered."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmrun.launch.examine.PackageQuestion", QuickQuestion)
+    (tmp_path / "data").symlink_to(dataset_of_session)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def changed():
+    """A frozen dataclass with fields replaced."""
+    return dataclasses.replace
+
+
+@pytest.fixture
+def interrupted(project):
+    """A run that was killed after step 13; its newest checkpoint is that of step 10."""
+    project.starter.dies_after = 13
+    project.train()
+    project.starter.dies_after = None
+    assert steps_in(project.run.checkpoints) == [5, 10]
+    return project

@@ -1,0 +1,184 @@
+"""A new run: its directory appears whole, or not at all."""
+
+import json
+import os
+import signal
+
+import pytest
+import yaml
+
+from llmrun.config.load import load_config
+from llmrun.errors import ConfigError, InputError, PreemptedError, RefusedError
+from llmrun.launch.signals import StopRequest
+from llmrun.provenance.fingerprint import Fingerprint
+
+
+def test_a_whole_run(project):
+    """From nothing to a finished run with everything on record."""
+    ended = project.train()
+
+    assert ended.end.why == "finished"
+    assert ended.step == 20
+    assert project.record == ended.record
+    assert project.record.status == "finished"
+    assert project.watcher.steps == list(range(1, 21))
+    assert project.watcher.checkpoints[-1] == 20
+    assert {path.name for path in project.run.path.iterdir()} == {
+        "checkpoints", "config.yaml", "ledger.bin", "logs", "metrics.jsonl", "order", "provenance",
+        "run.json", "run.lock",
+    }  # fmt: skip
+    assert {path.name for path in project.run.provenance.iterdir()} == {
+        "data.json", "environment.json", "git.diff", "git.json", "pip-freeze.txt",
+    }  # fmt: skip
+
+
+def test_everything_is_there_before_workers_start(project):
+    """Config, provenance, order and record are on disk, the lock is held, when the first worker starts."""
+    prepared = project.prepare()
+
+    assert project.record.status == "created"
+    assert project.run.config_file.is_file()
+    assert (project.run.order / "order.bin").stat().st_size == 8 * 20 * 4 * 4
+    with pytest.raises(RefusedError, match="is being trained by"):
+        project.prepare()
+    prepared.lock.release()
+
+
+def test_config_yaml_is_resolved_and_loads_again(project):
+    """What was derived is written out, in the user's symbols, and means the same."""
+    project.train()
+    text = project.run.config_file.read_text()
+    document = yaml.safe_load(text)
+
+    assert document["batch"]["V"] == 4
+    assert document["batch"]["μ_tok"] == 256
+    assert document["model"]["vocab_size"] == 257
+    assert document["hardware"]["device"] == "cpu"
+    assert (
+        load_config(project.run.config_file).config.model_dump(mode="json", by_alias=True)
+        == project.record.config
+    )
+
+
+def test_the_fingerprint_can_be_rebuilt_from_the_record(project):
+    """run.json holds the preimages, and the workers are told the same digest."""
+    project.train()
+    fingerprint = Fingerprint.of_json(project.record.fingerprint)
+
+    assert fingerprint.digest == project.record.fingerprint["digest"] == project.orders(1).fingerprint
+    assert fingerprint.preimages["code"] == {"llmrun/train/step.py": "aa" * 32}
+    assert fingerprint.preimages["environment"] == project.starter.environment
+
+
+def test_workers_get_pinned_variables(project):
+    """What the probe saw is what the workers get."""
+    project.train()
+    (job,) = project.starter.jobs
+
+    assert job.environment["OMP_NUM_THREADS"] == job.environment["MKL_NUM_THREADS"] == "1"
+    assert job.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert job.environment["PATH"] == os.environ["PATH"]
+
+
+def test_until_stops_early_and_leaves_the_horizon(project):
+    """The segment ends at the step, the run still has all of its steps."""
+    ended = project.train(until=7)
+
+    assert (ended.end.why, ended.step, ended.record.steps) == ("reached", 7, 20)
+    assert project.orders(1).until_step == 7
+
+
+def test_outside_a_repository_it_says_what_is_missing(project):
+    """It works, and the user hears it."""
+    project.train()
+
+    assert project.said[0].endswith("is not in a git repository: the code has no commit on record")
+    assert json.loads((project.run.provenance / "git.json").read_text())["commit"] is None
+
+
+def test_without_a_name_the_directory_has_name_time_and_digits(project):
+    """`<name>-<yyyymmdd>-<hhmmss>-<4 hex>`."""
+    prepared = project.prepare(identity=None)
+    prepared.lock.release()
+
+    name, day, time, tail = prepared.run.path.name.split("-")
+    assert (name, len(day), len(time), len(tail)) == ("demo", 8, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "kind", "says"),
+    [
+        (
+            lambda p: p.edit("data: {path: data}", "data: {path: nowhere}"),
+            InputError,
+            "there is no dataset at nowhere",
+        ),
+        (lambda p: p.edit("data: {path: data}", ""), ConfigError, "data.path is not given"),
+        (lambda p: (p.path / "runs").write_text(""), InputError, "runs is not a directory"),
+        (
+            lambda p: (p.path / "runs" / "demo").mkdir(parents=True),
+            InputError,
+            "exists and is not a run's directory",
+        ),
+    ],
+)
+def test_refused_before_anything_was_made(project, break_it, kind, says):
+    """Wrong input leaves no trace below runs_dir."""
+    break_it(project)
+    runs = project.path / "runs"
+    before = sorted(runs.iterdir()) if runs.is_dir() else None
+
+    with pytest.raises(kind, match=says):
+        project.train()
+
+    assert (sorted(runs.iterdir()) if runs.is_dir() else None) == before
+
+
+def test_until_beyond_the_run_is_refused(project):
+    """The user's number beside the run's."""
+    with pytest.raises(InputError, match="--until 21 is beyond the run's last step, 20"):
+        project.train(until=21)
+
+
+def test_a_signal_before_the_workers_leaves_nothing(project):
+    """Exit 75, no directory, no lock."""
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(PreemptedError, match="stopped by SIGTERM before the first step"):
+            project.prepare(stop=stop)
+
+    assert list((project.path / "runs").iterdir()) == []
+
+
+def test_what_a_killed_launcher_left_is_swept(project):
+    """A hidden draft whose owner is gone is removed by the next start; one of a live owner stays."""
+    dead = project.path / "runs" / ".tmp-demo-1-aa"
+    alive = project.path / "runs" / ".tmp-demo-2-bb"
+    prepared = project.prepare(identity="other")
+    for path in (dead, alive):
+        path.mkdir()
+        (path / "run.lock").write_bytes((prepared.run.path / "run.lock").read_bytes())
+    owner = json.loads((dead / "run.lock").read_text())
+    (dead / "run.lock").write_text(json.dumps({**owner, "process_start": 1}))
+    project.train()
+    prepared.lock.release()
+
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_an_earlier_run_of_the_same_fingerprint_is_compared_with(project):
+    """The second run gets the first one's ledger, and says so; a run of another seed does not."""
+    project.train(identity="first")
+    project.said.clear()
+    again = project.prepare(identity="second")
+    again.lock.release()
+    other = project.prepare(identity="third", overrides=["seed=43"])
+    other.lock.release()
+    apart = project.prepare(identity="fourth", overrides=["reproducibility.compare_with=none"])
+    apart.lock.release()
+
+    assert again.orders.twin_ledger == str(project.path / "runs" / "first" / "ledger.bin")
+    assert "first has the same fingerprint: every step will be compared with it" in project.said
+    assert other.orders.twin_ledger is None
+    assert apart.orders.twin_ledger is None

@@ -1,0 +1,94 @@
+"""Asking a process like a worker, with tiny modules in place of the real one."""
+
+import os
+import time
+
+import pytest
+
+from llmrun.errors import PreemptedError, RefusedError
+from llmrun.launch.environment import worker_environment
+from llmrun.launch.probe import run_probe
+from llmrun.launch.wishes import wishes_of
+
+
+@pytest.fixture
+def probing(tmp_path, monkeypatch):
+    """Run a probe whose module is this script."""
+    monkeypatch.setattr("llmrun.launch.probe.PROBE_MODULE", "tiny_probe")
+
+    def probe(script: str, check=lambda: None):
+        (tmp_path / "tiny_probe.py").write_text(script)
+        return run_probe({"seed": 1}, {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
+
+    return probe
+
+
+def test_the_answer_is_the_last_line(probing):
+    """Libraries may print before it; it gets the config and the workers' variables."""
+    probe = probing(
+        "import json, os, sys\n"
+        "print('a banner')\n"
+        "print(json.dumps({'environment': {'x': os.environ['X']}, 'recorded': json.loads(sys.argv[1]),"
+        " 'source_files': {}}))\n"
+    )
+
+    assert probe.environment == {"x": "y"}
+    assert probe.recorded == {"seed": 1}
+
+
+def test_a_probe_that_fails_is_a_refusal_with_its_last_words(probing):
+    """A worker could not start either: exit 3, and why."""
+    with pytest.raises(RefusedError) as caught:
+        probing("import no_such_module\n")
+
+    assert "ended with exit code 1" in caught.value.says
+    assert caught.value.caused_by[-1] == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_a_signal_ends_the_probing(probing):
+    """A stop request does not wait for it."""
+    begun = time.monotonic()
+
+    def check():
+        raise PreemptedError("stopped")
+
+    with pytest.raises(PreemptedError):
+        probing("import time\ntime.sleep(60)\n", check)
+    assert time.monotonic() - begun < 30
+
+
+def test_pinned_variables_win_over_the_users():
+    """What may change bits is pinned, all else is passed on."""
+    given = {"OMP_NUM_THREADS": "7", "PYTHONHASHSEED": "3", "NCCL_ALGO": "Tree", "HOME": "/home/alice"}
+    environment = worker_environment(given, 2)
+
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
+    assert environment["PYTHONHASHSEED"] == "0"
+    assert (environment["NCCL_ALGO"], environment["HOME"]) == ("Tree", "/home/alice")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"allow": ["cod"]}, "--allow cod is not a kind of change"),
+        ({"until": 0}, "--until 0 is before the first step"),
+        ({"D": 0}, "--D 0 is no number of ranks"),
+        ({"start": "last"}, "--from last is neither a step nor `best`"),
+        ({"start": "-1"}, "--from -1 is neither a step nor `best`"),
+    ],
+)
+def test_wishes_that_mean_nothing(given, says):
+    """Options are checked before anything is looked at."""
+    from llmrun.errors import InputError
+
+    with pytest.raises(InputError) as caught:
+        wishes_of(**{"overrides": [], "allow": [], "until": None, **given})
+
+    assert caught.value.says == says
+
+
+def test_wishes_as_typed():
+    """A hint repeats the command so that it can be pasted."""
+    wishes = wishes_of(["name=a b", "seed=1"], ["code"], 7, 3, "best")
+
+    assert wishes.as_typed() == " --set 'name=a b' --set seed=1 --D 3 --from best --until 7"

@@ -1,0 +1,177 @@
+"""torchrun's command line as a golden text, and the real agent with a worker that needs no torch."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from llmrun.launch.first_cause import first_cause
+from llmrun.launch.starter import WorkerJob
+from llmrun.launch.torchrun import TorchrunStarter, command_line
+from llmrun.run.directory import RunDirectory
+
+GOLDEN = """\
+PYTHON
+-m
+llmrun.launch.agent
+4242
+runs/demo/logs/segment-003/failures.json
+--nnodes=1
+--nproc-per-node=8
+--max-restarts=0
+--monitor-interval=0.1
+--rdzv-backend=c10d
+--rdzv-endpoint=localhost:0
+--rdzv-id=demo-3-0123456789abcdef
+--local-addr=127.0.0.1
+--log-dir=runs/demo/logs/segment-003/torchrun
+-m
+llmrun.train.worker
+runs/demo
+3
+"""
+
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from llmrun.machine import die_with_parent
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome
+
+die_with_parent(int(os.environ["LLMRUN_AGENT_PID"]))
+run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
+(run.segment_logs(segment) / f"pid-{rank}").write_text(str(os.getpid()))
+if os.environ["MODE"] == "killed" and rank == 1:
+    with run.rank_log(segment, rank).open("w") as log:
+        log.write("about to use too much memory\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+if os.environ["MODE"] == "done":
+    Outcome(rank, "finished", 1).write(run.outcome_file(segment, rank))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+time.sleep(60)
+"""
+
+
+def test_golden_command_line():
+    """A human reads the difference when this changes."""
+    from pathlib import Path
+
+    job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
+    line = command_line(job, 4242, "demo-3-0123456789abcdef")
+
+    assert "\n".join(["PYTHON", *line[1:], ""]) == GOLDEN
+    assert line[0] == sys.executable
+
+
+def test_two_runs_never_meet():
+    """Port 0 and a rendezvous of its own: nothing of a command line can collide with another run's."""
+    assert "--rdzv-endpoint=localhost:0" in GOLDEN
+    assert "port" not in GOLDEN
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Two tiny workers of a run, started through real torchrun."""
+    (tmp_path / "tiny_worker.py").write_text(WORKER)
+    monkeypatch.setattr("llmrun.launch.torchrun.WORKER_MODULE", "tiny_worker")
+    run = RunDirectory(tmp_path / "run")
+    run.segment_logs(1).mkdir(parents=True)
+
+    def made(mode: str) -> WorkerJob:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MODE": mode, "OMP_NUM_THREADS": "1"}
+        return WorkerJob(run, 1, 2, environment)
+
+    return made
+
+
+def wait_for(condition, seconds: float = 60):
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def pids_of(run: RunDirectory) -> list[int]:
+    """The workers that have started."""
+    return [int(text) for path in run.segment_logs(1).glob("pid-*") if (text := path.read_text())]
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of these processes lives."""
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+
+
+def test_workers_that_finish(job):
+    """All outcomes, exit code 0, no process left."""
+    workers = TorchrunStarter().start(job("done"))
+    run = job("done").run
+    wait_for(lambda: workers.poll() is not None)
+
+    assert workers.poll() == 0
+    assert [run.outcome_file(1, rank).exists() for rank in (0, 1)] == [True, True]
+    assert not run.failures_file(1).exists()
+
+
+def test_a_killed_worker_is_named_with_its_signal(job):
+    """The first failing rank, its signal, its own last words and a hint reach the user."""
+    workers = TorchrunStarter().start(job("killed"))
+    run = job("killed").run
+    wait_for(lambda: workers.poll() is not None)
+    error = first_cause(run, 1, [], workers.poll())
+
+    assert error.says.startswith("rank 1 was killed by SIGKILL (PID ")
+    assert error.caused_by == ("about to use too much memory",)
+    assert "memory runs out" in error.hints[0]
+    assert error.exit_code == 4
+    assert gone(pids_of(run))
+
+
+def test_kill_leaves_nothing(job):
+    """SIGKILL of agent and workers, and they are gone when it returns."""
+    workers = TorchrunStarter().start(job("sleep"))
+    run = job("sleep").run
+    wait_for(lambda: len(pids_of(run)) == 2)
+    workers.kill()
+
+    assert gone([workers.pid, *pids_of(run)])
+    assert workers.poll() == -signal.SIGKILL
+    workers.kill()
+
+
+LAUNCHER = """
+import os, sys, time
+from pathlib import Path
+import llmrun.launch.torchrun as torchrun
+from llmrun.launch.starter import WorkerJob
+from llmrun.run.directory import RunDirectory
+torchrun.WORKER_MODULE = "tiny_worker"
+run = RunDirectory(Path(sys.argv[1]))
+workers = torchrun.TorchrunStarter().start(WorkerJob(run, 1, 2, dict(os.environ)))
+print(workers.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_orphan_when_the_launcher_is_sigkilled(job):
+    """Agent and workers, each in a session of its own, die with the launcher."""
+    wanted = job("sleep")
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(wanted.run.path)],
+        env=wanted.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    agent = int(launcher.stdout.readline())
+    wait_for(lambda: len(pids_of(wanted.run)) == 2)
+    launcher.kill()
+    launcher.wait()
+    everybody = [agent, *pids_of(wanted.run)]
+    wait_for(lambda: gone(everybody), seconds=10)
+
+    assert gone(everybody)
