@@ -74,13 +74,13 @@ def passed_over(damages: list[Damage]) -> list[str]:
 def best(run: RunDirectory, say: Say) -> Checkpoint | None:
     """The checkpoint of the best val_ppl, as the newest sound one knows it."""
     known = newest(run, say)
-    found = None if known is None else known.trainer["best"]
-    if found is None:
+    best_step = None if known is None else known.trainer["best_step"]
+    if best_step is None:
         raise InputError(
             f"{run.name} has no best checkpoint: nothing was evaluated yet",
             hints=["`--from STEP`, or without `--from` from the newest sound checkpoint"],
         )
-    return at_step(run, int(found["step"]))
+    return at_step(run, int(best_step))
 
 
 def at_step(run: RunDirectory, step: int) -> Checkpoint:

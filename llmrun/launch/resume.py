@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.resolve import resolve_for_D
-from llmrun.errors import DamagedError, RefusedError
+from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.launch.changes import (
     changed_fields,
     differences_from,
@@ -86,14 +86,14 @@ def _prepare(
         and not wishes.overrides
         and not command.config
     ):
-        return finished(run, record)
+        return finished(run, record, record.steps, record.steps)
     start = choose_start(run, wishes.start, say)
     reference = reference_of(record, start.step) if record.segments else None
     material, overrides = material_of(run, record, reference, wishes, command, say)
     steps = material.resolved.batch.steps
     last = last_step(steps, wishes.until)
     if start.step >= steps:
-        return finished(run, record)
+        return finished(run, record, start.step, steps)
     if start.step >= last:
         return NothingToDo(run, record, f"{run.name} stands at step {start.step:,} already")
     check_ledger(run, start)
@@ -123,12 +123,20 @@ def _prepare(
     return Prepared(run, lock, record, segment, orders_for(segment, subject, last, audited, ledger), subject)
 
 
-def finished(run: RunDirectory, record: RunRecord) -> NothingToDo:
-    """The whole run is done; a launcher that was killed after the last save could not say so."""
+def finished(run: RunDirectory, record: RunRecord, step: int, steps: int) -> NothingToDo:
+    """The whole run is done; a launcher that was killed after the last save could not say so.
+
+    Raises InputError where it is only the wished config that ends before the run does.
+    """
+    if steps != record.steps:
+        raise InputError(
+            f"{run.name} stands at step {step:,} of {record.steps:,}, and T_tokens of this config is {steps:,} steps",
+            hints=["T_tokens is a whole run's; `--until STEP` stops early"],
+        )
     if record.status != "finished":
         record = replace(record, status="finished")
         record.write(run.record_file)
-    return NothingToDo(run, record, f"{run.name} is finished: {record.steps:,} of {record.steps:,} steps")
+    return NothingToDo(run, record, f"{run.name} is finished: {steps:,} of {steps:,} steps")
 
 
 def close_open_segment(run: RunDirectory, record: RunRecord, say: Say) -> RunRecord:

@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     def _heads(self, x_BLD: Tensor, n_heads: int) -> Tensor:
         """[B, L, n_heads·E] -> [B, n_heads, L, E]."""
-        return x_BLD.unflatten(2, (n_heads, self.head_dim)).transpose(1, 2)
+        return x_BLD.view(*x_BLD.shape[:2], n_heads, self.head_dim).transpose(1, 2)
 
     def _share(self, x_BGLE: Tensor) -> Tensor:
         """[B, G, L, E] -> [B, H, L, E]: each key and value head serves H/G query heads."""

@@ -41,6 +41,6 @@ def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
 
 def seed_torch(key: bytes) -> None:
     """Set torch's default generators, the CPU's and the CUDA device's in use, to a stream."""
-    torch.random.default_generator.set_state(cpu_state(key))
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    torch.default_generator.set_state(cpu_state(key))
+    if torch.cuda.is_available():
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed_of(key))

@@ -50,7 +50,8 @@ class Block(nn.Module):
     def forward(self, x_BLC: Tensor, positions: Positions) -> Tensor:
         """[B, L, C] -> [B, L, C]."""
         x_BLC = x_BLC + self.dropout(self.self_attn(self.input_layernorm(x_BLC), positions))
-        return x_BLC + self.dropout(self.mlp(self.post_attention_layernorm(x_BLC)))
+        y: Tensor = x_BLC + self.dropout(self.mlp(self.post_attention_layernorm(x_BLC)))
+        return y
 
 
 class Decoder(nn.Module):

@@ -38,7 +38,7 @@ def square_sum(values: Tensor, exponent: int) -> int:
     low = torch.zeros((), dtype=torch.int64, device=values.device)
     high = torch.zeros((), dtype=torch.int64, device=values.device)
     magic = torch.tensor(_MAGIC, dtype=torch.float64, device=values.device)
-    for chunk in values.split(_BLOCK_ELEMENTS * _CHUNK_BLOCKS):
+    for chunk in torch.split(values, _BLOCK_ELEMENTS * _CHUNK_BLOCKS):
         x = chunk.to(torch.float64).mul_(scale)
         integers = torch.addcmul(magic, x, x).view(torch.int64).sub_(magic.view(torch.int64))
         for block in _blocks(integers):

@@ -30,7 +30,7 @@ def set_determinism(config: Config) -> None:
         raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG is not {CUBLAS_WORKSPACE}")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=False)
-    deterministic.fill_uninitialized_memory = False
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set through the module's class
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False

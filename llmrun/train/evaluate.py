@@ -1,5 +1,10 @@
 """Validation loss on a fixed set of windows, the same for every D."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -44,3 +49,36 @@ class Evaluator:
         with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
             loss, _ = state.model(tokens)
         return float(loss.item())
+
+
+@dataclass
+class Evaluations:
+    """The last and the best validation perplexity; non-finite ones do not count."""
+
+    val_ppl: float | None = None
+    val_step: int | None = None
+    best_val_ppl: float | None = None
+    best_step: int | None = None
+
+    @classmethod
+    def of(cls, trainer: Mapping[str, Any]) -> "Evaluations":
+        """Those that a checkpoint's trainer.json knows."""
+        return cls(best_val_ppl=trainer["best_val_ppl"], best_step=trainer["best_step"])
+
+    def add(self, val_ppl: float, step: int) -> bool:
+        """Take one in; returns whether it is the best so far."""
+        if not math.isfinite(val_ppl):
+            return False
+        self.val_ppl, self.val_step = val_ppl, step
+        if self.best_val_ppl is not None and val_ppl >= self.best_val_ppl:
+            return False
+        self.best_val_ppl, self.best_step = val_ppl, step
+        return True
+
+    def as_json(self, step: int) -> dict[str, Any]:
+        """For trainer.json; val_ppl is that of this very step, null where it was not evaluated."""
+        return {
+            "val_ppl": self.val_ppl if self.val_step == step else None,
+            "best_val_ppl": self.best_val_ppl,
+            "best_step": self.best_step,
+        }

@@ -89,7 +89,7 @@ class Loader:
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=Schedule(batch, rank, steps),  # type: ignore[arg-type]
+            sampler=Schedule(batch, rank, steps),
             num_workers=num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,

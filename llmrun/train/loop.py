@@ -1,6 +1,5 @@
 """The training loop: step, record, evaluate, save, stop; reads top to bottom."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +12,13 @@ from llmrun.ledger.digest import Digester
 from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.run.orders import OutcomeKind, SegmentOrders
 from llmrun.train.digests import partial_digests
-from llmrun.train.evaluate import Evaluator
+from llmrun.train.evaluate import Evaluations, Evaluator
 from llmrun.train.loader import Loader
+from llmrun.train.progress import Progress
 from llmrun.train.recorder import Recorder
-from llmrun.train.saving import best_of, snapshot_of
+from llmrun.train.saving import snapshot_of
 from llmrun.train.state import TrainingState
 from llmrun.train.step import train_step
 from llmrun.train.stopping import StopRequest
@@ -39,30 +39,32 @@ class Loop:
         evaluator: Evaluator | None,
         recorder: Recorder | None,
         stop: StopRequest,
+        progress: Progress,
     ) -> None:
         self.run_directory, self.orders, self.state = run, orders, state
         self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
-        self.best: dict[str, float] | None = None
-        self.checkpoint = orders.checkpoint
+        self.progress = progress
+        self.evaluations = Evaluations()
         self._token_digester = Digester(torch.device("cpu"))
         self._saved_at_s = time.monotonic()
 
     def remember(self, trainer: Mapping[str, Any]) -> None:
         """Take over what a checkpoint knows beside tensors."""
-        self.best = best_of(trainer)
+        self.evaluations = Evaluations.of(trainer)
         if self.recorder is not None:
             self.recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
 
-    def run(self) -> Outcome:
+    def run(self) -> OutcomeKind:
         """Step until the segment's end or a request to stop."""
         state = self.state
         if state.step == 0:
             self._record_initial()
         if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
-            return self._outcome("preempted")
+            return "preempted"
         while state.step < self.orders.until_step:
             begun_s = time.perf_counter()
             facts = train_step(state, self.loader, self._token_digester, self._flags())
+            self.progress.step = state.step
             metrics: dict[str, Any] = {}
             if self.recorder is not None:
                 metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
@@ -73,8 +75,8 @@ class Loop:
             if is_best or is_stopping or self._is_save_due(timer_due=any(row[1] for row in facts.flags)):
                 self._save()
             if is_stopping and state.step < self.orders.until_step:
-                return self._outcome("preempted")
-        return self._outcome("finished" if state.step == state.resolved.batch.steps else "reached")
+                return "preempted"
+        return "finished" if state.step == state.resolved.batch.steps else "reached"
 
     def _flags(self) -> list[int]:
         """[asked to stop, minutes are over]; only rank 0 looks at the clock and the stop file."""
@@ -101,10 +103,7 @@ class Loop:
         loss = self.evaluator.val_loss(self.state)
         perplexity = names.perplexity(loss)
         metrics |= {names.VAL_LOSS: loss, names.VAL_PPL: perplexity}
-        if not math.isfinite(perplexity) or (self.best is not None and perplexity >= self.best["val_ppl"]):
-            return False
-        self.best = {"val_ppl": perplexity, "step": step}
-        return self.state.resolved.config.checkpoint.keep_best
+        return self.evaluations.add(perplexity, step) and self.state.resolved.config.checkpoint.keep_best
 
     def _is_save_due(self, *, timer_due: bool) -> bool:
         """By steps, by minutes, or because the segment ends."""
@@ -117,14 +116,14 @@ class Loop:
         state, directory = self.state, self.run_directory.checkpoints
         chain, smooth = b"", {}
         if self.recorder is not None:
-            self.recorder.ledger.sync()
+            self.recorder.sync()
             chain, smooth = self.recorder.ledger.chain, self.recorder.smooth.state()
-        snapshot = snapshot_of(state, self.orders, chain, self.best, smooth)
+        snapshot = snapshot_of(state, self.orders, chain, self.evaluations, smooth)
         failure = None
         try:
             save_rank(directory, snapshot, state.rank, state.D)
             if state.rank == 0:
-                self.checkpoint = commit(directory, snapshot, state.D, COMMIT_TIMEOUT_S).name
+                self.progress.checkpoint = commit(directory, snapshot, state.D, COMMIT_TIMEOUT_S).name
         except CheckpointWriteError as error:
             failure = error
         self._saved_at_s = time.monotonic()
@@ -142,17 +141,13 @@ class Loop:
         may_continue = state.resolved.config.checkpoint.on_disk_full == "continue"
         is_last = state.step == self.orders.until_step
         if worst == 1 and may_continue and not is_last:
-            if self.recorder is not None and failure is not None:
-                self.recorder.remarks.append(f"no checkpoint at step {state.step}: {failure.says}")
+            if failure is not None:
+                self.progress.remarks.append(f"no checkpoint at step {state.step}: {failure.says}")
             return
         raise failure or CheckpointWriteError(f"another rank could not save step {state.step}")
 
     def _prune(self) -> None:
         """Delete what retention does not keep, after the newest was verified."""
         keep = self.state.resolved.config.checkpoint
-        best = int(self.best["step"]) if keep.keep_best and self.best is not None else None
+        best = self.evaluations.best_step if keep.keep_best else None
         prune(self.run_directory.checkpoints, keep.keep_last, best, keep.keep_every_steps)
-
-    def _outcome(self, kind: Any) -> Outcome:
-        """How this rank ended."""
-        return Outcome(rank=self.state.rank, kind=kind, step=self.state.step, checkpoint=self.checkpoint)

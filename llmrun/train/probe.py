@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
         "devices": sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "cpu_vendor": cpu_vendor(),
@@ -65,7 +65,7 @@ def recorded() -> dict[str, Any]:
     """What only moves bytes, or names this machine."""
     return {
         "python": sys.version,
-        "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,
+        "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
         "gpus": [vars(gpu) for gpu in visible_gpus()],
         "variables": {
             name: value for name, value in sorted(os.environ.items()) if name.startswith(TRANSPORT_VARIABLES)

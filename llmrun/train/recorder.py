@@ -1,7 +1,6 @@
 """What rank 0 writes down of every step: ledger, audit, metrics."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from llmrun import __version__
@@ -18,16 +17,14 @@ from llmrun.metrics.throughput import Throughput
 from llmrun.reduce.layout import FlatLayout
 from llmrun.run.directory import RunDirectory
 from llmrun.train.digests import by_name, moments_by_name
+from llmrun.train.progress import Progress
 from llmrun.train.step import StepFacts
 
 PRODUCER = f"llmrun {__version__}"
 
 
 class Recorder:
-    """Appends each step to the ledger, compares it with what earlier runs recorded, and to the metrics.
-
-    remarks: sentences for the user that do not stop the run.
-    """
+    """Appends each step to the ledger and the metrics, and compares it with what was recorded earlier."""
 
     def __init__(
         self,
@@ -38,17 +35,12 @@ class Recorder:
         throughput: Throughput,
         tail: Audit | None,
         twin: Audit | None,
+        progress: Progress,
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
-        self.remarks: list[str] = []
         self._run, self._layout, self._sinks, self._throughput = run, layout, sinks, throughput
-        self._tail, self._twin = tail, twin
-
-    @property
-    def proven_steps(self) -> int:
-        """Recomputed steps that were compared with the ledger's cut tail and were equal."""
-        return 0 if self._tail is None else self._tail.proven_steps
+        self._tail, self._twin, self._progress = tail, twin, progress
 
     def initial(self, weight_digests: list[int]) -> None:
         """Record 0: the initial weights."""
@@ -70,7 +62,7 @@ class Recorder:
         }
         if facts.moment_digests is not None:
             tensors["optimizer"] = moments_by_name(self._layout, facts.moment_digests)
-        combined = {f"{name}_digest": combine_digests(digests) for name, digests in tensors.items()}
+        optimizer = tensors.get("optimizer")
         record = self.ledger.append(
             Record(
                 step=facts.step,
@@ -79,7 +71,9 @@ class Recorder:
                 grad_norm=facts.grad_norm,
                 learning_rate=facts.learning_rate,
                 tokens_digest=facts.tokens_digest,
-                **combined,
+                gradients_digest=combine_digests(tensors["gradients"]),
+                weights_digest=combine_digests(tensors["weights"]),
+                optimizer_digest=None if optimizer is None else combine_digests(optimizer),
             )
         )
         if tensors_due(facts.step):
@@ -101,6 +95,11 @@ class Recorder:
         """Write one step's metrics to all sinks."""
         self._sinks.record(metrics)
 
+    def sync(self) -> None:
+        """Force everything to disk: before a checkpoint that names the chain is committed."""
+        self.ledger.sync()
+        self._sinks.sync()
+
     def close(self) -> None:
         """Force everything to disk."""
         self.ledger.sync()
@@ -109,19 +108,22 @@ class Recorder:
 
     def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
         """Hold the record against the cut tail (a difference stops the run) and an earlier twin (it warns)."""
-        if self._tail is not None and (found := self._tail.check(record)) is not None:
-            write_tensors(self._run.ledger_tensors, record.step, tensors)
-            raise RunFailedError(
-                f"step {record.step} was recomputed and differs from what this run recorded before: {found.quantity}",
-                where=str(Path(self._run.name)),
-                caused_by=[
-                    "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
-                ],
-                hints=["run `llmrun doctor`, then resume on other hardware"],
-            )
+        if self._tail is not None:
+            found = self._tail.check(record)
+            self._progress.proven_steps = self._tail.proven_steps
+            if found is not None:
+                write_tensors(self._run.ledger_tensors, record.step, tensors)
+                raise RunFailedError(
+                    f"step {record.step} was recomputed and differs from what this run recorded before:"
+                    f" {found.quantity}",
+                    caused_by=[
+                        "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
+                    ],
+                    hints=["resume on other hardware; the earlier record is kept beside the ledger"],
+                )
         if self._twin is not None and (found := self._twin.check(record)) is not None:
             write_tensors(self._run.ledger_tensors, record.step, tensors)
-            self.remarks.append(
+            self._progress.remarks.append(
                 f"step {record.step} differs from an earlier run of the same fingerprint: {found.quantity}"
             )
             self._twin = None

@@ -1,6 +1,5 @@
 """The state of training as a checkpoint's snapshot, and back."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from llmrun.errors import RefusedError
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.run.orders import SegmentOrders
 from llmrun.train.digests import DTYPE, partial_digests
+from llmrun.train.evaluate import Evaluations
 from llmrun.train.optimizer import MOMENTS
 from llmrun.train.schedule import learning_rate
 from llmrun.train.seeding import generator_states, seed_boundary
@@ -26,12 +26,12 @@ def snapshot_of(
     state: TrainingState,
     orders: SegmentOrders,
     chain: bytes,
-    best: dict[str, float] | None,
+    evaluations: Evaluations,
     smooth: dict[str, float],
 ) -> Snapshot:
     """This rank's part of the state after `state.step` steps.
 
-    chain, smooth: only rank 0's count.  best: {"val_ppl", "step"} of the best evaluation so far.
+    chain, smooth: only rank 0's count.
     Sets all generators to the boundary after the step, which is the state that is saved.
     """
     seed_boundary(state.resolved.config.seed, state.step)
@@ -43,7 +43,7 @@ def snapshot_of(
         fingerprint=orders.fingerprint,
         parts=orders.parts,
         chain=chain.hex(),
-        trainer=_trainer(state, best, smooth),
+        trainer=_trainer(state, evaluations, smooth),
         rng=generator_states(),
         model=_pieces(state, "parameter", "", state.own_weights),
         optimizer=[
@@ -73,7 +73,7 @@ def _pieces(state: TrainingState, kind: str, suffix: str, shard: Tensor) -> list
     ]
 
 
-def _trainer(state: TrainingState, best: dict[str, float] | None, smooth: dict[str, float]) -> dict[str, Any]:
+def _trainer(state: TrainingState, evaluations: Evaluations, smooth: dict[str, float]) -> dict[str, Any]:
     """The scalars of the state machine."""
     config, batch = state.resolved.config, state.resolved.batch
     rate = learning_rate(state.step, batch, config.schedule, config.optimizer.lr) if state.step else None
@@ -84,7 +84,7 @@ def _trainer(state: TrainingState, best: dict[str, float] | None, smooth: dict[s
         "epoch": state.step * batch.M * batch.sequences // state.n_windows,
         "schedule": {"name": config.schedule.name, "learning_rate": rate, "steps": batch.steps},
         "optimizer": {"name": config.optimizer.name, "step": state.step},
-        "best": best,
+        **evaluations.as_json(state.step),
         "metrics": {"loss_smooth": smooth},
         "quarantine": [],
     }
@@ -145,9 +145,3 @@ def _compare_generators(state: TrainingState, saved: Mapping[str, np.ndarray]) -
                 f"the random state {name} in the checkpoint of step {state.step} is not that of"
                 f" seed {state.resolved.config.seed} at this step"
             )
-
-
-def best_of(trainer: Mapping[str, Any]) -> dict[str, float] | None:
-    """The best evaluation that a checkpoint knows of."""
-    best = trainer["best"]
-    return None if best is None or not math.isfinite(best["val_ppl"]) else dict(best)

@@ -32,8 +32,10 @@ def generator_states() -> dict[str, np.ndarray]:
     torch: [5056] uint8; numpy: [624] uint32 and its position; random: [625] uint32.  The CUDA generators'
     seed and offset follow from the boundary key, so that a state read on another number of GPUs compares.
     """
-    name, words, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    assert (name, has_gauss, gauss) == ("MT19937", 0, 0.0)
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(state, dict)
+    assert (state["bit_generator"], state["has_gauss"]) == ("MT19937", 0)
+    words, position = state["state"]["key"], state["state"]["pos"]
     return {
         "torch": torch.random.get_rng_state().numpy().copy(),
         "numpy": np.asarray(words, dtype=np.uint32).copy(),

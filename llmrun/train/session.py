@@ -6,7 +6,6 @@ the model (they are forked), generators before anything draws.
 
 import json
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from llmrun.checkpoint.reader import open_checkpoint
@@ -23,13 +22,14 @@ from llmrun.metrics.throughput import Throughput
 from llmrun.plan.flops import flops_per_token
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.run.orders import OutcomeKind, SegmentOrders
 from llmrun.streams import stream_key
 from llmrun.train.determinism import set_determinism
 from llmrun.train.evaluate import Evaluator
 from llmrun.train.group import device_of, local_rank, process_group
 from llmrun.train.loader import Loader, MicroBatches
 from llmrun.train.loop import Loop
+from llmrun.train.progress import Progress
 from llmrun.train.recorder import PRODUCER, Recorder
 from llmrun.train.saving import restore
 from llmrun.train.seeding import seed_everything
@@ -37,12 +37,16 @@ from llmrun.train.state import TrainingState, initial_state
 from llmrun.train.stopping import StopRequest
 
 
-def run_segment(run: RunDirectory, orders: SegmentOrders, rank: int, stop: StopRequest) -> Outcome:
+def run_segment(
+    run: RunDirectory, orders: SegmentOrders, stop: StopRequest, progress: Progress
+) -> OutcomeKind:
     """Train from `orders.from_step` on, until `orders.until_step` or a request to stop.
 
+    Returns how it ended; `progress` says how far it came, also where it fails.
     Raises LlmrunError for everything that a user can cause; the state on disk is then that of the last
     committed checkpoint.
     """
+    rank = progress.rank
     config = Config.model_validate_json(json.dumps(orders.config))
     resolved = resolved_of(config, orders.D)
     set_determinism(config)
@@ -61,15 +65,14 @@ def run_segment(run: RunDirectory, orders: SegmentOrders, rank: int, stop: StopR
         )
         if checkpoint is not None:
             restore(state, checkpoint)
-        recorder = _recorder(run, orders, state) if rank == 0 else None
-        loop = Loop(run, orders, state, loader, evaluator, recorder, stop)
+        recorder = _recorder(run, orders, state, progress) if rank == 0 else None
+        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress)
         if checkpoint is not None:
             loop.remember(checkpoint.trainer)
         if recorder is None:
             return loop.run()
         with closing(recorder):
-            outcome = loop.run()
-        return replace(outcome, proven_steps=recorder.proven_steps, remarks=tuple(recorder.remarks))
+            return loop.run()
 
 
 def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tuple[Split, Evaluator | None]:
@@ -83,7 +86,7 @@ def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tu
     return train, Evaluator(val, config.seed, config.eval.windows, resolved.batch.sequences)
 
 
-def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState) -> Recorder:
+def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState, progress: Progress) -> Recorder:
     """Ledger, audits and metrics of rank 0, opened where the segment starts."""
     config, batch = state.resolved.config, state.resolved.batch
     if orders.checkpoint is None and not run.ledger_file.exists():
@@ -95,7 +98,7 @@ def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState) ->
     tail = None if orders.audit_tail is None else Audit(LedgerReader(run.path / orders.audit_tail))
     twin = None if orders.twin_ledger is None else Audit(LedgerReader(Path(orders.twin_ledger)))
     sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
-    return Recorder(run, ledger, state.layout, sinks, throughput, tail, twin)
+    return Recorder(run, ledger, state.layout, sinks, throughput, tail, twin, progress)
 
 
 def _peak_flops(config: Config) -> float | None:

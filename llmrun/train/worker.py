@@ -42,28 +42,22 @@ def _log_to(path: Path) -> None:
 
 def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
     """The segment's outcome on this rank, and an exit code (0 or that of the error)."""
+    from llmrun.train.progress import Progress
     from llmrun.train.stopping import StopRequest
 
     stop = StopRequest(run.stop_file(segment))
     stop.listen()
     orders = SegmentOrders.read(run.orders_file(segment))
+    progress = Progress.at_start(orders, rank)
     try:
         from llmrun.train.session import run_segment
 
-        return run_segment(run, orders, rank, stop), 0
+        return progress.outcome(run_segment(run, orders, stop, progress)), 0
     except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
         traceback.print_exc()
         known = as_known(error)
         lost_peer = isinstance(known, PeerLostError)
-        failed = Outcome(
-            rank,
-            "failed",
-            orders.from_step,
-            known.as_json(),
-            checkpoint=orders.checkpoint,
-            consequence=lost_peer,
-        )
-        return failed, known.exit_code
+        return progress.outcome("failed", known, consequence=lost_peer), known.exit_code
 
 
 class PeerLostError(RunFailedError):

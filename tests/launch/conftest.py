@@ -12,6 +12,7 @@ from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.writer import commit, save_rank
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
+from llmrun.errors import RefusedError
 from llmrun.launch.fresh import prepare_fresh
 from llmrun.launch.prepared import NothingToDo
 from llmrun.launch.resume import Command, prepare_resume
@@ -192,6 +193,15 @@ class Project:
         if isinstance(prepared, NothingToDo):
             return prepared
         return run_segment(prepared, self.starter, StopRequest(), self.watcher)
+
+    def refusal(self, **wished):
+        """The refusal of `llmrun resume demo`, which must not have touched a file."""
+        before = self.files()
+        with pytest.raises(RefusedError) as caught:
+            self.prepare_resume(**wished)
+        assert self.files() == before
+        assert caught.value.exit_code == 3
+        return caught.value
 
     def train(self, **wished):
         """`llmrun train demo.yaml --run demo`."""

@@ -18,7 +18,7 @@ batch: {GB_tok: 512, μ_tok: 128, L_ctx: 64, D: 2, V: 4}
 precision: fp32
 data: {path: data, num_workers: 1}
 eval: {every_steps: null}
-checkpoint: {every_steps: 20}
+checkpoint: {every_steps: null}
 hardware: {device: cpu}
 """
 

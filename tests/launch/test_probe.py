@@ -59,12 +59,12 @@ def test_a_signal_ends_the_probing(probing):
 
 def test_pinned_variables_win_over_the_users():
     """What may change bits is pinned, all else is passed on."""
-    given = {"OMP_NUM_THREADS": "7", "PYTHONHASHSEED": "3", "NCCL_ALGO": "Tree", "HOME": "/home/alice"}
+    given = {"OMP_NUM_THREADS": "7", "PYTHONHASHSEED": "3", "NCCL_ALGO": "Tree", "HOME": "/srv/alice"}
     environment = worker_environment(given, 2)
 
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
     assert environment["PYTHONHASHSEED"] == "0"
-    assert (environment["NCCL_ALGO"], environment["HOME"]) == ("Tree", "/home/alice")
+    assert (environment["NCCL_ALGO"], environment["HOME"]) == ("Tree", "/srv/alice")
 
 
 @pytest.mark.parametrize(

@@ -3,25 +3,11 @@
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 
 from llmrun.errors import InputError, RefusedError
-from llmrun.launch.prepared import NothingToDo
 from llmrun.ledger.reader import LedgerReader
-
-
-def refusal(project, **wished) -> RefusedError:
-    """The refusal of a resume, which must not have touched a file."""
-    before = project.files()
-    with pytest.raises(RefusedError) as caught:
-        project.prepare_resume(**wished)
-    assert project.files() == before
-    assert caught.value.exit_code == 3
-    return caught.value
 
 
 def test_resume_continues_from_the_newest_sound_checkpoint(interrupted):
@@ -59,7 +45,7 @@ def test_the_longest_tail_is_audited(interrupted):
 
 def test_a_changed_learning_rate_is_shown_and_stops(interrupted):
     """`optimizer.lr: 0.001 -> 0.0005`, and nothing is started."""
-    error = refusal(interrupted, overrides=["optimizer.lr=0.0005"])
+    error = interrupted.refusal(overrides=["optimizer.lr=0.0005"])
 
     assert error.says == "optimizer.lr: 0.001 -> 0.0005"
     assert error.where == "config changed since step 10"
@@ -71,7 +57,7 @@ def test_an_edited_config_file_is_detected(interrupted):
     text = interrupted.run.config_file.read_text()
     interrupted.run.config_file.write_text(text.replace("lr: 0.001", "lr: 0.0005"))
 
-    assert refusal(interrupted).says == "optimizer.lr: 0.001 -> 0.0005"
+    assert interrupted.refusal().says == "optimizer.lr: 0.001 -> 0.0005"
     assert "config.yaml was edited since the run was made: optimizer.lr: 0.001 -> 0.0005" in interrupted.said
 
 
@@ -156,10 +142,10 @@ def test_permission_without_a_change_is_no_change(interrupted):
 def test_changed_code_and_environment(interrupted, change, part, says):
     """Refused with key, old and new value; allowed by name."""
     change(interrupted.starter)
-    error = refusal(interrupted)
+    error = interrupted.refusal()
 
     assert (error.says, error.where) == (says, f"{part} changed since step 10")
-    assert refusal(interrupted, allow=["config", "data"]).says == says
+    assert interrupted.refusal(allow=["config", "data"]).says == says
     interrupted.resume(allow=[part])
     assert interrupted.record.last.allowed == [part]
 
@@ -178,7 +164,7 @@ def test_changed_data(interrupted):
     (interrupted.path / "data").unlink()
     (interrupted.path / "other.txt").write_text("other words, many of them. " * 4000)
     prepare([interrupted.path / "other.txt"], interrupted.path / "data", "byte", val_fraction=0.1)
-    error = refusal(interrupted)
+    error = interrupted.refusal()
 
     assert error.says == "data changed since step 10"
     assert [re.sub("[0-9a-f]{12}", "H", line) for line in error.caused_by] == [
@@ -190,7 +176,7 @@ def test_changed_data(interrupted):
 def test_several_kinds_are_shown_together_and_allowed_one_by_one(interrupted):
     """All differences at once, each under its kind."""
     interrupted.starter.environment["torch"] = "2.14.0"
-    error = refusal(interrupted, overrides=["optimizer.lr=0.0005", "seed=1"])
+    error = interrupted.refusal(overrides=["optimizer.lr=0.0005", "seed=1"])
 
     assert error.says == "config and environment changed since step 10"
     assert error.caused_by == (
@@ -226,103 +212,6 @@ def test_D_beyond_V_is_refused(interrupted, D):
         interrupted.prepare_resume(D=D)
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(interrupted):
-    """The newest sound one is taken, the damaged one moved aside, and the user told."""
-    file = interrupted.run.checkpoints / "step-00000010" / "model-00001-of-00001.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    interrupted.resume(until=8)
-
-    assert interrupted.record.last.from_step == 5
-    assert (
-        "passing over damaged checkpoint step-00000010/model-00001-of-00001.safetensors has another sha256"
-        " than SHA256SUMS states"
-    ) in interrupted.said
-    assert (interrupted.run.checkpoints / "abandoned-002" / "step-00000010").is_dir()
-
-
-def test_checkpoints_that_are_all_damaged_are_a_refusal(interrupted):
-    """Never a silent start from nothing; the way out is named."""
-    for step in (5, 10):
-        (interrupted.run.checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
-    error = refusal(interrupted)
-
-    assert error.says == "demo has checkpoints and none of them is sound"
-    assert any("step-00000005/manifest.json is missing" in line for line in error.caused_by)
-    assert "`--from 0` starts the run anew from step 0" in error.hints
-
-
-def test_a_run_without_any_checkpoint_starts_at_step_0_and_says_so(project):
-    """Killed before the first save: the steps it recorded are audited, record 0 included."""
-    project.starter.dies_after = 3
-    project.train()
-    project.starter.dies_after = None
-    project.resume()
-
-    assert "no checkpoint was committed yet: starting at step 0" in project.said
-    assert project.record.last.from_step == 0
-    assert project.orders(2).audit_tail == "ledger-tail-002.bin"
-    assert LedgerReader(project.run.ledger_tail(2)).steps == range(4)
-
-
-def test_from_a_step_abandons_the_newer_ones(interrupted):
-    """Checkpoints above the start never win again."""
-    interrupted.resume(start="5", until=6)
-
-    assert (interrupted.run.checkpoints / "abandoned-002" / "step-00000010").is_dir()
-    assert interrupted.record.last.from_step == 5
-    assert LedgerReader(interrupted.run.ledger_file).steps == range(7)
-
-
-def test_from_best(interrupted):
-    """The step that trainer.json names; without an evaluation an error."""
-    with pytest.raises(InputError, match="has no best checkpoint: nothing was evaluated yet"):
-        interrupted.prepare_resume(start="best")
-    interrupted.starter.best_at = 5
-    interrupted.resume(until=15)
-    interrupted.resume(start="best", until=7)
-
-    assert interrupted.record.last.from_step == 5
-
-
-def test_from_a_step_without_a_checkpoint_names_those_there_are(interrupted):
-    """The wish, and what could be wished."""
-    with pytest.raises(InputError) as caught:
-        interrupted.prepare_resume(start="7")
-
-    assert caught.value.says == "demo has no checkpoint of step 7"
-    assert caught.value.hints == ("there are checkpoints of steps: 5, 10",)
-
-
-def test_a_finished_run_says_so(project):
-    """Nothing to do, exit 0, nothing touched."""
-    project.train()
-    before = project.files()
-    ready = project.prepare_resume()
-
-    assert isinstance(ready, NothingToDo)
-    assert ready.says == "demo is finished: 20 of 20 steps"
-    assert project.files() == before
-    assert isinstance(project.prepare(), NothingToDo)
-
-
-def test_a_finished_run_is_extended_only_by_permission(project):
-    """A longer horizon is a change of config like any other; allowed, the run has more steps."""
-    project.train()
-
-    assert refusal(project, overrides=["T_tokens=25Ki"]).says == "T_tokens: 20480 -> 25600"
-    project.resume(overrides=["T_tokens=25Ki"], allow=["config"])
-    assert (project.record.status, project.record.steps) == ("finished", 25)
-
-
-def test_a_reached_step_is_reached(interrupted):
-    """The same batch line again: nothing to do."""
-    interrupted.resume(until=15)
-
-    assert interrupted.prepare_resume(until=15).says == "demo stands at step 15 already"
-
-
 def test_a_segment_left_open_by_a_killed_launcher_is_closed(interrupted, changed):
     """run.json says killed, and how far the ledger reaches."""
     last = changed(interrupted.record.last, why=None, ended=None, to_step=None)
@@ -339,7 +228,7 @@ def test_a_shortened_ledger_is_named_and_refused(interrupted):
 
     cut_back(interrupted.run.ledger_file, 8, interrupted.path / "tail")
 
-    assert refusal(interrupted).says == "the ledger ends at step 8, before the checkpoint of step 10"
+    assert interrupted.refusal().says == "the ledger ends at step 8, before the checkpoint of step 10"
 
 
 def test_a_ledger_of_another_history_is_refused(project):
@@ -350,7 +239,7 @@ def test_a_ledger_of_another_history_is_refused(project):
     project.train(until=12)
     shutil.copy(project.path / "runs" / "other" / "ledger.bin", project.run.ledger_file)
 
-    assert refusal(project).says == (
+    assert project.refusal().says == (
         "the ledger's chain at step 12 is not the one that step-00000012 was saved with"
     )
 
@@ -359,7 +248,7 @@ def test_a_missing_ledger_is_refused(interrupted):
     """Checkpoints without a ledger are not continued."""
     interrupted.run.ledger_file.unlink()
 
-    assert refusal(interrupted).says == "demo has checkpoints and no ledger"
+    assert interrupted.refusal().says == "demo has checkpoints and no ledger"
 
 
 def test_a_foreign_checkpoint_is_refused(project):
@@ -372,13 +261,13 @@ def test_a_foreign_checkpoint_is_refused(project):
         project.run.checkpoints / "step-00000006",
     )
 
-    assert refusal(project).says.startswith("step-00000006 was not written by demo")
+    assert project.refusal().says.startswith("step-00000006 was not written by demo")
 
 
 def test_a_locked_run_is_refused_with_its_owner(interrupted):
     """Two resumes of one run at once."""
     prepared = interrupted.prepare_resume()
-    error = refusal(interrupted)
+    error = interrupted.refusal()
     prepared.lock.release()
 
     assert f"(PID {os.getpid()})" in error.says
@@ -402,94 +291,3 @@ def test_a_moved_run_goes_on(interrupted):
     os.chdir(elsewhere)
 
     assert interrupted.resume().end.why == "finished"
-
-
-def git(path, *arguments):
-    """Run git in a repository of the test."""
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=path, check=True, capture_output=True)
-
-
-@pytest.fixture
-def in_repository(project, monkeypatch):
-    """A run that was made in a repository with two files, killed after step 13."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    git(project.path, "init", "--quiet")
-    (project.path / ".gitignore").write_text("/data\n/runs\n")
-    (project.path / "my_model").mkdir()
-    (project.path / "my_model" / "net.py").write_text("width = 1\n")
-    git(project.path, "add", "--all")
-    git(project.path, "commit", "--quiet", "-m", "first")
-    project.starter.source_files["my_model/net.py"] = "dd" * 32
-    project.starter.dies_after = 13
-    project.train()
-    project.starter.dies_after = None
-    return project
-
-
-def test_uncommitted_changes_are_refused_with_the_files_that_matter(in_repository):
-    """How many files differ, and which of them the worker imports."""
-    (in_repository.path / "my_model" / "net.py").write_text("width = 2\n")
-    in_repository.edit("name: demo", "name: demo # a remark")
-    error = refusal(in_repository)
-
-    assert error.says == (
-        "uncommitted changes are not the same; 2 files differ, the worker imports 1 of them: my_model/net.py"
-    )
-    assert error.where == "code changed since step 10"
-
-
-def test_another_commit_is_refused_though_no_file_that_matters_differs(in_repository):
-    """The seed's rule: a checkpoint is bound to its commit."""
-    (in_repository.path / "notes.md").write_text("notes\n")
-    git(in_repository.path, "add", "--all")
-    git(in_repository.path, "commit", "--quiet", "-m", "second")
-    error = refusal(in_repository)
-
-    assert re.sub("[0-9a-f]{12}", "H", error.says) == (
-        "git commit: H -> H; 1 file differs, the worker imports none of them: notes.md"
-    )
-    in_repository.resume(allow=["code"])
-    assert in_repository.record.last.allowed == ["code"]
-
-
-def test_another_repository_is_told_apart(in_repository, tmp_path):
-    """Its root commit is another one."""
-    shutil.rmtree(in_repository.path / ".git")
-    git(in_repository.path, "init", "--quiet")
-    git(in_repository.path, "add", "--all")
-    git(in_repository.path, "commit", "--quiet", "-m", "another first")
-
-    assert "the repository around the working directory is another one" in refusal(in_repository).says
-
-
-def test_an_untracked_file_is_recorded_and_refuses_nothing(in_repository):
-    """Notes beside the code do not stop a run."""
-    (in_repository.path / "notes.md").write_text("notes\n")
-    in_repository.resume()
-
-    text = (in_repository.run.segment_provenance(2) / "git.json").read_text()
-    assert "notes.md" in text
-
-
-def test_a_launcher_killed_while_preparing_leaves_a_run_that_resumes(interrupted):
-    """SIGKILL between abandoning checkpoints and cutting the ledger: the next start sees it through."""
-    script = f"""
-import os, sys
-sys.path.insert(0, {str(interrupted.path)!r})
-import llmrun.launch.rewind as rewind
-rewind.cut_metrics = lambda *_: os.kill(os.getpid(), 9)
-from pathlib import Path
-from llmrun.launch.choose import choose_start
-from llmrun.run.directory import RunDirectory
-from types import SimpleNamespace
-run = RunDirectory(Path({str(interrupted.run.path)!r}))
-rewind.rewind(run, choose_start(run, 5, print), SimpleNamespace(segment=2), print)
-"""
-    done = subprocess.run([sys.executable, "-c", script], check=False)
-    assert done.returncode == -signal.SIGKILL
-    ended = interrupted.resume()
-
-    assert ended.end.why == "finished"
-    assert interrupted.record.last.from_step == 5
-    assert LedgerReader(interrupted.run.ledger_file).steps == range(21)

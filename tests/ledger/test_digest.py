@@ -1,6 +1,7 @@
 """The digest of tensors against vectors, a second implementation, and its promises."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -71,7 +72,7 @@ def test_pieces_add_up(n, cuts, seed):
     """However a tensor is cut, the pieces' digests add up to the whole's."""
     values = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     bounds = [0, *sorted(min(c, n) for c in cuts), n]
-    pieces = [words_of(values[a:b], a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [words_of(values[a:b], a) for a, b in pairwise(bounds)]
 
     assert sum(DIGESTER.digests(pieces)) & MASK == DIGESTER.digest(values)
 

@@ -47,7 +47,7 @@ def test_both_sources_agree_on_installed_packages():
             "-e git+https://s3cret@example.org/r.git@0123abc#egg=r",
             "-e git+https://example.org/r.git@0123abc#egg=r",
         ),
-        ("r @ file:///home/alice/r", "r @ file:///home/alice/r"),
+        ("r @ file:///srv/alice/r", "r @ file:///srv/alice/r"),
         ("r @ git+ssh://git@example.org/r@0123abc", "r @ git+ssh://git@example.org/r@0123abc"),
     ],
 )

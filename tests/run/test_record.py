@@ -49,7 +49,7 @@ def record(**changed):
             "preimages": {"config": {"μ": 1}},
         },
         "git": GIT,
-        "working_directory": "/home/alice/project",
+        "working_directory": "/srv/alice/project",
     }
     return RunRecord(**(fields | changed))
 

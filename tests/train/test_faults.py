@@ -6,7 +6,7 @@ from llmrun.errors import RunFailedError
 from llmrun.ledger.reader import LedgerReader
 from llmrun.verify.runs import verify_runs
 from warm.driver import STEPS
-from warm.pool import KillingStarter, PoolStarter
+from warm.pool import PoolStarter, dying
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("mutation", "step", "expected_step", "quantity"), FAULTS, ids=[f[0] for f in FAULTS])
+@pytest.mark.parametrize(
+    ("mutation", "step", "expected_step", "quantity"), FAULTS, ids=[f[0] for f in FAULTS]
+)
 def test_verify_names_the_first_divergence(driver, server, straight, mutation, step, expected_step, quantity):
     """A skipped sample is data, reseeded dropout loss, a flipped weight the next loss, lost moments weights."""
     driver.train(PoolStarter(server, mutation, step=step), "mutated")
@@ -44,7 +46,7 @@ def test_a_flipped_bit_is_told_from_dropout(driver, server, straight):
 
 def test_recomputed_steps_that_differ_stop_the_run(driver, server, pool):
     """The kept tail is an audit: a fault after a resume is found at its step, exit code 4."""
-    driver.train(KillingStarter(server, 9), "killed")
+    driver.train(dying(server, 9), "killed")
 
     ended = driver.resume(PoolStarter(server, "flip_weight_bit", step=6), "killed")
 

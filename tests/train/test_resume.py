@@ -10,7 +10,7 @@ from llmrun.launch.torchrun import TorchrunStarter
 from llmrun.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
-from warm.pool import KillingStarter, PoolStarter
+from warm.pool import PoolStarter, dying
 
 CELLS = list(product((1, 2), (0, 2), ("fp32", "bf16")))
 
@@ -20,13 +20,13 @@ def test_killed_and_resumed_equals_straight(driver, server, pool, D, workers, pr
     """D, loader workers and precision, with dropout: SIGKILL of all ranks after step 8, resume from step 5."""
     settings = [f"batch.D={D}", f"data.num_workers={workers}", f"precision={precision}"]
     driver.train(pool, "straight", *settings)
-    killed = driver.train(KillingStarter(server, 8), "killed", *settings)
+    killed = driver.train(dying(server, 8), "killed", *settings)
     assert killed.end.why in ("failed", "killed")
 
     ended = driver.resume(pool, "killed")
 
     assert ended.record.segments[-1].from_step == 5
-    assert ended.end.proven_steps >= 3
+    assert ended.end.proven_steps == 3
     assert_equal_runs(driver.run("straight"), driver.run("killed"), STEPS)
 
 
@@ -49,28 +49,12 @@ def test_signal_to_workers_saves_and_preempts(driver, server, number):
     """A signal sent to the ranks themselves: the step is finished, saved, and the run resumes equal."""
     pool = PoolStarter(server)
     driver.train(pool, "straight")
-    signalling = KillingStarter(server, 3)
+    signalled = PoolStarter(server, "signal_itself", step=3, number=int(number))
 
-    def start(job):
-        workers = PoolStarter.start(signalling, job)
-        sent = []
+    ended = driver.train(signalled, "preempted", "batch.D=2")
 
-        def poll():
-            if (
-                not sent
-                and job.run.metrics_file.exists()
-                and job.run.metrics_file.read_bytes().count(b"\n") >= 3
-            ):
-                workers.signal(number)
-                sent.append(number)
-            return type(workers).poll(workers)
-
-        workers.poll = poll
-        return workers
-
-    signalling.start = start
-    ended = driver.train(signalling, "preempted", "batch.D=2")
     assert ended.end.why == "preempted"
+    assert ended.step == 4
     error = ended.error(driver.run("preempted"))
     assert isinstance(error, LlmrunError)
     assert error.exit_code == 75
@@ -82,12 +66,12 @@ def test_signal_to_workers_saves_and_preempts(driver, server, number):
 def test_killed_before_any_checkpoint_starts_again(driver, server, pool):
     """No checkpoint yet: step 0, said, and every recomputed step is compared with the kept tail."""
     driver.train(pool, "straight")
-    driver.train(KillingStarter(server, 3), "killed")
+    driver.train(dying(server, 3), "killed")
 
     ended = driver.resume(pool, "killed")
 
     assert "no checkpoint was committed yet: starting at step 0" in driver.said
-    assert ended.end.proven_steps >= 3
+    assert ended.end.proven_steps == 3
     assert chain_of(driver.run("straight")) == chain_of(driver.run("killed"))
 
 

@@ -1,6 +1,22 @@
 """Seeded faults: each changes one thing in a rank before it works."""
 
+import os
+
 import torch
+
+
+def signal_itself(step: int, number: int) -> None:
+    """When `step` steps are recorded, in the next one before its update, the rank gets a signal."""
+    from llmrun.train import step as module
+
+    finish = module.learning_rate
+
+    def signalled(s, *arguments):
+        if s == step + 1:
+            os.kill(os.getpid(), number)
+        return finish(s, *arguments)
+
+    module.learning_rate = signalled
 
 
 def skip_sample(step: int) -> None:

@@ -60,11 +60,6 @@ class PoolWorkers:
         for pid in self.pids:
             self.server.ask(op="kill", pid=pid)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to all ranks."""
-        for pid in self.pids:
-            os.kill(pid, number)
-
 
 class PoolStarter:
     """Implements `llmrun.launch.starter.Starter`.
@@ -111,26 +106,9 @@ class PoolStarter:
         return self.workers
 
 
-class KillingStarter(PoolStarter):
-    """A starter whose ranks die by SIGKILL once the run has recorded `step` steps."""
-
-    def __init__(self, server: Server, step: int, mutation: str | None = None, **arguments) -> None:
-        super().__init__(server, mutation, **arguments)
-        self.step = step
-
-    def start(self, job) -> PoolWorkers:
-        """Watch metrics.jsonl at every poll."""
-        workers = super().start(job)
-        metrics, step = job.run.metrics_file, self.step
-
-        def poll() -> int | None:
-            if metrics.exists() and len(metrics.read_bytes().splitlines()) >= step:
-                workers.kill()
-                return -signal.SIGKILL
-            return PoolWorkers.poll(workers)
-
-        workers.poll = poll
-        return workers
+def dying(server: Server, step: int) -> PoolStarter:
+    """A starter whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
+    return PoolStarter(server, "signal_itself", step=step, number=int(signal.SIGKILL))
 
 
 def _changed(environment) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""How far one rank has come: what its outcome says, however it ends."""
+
+from dataclasses import dataclass, field
+
+from llmrun.errors import LlmrunError
+from llmrun.run.orders import Outcome, OutcomeKind, SegmentOrders
+
+
+@dataclass
+class Progress:
+    """Kept up to date by the loop, read when the rank ends or fails.
+
+    step:          finished steps of the state that the rank holds.
+    checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
+    proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
+    remarks:       sentences for the user that did not stop the run.
+    """
+
+    rank: int
+    step: int
+    checkpoint: str | None
+    proven_steps: int = 0
+    remarks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def at_start(cls, orders: SegmentOrders, rank: int) -> "Progress":
+        """Where a segment starts."""
+        return cls(rank, orders.from_step, orders.checkpoint)
+
+    def outcome(
+        self, kind: OutcomeKind, error: LlmrunError | None = None, *, consequence: bool = False
+    ) -> Outcome:
+        """The outcome of a rank that ends here."""
+        return Outcome(
+            rank=self.rank,
+            kind=kind,
+            step=self.step,
+            error=None if error is None else error.as_json(),
+            proven_steps=self.proven_steps,
+            checkpoint=self.checkpoint,
+            remarks=tuple(self.remarks),
+            consequence=consequence,
+        )

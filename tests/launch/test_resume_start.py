@@ -1,0 +1,141 @@
+"""Where a resume starts: newest, best, a step; damage passed over; nothing to do."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from llmrun.errors import InputError
+from llmrun.launch.prepared import NothingToDo
+from llmrun.ledger.reader import LedgerReader
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(interrupted):
+    """The newest sound one is taken, the damaged one moved aside, and the user told."""
+    file = interrupted.run.checkpoints / "step-00000010" / "model-00001-of-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    interrupted.resume(until=8)
+
+    assert interrupted.record.last.from_step == 5
+    assert (
+        "passing over damaged checkpoint step-00000010/model-00001-of-00001.safetensors has another sha256"
+        " than SHA256SUMS states"
+    ) in interrupted.said
+    assert (interrupted.run.checkpoints / "abandoned-002" / "step-00000010").is_dir()
+
+
+def test_checkpoints_that_are_all_damaged_are_a_refusal(interrupted):
+    """Never a silent start from nothing; the way out is named."""
+    for step in (5, 10):
+        (interrupted.run.checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
+    error = interrupted.refusal()
+
+    assert error.says == "demo has checkpoints and none of them is sound"
+    assert any("step-00000005/manifest.json is missing" in line for line in error.caused_by)
+    assert "`--from 0` starts the run anew from step 0" in error.hints
+
+
+def test_a_run_without_any_checkpoint_starts_at_step_0_and_says_so(project):
+    """Killed before the first save: the steps it recorded are audited, record 0 included."""
+    project.starter.dies_after = 3
+    project.train()
+    project.starter.dies_after = None
+    project.resume()
+
+    assert "no checkpoint was committed yet: starting at step 0" in project.said
+    assert project.record.last.from_step == 0
+    assert project.orders(2).audit_tail == "ledger-tail-002.bin"
+    assert LedgerReader(project.run.ledger_tail(2)).steps == range(4)
+
+
+def test_from_a_step_abandons_the_newer_ones(interrupted):
+    """Checkpoints above the start never win again."""
+    interrupted.resume(start="5", until=6)
+
+    assert (interrupted.run.checkpoints / "abandoned-002" / "step-00000010").is_dir()
+    assert interrupted.record.last.from_step == 5
+    assert LedgerReader(interrupted.run.ledger_file).steps == range(7)
+
+
+def test_from_best(interrupted):
+    """The step that trainer.json names; without an evaluation an error."""
+    with pytest.raises(InputError, match="has no best checkpoint: nothing was evaluated yet"):
+        interrupted.prepare_resume(start="best")
+    interrupted.starter.best_at = 5
+    interrupted.resume(until=15)
+    interrupted.resume(start="best", until=7)
+
+    assert interrupted.record.last.from_step == 5
+
+
+def test_from_a_step_without_a_checkpoint_names_those_there_are(interrupted):
+    """The wish, and what could be wished."""
+    with pytest.raises(InputError) as caught:
+        interrupted.prepare_resume(start="7")
+
+    assert caught.value.says == "demo has no checkpoint of step 7"
+    assert caught.value.hints == ("there are checkpoints of steps: 5, 10",)
+
+
+def test_a_finished_run_says_so(project):
+    """Nothing to do, exit 0, nothing touched."""
+    project.train()
+    before = project.files()
+    ready = project.prepare_resume()
+
+    assert isinstance(ready, NothingToDo)
+    assert ready.says == "demo is finished: 20 of 20 steps"
+    assert project.files() == before
+    assert isinstance(project.prepare(), NothingToDo)
+
+
+def test_a_finished_run_is_extended_only_by_permission(project):
+    """A longer horizon is a change of config like any other; allowed, the run has more steps."""
+    project.train()
+
+    assert project.refusal(overrides=["T_tokens=25Ki"]).says == "T_tokens: 20480 -> 25600"
+    project.resume(overrides=["T_tokens=25Ki"], allow=["config"])
+    assert (project.record.status, project.record.steps) == ("finished", 25)
+
+
+def test_a_config_that_ends_before_the_run_does_is_no_finish(interrupted):
+    """The run stands at step 10 of 20; a config of 8 steps does not make it finished."""
+    with pytest.raises(
+        InputError, match="demo stands at step 10 of 20, and T_tokens of this config is 8 steps"
+    ):
+        interrupted.prepare(overrides=["T_tokens=8Ki"])
+
+    assert interrupted.record.status == "failed"
+
+
+def test_a_reached_step_is_reached(interrupted):
+    """The same batch line again: nothing to do."""
+    interrupted.resume(until=15)
+
+    assert interrupted.prepare_resume(until=15).says == "demo stands at step 15 already"
+
+
+def test_a_launcher_killed_while_preparing_leaves_a_run_that_resumes(interrupted):
+    """SIGKILL between abandoning checkpoints and cutting the ledger: the next start sees it through."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(interrupted.path)!r})
+import llmrun.launch.rewind as rewind
+rewind.cut_metrics = lambda *_: os.kill(os.getpid(), 9)
+from pathlib import Path
+from llmrun.launch.choose import choose_start
+from llmrun.run.directory import RunDirectory
+from types import SimpleNamespace
+run = RunDirectory(Path({str(interrupted.run.path)!r}))
+rewind.rewind(run, choose_start(run, 5, print), SimpleNamespace(segment=2), print)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    ended = interrupted.resume()
+
+    assert ended.end.why == "finished"
+    assert interrupted.record.last.from_step == 5
+    assert LedgerReader(interrupted.run.ledger_file).steps == range(21)
