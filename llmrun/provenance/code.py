@@ -16,6 +16,7 @@ NUMERIC_MODULES = (
     "config/batch",  # M, A, V, steps
     "data/order",  # which window comes when
     "splitmix",  # the mixer under order and digests
+    "data/order_file",  # the same, printed
     "data/windows",  # which tokens a window holds
     "data/shards",  # how tokens are read
     "ledger/digest",  # what the ledger says about a tensor

@@ -63,7 +63,7 @@ class Loop:
             return "preempted"
         while state.step < self.orders.until_step:
             begun_s = time.perf_counter()
-            facts = train_step(state, self.loader, self._token_digester, self._flags())
+            facts = train_step(state, self.loader, self._token_digester, self._flags)
             self.progress.step = state.step
             metrics: dict[str, Any] = {}
             if self.recorder is not None:

@@ -1,6 +1,7 @@
 """One optimizer step: the order of everything that decides a bit (docs/determinism.md)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +53,12 @@ class _LocalSums:
     tokens_digest: int
 
 
-def train_step(state: TrainingState, loader: Loader, token_digester: Digester, flags: list[int]) -> StepFacts:
+def train_step(
+    state: TrainingState, loader: Loader, token_digester: Digester, flags: Callable[[], list[int]]
+) -> StepFacts:
     """Advance the state by one step.
 
-    flags: small integers of this rank that every rank shall see when the step is done.
+    flags: asked at the end of the step for small integers of this rank that every rank shall see.
     Raises RunFailedError for a non-finite loss or gradient, on every rank alike, before the update.
     """
     s, config = state.step, state.resolved.config
@@ -76,7 +79,7 @@ def train_step(state: TrainingState, loader: Loader, token_digester: Digester, f
     state.optimizer.update(gradient, rate)
     state.share_weights()
     state.step = s + 1
-    weight_digests, moment_digests, all_flags = _digest_state(state, flags)
+    weight_digests, moment_digests, all_flags = _digest_state(state, flags())
     return StepFacts(
         step=s + 1,
         loss=tree_sum(losses) / n_targets,

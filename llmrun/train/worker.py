@@ -20,7 +20,7 @@ from llmrun.run.orders import Outcome, SegmentOrders
 
 def main() -> NoReturn:
     """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
-    die_with_parent(os.getppid())
+    die_with_parent(int(os.environ.get("LLMRUN_AGENT_PID") or os.getppid()))
     run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
     _log_to(run.rank_log(segment, rank))
     outcome, code = work(run, segment, rank)
