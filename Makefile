@@ -47,6 +47,7 @@ bench: setup
 
 docs: setup
 	$(BIN)/python -m llmrun.config.reference
+	$(BIN)/python -m llmrun.cli.reference
 
 gpu:
 	$(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu

@@ -7,7 +7,6 @@ Usage: python demo/demo.py [RUNS_DIR]      (default runs; an earlier demo there 
 """
 
 import json
-import math
 import os
 import secrets
 import signal
@@ -21,7 +20,7 @@ from corpus import ROOT, CorpusError, fetch
 LLMRUN = [str(Path(sys.executable).with_name("llmrun"))]
 CONFIG = "configs/demo.yaml"
 DATASET = Path("data/demo")
-KILL_AFTER_STEP = 52
+KILL_AFTER_STEP = 152
 PROMPT = "My fellow Americans, "
 
 
@@ -77,17 +76,15 @@ def last_screen(killed: Path, straight: Path, verdict: dict) -> None:
     """What was proven, in five lines."""
     rows = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]
     record = json.loads((killed / "run.json").read_text())
-    values = [row["val_loss"] for row in rows if "val_loss" in row]
-    dataset = json.loads((DATASET / "dataset.json").read_text())["splits"]["val"]
-    bytes_per_token = dataset["bytes_of_text"] / dataset["tokens"]
-    bits = [value / math.log(2) / bytes_per_token for value in values]
+    values = [row for row in rows if "val_loss" in row]
+    first, last = values[0], values[-1]
     proven = sum(segment.get("proven_steps") or 0 for segment in record["segments"])
     say("What was proven")
     lines = [
         f"killed and resumed = never interrupted: {verdict['steps_compared']} steps and every tensor, bit for bit",
         f"ledger chain {verdict['chain'][:32]}…, fingerprint {record['fingerprint']['digest'][:16]}…",
         f"{proven} steps were lost by the kill, computed again, and had the bits recorded before it",
-        f"validation loss {values[0]:.3f} -> {values[-1]:.3f} nats per token, {bits[-1]:.2f} bits per byte",
+        f"validation loss {first['val_loss']:.3f} -> {last['val_loss']:.3f} nats per token, {last['val_bits_per_byte']:.2f} bits per byte",
         f"the runs lie in {killed} and {straight}",
     ]
     sys.stdout.write("".join(f"  {line}\n" for line in lines))

@@ -172,10 +172,19 @@ def _invoke(arguments: list[str]) -> int:
 def _usage_problem(error: Any) -> InputError:
     """Wrong arguments, in our words."""
     says = error.message if getattr(error, "possibilities", None) else error.format_message()
-    says = says[:1].lower() + says[1:].rstrip(".")
+    says = _with_value_given(error, says[:1].lower() + says[1:].rstrip("."))
     hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
     path = error.ctx.command_path if error.ctx is not None else "llmrun"
     return InputError(says, hints=[*hints, f"`{path} --help` shows what it takes"])
+
+
+def _with_value_given(error: Any, says: str) -> str:
+    """`says` with the value given, where pydantic converted it for Typer and only speaks of an "Input"."""
+    before, found, wanted = says.partition("Input should be ")
+    if not found:
+        return says
+    given = error.__cause__.errors()[0]["input"]
+    return f"{before}{given} should be {wanted.partition(',')[0]}"
 
 
 def _bug(error: Exception) -> LlmrunError:

@@ -48,6 +48,11 @@ class SplitRecord:
     bytes_of_text: int
     stream_digest: str
 
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of text for each token: what turns nats per token into bits per byte."""
+        return self.bytes_of_text / self.tokens
+
 
 @dataclass(frozen=True)
 class TokenizerRecord:

@@ -64,10 +64,11 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
         hint = "make one: `llmrun data prepare TEXT… --out DIR`, then `--set data.path=DIR`"
         raise ConfigError(loaded.source, [Problem(says, "data.path", loaded.source, hint)])
     data_path = next((base / written for base in bases if (base / written).exists()), bases[0] / written)
+    where = loaded.locations.get("data.path", loaded.source)
     if not data_path.exists():
         raise InputError(
             f"there is no dataset at {written}",
-            where=f"{loaded.locations.get('data.path', loaded.source)}  data.path",
+            where=where if where.endswith("data.path") else f"{where}  data.path",
             hints=[
                 "relative paths start at the working directory",
                 "`--set data.path=DIR` names another place",

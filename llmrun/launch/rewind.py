@@ -8,6 +8,7 @@ from llmrun.errors import DamagedError, RefusedError
 from llmrun.launch.choose import Start
 from llmrun.launch.examine import Say
 from llmrun.ledger.cut import cut_back as cut_ledger
+from llmrun.ledger.cut import refuse_broken
 from llmrun.ledger.reader import LedgerReader
 from llmrun.metrics.jsonl import cut_back as cut_metrics
 from llmrun.run.directory import RunDirectory
@@ -15,7 +16,7 @@ from llmrun.run.record import RunRecord, Segment
 
 
 def check_ledger(run: RunDirectory, start: Start) -> None:
-    """The ledger must reach the checkpoint and hold its chain.  Raises RefusedError."""
+    """The ledger must reach the checkpoint, hold its chain and be sound up to it.  Raises RefusedError."""
     if start.checkpoint is None:
         return
     hints = ["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"]
@@ -39,6 +40,7 @@ def check_ledger(run: RunDirectory, start: Start) -> None:
             where=str(run.ledger_file),
             hints=hints,
         )
+    refuse_broken(ledger, start.step)
 
 
 def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path | None:

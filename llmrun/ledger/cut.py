@@ -42,8 +42,14 @@ def _check_kept(ledger: LedgerReader, step: int | None, n_kept: int) -> None:
             f"the ledger {ledger.path} ends at step {ledger.last_step}, before step {step} of the checkpoint",
             hints=["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"],
         )
+    if step is not None:
+        refuse_broken(ledger, step)
+
+
+def refuse_broken(ledger: LedgerReader, step: int) -> None:
+    """See that all records up to `step` hold.  Raises RefusedError."""
     broken = ledger.verify_chain()
-    if broken is not None and step is not None and broken <= step:
+    if broken is not None and broken <= step:
         raise RefusedError(
             f"record {broken} of the ledger {ledger.path} does not hold: it was damaged or edited",
             hints=["restore the ledger from a copy, or resume from a checkpoint before it: `--from STEP`"],

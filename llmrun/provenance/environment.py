@@ -37,8 +37,12 @@ def variables_kept(environment: Mapping[str, str]) -> dict[str, str]:
 def is_kept(name: str, value: str) -> bool:
     """Whether a variable goes on record: allowed by name, and no secret by name or value."""
     allowed = name in ALLOWED_NAMES or name.startswith(ALLOWED_PREFIXES)
-    secret = name not in NOT_SECRET and SECRET.search(name)
-    return bool(allowed and not secret and not CREDENTIALS_IN_URL.search(value))
+    return allowed and not is_secret(name, value)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable speaks of a secret by its name, or holds an address with credentials."""
+    return bool((name not in NOT_SECRET and SECRET.search(name)) or CREDENTIALS_IN_URL.search(value))
 
 
 def environment_document(

@@ -73,7 +73,9 @@ def open_writer(run: RunDirectory) -> Writer:
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
-        raise InputError(f"{run.name} has no checkpoint yet", hints=["train it first: `llmrun resume`"])
+        raise InputError(
+            f"{run.name} has no checkpoint yet", hints=[f"train it first: `llmrun resume {run.path}`"]
+        )
     config = load_config(run.config_file).config
     resolved = resolved_of(config, 1)
     directory = Path(config.data.path or "")

@@ -10,6 +10,7 @@ import torch
 
 from llmrun.data.order import fixed_windows
 from llmrun.data.windows import Split
+from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.reduce.tree import tree_sum
 from llmrun.train.float_bits import bits_of, float_of
@@ -19,14 +20,25 @@ from llmrun.train.state import TrainingState
 class Evaluator:
     """Evaluates in logical micro-batches of the training shape, dealt to ranks in turn.
 
-    windows: how many windows of the validation split to use at most.
+    windows:         how many windows of the validation split to use at most.
+    bytes_per_token: of the validation text.
     """
 
-    def __init__(self, split: Split, seed: int, windows: int, sequences: int) -> None:
+    def __init__(self, split: Split, seed: int, windows: int, sequences: int, bytes_per_token: float) -> None:
         self._split = split
         chosen = fixed_windows(seed, split.n_windows, windows)
         self._micro_batches = [chosen[i : i + sequences] for i in range(0, len(chosen), sequences)]
         self.n_targets = len(chosen) * split.L_ctx
+        self._bytes_per_token = bytes_per_token
+
+    def metrics(self, state: TrainingState) -> dict[str, float]:
+        """val_loss, val_ppl and val_bits_per_byte.  A collective."""
+        loss = self.val_loss(state)
+        return {
+            names.VAL_LOSS: loss,
+            names.VAL_PPL: names.perplexity(loss),
+            names.VAL_BITS_PER_BYTE: names.bits_per_byte(loss, self._bytes_per_token),
+        }
 
     def val_loss(self, state: TrainingState) -> float:
         """Mean loss per target token, nats: float64 tree sum of the micro-batches' float32 sums.

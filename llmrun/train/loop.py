@@ -100,10 +100,12 @@ class Loop:
         step = self.state.step
         if self.evaluator is None or every is None or (step % every and step < self.orders.until_step):
             return False
-        loss = self.evaluator.val_loss(self.state)
-        perplexity = names.perplexity(loss)
-        metrics |= {names.VAL_LOSS: loss, names.VAL_PPL: perplexity}
-        return self.evaluations.add(perplexity, step) and self.state.resolved.config.checkpoint.keep_best
+        found = self.evaluator.metrics(self.state)
+        metrics |= found
+        return (
+            self.evaluations.add(found[names.VAL_PPL], step)
+            and self.state.resolved.config.checkpoint.keep_best
+        )
 
     def _is_save_due(self, *, timer_due: bool) -> bool:
         """By steps, by minutes, or because the segment ends."""

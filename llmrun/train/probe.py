@@ -19,6 +19,7 @@ import torch.distributed as dist
 import llmrun.train.session
 import llmrun.train.worker  # noqa: F401  imported so that its source is seen
 from llmrun.machine import cpu_flags, cpu_vendor, visible_gpus
+from llmrun.provenance.environment import is_secret
 
 DETERMINISM_VARIABLES = ("CUBLAS_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "DNNL_", "TORCH_", "PYTORCH_", "KMP_")
 NOT_NUMERIC = ("OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "TORCH_NCCL_", "TORCHELASTIC_", "TORCH_LOGS")
@@ -47,8 +48,8 @@ def environment() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         "variables": {
             name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(DETERMINISM_VARIABLES) and not name.startswith(NOT_NUMERIC)
+            for name, value in _variables(DETERMINISM_VARIABLES).items()
+            if not name.startswith(NOT_NUMERIC)
         },
     }
 
@@ -67,9 +68,16 @@ def recorded() -> dict[str, Any]:
         "python": sys.version,
         "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
         "gpus": [vars(gpu) for gpu in visible_gpus()],
-        "variables": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(TRANSPORT_VARIABLES)
-        },
+        "variables": _variables(TRANSPORT_VARIABLES),
+    }
+
+
+def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """The variables with one of these prefixes, by name, and never a secret: they end in run.json."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(prefixes) and not is_secret(name, value)
     }
 
 

@@ -24,7 +24,10 @@ PRODUCER = f"llmrun {__version__}"
 
 
 class Recorder:
-    """Appends each step to the ledger and the metrics, and compares it with what was recorded earlier."""
+    """Appends each step to the ledger and the metrics, and compares it with what was recorded earlier.
+
+    bytes_per_token: of the training text.
+    """
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class Recorder:
         tail: Audit | None,
         twin: Audit | None,
         progress: Progress,
+        bytes_per_token: float,
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
         self._run, self._layout, self._sinks, self._throughput = run, layout, sinks, throughput
         self._tail, self._twin, self._progress = tail, twin, progress
+        self._bytes_per_token = bytes_per_token
 
     def initial(self, weight_digests: list[int]) -> None:
         """Record 0: the initial weights."""
@@ -84,6 +89,7 @@ class Recorder:
             names.TOKENS: tokens,
             names.LOSS: facts.loss,
             names.LOSS_SMOOTH: self.smooth.add(facts.loss),
+            names.BITS_PER_BYTE: names.bits_per_byte(facts.loss, self._bytes_per_token),
             names.LEARNING_RATE: facts.learning_rate,
             names.GRAD_NORM: facts.grad_norm,
             names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,

@@ -65,7 +65,7 @@ def run_segment(
         )
         if checkpoint is not None:
             restore(state, checkpoint)
-        recorder = _recorder(run, orders, state, progress) if rank == 0 else None
+        recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
         loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress)
         if checkpoint is not None:
             loop.remember(checkpoint.trainer)
@@ -83,10 +83,18 @@ def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tu
     if config.eval.every_steps is None:
         return train, None
     val = Split(directory, manifest, "val", resolved.batch.L_ctx, verify)
-    return train, Evaluator(val, config.seed, config.eval.windows, resolved.batch.sequences)
+    return train, Evaluator(
+        val,
+        config.seed,
+        config.eval.windows,
+        resolved.batch.sequences,
+        manifest.splits["val"].bytes_per_token,
+    )
 
 
-def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState, progress: Progress) -> Recorder:
+def _recorder(
+    run: RunDirectory, orders: SegmentOrders, state: TrainingState, progress: Progress, manifest: Manifest
+) -> Recorder:
     """Ledger, audits and metrics of rank 0, opened where the segment starts."""
     config, batch = state.resolved.config, state.resolved.batch
     if orders.checkpoint is None and not run.ledger_file.exists():
@@ -98,7 +106,17 @@ def _recorder(run: RunDirectory, orders: SegmentOrders, state: TrainingState, pr
     tail = None if orders.audit_tail is None else Audit(LedgerReader(run.path / orders.audit_tail))
     twin = None if orders.twin_ledger is None else Audit(LedgerReader(Path(orders.twin_ledger)))
     sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
-    return Recorder(run, ledger, state.layout, sinks, throughput, tail, twin, progress)
+    return Recorder(
+        run,
+        ledger,
+        state.layout,
+        sinks,
+        throughput,
+        tail,
+        twin,
+        progress,
+        manifest.splits["train"].bytes_per_token,
+    )
 
 
 def _peak_flops(config: Config) -> float | None:

@@ -13,17 +13,16 @@ from llmrun.launch.environment import worker_environment
 from llmrun.launch.starter import Probe
 
 SERVER = Path(__file__).with_name("server.py")
-NUMERIC_PREFIXES = ("OMP_", "MKL_", "CUBLAS_", "OPENBLAS_", "ATEN_", "PYTHON")
 
 
 class Server:
     """The warm process."""
 
     def __init__(self) -> None:
-        environment = worker_environment(os.environ, 1)
+        self._environment = worker_environment(os.environ, 1)
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER)],
-            env=environment,
+            env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -34,6 +33,10 @@ class Server:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+    def lacking(self, environment) -> dict[str, str]:
+        """The variables of a job that differ from those that the process was started with."""
+        return {k: v for k, v in environment.items() if self._environment.get(k) != v}
 
     def close(self) -> None:
         """End the process; its forks die with it."""
@@ -75,7 +78,7 @@ class PoolStarter:
     def probe(self, config, environment, check) -> Probe:
         """See `Starter.probe`."""
         with tempfile.NamedTemporaryFile() as file:
-            self.server.ask(op="look", environment=_changed(environment), path=file.name)
+            self.server.ask(op="look", environment=self.server.lacking(environment), path=file.name)
             found = json.loads(Path(file.name).read_text())
         return Probe(found["environment"], found["recorded"], found["source_files"])
 
@@ -92,8 +95,9 @@ class PoolStarter:
                 rank=rank,
                 mutation=self.mutation,
                 arguments=self.arguments,
+                directory=str(Path.cwd()),
                 environment={
-                    **_changed(job.environment),
+                    **self.server.lacking(job.environment),
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
                     "MASTER_ADDR": "127.0.0.1",
@@ -109,8 +113,3 @@ class PoolStarter:
 def dying(server: Server, step: int) -> PoolStarter:
     """A starter whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
     return PoolStarter(server, "signal_itself", step=step, number=int(signal.SIGKILL))
-
-
-def _changed(environment) -> dict[str, str]:
-    """The variables of a job that differ from the server's own."""
-    return {k: v for k, v in environment.items() if os.environ.get(k) != v}

@@ -31,6 +31,7 @@ def start(request: dict) -> dict:
     if pid:
         return {"pid": pid}
     die_with_parent(server)
+    os.chdir(request["directory"])
     os.environ.update(request["environment"])
     run, segment, rank = RunDirectory(Path(request["run"])), request["segment"], request["rank"]
     worker._log_to(run.rank_log(segment, rank))
