@@ -108,15 +108,6 @@ def resolved_of(config: Config, D: int) -> Resolved:
     return _complete(config.model_copy(update={"batch": changed}), None)
 
 
-def batch_warnings(batch: Batch) -> list[str]:
-    """What is allowed, but probably not meant."""
-    if batch.V % batch.D == 0:
-        return []
-    busiest = -(-batch.V // batch.D)
-    says = f"D = {batch.D} does not divide V = {batch.V}: some ranks compute {busiest} lanes, others {busiest - 1}"
-    return [f"{says} (a V that is a multiple of D shares evenly)"]
-
-
 def _add(findings: Findings, loaded: LoadedConfig, key: str, says: str, hint: str) -> None:
     """Note a problem at a key, wherever that was given."""
     place = Place(0, loaded.locations.get(key, loaded.source))

@@ -40,7 +40,11 @@ def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 def seed_torch(key: bytes) -> None:
-    """Set torch's default generators, the CPU's and the CUDA device's in use, to a stream."""
+    """Set torch's default generators, the CPU's and those of all CUDA devices, to a stream.
+
+    Where CUDA is not initialised yet, it is left so: loader workers are still to be forked.
+    """
     torch.default_generator.set_state(cpu_state(key))
-    if torch.cuda.is_available():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed_of(key))
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(seed_of(key))

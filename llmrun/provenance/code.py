@@ -24,12 +24,25 @@ NUMERIC_MODULES = (
 """Single modules of llmrun that may change bits, in packages that otherwise may not."""
 
 
+OPERATIONAL_MODULES = (
+    "train/probe",  # looks, computes nothing
+    "train/worker",  # entry and outcome
+    "train/recorder",  # writes down what was computed
+    "train/progress",  # how far a rank has come
+    "train/stopping",  # requests to stop
+)
+"""Modules in numeric packages that cannot change bits."""
+
+
 def is_numeric(name: str) -> bool:
     """Whether the source file `name` belongs to the fingerprint: all but llmrun's operational modules."""
     parts = name.removesuffix(".py").split("/")
     if parts[0] != "llmrun":
         return True
-    return (len(parts) > 2 and parts[1] in NUMERIC_PACKAGES) or "/".join(parts[1:]) in NUMERIC_MODULES
+    module = "/".join(parts[1:])
+    if module in OPERATIONAL_MODULES:
+        return False
+    return (len(parts) > 2 and parts[1] in NUMERIC_PACKAGES) or module in NUMERIC_MODULES
 
 
 def code_preimage(source_files: Mapping[str, str]) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 With m = max|g| < 2^e, x = g·2^(24-e) lies in (-2^24, 2^24).  The square x² < 2^48 is rounded to an integer by
 adding 1.5·2^52 in float64 (round to nearest even), the integers are added exactly, and the norm is
-sqrt(Σ round(x²))·2^(e-24).  An element below max·2^-24.5 contributes nothing; for N elements the norm's square
-is off by at most N·2^-49 of max² (docs/determinism.md).
+sqrt(Σ round(x²))·2^(e-24).  For N elements its square is off by at most N·2^(2e-49), which is at most N·2^-47
+of m² (docs/determinism.md).
 """
 
 import math

@@ -36,4 +36,7 @@ def set_determinism(config: Config) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    torch.backends.cuda.enable_flash_sdp(enabled=True)
+    torch.backends.cuda.enable_mem_efficient_sdp(enabled=True)
+    torch.backends.cuda.enable_math_sdp(enabled=True)
     torch.set_float32_matmul_precision("highest")

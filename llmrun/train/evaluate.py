@@ -71,11 +71,13 @@ class Evaluations:
     val_step: int | None = None
     best_val_ppl: float | None = None
     best_step: int | None = None
+    best_saved_step: int | None = None
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> "Evaluations":
         """Those that a checkpoint's trainer.json knows."""
-        return cls(best_val_ppl=trainer["best_val_ppl"], best_step=trainer["best_step"])
+        best_step = trainer["best_step"]
+        return cls(best_val_ppl=trainer["best_val_ppl"], best_step=best_step, best_saved_step=best_step)
 
     def add(self, val_ppl: float, step: int) -> bool:
         """Take one in; returns whether it is the best so far."""
@@ -86,6 +88,11 @@ class Evaluations:
             return False
         self.best_val_ppl, self.best_step = val_ppl, step
         return True
+
+    def note_saved(self, step: int) -> None:
+        """A checkpoint of `step` was committed: only then may an older best one go."""
+        if step == self.best_step:
+            self.best_saved_step = step
 
     def as_json(self, step: int) -> dict[str, Any]:
         """For trainer.json; val_ppl is that of this very step, null where it was not evaluated."""

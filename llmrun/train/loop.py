@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from llmrun.checkpoint.retention import prune
+from llmrun.checkpoint.space import check_room
 from llmrun.checkpoint.writer import CheckpointWriteError, commit, save_rank
 from llmrun.ledger.digest import Digester
 from llmrun.metrics import names
@@ -73,7 +74,7 @@ class Loop:
                 self.recorder.emit(metrics)
             is_stopping = any(row[0] for row in facts.flags)
             if is_best or is_stopping or self._is_save_due(timer_due=any(row[1] for row in facts.flags)):
-                self._save()
+                self._save(is_stopping=is_stopping)
             if is_stopping and state.step < self.orders.until_step:
                 return "preempted"
         return "finished" if state.step == state.resolved.batch.steps else "reached"
@@ -113,7 +114,7 @@ class Loop:
         step = self.state.step
         return timer_due or step == self.orders.until_step or (every is not None and step % every == 0)
 
-    def _save(self) -> None:
+    def _save(self, *, is_stopping: bool) -> None:
         """Save a checkpoint, and prune; a full disk does not stop the run where the config says so."""
         state, directory = self.state, self.run_directory.checkpoints
         chain, smooth = b"", {}
@@ -123,33 +124,35 @@ class Loop:
         snapshot = snapshot_of(state, self.orders, chain, self.evaluations, smooth)
         failure = None
         try:
+            check_room(directory, snapshot.nbytes)
             save_rank(directory, snapshot, state.rank, state.D)
             if state.rank == 0:
                 self.progress.checkpoint = commit(directory, snapshot, state.D, COMMIT_TIMEOUT_S).name
         except CheckpointWriteError as error:
             failure = error
         self._saved_at_s = time.monotonic()
-        self._agree_on(failure)
-        if state.rank == 0 and failure is None:
-            self._prune()
+        if self._is_saved(failure, must_save=is_stopping or state.step == self.orders.until_step):
+            self.evaluations.note_saved(state.step)
+            if state.rank == 0:
+                self._prune()
 
-    def _agree_on(self, failure: CheckpointWriteError | None) -> None:
-        """Stop or go on after a failed save, all ranks alike."""
+    def _is_saved(self, failure: CheckpointWriteError | None, *, must_save: bool) -> bool:
+        """Whether every rank could save; where not, all ranks alike go on or raise."""
         state = self.state
         mine = 0 if failure is None else 2 - failure.disk_full
         worst = max(row[0] for row in gather_integers([mine], state.D, state.device))
         if worst == 0:
-            return
+            return True
         may_continue = state.resolved.config.checkpoint.on_disk_full == "continue"
-        is_last = state.step == self.orders.until_step
-        if worst == 1 and may_continue and not is_last:
+        if worst == 1 and may_continue and not must_save:
             if failure is not None:
                 self.progress.remarks.append(f"no checkpoint at step {state.step}: {failure.says}")
-            return
+            return False
         raise failure or CheckpointWriteError(f"another rank could not save step {state.step}")
 
     def _prune(self) -> None:
         """Delete what retention does not keep, after the newest was verified."""
         keep = self.state.resolved.config.checkpoint
-        best = self.evaluations.best_step if keep.keep_best else None
-        prune(self.run_directory.checkpoints, keep.keep_last, best, keep.keep_every_steps)
+        best = self.evaluations.best_saved_step if keep.keep_best else None
+        pruned = prune(self.run_directory.checkpoints, keep.keep_last, best, keep.keep_every_steps)
+        self.progress.remarks += [f"nothing was deleted: {damage}" for damage in pruned.damages]

@@ -1,6 +1,6 @@
 """What a worker would be: environment and imported source files, as JSON on standard output.
 
-`python -m llmrun.train.probe`, started in exactly the environment of a worker.  `environment` may change bits
+`python -m llmrun.train.probe cpu|cuda`, started in exactly the environment of a worker.  `environment` may change bits
 and is digested; `recorded` only moves bytes or names the machine.
 """
 
@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import sysconfig
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,26 @@ NOT_NUMERIC = ("OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "TORCH_NCCL_", "TO
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
 
-def probe() -> dict[str, Any]:
-    """The three parts: environment, recorded, source_files (name -> sha256)."""
-    return {"environment": environment(), "recorded": recorded(), "source_files": source_files()}
+def probe(device: str) -> dict[str, Any]:
+    """The three parts for a run on `device`: environment, recorded, source_files (name -> sha256)."""
+    return {"environment": environment(device), "recorded": recorded(), "source_files": source_files()}
 
 
-def environment() -> dict[str, Any]:
-    """What may change a bit: build of torch, libraries, devices, instruction set, variables."""
-    on_gpu = torch.cuda.is_available()
+def environment(device: str) -> dict[str, Any]:
+    """What may change a bit: build of torch, libraries, devices, instruction set, variables.
+
+    What belongs to GPUs counts only for a run on GPUs.
+    """
+    on_gpu = device == "cuda" and torch.cuda.is_available()
     return {
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
-        "cuda": torch.version.cuda,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cublas": _cublas() if on_gpu else None,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
-        "devices": sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}),
+        "devices": sorted(
+            {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() if on_gpu else 0)}
+        ),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "cpu_vendor": cpu_vendor(),
         "cpu_flags": cpu_flags(),
@@ -52,6 +59,13 @@ def environment() -> dict[str, Any]:
             if not name.startswith(NOT_NUMERIC)
         },
     }
+
+
+def _cublas() -> str | None:
+    """The version of the cuBLAS package that torch brought; None where it is part of the toolkit."""
+    names = [d.metadata["Name"] or "" for d in distributions()]
+    found = [name for name in names if name.startswith("nvidia-cublas")]
+    return f"{found[0]} {version(found[0])}" if found else None
 
 
 def _libraries() -> list[str]:
@@ -112,4 +126,4 @@ def _import_path(name: str, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    json.dump(probe(), sys.stdout)
+    json.dump(probe(sys.argv[1]), sys.stdout)

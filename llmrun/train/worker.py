@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from llmrun.errors import EXIT_BUG, LlmrunError, RunFailedError
+from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, RefusedError, RunFailedError
 from llmrun.machine import die_with_parent
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
@@ -69,6 +69,8 @@ def as_known(error: Exception) -> LlmrunError:
     import torch
     import torch.distributed as dist
 
+    if isinstance(error, DamagedError):
+        return RunFailedError(error.says, where=error.where, caused_by=error.caused_by, hints=error.hints)
     if isinstance(error, LlmrunError):
         return error
     says = str(error)
@@ -80,6 +82,16 @@ def as_known(error: Exception) -> LlmrunError:
         )
     if isinstance(error, dist.DistError) or ("gloo" in says and "onnection" in says):
         return PeerLostError("lost another rank", caused_by=[says.splitlines()[0]])
+    if "DataLoader worker" in says and "killed by signal" in says:
+        return RunFailedError(
+            "a loader worker was killed",
+            caused_by=[says.splitlines()[0]],
+            hints=["if memory ran out, lower data.num_workers"],
+        )
+    if "deterministic" in says and "does not have a deterministic implementation" in says:
+        return RefusedError("an operation has no deterministic form here", caused_by=[says.splitlines()[0]])
+    if isinstance(error, torch.AcceleratorError):
+        return RunFailedError("the GPU reported an error", caused_by=[says.splitlines()[0]])
     if isinstance(error, OSError):
         return RunFailedError(
             f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None

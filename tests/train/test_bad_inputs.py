@@ -19,9 +19,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llmrun.cli.app import run
+from llmrun.ledger.header import HEADER_BYTES
+from llmrun.ledger.record import RECORD_DTYPE
 from llmrun.provenance.packages import Packages
 from llmrun.run.lock import RunLock
 from warm.driver import CONFIG
+from warm.pool import PoolStarter
 
 GOLDEN = Path(__file__).with_name("bad_inputs.txt")
 
@@ -41,8 +44,10 @@ UNSTEADY = [
     (re.compile(r"\b[0-9a-f]{12,16}…"), "<digits>…"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "<time>"),
     (re.compile(r"^(step \d+/\d+|checkpoint saved at step) .*\n", re.MULTILINE), ""),
+    (re.compile(r"^plan: .*\n(  .*\n)+", re.MULTILINE), ""),
 ]
-"""What differs from machine to machine and from time to time, and what stands in its place: for progress, nothing."""
+"""What differs from machine to machine and from time to time, and what stands in its place.  Nothing stands for lines
+of progress and for the plan, which tests/plan has."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +107,13 @@ def made(tmp_path_factory, dataset, warm_starts):
 
 
 @pytest.fixture(scope="session")
-def warm_starts(pool_of_session):
+def warm_starts(server, tmp_path_factory):
     """The command line starts its workers in the warm pool, outside any repository."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmrun.launch.torchrun.TorchrunStarter", lambda: pool_of_session)
+        patch.setattr("llmrun.launch.torchrun.TorchrunStarter", lambda: PoolStarter(server))
         patch.setattr("llmrun.launch.examine.PackageQuestion", QuickQuestion)
-        patch.setenv("GIT_CEILING_DIRECTORIES", "/")
+        patch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path_factory.getbasetemp()))
         yield
-
-
-@pytest.fixture(scope="session")
-def pool_of_session(server):
-    """The warm pool for a whole session."""
-    from warm.pool import PoolStarter
-
-    return PoolStarter(server)
 
 
 @pytest.fixture
@@ -148,9 +145,6 @@ def flip(_: contextlib.ExitStack, path: Path) -> None:
 
 def flip_record_3(_: contextlib.ExitStack, path: Path) -> None:
     """Invert one byte in the loss of step 3 in a ledger."""
-    from llmrun.ledger.header import HEADER_BYTES
-    from llmrun.ledger.record import RECORD_DTYPE
-
     content = bytearray(path.read_bytes())
     content[HEADER_BYTES + 3 * RECORD_DTYPE.itemsize + RECORD_DTYPE.fields["loss"][1]] ^= 0xFF
     path.write_bytes(content)
@@ -207,4 +201,6 @@ def test_no_case_ends_in_a_bug() -> None:
 
     assert len({case.title for case in CASES}) == len(CASES) >= 60
     assert [screen for screen in screens if not re.match(r"exit [01234]\n", screen)] == []
-    assert [word for word in ("Traceback", "bug", "Error:", "Input should") for s in screens if word in s] == []
+    assert [
+        word for word in ("Traceback", "bug", "Error:", "Input should") for s in screens if word in s
+    ] == []
