@@ -147,6 +147,39 @@ def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
     replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", disk)
 
 
+def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:
+    """Keep room on the disk for a later `replace_reserved` of `path`.  Raises OSError."""
+    reserved = _reserved(path)
+    disk.remove_file(reserved)
+    descriptor = disk.create(reserved)
+    try:
+        disk.allocate(descriptor, 0, n_bytes)
+    finally:
+        disk.close(descriptor)
+
+
+def replace_reserved(path: Path, text: str, disk: Disk = DISK) -> None:
+    """`replace_text` into the room that `reserve` kept, if it did: works on a disk that is full by now."""
+    reserved = _reserved(path)
+    if not reserved.exists():
+        replace_text(path, text, disk)
+        return
+    content = text.encode()
+    descriptor = disk.open(reserved)
+    try:
+        disk.write(descriptor, memoryview(content))
+        os.ftruncate(descriptor, len(content))
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    disk.rename(reserved, path)
+    disk.fsync_directory(path.parent)
+
+
+def _reserved(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-reserved")
+
+
 def commit_directory(temporary: Path, final: Path, disk: Disk = DISK) -> None:
     """Give a directory whose files are all fsynced its final name.
 

@@ -17,6 +17,9 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 
+AGENT_PID = "LLMRUN_AGENT_PID"
+"""The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
+
 
 @dataclass(frozen=True)
 class Gpu:

@@ -18,7 +18,9 @@ from llmrun.durable import (
     make_directories,
     replace_file,
     replace_json,
+    replace_reserved,
     replace_text,
+    reserve,
     sha256_of,
     write_new,
 )
@@ -51,6 +53,39 @@ class ListingDisk(Disk):
             if len(self.names) == self.fails_at and name != "close":
                 raise OSError(errno.EIO, "injected", name)
         return super().__getattribute__(name)
+
+
+class FullDisk(Disk):
+    """Takes nothing but what goes into files that are there."""
+
+    def create(self, path):
+        """No new file."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_reserved_room_takes_a_text_on_a_full_disk(tmp_path):
+    """The name appears only then, with the text alone; without a reservation the disk's refusal is raised."""
+    file = tmp_path / "f"
+    reserve(file, 4096)
+    assert not file.exists()
+    assert sum(path.stat().st_blocks for path in tmp_path.iterdir()) * 512 >= 4096
+
+    replace_reserved(file, "μ\n", FullDisk())
+
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert file.read_bytes() == "μ\n".encode()
+    with pytest.raises(OSError, match="No space left"):
+        replace_reserved(tmp_path / "g", "", FullDisk())
+
+
+def test_reserving_again_and_writing_without_room(tmp_path):
+    """A second reservation takes the place of one left over; without one the text is written as usual."""
+    reserve(tmp_path / "f", 10)
+    reserve(tmp_path / "f", 10)
+    replace_reserved(tmp_path / "f", "one")
+    replace_reserved(tmp_path / "f", "two")
+
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f", "two")]
 
 
 def test_a_new_file_is_written_hashed_and_forced_to_disk(tmp_path):

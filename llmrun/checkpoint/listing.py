@@ -84,8 +84,8 @@ def row_of(path: Path) -> Row:
 
 
 def best_step_of(checkpoint: Checkpoint) -> int | None:
-    """The step of the best val_ppl so far, as the trainer wrote it down."""
-    step = checkpoint.trainer.get("best_step")
+    """The step of the best val_ppl of which a checkpoint was committed, as the trainer wrote it down."""
+    step = checkpoint.trainer.get("best_saved_step")
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 

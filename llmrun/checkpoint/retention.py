@@ -1,6 +1,7 @@
 """Which checkpoints are deleted, and how: never the only sound one, never under a final name in part."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +36,13 @@ class Pruned:
     """What pruning did.
 
     deleted, kept: steps.  damages: why nothing was deleted, where the newest checkpoint is not sound.
+    left: hidden names that the disk would not let go yet; the next `sweep` tries again.
     """
 
     deleted: tuple[int, ...]
     kept: tuple[int, ...]
     damages: tuple[Damage, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def prune(
@@ -54,7 +57,7 @@ def prune(
 ) -> Pruned:
     """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
 
-    Raises OSError where the disk refuses; everything that still has a final name is then whole.
+    Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
     """
     steps = steps_in(checkpoints_dir)
     surplus = to_delete(steps, last_k, best_step, every_n, protected)
@@ -63,26 +66,37 @@ def prune(
     damages = verify_files(checkpoints_dir / step_name(steps[-1]))
     if damages:
         return Pruned((), tuple(steps), tuple(damages))
-    if not dry_run:
-        delete(checkpoints_dir, surplus, disk)
-    return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus))
+    left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))
+    return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus), left=left)
 
 
-def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> None:
-    """Delete checkpoints: hide them all, make that durable, then remove.
+def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> list[str]:
+    """Delete checkpoints: hide them all, make that durable, then remove.  Returns hidden names left over.
 
     Without the fsync between, a power cut could leave half a checkpoint under its final name.
+    Raises OSError where hiding fails; removing is best-effort.
     """
     hidden = []
     for step in steps:
         name = step_name(step)
-        hidden.append(checkpoints_dir / f"{TEMPORARY_PREFIX}delete-{name}")
-        if hidden[-1].exists():
-            remove_hidden(hidden[-1], disk)
+        hidden.append(_free_path(checkpoints_dir / f"{TEMPORARY_PREFIX}delete-{name}"))
         disk.rename(checkpoints_dir / name, hidden[-1])
     disk.fsync_directory(checkpoints_dir)
+    return _left_after_removing(hidden, disk)
+
+
+def _left_after_removing(hidden: Iterable[Path], disk: Disk) -> list[str]:
+    """Remove what can be removed; the names of the rest.
+
+    A file that another client holds open or that may not be removed costs space, never a run.
+    """
+    left = []
     for path in hidden:
-        remove_hidden(path, disk)
+        with suppress(OSError):
+            remove_hidden(path, disk)
+            continue
+        left.append(path.name)
+    return left
 
 
 def remove_hidden(path: Path, disk: Disk = DISK) -> None:
@@ -95,17 +109,16 @@ def remove_hidden(path: Path, disk: Disk = DISK) -> None:
 
 
 def sweep(checkpoints_dir: Path, keep: str | None = None, disk: Disk = DISK) -> list[str]:
-    """Remove what a crash or a failed save left under hidden names, but not `keep`, and return these names.
+    """Remove what a crash or a failed save left under hidden names, but not `keep`.
 
+    Returns the names that could not be removed: nothing needs them, and the next sweep tries again.
     Only where no other process saves: the launcher calls it under the run's lock, rank 0 before each save.
     """
     if not checkpoints_dir.is_dir():
         return []
     names = sorted(entry.name for entry in checkpoints_dir.iterdir())
     stale = [name for name in names if name.startswith(TEMPORARY_PREFIX) and name != keep]
-    for name in stale:
-        remove_hidden(checkpoints_dir / name, disk)
-    return stale
+    return _left_after_removing((checkpoints_dir / name for name in stale), disk)
 
 
 def abandon(checkpoints_dir: Path, above_step: int, segment: int, disk: Disk = DISK) -> list[int]:
@@ -123,11 +136,15 @@ def move_into(directory: Path, checkpoint: Path, disk: Disk = DISK) -> None:
     """Move a checkpoint into a directory beside it, made where it is missing, and make that durable."""
     if not directory.exists():
         disk.make_directory(directory)
-    target = directory / checkpoint.name
-    count = 1
-    while target.exists():
-        count += 1
-        target = directory / f"{checkpoint.name}.{count}"
-    disk.rename(checkpoint, target)
+    disk.rename(checkpoint, _free_path(directory / checkpoint.name))
     disk.fsync_directory(directory)
     disk.fsync_directory(directory.parent)
+
+
+def _free_path(path: Path) -> Path:
+    """`path`, or where it is taken the first free one of `path.2`, `path.3`, …."""
+    free, count = path, 1
+    while free.exists() or free.is_symlink():
+        count += 1
+        free = path.with_name(f"{path.name}.{count}")
+    return free

@@ -3,6 +3,7 @@
     save_rank   each rank: its safetensors files, then a part report, all fsynced, in a hidden directory
     commit      rank 0: waits for all reports, reads them back, writes manifest and SHA256SUMS, fsyncs,
                 renames once, fsyncs the parent
+    discard     rank 0, where a rank could not save: the hidden directory goes
 
 A rank that dies leaves only a hidden directory, which `sweep` removes at the next start.
 """
@@ -43,7 +44,7 @@ from llmrun.checkpoint.sums import render_sums
 from llmrun.checkpoint.verification import verify_files
 from llmrun.durable import DISK, Disk, commit_directory, write_new
 
-__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "save_rank"]
+__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "discard", "save_rank"]
 
 _POLL_SECONDS_MAX = 0.1
 
@@ -51,8 +52,8 @@ _POLL_SECONDS_MAX = 0.1
 def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, disk: Disk = DISK) -> None:
     """Write this rank's files and its part report into the hidden directory of this save, fsynced.
 
-    Raises CheckpointWriteError; rank 0 then removes the hidden directory, any other rank leaves a report
-    from which rank 0 learns why.
+    Raises CheckpointWriteError; what the rank wrote is then removed and a report says why.  The directory
+    stays, as other ranks may be writing into it: rank 0 calls `discard` when none is.
     """
     name = step_name(snapshot.step)
     directory = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
@@ -72,11 +73,15 @@ def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, 
     except OSError as error:
         failure = write_error(name, error, rank)
         with suppress(OSError):
-            if rank == 0:
-                remove_hidden(directory, disk)
-            else:
-                _report_failure(directory, save, rank, failure, disk)
+            _report_failure(directory, save, rank, failure, disk)
         raise failure from error
+
+
+def discard(checkpoints_dir: Path, snapshot: Snapshot, disk: Disk = DISK) -> None:
+    """Remove the hidden directory of a save that will not be committed; no rank writes into it any more."""
+    # Removing is a courtesy: what stays behind is hidden, and swept before the next save.
+    with suppress(OSError):
+        remove_hidden(checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt), disk)
 
 
 def _make_if_missing(directory: Path, disk: Disk) -> None:
@@ -110,7 +115,7 @@ def commit(
     """
     temporary = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
     final = checkpoints_dir / step_name(snapshot.step)
-    with _removed_on_failure(temporary, disk), _typed_errors(final.name):
+    with _discarded_on_failure(checkpoints_dir, snapshot, disk), _typed_errors(final.name):
         files = {RNG: FileEntry(*write_tensors(temporary / RNG, _rng_stored(snapshot), disk))}
         files[TRAINER] = FileEntry(*write_new(temporary / TRAINER, [_json(snapshot.trainer)], disk))
         save = Save(snapshot.step, snapshot.attempt, world)
@@ -127,16 +132,14 @@ def commit(
 
 
 @contextmanager
-def _removed_on_failure(temporary: Path, disk: Disk) -> Iterator[None]:
+def _discarded_on_failure(checkpoints_dir: Path, snapshot: Snapshot, disk: Disk) -> Iterator[None]:
     done = False
     try:
         yield
         done = True
     finally:
         if not done:
-            # Removing is a courtesy: what stays behind is hidden, and swept at the next start.
-            with suppress(OSError):
-                remove_hidden(temporary, disk)
+            discard(checkpoints_dir, snapshot, disk)
 
 
 @contextmanager

@@ -53,6 +53,25 @@ class LazyGroup(typer.core.TyperGroup):
             formatter.write_dl([(name, entry.says) for name, entry in self.registry.items()])
 
 
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose usage line shows arguments as people write them.
+
+    Typer writes `{CONFIG}` for a required one, where others write `CONFIG`.
+    """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """`[OPTIONS] CONFIG`, `[OPTIONS] INPUT...`, `[OPTIONS] RUN [STEP]`."""
+        arguments = [param for param in self.get_params(ctx) if isinstance(param, typer.core.TyperArgument)]
+        return [self.options_metavar or "", *map(_usage_of, arguments)]
+
+
+def _usage_of(argument: typer.core.TyperArgument) -> str:
+    """One argument of a usage line."""
+    name = argument.metavar or (argument.name or "").upper()
+    more = "" if argument.nargs == 1 else "..."
+    return f"{name}{more}" if argument.required else f"[{name}]{more}"
+
+
 def _no_such_command(path: str, name: str, registry: dict[str, Command | Group]) -> InputError:
     """The refusal of a misspelt command."""
     from difflib import get_close_matches
@@ -70,7 +89,7 @@ def build(name: str, entry: Command | Group) -> Any:
         return build_group(name, entry.says, entry.commands)
     app = _app()
     function = getattr(import_module(entry.module), entry.function)
-    app.command(name, epilog=entry.exit_table())(function)
+    app.command(name, cls=PlainCommand, epilog=entry.exit_table())(function)
     return typer.main.get_command(app)
 
 

@@ -11,17 +11,22 @@ if TYPE_CHECKING:
     from llmrun.checkpoint.listing import Row
 
 Where = Annotated[
-    str, typer.Argument(metavar="RUN|DIR", help="Run directory, or one checkpoint's directory.")
+    str,
+    typer.Argument(
+        metavar="RUN|DIR", help="A run's directory, its name below --runs-dir, or a checkpoint's directory."
+    ),
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")]
+RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def list_(where: Where, json: AsJson = False) -> None:
+def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> None:
     """List a run's checkpoints: steps, sizes, val_ppl, whole or damaged."""
     from llmrun.checkpoint.listing import find_checkpoints, row_of
+    from llmrun.run.directory import find_run_or_path
 
-    rows = [row_of(path) for path in find_checkpoints(Path(where))]
+    rows = [row_of(path) for path in find_checkpoints(find_run_or_path(where, runs_dir))]
     if json:
         console.emit_json({"checkpoints": [row.as_json() for row in rows]})
         return
@@ -29,7 +34,7 @@ def list_(where: Where, json: AsJson = False) -> None:
     for row in rows:
         console.out(console.printable(_line(row)))
     console.note(
-        f"{len(rows)} checkpoints; `llmrun checkpoints check` reads every byte"
+        f"{console.counted(len(rows), 'checkpoint')}; `llmrun checkpoints check` reads every byte"
         if rows
         else "no checkpoints yet"
     )
@@ -50,15 +55,17 @@ def _line(row: "Row") -> str:
 def check(
     where: Where,
     step: Annotated[
-        int | None, typer.Argument(metavar="[STEP]", help="Only the checkpoint of this step.")
+        int | None, typer.Argument(metavar="STEP", help="Only the checkpoint of this step.")
     ] = None,
+    runs_dir: RunsDir = "runs",
     json: AsJson = False,
 ) -> None:
     """Check every byte of a run's checkpoints against SHA256SUMS and the manifest."""
     from llmrun.checkpoint.listing import find_checkpoints
     from llmrun.checkpoint.verification import verify_files
+    from llmrun.run.directory import find_run_or_path
 
-    paths = _only(find_checkpoints(Path(where)), step, where)
+    paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
     found = {path: verify_files(path) for path in paths}
     damages = [damage for of_one in found.values() for damage in of_one]
     if json:
@@ -93,19 +100,18 @@ def prune(
     run: Run,
     keep_last: Annotated[int, typer.Option("--keep-last", min=1, help="Newest checkpoints to keep.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    runs_dir: RunsDir = "runs",
     json: AsJson = False,
 ) -> None:
-    """Delete all checkpoints but the newest and the best, after the newest was read and found sound."""
-    from llmrun.checkpoint.errors import CheckpointDamage
-    from llmrun.checkpoint.layout import step_name, steps_in
-    from llmrun.checkpoint.listing import best_step_of, checkpoints_of
-    from llmrun.checkpoint.reader import open_checkpoint
-    from llmrun.checkpoint.retention import prune as prune_checkpoints
+    """Delete all checkpoints but the newest and the best, after the newest was read and found sound.
 
-    directory = checkpoints_of(Path(run))
-    steps = steps_in(directory)
-    best = best_step_of(open_checkpoint(directory / step_name(steps[-1]))) if steps else None
-    pruned = prune_checkpoints(directory, keep_last, best_step=best, dry_run=dry_run)
+    The run must not be under way.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
+    """
+    from llmrun.checkpoint.errors import CheckpointDamage
+    from llmrun.launch.prune import prune_run
+    from llmrun.run.directory import find_run
+
+    pruned = prune_run(find_run(run, runs_dir), keep_last, console.note, dry_run=dry_run)
     if pruned.damages:
         raise CheckpointDamage(pruned.damages)
     if json:

@@ -95,6 +95,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def colours(stream: TextIO) -> bool:
     """Whether `stream` shows colour."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"

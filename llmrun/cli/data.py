@@ -19,7 +19,7 @@ def prepare(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT…",
+            metavar="INPUT",
             help="Text files (.txt, one document each) and directories of them.",
             show_default=False,
         ),
@@ -92,13 +92,13 @@ def check(directory: Directory, as_json: AsJson = False) -> None:
         raise typer.Exit(DamagedError.exit_code)
     if damages:
         raise DamagedError(
-            f"the dataset {directory} is damaged: {_counted(len(damages), 'problem')}",
+            f"the dataset {directory} is damaged: {console.counted(len(damages), 'problem')}",
             caused_by=[f"{damage.file} {damage.says}" for damage in damages],
             hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
         )
     if not as_json:
         n_files = len(files_of(read_manifest(directory)))
-        console.out(f"sound: {directory} ({_counted(n_files, 'file')} checked)")
+        console.out(f"sound: {directory} ({console.counted(n_files, 'file')} checked)")
 
 
 def show(
@@ -144,7 +144,7 @@ def _show_window(
     split = Split(directory, manifest, name, L_ctx, verify=True)
     if window >= split.n_windows:
         raise InputError(
-            f"the split {name} has {_counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
+            f"the split {name} has {console.counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
             f" there is no window {window:,}",
             hints=[f"the last one is `--window {split.n_windows - 1}`"],
         )
@@ -216,7 +216,3 @@ def _quantity(option: str, text: str, least: int = 1) -> int:
     if value < least:
         raise InputError(f"{option} must be at least {least}, not {value:,}")
     return value
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
@@ -96,7 +96,8 @@ def _values(kind: Any, info: ArgumentInfo | OptionInfo) -> list[str]:
     """How the value is written; [] for a flag."""
     if isinstance(info, OptionInfo) and kind is bool:
         return []
-    return [info.metavar or kind.__name__.upper()]
+    more = "..." if get_origin(kind) is list and not isinstance(info, OptionInfo) else ""
+    return [f"{info.metavar or kind.__name__.upper()}{more}"]
 
 
 def reference_markdown() -> str:
@@ -110,8 +111,9 @@ def _section(words: str, command: Command) -> str:
     """One command: usage, help, parameters, exit codes."""
     found = parameters(command)
     needed = [parameter.shown for parameter in found if parameter.required]
-    rest = ["[OPTIONS]"] if len(needed) < len(found) else []
-    usage = " ".join(["llmrun", words, *needed, *rest])
+    optional = [f"[{p.shown}]" for p in found if not p.required and not p.shown.startswith("-")]
+    rest = ["[OPTIONS]"] if len(needed) + len(optional) < len(found) else []
+    usage = " ".join(["llmrun", words, *needed, *optional, *rest])
     says = inspect.getdoc(function_of(command)) or ""
     rows = "".join(map(_row, found))
     return f"## llmrun {words}\n\n```\n{usage}\n```\n\n{says}\n\n{HEADING}{rows}\n{_exits(command)}\n"

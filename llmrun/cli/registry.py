@@ -92,8 +92,8 @@ CHECKPOINTS = Group(
             module="llmrun.cli.checkpoints",
             function="prune",
             says="Delete all checkpoints but the newest and the best, after the newest was read and found sound.",
-            exits=(0, 1, 2),
-            meanings=((1, "damaged: nothing was deleted"),),
+            exits=(0, 1, 2, 3),
+            meanings=((1, "damaged: nothing was deleted"), (3, "the run is under way: its owner is named")),
         ),
     },
 )
@@ -116,7 +116,7 @@ RUNS_GROUP = Group(
         "diff": Command(
             module="llmrun.cli.runs",
             function="diff",
-            says="Show how two runs differ in config, data, code and environment.",
+            says="Show how two runs differ in config, data, code and environment, as they were last trained.",
             exits=(0, 2),
         ),
     },

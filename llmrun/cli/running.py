@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmrun.launch.signals import StopRequest
     from llmrun.launch.starter import Starter
     from llmrun.metrics.jsonl import Row
+    from llmrun.plan.plan import Plan
 
 
 def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
@@ -34,8 +35,7 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
             say_run(f"run: {ready.run.path}")
             close_idle(ready, as_json)
             return
-        for line in plan_in_short(ready.subject.resolved):
-            console.note(line)
+        tell_plan(ready.subject.resolved)
         say_run(f"run: {ready.run.path}")
         console.note(segment_line(ready))
         display = LiveView(ready)
@@ -79,21 +79,30 @@ class LiveView:
         self._display.close()
 
 
-def plan_in_short(resolved: "Resolved") -> list[str]:
+def tell_plan(resolved: "Resolved") -> None:
+    """Say the plan in short, and what `llmrun plan` would warn of."""
+    from llmrun.plan.plan import make_plan, remarks
+
+    plan = make_plan(resolved)
+    for line in plan_in_short(plan):
+        console.note(line)
+    for remark in remarks(plan):
+        console.warn(remark.says, remark.hint)
+
+
+def plan_in_short(plan: "Plan") -> list[str]:
     """The plan in four lines."""
     from llmrun.plan.amounts import show_bytes, show_FLOPs
     from llmrun.plan.batch_diagram import equation
-    from llmrun.plan.plan import make_plan
     from llmrun.plan.summary import describe
 
-    plan = make_plan(resolved)
     batch = plan.batch
     return [
         f"plan: {describe(plan.shape)}",
         f"  {equation(batch)}, added in V = {batch.V:,} lanes",
         (
-            f"  {batch.steps:,} steps of the whole run, {batch.tokens_seen:,} tokens, "
-            f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)}"
+            f"  {console.counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
+            f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)} FLOPs"
         ),
         (
             f"  a checkpoint is {show_bytes(plan.checkpoint.total)}, a rank needs "
@@ -166,7 +175,8 @@ def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
     run, record = prepared.run, ended.record
     lines = [f"{ended.end.why}: step {ended.step:,} of {record.steps:,}"]
     if ended.end.proven_steps:
-        lines.append(f"proven: {ended.end.proven_steps:,} steps equal to what an earlier ledger recorded")
+        proven = console.counted(ended.end.proven_steps, "step")
+        lines.append(f"proven: {proven} equal to what an earlier ledger recorded")
     steps = steps_in(run.checkpoints)
     if steps:
         lines.append(f"newest checkpoint: {run.checkpoints / step_name(steps[-1])}")

@@ -69,26 +69,20 @@ def diff(
     runs_dir: RunsDir = "runs",
     json: Json = False,
 ) -> None:
-    """Show how two runs differ in config, data, code and environment."""
-    from llmrun.provenance.fingerprint import Absent, Fingerprint, compare
+    """Show how two runs differ in config, data, code and environment, as they were last trained.
+
+    What stands under `git` and `operational` cannot change a bit by itself.
+    """
+    from llmrun.run.difference import difference_of
     from llmrun.run.directory import find_run
     from llmrun.run.record import read_record
 
-    records = [read_record(find_run(name, runs_dir).record_file) for name in (a, b)]
-    changes = compare(*(Fingerprint.of_json(record.fingerprint) for record in records))
+    found = [find_run(name, runs_dir) for name in (a, b)]
+    difference = difference_of(*((run, read_record(run.record_file)) for run in found))
     if json:
-        sides = [
-            {
-                "part": change.part,
-                "key": change.key,
-                "a": None if isinstance(change.old, Absent) else change.old,
-                "b": None if isinstance(change.new, Absent) else change.new,
-            }
-            for change in changes
-        ]
-        console.emit_json({"equal": not changes, "changes": sides})
+        console.emit_json(difference.as_json())
         return
-    if not changes:
-        console.out(f"equal fingerprints: {records[0].fingerprint['digest']}")
-    for change in changes:
-        console.out(f"{change.part}: {change}")
+    if difference.equal:
+        console.out(f"equal fingerprints: {difference.digests[0]}")
+    for change in difference.changes:
+        console.out(console.printable(f"{change.part}: {change}"))

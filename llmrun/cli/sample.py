@@ -8,7 +8,9 @@ from llmrun.cli import console
 
 
 def sample(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory or name.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")
+    ],
     prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")] = "",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write at most.")] = 200,
     temperature: Annotated[
@@ -16,13 +18,16 @@ def sample(
     ] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest; 0 from all.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    runs_dir: Annotated[
+        str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
+    ] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Print text that a run's model writes."""
     from llmrun.run.directory import find_run
     from llmrun.sample.generate import Sampling, open_writer
 
-    writer = open_writer(find_run(run))
+    writer = open_writer(find_run(run, runs_dir))
     text = writer.write(prompt, Sampling(seed, tokens, temperature, top_k))
     if as_json:
         console.emit_json({"text": text, "prompt": prompt, "seed": seed, "step": writer.checkpoint.step})

@@ -11,6 +11,9 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="Demand the same length and the same fingerprint too.")
     ] = False,
+    runs_dir: Annotated[
+        str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
+    ] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Prove two runs bitwise equal, or name the first difference.
@@ -20,11 +23,11 @@ def verify(
     """
     from llmrun.cli import console
     from llmrun.errors import EXIT_DIFFERENT
+    from llmrun.run.directory import find_run_or_path
     from llmrun.verify.runs import verify_runs
-    from llmrun.verify.subject import find_subject
     from llmrun.verify.words import lines_of
 
-    verdict = verify_runs(find_subject(a), find_subject(b), strict)
+    verdict = verify_runs(find_run_or_path(a, runs_dir), find_run_or_path(b, runs_dir), strict)
     if as_json:
         console.emit_json(verdict.as_json())
     else:

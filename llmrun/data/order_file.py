@@ -76,12 +76,14 @@ def prepare_order_file(
     """Have a sound order file of `n_entries` entries where `policy` wants one.
 
     An existing file that holds this order is reused after its size and sha256 are checked; any other is
-    written again ("rewritten").  Raises RefusedError where it cannot be written, such as on a full disk.
+    written again ("rewritten").  Where none is wanted, order.json goes, so that no file is read unchecked.
+    Raises RefusedError where it cannot be written, such as on a full disk.
     """
-    if not wanted(policy, n_entries):
-        return "none"
     order = Order(seed, n_windows)
     directory = run_dir / "order"
+    if not wanted(policy, n_entries):
+        disk.remove_file(directory / "order.json")
+        return "none"
     exists = directory.exists()
     if exists and _is_sound(directory, order, n_entries):
         return "reused"
@@ -92,9 +94,10 @@ def prepare_order_file(
     return "rewritten" if exists else "written"
 
 
-def open_order(run_dir: Path | None, seed: int, n_windows: int) -> Entries:
+def open_order(run_dir: Path | None, seed: int, n_windows: int, n_entries: int | None = None) -> Entries:
     """The order as a loader reads it: the file where the run has one of this order, else the function.
 
+    n_entries: a file that holds fewer is not read; None reads a file of any length.
     Checks names, numbers and size, not the sha256: `prepare_order_file` did before the workers started.
     """
     order = Order(seed, n_windows)
@@ -103,6 +106,8 @@ def open_order(run_dir: Path | None, seed: int, n_windows: int) -> Entries:
     directory = run_dir / "order"
     stated = _stated(directory)
     if stated is None or not _is_of(stated, order) or not _has_size(directory, stated):
+        return order
+    if n_entries is not None and stated["entries"] < n_entries:
         return order
     return _map(directory / "order.bin", stated["entries"])
 

@@ -13,10 +13,7 @@ from typing import Any
 
 from llmrun.durable import replace_json
 from llmrun.launch.signals import STOP_SIGNALS
-from llmrun.machine import die_with_parent
-
-AGENT_PID = "LLMRUN_AGENT_PID"
-"""Tells each worker whose child it is, so that it can see whether the agent is gone already."""
+from llmrun.machine import AGENT_PID, die_with_parent
 
 
 def main(arguments: list[str]) -> int:

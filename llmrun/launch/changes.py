@@ -34,7 +34,7 @@ def reference_of(record: RunRecord, step: int) -> Segment:
 
 def fingerprint_of_segment(record: RunRecord, segment: Segment) -> Fingerprint:
     """The fingerprint that a segment ran under."""
-    return Fingerprint({**record.fingerprint["preimages"], **segment.preimages})
+    return Fingerprint(record.preimages_of(segment))
 
 
 def differences_from(old: Fingerprint, old_git: Mapping[str, Any], subject: Subject) -> list[Difference]:

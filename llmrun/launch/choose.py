@@ -7,6 +7,7 @@ from typing import Literal
 from llmrun.checkpoint.contents import Checkpoint
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.layout import step_name, steps_in
+from llmrun.checkpoint.listing import best_step_of
 from llmrun.checkpoint.reader import newest_sound, open_verified
 from llmrun.errors import InputError, RefusedError
 from llmrun.run.directory import RunDirectory
@@ -72,15 +73,15 @@ def passed_over(damages: list[Damage]) -> list[str]:
 
 
 def best(run: RunDirectory, say: Say) -> Checkpoint | None:
-    """The checkpoint of the best val_ppl, as the newest sound one knows it."""
+    """The committed checkpoint of the best val_ppl, as the newest sound one knows it."""
     known = newest(run, say)
-    best_step = None if known is None else known.trainer["best_step"]
+    best_step = None if known is None else best_step_of(known)
     if best_step is None:
         raise InputError(
-            f"{run.name} has no best checkpoint: nothing was evaluated yet",
+            f"{run.name} has no best checkpoint: no best val_ppl was saved yet",
             hints=["`--from STEP`, or without `--from` from the newest sound checkpoint"],
         )
-    return at_step(run, int(best_step))
+    return at_step(run, best_step)
 
 
 def at_step(run: RunDirectory, step: int) -> Checkpoint:

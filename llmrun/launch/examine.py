@@ -89,7 +89,7 @@ def examine(material: Material, runs_dir: Path, starter: Starter, check: Callabl
     environment = worker_environment(os.environ, config.hardware.threads_per_rank)
     packages = PackageQuestion()
     try:
-        probe = starter.probe(config.model_dump(mode="json", by_alias=True), environment, check)
+        probe = starter.probe(config.hardware.device, environment, check)
         git = read_git(Path.cwd(), [runs_dir, material.data_path])
         check()
         snapshot = take_snapshot(git, packages.answer(), probe.environment, probe.recorded, environment)

@@ -1,6 +1,9 @@
 """A new run: everything is checked first, then its directory appears at once, whole."""
 
+import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from llmrun.durable import (
     replace_json,
     replace_text,
 )
-from llmrun.errors import InputError
+from llmrun.errors import InputError, RefusedError
 from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine, find_material
 from llmrun.launch.prepared import (
     Prepared,
@@ -30,9 +33,10 @@ from llmrun.launch.prepared import (
 )
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter
+from llmrun.launch.unwritable import said_as
 from llmrun.launch.wishes import Wishes
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
-from llmrun.run.lock import RunLock, live_owner
+from llmrun.run.lock import RunLock, file_system_time, live_owner
 from llmrun.run.record import RunRecord, now_utc
 
 
@@ -61,41 +65,59 @@ def prepare_fresh(
     name = identity or run_id(config.name, datetime.now().astimezone())
     final = RunDirectory(runs_dir / name)
     refuse_taken(final)
-    sweep_drafts(runs_dir)
-    draft = draft_directory(runs_dir, name)
-    lock = RunLock.acquire(draft.lock_file)
-    try:
-        make_directories(draft.checkpoints)
-        check_space(draft, material.resolved)
-        subject = examine(material, runs_dir, starter, stop.check)
-        record = write_draft(draft, name, subject)
-        stop.check()
-        commit(draft, final)
-    except BaseException:
-        lock.release()
-        DISK.remove_tree(draft.path)
-        raise
+    with said_as(RefusedError, runs_dir):
+        draft = draft_directory(runs_dir, name)
+        with drafting(draft) as lock:
+            sweep_drafts(runs_dir)
+            make_directories(draft.checkpoints)
+            check_space(draft, material.resolved)
+            subject = examine(material, runs_dir, starter, stop.check)
+            record = write_draft(draft, name, subject)
+            stop.check()
+            commit(draft, final)
+        twin = twin_of(final, record, subject)
     for missing in subject.snapshot.missing:
         say(missing)
     segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
-    twin = twin_of(final, record, subject)
     if twin is not None:
         say(f"{twin.name} has the same fingerprint: every step will be compared with it")
     ledger = None if twin is None else twin.ledger_file.resolve()
-    return Prepared(final, lock, record, segment, orders_for(segment, subject, until, None, ledger), subject)
+    return Prepared(final, lock, record, segment, orders_for(segment, subject, until, [], ledger), subject)
+
+
+@contextmanager
+def drafting(draft: RunDirectory) -> Iterator[RunLock]:
+    """The lock of a draft; where what follows fails, it is freed and the draft is removed."""
+    try:
+        lock = RunLock.acquire(draft.lock_file)
+        try:
+            yield lock
+        except BaseException:
+            lock.release()
+            raise
+    except BaseException:
+        # What stays behind is hidden, and swept by a later start; the draft may have its name already.
+        with suppress(OSError):
+            DISK.remove_tree(draft.path)
+        raise
 
 
 def sweep_drafts(runs_dir: Path) -> None:
-    """Remove what launchers left that were killed before their run had a name."""
-    if not runs_dir.is_dir():
-        return
+    """Remove what launchers left that were killed before their run had a name; what resists is left alone.
+
+    Heartbeats of other hosts are judged by the clock that stamps them.
+    """
+    now_s = file_system_time(runs_dir)
     for path in sorted(runs_dir.glob(f"{TEMPORARY_PREFIX}*/run.lock")):
-        if path.stat().st_size and live_owner(path) is None:
-            DISK.remove_tree(path.parent)
+        with suppress(OSError):
+            if path.stat().st_size and live_owner(path, now_s) is None:
+                DISK.remove_tree(path.parent)
 
 
 def refuse_taken(run: RunDirectory) -> None:
-    """The name must be free.  Raises InputError."""
+    """The name must be free.  Raises InputError, RefusedError where a run has it by now."""
+    if run.is_run:
+        raise taken(run)
     if run.path.exists():
         raise InputError(
             f"{run.path} exists and is not a run's directory", hints=["choose another name with `--run ID`"]
@@ -103,14 +125,28 @@ def refuse_taken(run: RunDirectory) -> None:
 
 
 def commit(draft: RunDirectory, final: RunDirectory) -> None:
-    """Give the draft its name.  Raises InputError where another process took it meanwhile."""
+    """Give the draft its name.  Raises RefusedError, OSError."""
     try:
         commit_directory(draft.path, final.path)
+    except FileExistsError as error:
+        raise taken(final) from error
     except OSError as error:
-        raise InputError(
-            f"{final.path} was made by another process meanwhile",
-            hints=[f"`llmrun resume {final.path}` continues that run"],
+        if error.errno == errno.ENOTEMPTY:
+            raise taken(final) from error
+        if draft.path.exists():
+            raise
+        raise RefusedError(
+            f"{final.path} was made, but its name could not be forced to the disk: {error.strerror}",
+            hints=[f"`llmrun resume {final.path}` starts that run"],
         ) from error
+
+
+def taken(run: RunDirectory) -> RefusedError:
+    """Two commands with one `--run ID` at once: the other was first."""
+    return RefusedError(
+        f"{run.path} was made by another process meanwhile",
+        hints=[f"`llmrun resume {run.path}` continues that run"],
+    )
 
 
 def write_draft(draft: RunDirectory, name: str, subject: Subject) -> RunRecord:

@@ -1,8 +1,9 @@
 """A segment that is ready to start, and the other thing that preparing may find: nothing to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmrun.checkpoint.space import peak_count, preflight
 from llmrun.config.resolve import Resolved
@@ -85,6 +86,7 @@ def open_segment(
     allowed: Sequence[str] = (),
     changes: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    edits: Mapping[str, Any] | None = None,
 ) -> Segment:
     """The record of a segment that is about to start."""
     return Segment(
@@ -105,11 +107,12 @@ def open_segment(
         host=host_name(),
         proven_steps=0,
         checkpoint=checkpoint,
+        edits=dict(edits or {}),
     )
 
 
 def orders_for(
-    segment: Segment, subject: Subject, until_step: int, audit_tail: str | None, twin: Path | None
+    segment: Segment, subject: Subject, until_step: int, audit_tails: Sequence[str], twin: Path | None
 ) -> SegmentOrders:
     """What the workers of a segment are told."""
     return SegmentOrders(
@@ -121,7 +124,7 @@ def orders_for(
         fingerprint=segment.fingerprint,
         parts=segment.parts,
         config=subject.resolved.config.model_dump(mode="json", by_alias=True),
-        audit_tail=audit_tail,
+        audit_tails=list(audit_tails),
         twin_ledger=None if twin is None else str(twin),
         data_path=str(subject.material.data_path),
     )

@@ -1,11 +1,10 @@
-"""Asks a process like a worker what it finds: `python -m llmrun.train.probe CONFIG_JSON`."""
+"""Asks a process like a worker what it finds: `python -m llmrun.train.probe DEVICE`."""
 
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from llmrun.errors import RefusedError
 from llmrun.launch.starter import Probe
@@ -16,13 +15,14 @@ TIMEOUT_S = 600
 LAST_LINES = 12
 
 
-def run_probe(config: Mapping[str, Any], environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
+def run_probe(device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
     """Start a probe with a worker's variables and read its answer.
 
+    device: `cpu` or `cuda`, on which the workers would train.
     check: called at every poll; what it raises ends the probe.
     Raises RefusedError where it fails: a worker could not start here either.
     """
-    command = [sys.executable, "-m", PROBE_MODULE, json.dumps(config)]
+    command = [sys.executable, "-m", PROBE_MODULE, device]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             command,

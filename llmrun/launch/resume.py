@@ -6,7 +6,7 @@ Everything is looked at first; the run's files are touched only when nothing is 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrun.config.load import LoadedConfig, load_config
+from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import resolve_for_D
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.launch.changes import (
@@ -19,6 +19,8 @@ from llmrun.launch.changes import (
 from llmrun.launch.choose import Start, choose_start
 from llmrun.launch.examine import Material, Say, Subject, examine, find_material
 from llmrun.launch.fresh import write_order
+from llmrun.launch.going_on import GoingOn, go_on_with_config, go_on_with_segment
+from llmrun.launch.leftover import wait_for_leftovers
 from llmrun.launch.prepared import (
     NothingToDo,
     Prepared,
@@ -29,9 +31,10 @@ from llmrun.launch.prepared import (
     orders_for,
     twin_of,
 )
-from llmrun.launch.rewind import check_ledger, rewind, tail_to_audit
+from llmrun.launch.rewind import check_ledger, rewind, tails_to_audit
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter
+from llmrun.launch.unwritable import said_as
 from llmrun.launch.wishes import Wishes
 from llmrun.ledger.reader import LedgerReader
 from llmrun.provenance.fingerprint import Fingerprint
@@ -60,7 +63,9 @@ def prepare_resume(
     try:
         if lock.taken_over is not None:
             say(lock.taken_over)
-        ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say)
+        with said_as(RefusedError, run.path):
+            wait_for_leftovers(run, say, stop.check)
+            ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say)
     except BaseException:
         lock.release()
         raise
@@ -89,7 +94,12 @@ def _prepare(
         return finished(run, record, record.steps, record.steps)
     start = choose_start(run, wishes.start, say)
     reference = reference_of(record, start.step) if record.segments else None
-    material, overrides = material_of(run, record, reference, wishes, command, say)
+    going_on = (
+        go_on_with_segment(run, record, reference, wishes, say)
+        if command.config is None
+        else go_on_with_config(run, record, wishes, command.config)
+    )
+    material = material_of(record, going_on)
     steps = material.resolved.batch.steps
     last = last_step(steps, wishes.until)
     if start.step >= steps:
@@ -109,10 +119,11 @@ def _prepare(
         checkpoint=start.name,
         allowed=allowed,
         changes=changes,
-        overrides=overrides,
+        overrides=going_on.overrides,
+        edits=going_on.edits,
     )
     rewind(run, start, segment, say)
-    audited = tail_to_audit(run, record, reference, segment)
+    audited = tails_to_audit(run, record, reference, segment)
     write_order(run, material)
     subject.snapshot.write(run.segment_provenance(segment.segment))
     twin = twin_of(run, record, subject)
@@ -159,46 +170,13 @@ def recorded_step(run: RunDirectory, at_least: int) -> int:
         return at_least
 
 
-def material_of(
-    run: RunDirectory,
-    record: RunRecord,
-    reference: Segment | None,
-    wishes: Wishes,
-    command: Command,
-    say: Say,
-) -> tuple[Material, list[str]]:
-    """The config to go on with and its dataset, and the overrides that are in force on config.yaml.
-
-    Overrides of the reference segment hold on: a change allowed once need not be typed again.
-    """
-    overrides = [] if reference is None else list(reference.overrides)
-    if command.config is not None:
-        loaded, overrides = command.config, list(wishes.overrides)
-    else:
-        overrides = merged(overrides, list(wishes.overrides))
-        loaded = load_config(run.config_file, overrides)
-        for line in edits_on_disk(run, record):
-            say(f"config.yaml was edited since the run was made: {line}")
-    material = find_material(loaded, [Path.cwd(), Path(record.working_directory)])
-    D = wishes.D
-    if D is None and command.config is None and record.last is not None:
-        D = record.last.D
-    if D is not None and D != material.resolved.batch.D:
-        material = replace(material, resolved=resolve_for_D(material.resolved, D))
+def material_of(record: RunRecord, going_on: GoingOn) -> Material:
+    """The config to go on with, resolved for its ranks, and its dataset."""
+    material = find_material(going_on.loaded, [Path.cwd(), Path(record.working_directory)])
+    if going_on.D is not None and going_on.D != material.resolved.batch.D:
+        material = replace(material, resolved=resolve_for_D(material.resolved, going_on.D))
     check_devices(material.resolved)
-    return material, overrides
-
-
-def edits_on_disk(run: RunDirectory, record: RunRecord) -> list[str]:
-    """Fields of config.yaml that are not as they were written, as lines."""
-    config = load_config(run.config_file).config
-    return changed_fields(record.config, config.model_dump(mode="json", by_alias=True))
-
-
-def merged(old: list[str], new: list[str]) -> list[str]:
-    """Overrides in force: a new value of a key replaces the old one."""
-    by_key = {override.partition("=")[0].strip(): override for override in [*old, *new]}
-    return list(by_key.values())
+    return material
 
 
 def compare(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.checkpoint.retention import abandon, sweep
-from llmrun.errors import DamagedError, RefusedError
+from llmrun.errors import DamagedError, LlmrunError, RefusedError
 from llmrun.launch.choose import Start
 from llmrun.launch.examine import Say
 from llmrun.ledger.cut import cut_back as cut_ledger
@@ -52,12 +52,13 @@ def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path 
     left = abandon(run.checkpoints, start.step, segment.segment)
     if left:
         steps = ", ".join(str(step) for step in left)
-        say(f"checkpoints of steps {steps} moved aside to checkpoints/abandoned-{segment.segment:03d}")
+        which = f"checkpoint of step {steps}" if len(left) == 1 else f"checkpoints of steps {steps}"
+        say(f"{which} moved aside to checkpoints/abandoned-{segment.segment:03d}")
     cut_metrics(run.metrics_file, start.step)
     if not run.ledger_file.exists():
         return None
     keep = None if start.checkpoint is None else start.step
-    return refusing(lambda: cut_ledger(run.ledger_file, keep, run.ledger_tail(segment.segment)))
+    return refusing(lambda: cut_ledger(run.ledger_file, keep, run.free_ledger_tail(segment.segment)))
 
 
 def refusing(cut: Callable[[], Path | None]) -> Path | None:
@@ -68,28 +69,30 @@ def refusing(cut: Callable[[], Path | None]) -> Path | None:
         raise RefusedError(error.says, where=error.where, hints=error.hints) from error
 
 
-def tail_to_audit(
+def tails_to_audit(
     run: RunDirectory, record: RunRecord, reference: Segment | None, segment: Segment
-) -> str | None:
-    """The file name of the cut tail that the recomputed steps must equal; None where there is none.
+) -> list[str]:
+    """The file names of the cut tails that hold recomputed steps, longest first.
 
-    Of all tails that reach from the start step on, the longest: steps that an earlier resume did not come
-    to recompute are proven by a later one.  A tail counts only where everything recorded since the start
-    step's segment was recorded under this segment's fingerprint.
+    All that reach from the start step on: steps that an earlier resume did not come to recompute are proven
+    by a later one, and a record that a memory error spoiled is told by the others.  A tail counts only where
+    everything recorded since the start step's segment was recorded under this segment's fingerprint.
     """
     first = 0 if reference is None else reference.segment - 1
     if any(earlier.fingerprint != segment.fingerprint for earlier in record.segments[first:]):
-        return None
+        return []
     whole_run = all(earlier.fingerprint == segment.fingerprint for earlier in record.segments)
     numbers = range(1, segment.segment + 1) if whole_run else [segment.segment]
-    tails = [tail for number in numbers if (tail := readable_tail(run.ledger_tail(number))) is not None]
+    paths = [path for number in numbers for path in run.ledger_tails(number)]
+    tails = [tail for path in paths if (tail := sound_tail(path)) is not None]
     useful = [tail for tail in tails if tail.first_step <= segment.from_step + 1 <= tail.last_step]
-    return max(useful, key=lambda tail: tail.last_step).path.name if useful else None
+    return [tail.path.name for tail in sorted(useful, key=lambda tail: tail.last_step, reverse=True)]
 
 
-def readable_tail(path: Path) -> LedgerReader | None:
-    """A tail that was cut off; None where there is none or it is damaged: an audit is a gift, not a need."""
+def sound_tail(path: Path) -> LedgerReader | None:
+    """A tail that was cut off; None where it does not hold: an audit is a gift, and a false alarm is none."""
     try:
-        return LedgerReader(path)
-    except (FileNotFoundError, DamagedError):
+        tail = LedgerReader(path)
+        return tail if tail.verify_chain() is None else None
+    except (OSError, LlmrunError):
         return None

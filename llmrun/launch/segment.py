@@ -1,14 +1,15 @@
 """Runs a prepared segment to its end and writes down how it ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmrun.durable import make_directories
-from llmrun.errors import LlmrunError, PreemptedError
+from llmrun.errors import LlmrunError, PreemptedError, RunFailedError
 from llmrun.launch.first_cause import resume_hint
 from llmrun.launch.prepared import Prepared
 from llmrun.launch.resume import recorded_step
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter, WorkerJob
+from llmrun.launch.unwritable import refused_by_system, said_as
 from llmrun.launch.watch import SegmentEnd, Spectator, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
@@ -44,9 +45,10 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
     """Start the workers, watch them, record the end, release the lock.
 
     Whatever is raised, no process is left and the lock is free.
+    Raises RunFailedError where the run's files cannot be written.
     """
     run, number = prepared.run, prepared.segment.segment
-    with prepared.lock:
+    with prepared.lock, said_as(RunFailedError, run.path, [resume_hint(run)]):
         make_directories(run.segment_logs(number))
         prepared.orders.write(run.orders_file(number))
         record = prepared.record.with_segment(prepared.segment)
@@ -57,5 +59,20 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
         end = watch.until_end()
         record = record.closed(end.why, recorded_step(run, prepared.segment.from_step), end.proven_steps)
         if not prepared.lock.lost:
-            record.write(run.record_file)
+            end = written_down(run, record, end)
         return Ended(record, end)
+
+
+def written_down(run: RunDirectory, record: RunRecord, end: SegmentEnd) -> SegmentEnd:
+    """Write run.json; where that fails, the end says so, after what is worse: the segment's own error.
+
+    What was trained is not lost: the next resume finds a segment without an end, and closes it.
+    """
+    try:
+        record.write(run.record_file)
+    except OSError as error:
+        unwritten = refused_by_system(RunFailedError, run.record_file, error, [resume_hint(run)])
+        if end.why in ("finished", "reached"):
+            return replace(end, error=unwritten)
+        return replace(end, remarks=(*end.remarks, unwritten.says))
+    return end

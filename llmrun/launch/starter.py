@@ -38,6 +38,10 @@ class Workers(Protocol):
         """None while any process lives; then an exit code, which says little: outcomes decide."""
         ...
 
+    def terminate(self) -> None:
+        """SIGTERM to every worker: the same request to save and stop, where no file can be made."""
+        ...
+
     def kill(self) -> None:
         """SIGKILL every process and return when all are gone.  Harmless where they are gone already."""
         ...
@@ -46,11 +50,10 @@ class Workers(Protocol):
 class Starter(Protocol):
     """Looks and starts."""
 
-    def probe(
-        self, config: Mapping[str, Any], environment: Mapping[str, str], check: Callable[[], None]
-    ) -> Probe:
-        """What a worker with this resolved config and these variables would find.
+    def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
+        """What a worker on this device and with these variables would find.
 
+        device: `cpu` or `cuda`.
         check: called several times a second; what it raises ends the probing.
         Raises RefusedError where a worker could not start here.
         """

@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
 
 import psutil
 
@@ -60,6 +60,13 @@ class TorchrunWorkers:
         """The agent's exit code; None while it lives."""
         return self._agent.poll()
 
+    def terminate(self) -> None:
+        """SIGTERM to the workers; neither to the agent, which ignores it, nor to loader workers, which would die."""
+        for process in descendants(self._agent.pid, recursive=False):
+            with suppress(psutil.Error):
+                if WORKER_MODULE in process.cmdline():
+                    process.terminate()
+
     def kill(self) -> None:
         """SIGKILL agent, workers and loader workers.
 
@@ -71,18 +78,16 @@ class TorchrunWorkers:
         below = descendants(self._agent.pid)
         self._agent.kill()
         for process in below:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         self._agent.wait()
         psutil.wait_procs(below, timeout=GONE_WITHIN_S)
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """All processes below `pid`; none where it is gone."""
+def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
+    """All processes below `pid`, or only its children; none where it is gone."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return psutil.Process(pid).children(recursive=recursive)
     except psutil.NoSuchProcess:
         return []
 
@@ -90,11 +95,9 @@ def descendants(pid: int) -> list[psutil.Process]:
 class TorchrunStarter:
     """The starter of every real run."""
 
-    def probe(
-        self, config: Mapping[str, Any], environment: Mapping[str, str], check: Callable[[], None]
-    ) -> Probe:
+    def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
         """See `Starter.probe`."""
-        return run_probe(config, environment, check)
+        return run_probe(device, environment, check)
 
     def start(self, job: WorkerJob) -> TorchrunWorkers:
         """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked."""

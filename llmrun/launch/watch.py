@@ -33,7 +33,7 @@ class SegmentEnd:
 
     why:          as in run.json.
     proven_steps: recomputed steps that were equal to an earlier ledger.
-    error:        what failed; None unless why is `failed`.
+    error:        what failed; where why is `finished` or `reached`, only run.json could not be written.
     remarks:      sentences of the ranks that did not stop the run.
     at_once:      the second stop signal, where one came.
     """
@@ -125,11 +125,17 @@ class Watch:
                 self.spectator.checkpoint(steps[-1])
 
     def _pass_stop_on(self) -> None:
-        """Ask the workers to stop, by a file: they agree on a step boundary among themselves."""
+        """Ask the workers to stop: they agree on a step boundary among themselves.
+
+        By a file; by SIGTERM where none can be made, on a full disk say.
+        """
         if self.stop.first is None or self._asked:
             return
         self._asked = True
-        replace_text(self.run.stop_file(self.segment), f"{self.stop.first.name}\n")
+        try:
+            replace_text(self.run.stop_file(self.segment), f"{self.stop.first.name}\n")
+        except OSError:
+            self.workers.terminate()
         self.spectator.stopping(
             f"{self.stop.first.name}: saving after this step; a second signal stops at once"
         )

@@ -13,20 +13,26 @@ from llmrun.machine import host_facts
 ENVIRONMENT_FORMAT = "llmrun-environment/1"
 
 ALLOWED_PREFIXES = (
-    "ATEN_", "CUBLAS_", "CUDA_", "CUDNN_", "GLOO_", "KMP_", "MKL_", "NCCL_", "NVIDIA_TF32_", "OMP_",
-    "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "TRITON_", "UCX_",
+    "ATEN_", "CUBLAS_", "CUBLASLT_", "CUDA_", "CUDNN_", "DNNL_", "GLOO_", "KMP_", "MKL_", "NCCL_", "NVIDIA_TF32_",
+    "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "TRITON_", "UCX_",
 )  # fmt: skip
 
 ALLOWED_NAMES = (
-    "LC_ALL", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_CONF", "NVIDIA_VISIBLE_DEVICES", "PYTHONHASHSEED",
+    "DISABLE_ADDMM_CUDA_LT", "GLIBC_TUNABLES", "LC_ALL", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_CONF", "NVIDIA_VISIBLE_DEVICES", "PYTHONHASHSEED",
     "PYTHONOPTIMIZE", "SLURM_CLUSTER_NAME", "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_JOB_NODELIST",
     "SLURM_JOB_NUM_NODES", "SLURM_JOB_PARTITION", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_RESTART_COUNT",
     "PBS_JOBID", "LSB_JOBID", "TOKENIZERS_PARALLELISM", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER",
 )  # fmt: skip
 
-SECRET = re.compile(r"TOKEN|SECRET|PASS|CREDENTIAL|APIKEY|API_KEY|ACCESS_KEY|PRIVATE|JWT|AUTH", re.IGNORECASE)
+SECRET = re.compile(
+    r"TOKEN|SECRET|PASS|PWD|CREDENTIAL|KEY|PRIVATE|JWT|AUTH|COOKIE|SIGNATURE|BEARER|(^|_)PAT($|_)",
+    re.IGNORECASE,
+)
 NOT_SECRET = ("TOKENIZERS_PARALLELISM",)
-CREDENTIALS_IN_URL = re.compile(r"://[^/\s@]+@")
+SECRET_VALUE = re.compile(
+    r"://[^/\s@]+@"  # credentials in an address
+    r"|(?<![A-Za-z0-9])(gh[pousr]_|github_pat_|glpat-|sk-|AKIA)[A-Za-z0-9_-]{8}"  # keys that say what they are
+)
 
 
 def variables_kept(environment: Mapping[str, str]) -> dict[str, str]:
@@ -41,8 +47,8 @@ def is_kept(name: str, value: str) -> bool:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable speaks of a secret by its name, or holds an address with credentials."""
-    return bool((name not in NOT_SECRET and SECRET.search(name)) or CREDENTIALS_IN_URL.search(value))
+    """Whether a variable speaks of a secret by its name, or holds a known kind of key or credentials in an address."""
+    return bool((name not in NOT_SECRET and SECRET.search(name)) or SECRET_VALUE.search(value))
 
 
 def environment_document(

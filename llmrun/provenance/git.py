@@ -198,6 +198,8 @@ def without_credentials(url: str) -> str:
     `https://alice:s3cret@host/r.git?token=x` -> `https://host/r.git`; `git@host:r.git` stays.
     An address in a form that we do not know is withheld.
     """
+    if re.match(r"\s*[\w.+-]+::", url):
+        return "(withheld: a transport helper)"
     if "://" in url:
         try:
             parts = urlsplit(url)
@@ -206,10 +208,10 @@ def without_credentials(url: str) -> str:
         except ValueError:
             return "(withheld: not a well-formed address)"
         user = f"{parts.username}@" if parts.username and parts.scheme in ("ssh", "git+ssh") else ""
+        if not parts.scheme:
+            return "(withheld: not a well-formed address)"
         host = f"[{host}]" if ":" in host else host
         return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
-    if "::" in url:
-        return "(withheld: a transport helper)"
     scp_like = re.fullmatch(r"(?:([^@/:]+)(?::[^@/]*)?@)?([^@/:]+):(.*)", url)
     if scp_like:
         user, host, path = scp_like.groups()

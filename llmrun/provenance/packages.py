@@ -69,7 +69,7 @@ def from_metadata() -> Packages:
 def without_secrets(line: str) -> str:
     """A line of `pip freeze` whose address (`name @ https://…`, `-e git+https://…`) has no credentials.
 
-    The commit that stands behind the address's last `@` and the `#egg=` name are kept.
+    The commit that stands behind the address's last `@` is kept; of a fragment, `egg` and `subdirectory`.
     """
     head, found, rest = line.rpartition(" ")
     if "://" not in rest:
@@ -78,6 +78,5 @@ def without_secrets(line: str) -> str:
     address, _, fragment = address.partition("#")
     host, slash, path = address.partition("/")
     clean = without_credentials(f"{scheme}://{host}{slash}{path}")
-    return f"{head}{found}{clean}" + (
-        f"#{fragment}" if fragment.startswith(("egg=", "subdirectory=")) else ""
-    )
+    kept = "&".join(part for part in fragment.split("&") if part.startswith(("egg=", "subdirectory=")))
+    return f"{head}{found}{clean}" + (f"#{kept}" if kept else "")

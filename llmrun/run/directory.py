@@ -1,6 +1,7 @@
 """The layout of a run's directory.  Nothing in it depends on its own path: it may be copied or moved."""
 
 import difflib
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -57,9 +58,24 @@ class RunDirectory:
         """Digests of single tensors, every 100th step."""
         return self.path / "ledger-tensors"
 
-    def ledger_tail(self, segment: int) -> Path:
-        """The part of the ledger that was cut off when `segment` started."""
-        return self.path / f"ledger-tail-{segment:03d}.bin"
+    def ledger_tail(self, segment: int, count: int = 1) -> Path:
+        """The part of the ledger that was cut off when `segment` started.
+
+        count: 2, 3, … for the starts that came after one that was killed before run.json knew of it.
+        """
+        again = f".{count}" if count > 1 else ""
+        return self.path / f"ledger-tail-{segment:03d}{again}.bin"
+
+    def free_ledger_tail(self, segment: int) -> Path:
+        """The first name for a tail of `segment` that no file has."""
+        return next(
+            path for count in itertools.count(1) if not (path := self.ledger_tail(segment, count)).exists()
+        )
+
+    def ledger_tails(self, segment: int) -> list[Path]:
+        """All tails of `segment` that are there."""
+        paths = (self.ledger_tail(segment, count) for count in itertools.count(1))
+        return list(itertools.takewhile(Path.exists, paths))
 
     @property
     def order(self) -> Path:
@@ -179,6 +195,17 @@ def find_run(name_or_path: str, runs_dir: str | Path = "runs") -> RunDirectory:
     raise InputError(f"there is no run {name_or_path}", hints=near_runs(path.name, runs_dir))
 
 
+def find_run_or_path(given: str, runs_dir: str | Path = "runs") -> Path:
+    """A run by its path or by its name below `runs_dir`, or else any path that is there.
+
+    Raises InputError with the nearest names.
+    """
+    path, named = Path(given), Path(runs_dir) / given
+    if path.exists() and (RunDirectory(path).is_run or not RunDirectory(named).is_run):
+        return path
+    return find_run(given, runs_dir).path
+
+
 def near_runs(name: str, runs_dir: str | Path) -> list[str]:
     """What to say to someone who looks for a run that is not there."""
     names = [run.path.name for run in runs_below(Path(runs_dir))]
@@ -188,4 +215,5 @@ def near_runs(name: str, runs_dir: str | Path) -> list[str]:
     near = beginning[-3:] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return [f"did you mean {' or '.join(near)}"]
-    return [f"`llmrun runs list --runs-dir {runs_dir}` shows the {len(names)} runs below {runs_dir}"]
+    runs = "run" if len(names) == 1 else "runs"
+    return [f"`llmrun runs list --runs-dir {runs_dir}` shows the {len(names)} {runs} below {runs_dir}"]

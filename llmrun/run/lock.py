@@ -94,12 +94,15 @@ def why_dead(owner: Owner, heartbeat_age_s: float, stale_after_s: float = STALE_
     return None
 
 
-def live_owner(path: Path) -> Owner | None:
-    """Who trains the run now, for display; None where nobody does."""
+def live_owner(path: Path, now_s: float | None = None) -> Owner | None:
+    """Who trains the run now; None where nobody does.
+
+    now_s: by the clock that stamps the file (`file_system_time`); for display that of this host will do.
+    """
     try:
         with path.open("rb") as file:
             owner = _parse(file.read())
-            age_s = time.time() - os.fstat(file.fileno()).st_mtime
+            age_s = (time.time() if now_s is None else now_s) - os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
     return owner if owner is not None and why_dead(owner, age_s) is None else None
@@ -130,13 +133,16 @@ class RunLock:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise RefusedError(f"{path} cannot be written: {error.strerror}") from error
+            raise _cannot_write(path, error) from error
         try:
             with guarded(descriptor):
                 previous = _parse(os.pread(descriptor, 65536, 0))
                 taken_over = _judge(path, descriptor, previous, stale_after_s)
                 owner = this_process()
                 _write(descriptor, json.dumps({"format": LOCK_FORMAT, **asdict(owner)}, indent=2).encode())
+        except OSError as error:
+            os.close(descriptor)
+            raise _cannot_write(path, error) from error
         except BaseException:
             os.close(descriptor)
             raise
@@ -229,10 +235,18 @@ def file_system_time(directory: Path) -> float:
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """Replace the file's content in place: its inode is what flock holds."""
-    os.ftruncate(descriptor, 0)
-    written = os.pwrite(descriptor, content, 0)
-    assert written == len(content)
+    """Replace the file's content in place: its inode is what flock holds.  Raises OSError.
+
+    Cut afterwards: room that the file has already needs no free space.
+    """
+    done = 0
+    while done < len(content):
+        done += os.pwrite(descriptor, content[done:], done)
+    os.ftruncate(descriptor, len(content))
+
+
+def _cannot_write(path: Path, error: OSError) -> RefusedError:
+    return RefusedError(f"{path} cannot be written: {error.strerror}")
 
 
 def _parse(content: bytes) -> Owner | None:

@@ -7,14 +7,16 @@ Outcomes decide how a segment ended, never the exit code of a process: gloo may 
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from llmrun.durable import replace_json
+from llmrun.durable import replace_json, replace_reserved, reserve
 
 ORDERS_FORMAT = "llmrun-orders/1"
 OUTCOME_FORMAT = "llmrun-outcome/1"
+OUTCOME_BYTES = 16 * 1024
 
 OutcomeKind = Literal["finished", "reached", "preempted", "failed"]
 
@@ -38,8 +40,8 @@ class SegmentOrders:
     fingerprint:  sha256 over `parts`, in hex.
     parts:        digest of each part of the fingerprint: config, data, code, environment.
     config:       the full resolved config of this segment, dumped by alias.
-    audit_tail:   file name in the run directory of the ledger tail cut off at this start, with which the
-                  recomputed steps are compared; None where there is none or a change was allowed.
+    audit_tails:  file names in the run directory of the ledger tails that hold recomputed steps, longest
+                  first; a step is proven by any that agrees.  Empty where a change was allowed.
     twin_ledger:  path of the ledger of an earlier run of the same fingerprint; None where there is none.
     data_path:    the dataset's directory, absolute.
     """
@@ -52,7 +54,7 @@ class SegmentOrders:
     fingerprint: str
     parts: dict[str, str]
     config: dict[str, Any]
-    audit_tail: str | None
+    audit_tails: list[str]
     twin_ledger: str | None
     data_path: str
 
@@ -64,6 +66,25 @@ class SegmentOrders:
     def read(cls, path: Path) -> Self:
         """The orders in a file that `write` wrote."""
         return cls(**fields_of(cls, path, ORDERS_FORMAT))
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """What a segment ran with, for those who come after it: `config` and `data_path` of its orders."""
+
+    config: dict[str, Any]
+    data_path: str
+
+
+def settings_of_segment(path: Path) -> SegmentSettings | None:
+    """The settings in a segment's orders; None where the file is gone or damaged: logs are the user's to delete."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != ORDERS_FORMAT:
+            return None
+        return SegmentSettings(dict(document["config"]), str(document["data_path"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,14 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write the outcome durably: whoever sees the file sees all of it."""
-        replace_json(path, {"format": OUTCOME_FORMAT, **asdict(self)})
+        document = {"format": OUTCOME_FORMAT, **asdict(self)}
+        replace_reserved(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @staticmethod
+    def reserve(path: Path) -> None:
+        """Keep room for the outcome, which on a full disk has to say that it is full."""
+        with suppress(OSError):
+            reserve(path, OUTCOME_BYTES)
 
     @classmethod
     def read(cls, path: Path) -> Self:

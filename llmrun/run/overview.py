@@ -69,7 +69,8 @@ def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Itera
     for part, digest in record.fingerprint["parts"].items():
         yield f"  {part:<12} {digest[:16]}"
     commit = record.git["commit"]
-    yield f"git commit {commit or 'none'}, {len(record.git['dirty'])} files with uncommitted changes"
+    dirty = len(record.git["dirty"])
+    yield f"git commit {commit or 'none'}, {dirty} {'file' if dirty == 1 else 'files'} with uncommitted changes"
     for segment in record.segments:
         yield from segment_lines(segment)
 
@@ -77,7 +78,8 @@ def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Itera
 def segment_lines(segment: Segment) -> Iterator[str]:
     """One segment of the page."""
     to = "…" if segment.to_step is None else f"{segment.to_step:,}"
-    proven = f", {segment.proven_steps:,} steps proven" if segment.proven_steps else ""
+    steps = "step" if segment.proven_steps == 1 else "steps"
+    proven = f", {segment.proven_steps:,} {steps} proven" if segment.proven_steps else ""
     yield (
         f"segment {segment.segment}: steps {segment.from_step:,} to {to} on D = {segment.D} "
         f"({segment.host}), {segment.why or 'running'}{proven}"

@@ -6,7 +6,7 @@ allowed to differ carries its own.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -40,6 +40,7 @@ class Segment:
     host:           where it ran.
     proven_steps:   recomputed steps that were equal to an earlier ledger.
     checkpoint:     name of the checkpoint it started from.
+    edits:          fields of config.yaml that were not as the run had written them, dotted key -> value.
     """
 
     segment: int
@@ -59,6 +60,7 @@ class Segment:
     host: str
     proven_steps: int
     checkpoint: str | None
+    edits: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class RunRecord:
     def last(self) -> Segment | None:
         """The newest segment."""
         return self.segments[-1] if self.segments else None
+
+    def preimages_of(self, segment: Segment | None) -> dict[str, Any]:
+        """The preimages of the fingerprint that a segment ran under; None: of the run itself."""
+        own: dict[str, Any] = self.fingerprint["preimages"]
+        return own if segment is None else {**own, **segment.preimages}
 
     def with_segment(self, segment: Segment) -> Self:
         """The record after `segment` has started."""
@@ -138,5 +145,10 @@ DAMAGED_HINT = "restore run.json from a copy; checkpoints of the run are not aff
 
 def _read(cls: type[Kind], document: dict[str, Any]) -> Kind:
     """A dataclass from its JSON object; keys of later versions are passed over."""
-    names = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
-    return cls(**{name: document[name] for name in names})
+    return cls(
+        **{
+            entry.name: document[entry.name]
+            for entry in fields(cls)  # type: ignore[arg-type]
+            if entry.name in document or entry.default_factory is MISSING
+        }
+    )

@@ -1,5 +1,6 @@
 """Text from a checkpoint's weights (torch).  The same seed draws the same tokens on the same machine."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,15 +8,17 @@ import torch
 from torch import nn
 
 from llmrun.checkpoint.reader import Checkpoint, newest_sound
-from llmrun.config.load import load_config
 from llmrun.config.resolve import Resolved, resolved_of
-from llmrun.data.manifest import read_manifest
+from llmrun.config.schema import Config
+from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import InputError, RefusedError
 from llmrun.model.generators import cpu_generator
 from llmrun.model.initialise import build
 from llmrun.model.transformer import Transformer
 from llmrun.run.directory import RunDirectory
+from llmrun.run.record import RunRecord, read_record
+from llmrun.run.settings import config_in_force, dataset_places
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ def open_writer(run: RunDirectory) -> Writer:
         raise InputError(
             f"{run.name} has no checkpoint yet", hints=[f"train it first: `llmrun resume {run.path}`"]
         )
-    config = load_config(run.config_file).config
+    record = read_record(run.record_file)
+    config = Config.model_validate_json(json.dumps(config_in_force(run, record)))
     resolved = resolved_of(config, 1)
-    directory = Path(config.data.path or "")
-    manifest = read_manifest(directory)
+    directory, manifest = find_dataset(run, record)
     return Writer(
         model=loaded_model(resolved, checkpoint),
         tokenizer=load_tokenizer(directory, manifest),
@@ -87,6 +90,28 @@ def open_writer(run: RunDirectory) -> Writer:
         resolved=resolved,
         checkpoint=checkpoint,
     )
+
+
+def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, Manifest]:
+    """The dataset that a run was last trained on, for its tokenizer.
+
+    Raises InputError where it has moved, or another one with another tokenizer lies in its place.
+    """
+    places = list(dict.fromkeys(path.resolve() for path in dataset_places(run, record)))
+    directory = next((path for path in places if path.is_dir()), None)
+    if directory is None:
+        raise InputError(
+            f"the dataset of {run.name} is gone: its tokenizer is needed to read and write text",
+            caused_by=[f"there is no {path}" for path in places],
+            hints=[f"put the dataset, or a link to it, at {places[0]}"],
+        )
+    manifest = read_manifest(directory)
+    if manifest.tokenizer.sha256 != record.preimages_of(record.last)["data"]["tokenizer"]:
+        raise InputError(
+            f"the dataset at {directory} has another tokenizer than {run.name} was trained with",
+            hints=["put the run's own dataset back in its place"],
+        )
+    return directory, manifest
 
 
 def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> Transformer:

@@ -65,7 +65,10 @@ class Evaluator:
 
 @dataclass
 class Evaluations:
-    """The last and the best validation perplexity; non-finite ones do not count."""
+    """The last and the best validation perplexity; non-finite ones do not count.
+
+    best_saved_step: step of the best one whose checkpoint was committed: the disk may have been full since.
+    """
 
     val_ppl: float | None = None
     val_step: int | None = None
@@ -76,8 +79,11 @@ class Evaluations:
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> "Evaluations":
         """Those that a checkpoint's trainer.json knows."""
-        best_step = trainer["best_step"]
-        return cls(best_val_ppl=trainer["best_val_ppl"], best_step=best_step, best_saved_step=best_step)
+        return cls(
+            best_val_ppl=trainer["best_val_ppl"],
+            best_step=trainer["best_step"],
+            best_saved_step=trainer.get("best_saved_step"),
+        )
 
     def add(self, val_ppl: float, step: int) -> bool:
         """Take one in; returns whether it is the best so far."""
@@ -95,9 +101,13 @@ class Evaluations:
             self.best_saved_step = step
 
     def as_json(self, step: int) -> dict[str, Any]:
-        """For trainer.json; val_ppl is that of this very step, null where it was not evaluated."""
+        """For trainer.json of `step`: val_ppl is null where that step was not evaluated.
+
+        The checkpoint being written counts as saved: who reads this found it committed.
+        """
         return {
             "val_ppl": self.val_ppl if self.val_step == step else None,
             "best_val_ppl": self.best_val_ppl,
             "best_step": self.best_step,
+            "best_saved_step": step if step == self.best_step else self.best_saved_step,
         }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llmrun.config.batch import Batch
 from llmrun.data.order_file import Entries
@@ -23,6 +23,7 @@ from llmrun.errors import LlmrunError, error_of
 from llmrun.lanes import lanes_of_rank
 from llmrun.machine import die_with_parent
 from llmrun.streams import seed_of, stream_key
+from llmrun.train.stopping import STOP_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class MicroBatches(Dataset[tuple[int, int, Any]]):
             return step, number, error.as_json()
 
 
-class Schedule(IterableDataset[tuple[int, int]]):
+class MicroBatchOrder(Sampler[tuple[int, int]]):
     """The (step index, number) pairs that a rank needs, in order."""
 
     def __init__(self, batch: Batch, rank: int, steps: range) -> None:
@@ -89,7 +90,7 @@ class Loader:
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=Schedule(batch, rank, steps),
+            sampler=MicroBatchOrder(batch, rank, steps),
             num_workers=num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,
@@ -122,11 +123,13 @@ class _WorkerStart:
     parent: int
 
     def __call__(self, worker: int) -> None:
-        """End with the rank, leave signals to it, and own seeded generators."""
+        """End with the rank, leave signals to it, and own seeded generators.
+
+        A batch system may signal every process of a job: the rank still needs its data to reach the save.
+        """
         die_with_parent(self.parent)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         key = stream_key(self.seed, "worker", self.rank, worker)
         random.seed(seed_of(key))
         np.random.seed(seed_of(key, n_bytes=4))  # noqa: NPY002

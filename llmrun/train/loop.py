@@ -1,14 +1,17 @@
 """The training loop: step, record, evaluate, save, stop; reads top to bottom."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from llmrun.checkpoint.errors import DISK_FULL, CheckpointWriteError, write_error
+from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.retention import prune
+from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.checkpoint.space import check_room
-from llmrun.checkpoint.writer import CheckpointWriteError, commit, save_rank
+from llmrun.checkpoint.writer import commit, discard, save_rank
 from llmrun.ledger.digest import Digester
 from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers, sum_columns
@@ -26,6 +29,8 @@ from llmrun.train.stopping import StopRequest
 
 COMMIT_TIMEOUT_S = 600.0
 _SECONDS_PER_MINUTE = 60.0
+_DONE, _FAILED = 0, -1
+"""How a rank's part of a save went, as an integer for all; a number of the system above 0 says why it failed."""
 
 
 class Loop:
@@ -122,33 +127,60 @@ class Loop:
             self.recorder.sync()
             chain, smooth = self.recorder.ledger.chain, self.recorder.smooth.state()
         snapshot = snapshot_of(state, self.orders, chain, self.evaluations, smooth)
-        failure = None
-        try:
-            check_room(directory, snapshot.nbytes)
-            save_rank(directory, snapshot, state.rank, state.D)
-            if state.rank == 0:
-                self.progress.checkpoint = commit(directory, snapshot, state.D, COMMIT_TIMEOUT_S).name
-        except CheckpointWriteError as error:
-            failure = error
+        failed = self._together(lambda: self._write_part(snapshot))
+        if failed is None:
+            failed = self._together(lambda: self._commit(snapshot))
+        elif state.rank == 0:
+            discard(directory, snapshot)
         self._saved_at_s = time.monotonic()
-        if self._is_saved(failure, must_save=is_stopping or state.step == self.orders.until_step):
+        if failed is None:
             self.evaluations.note_saved(state.step)
             if state.rank == 0:
                 self._prune()
-
-    def _is_saved(self, failure: CheckpointWriteError | None, *, must_save: bool) -> bool:
-        """Whether every rank could save; where not, all ranks alike go on or raise."""
-        state = self.state
-        mine = 0 if failure is None else 2 - failure.disk_full
-        worst = max(row[0] for row in gather_integers([mine], state.D, state.device))
-        if worst == 0:
-            return True
+            return
         may_continue = state.resolved.config.checkpoint.on_disk_full == "continue"
-        if worst == 1 and may_continue and not must_save:
-            if failure is not None:
-                self.progress.remarks.append(f"no checkpoint at step {state.step}: {failure.says}")
-            return False
-        raise failure or CheckpointWriteError(f"another rank could not save step {state.step}")
+        must_save = is_stopping or state.step == self.orders.until_step
+        if must_save or not (failed.disk_full and may_continue):
+            raise failed
+        if state.rank == 0:
+            self.progress.remarks.append(f"no checkpoint at step {state.step}: {failed.says}")
+
+    def _write_part(self, snapshot: Snapshot) -> None:
+        """This rank's part; rank 0 first looks whether the whole checkpoint would fit."""
+        state, directory = self.state, self.run_directory.checkpoints
+        if state.rank == 0:
+            check_room(directory, snapshot.nbytes * state.D)
+        save_rank(directory, snapshot, state.rank, state.D)
+
+    def _commit(self, snapshot: Snapshot) -> None:
+        """Rank 0 makes the checkpoint: all parts are there, a network file system may only show them late."""
+        if self.state.rank == 0:
+            directory = self.run_directory.checkpoints
+            self.progress.checkpoint = commit(directory, snapshot, self.state.D, COMMIT_TIMEOUT_S).name
+
+    def _together(self, work: Callable[[], None]) -> CheckpointWriteError | None:
+        """Every rank does its work; then all know whether all could, and if not, why the same rank could not.
+
+        A collective.  A full disk goes before any other failure, of which it may be the cause.
+        """
+        state, code = self.state, _DONE
+        own: CheckpointWriteError | None = None
+        try:
+            work()
+        except CheckpointWriteError as error:
+            own, code = error, _FAILED if error.errno is None else error.errno
+        codes = [row[0] for row in gather_integers([code], state.D, state.device)]
+        failed = [rank for rank, found in enumerate(codes) if found != _DONE]
+        if not failed:
+            return None
+        rank = next((rank for rank in failed if codes[rank] in DISK_FULL), failed[0])
+        if rank == state.rank:
+            return own
+        if codes[rank] == _FAILED:
+            return CheckpointWriteError(
+                f"rank {rank} could not save {step_name(state.step)}: its log says why"
+            )
+        return write_error(step_name(state.step), OSError(codes[rank], ""), rank)
 
     def _prune(self) -> None:
         """Delete what retention does not keep, after the newest was verified."""

@@ -1,6 +1,7 @@
 """What rank 0 writes down of every step: ledger, audit, metrics."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from llmrun import __version__
@@ -26,6 +27,8 @@ PRODUCER = f"llmrun {__version__}"
 class Recorder:
     """Appends each step to the ledger and the metrics, and compares it with what was recorded earlier.
 
+    tails:           cut off this run's ledger: one of those that hold a step must agree with it.
+    twin:            the ledger of an earlier run of the same fingerprint.
     bytes_per_token: of the training text.
     """
 
@@ -36,7 +39,7 @@ class Recorder:
         layout: FlatLayout,
         sinks: Sinks,
         throughput: Throughput,
-        tail: Audit | None,
+        tails: Sequence[Audit],
         twin: Audit | None,
         progress: Progress,
         bytes_per_token: float,
@@ -44,7 +47,7 @@ class Recorder:
         self.ledger = ledger
         self.smooth = MovingAverage()
         self._run, self._layout, self._sinks, self._throughput = run, layout, sinks, throughput
-        self._tail, self._twin, self._progress = tail, twin, progress
+        self._tails, self._twin, self._progress = list(tails), twin, progress
         self._bytes_per_token = bytes_per_token
 
     def initial(self, weight_digests: list[int]) -> None:
@@ -113,23 +116,36 @@ class Recorder:
         self._sinks.close()
 
     def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
-        """Hold the record against the cut tail (a difference stops the run) and an earlier twin (it warns)."""
-        if self._tail is not None:
-            found = self._tail.check(record)
-            self._progress.proven_steps = self._tail.proven_steps
-            if found is not None:
-                write_tensors(self._run.ledger_tensors, record.step, tensors)
-                raise RunFailedError(
-                    f"step {record.step} was recomputed and differs from what this run recorded before:"
-                    f" {found.quantity}",
-                    caused_by=[
-                        "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
-                    ],
-                    hints=["resume on other hardware; the earlier record is kept beside the ledger"],
-                )
+        """Hold the record against the cut tails (a difference stops the run) and an earlier twin (it warns)."""
+        self._prove(record, tensors)
         if self._twin is not None and (found := self._twin.check(record)) is not None:
             write_tensors(self._run.ledger_tensors, record.step, tensors)
             self._progress.remarks.append(
                 f"step {record.step} differs from an earlier run of the same fingerprint: {found.quantity}"
             )
             self._twin = None
+
+    def _prove(self, record: Record, tensors: dict[str, Any]) -> None:
+        """A tail that agrees proves the step, and the others are wrong; raises where none of several agrees.
+
+        So a record that a memory error spoiled stops a run once, and the recomputation outvotes it.
+        """
+        found = [(tail, tail.check(record)) for tail in self._tails if record.step in tail.earlier.steps]
+        wrong = [(tail, difference) for tail, difference in found if difference is not None]
+        if found and len(wrong) == len(found):
+            write_tensors(self._run.ledger_tensors, record.step, tensors)
+            raise RunFailedError(
+                f"step {record.step} was recomputed and differs from what this run recorded before:"
+                f" {wrong[0][1].quantity}",
+                caused_by=[
+                    "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
+                ],
+                hints=["resume on other hardware; the earlier record is kept beside the ledger"],
+            )
+        self._progress.proven_steps += bool(found) and record.step > 0
+        for tail, difference in wrong:
+            self._tails.remove(tail)
+            self._progress.remarks.append(
+                f"{tail.earlier.path.name} is wrong from step {record.step} on ({difference.quantity}):"
+                " another record of the step agrees with this one"
+            )

@@ -14,6 +14,7 @@ from llmrun.config.schema import Config
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.order_file import open_order
 from llmrun.data.windows import Split
+from llmrun.errors import LlmrunError
 from llmrun.ledger.audit import Audit
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.reader import LedgerReader
@@ -54,9 +55,11 @@ def run_segment(
     manifest = read_manifest(Path(orders.data_path))
     train, evaluator = _splits(orders, resolved, manifest)
     steps = range(orders.from_step, orders.until_step)
-    order = open_order(run.path, config.seed, train.n_windows)
-    batches = MicroBatches(train, order, resolved.batch)
-    loader = Loader(batches, resolved.batch, rank, steps, config.seed, config.data.num_workers)
+    batch = resolved.batch
+    n_entries = batch.steps * batch.M * batch.sequences
+    order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
+    batches = MicroBatches(train, order, batch)
+    loader = Loader(batches, batch, rank, steps, config.seed, config.data.num_workers)
     device = device_of(config.hardware.device, local_rank())
     with process_group(orders.D, rank, device):
         state = initial_state(resolved, rank, device, train.n_windows)
@@ -103,8 +106,8 @@ def _recorder(
         at_step = None if orders.checkpoint is None else orders.from_step
         ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
     throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config))
-    tail = None if orders.audit_tail is None else Audit(LedgerReader(run.path / orders.audit_tail))
-    twin = None if orders.twin_ledger is None else Audit(LedgerReader(Path(orders.twin_ledger)))
+    tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
+    twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
     sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
     return Recorder(
         run,
@@ -112,11 +115,21 @@ def _recorder(
         state.layout,
         sinks,
         throughput,
-        tail,
+        [tail for tail in tails if tail is not None],
         twin,
         progress,
         manifest.splits["train"].bytes_per_token,
     )
+
+
+def audit_of(path: Path, progress: Progress) -> Audit | None:
+    """An earlier ledger to compare with; None, and a remark, where it is gone or damaged: it is a gift."""
+    try:
+        return Audit(LedgerReader(path))
+    except (OSError, LlmrunError) as error:
+        says = error.says if isinstance(error, LlmrunError) else error.strerror
+        progress.remarks.append(f"nothing was compared with {path}: {says}")
+        return None
 
 
 def _peak_flops(config: Config) -> float | None:

@@ -9,24 +9,26 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, RefusedError, RunFailedError
-from llmrun.machine import die_with_parent
+from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, RunFailedError
+from llmrun.machine import AGENT_PID, die_with_parent
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
 
 
 def main() -> NoReturn:
     """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
-    die_with_parent(int(os.environ.get("LLMRUN_AGENT_PID") or os.getppid()))
+    die_with_parent(int(os.environ.get(AGENT_PID) or os.getppid()))
     run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
     _log_to(run.rank_log(segment, rank))
     outcome, code = work(run, segment, rank)
     outcome.write(run.outcome_file(segment, rank))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -45,6 +47,7 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
     from llmrun.train.progress import Progress
     from llmrun.train.stopping import StopRequest
 
+    Outcome.reserve(run.outcome_file(segment, rank))
     stop = StopRequest(run.stop_file(segment))
     stop.listen()
     orders = SegmentOrders.read(run.orders_file(segment))
@@ -54,7 +57,9 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
 
         return progress.outcome(run_segment(run, orders, stop, progress)), 0
     except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
-        traceback.print_exc()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a lost loader worker
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
         known = as_known(error)
         lost_peer = isinstance(known, PeerLostError)
         return progress.outcome("failed", known, consequence=lost_peer), known.exit_code
@@ -64,34 +69,53 @@ class PeerLostError(RunFailedError):
     """Another rank went away: a consequence, never the first cause."""
 
 
+GLOO_TIME_OUTS = ("Timed out waiting", "timeout caused pair closure")
+"""What gloo says where a peer lives and does not answer; the second is every later operation."""
+
+LOADER_WORKER_LOST = "DataLoader worker (pid"
+"""`… is killed by signal`, `… exited unexpectedly`; an error raised in a worker names no PID.
+
+Where torch sees the pipe break before it sees the worker dead it lets EOFError or ConnectionError through.
+"""
+
+
 def as_known(error: Exception) -> LlmrunError:
     """`error` as one of the error tree: out of memory, full disk, lost peer; anything else is a bug."""
     import torch
     import torch.distributed as dist
+
+    from llmrun.train.group import TIMEOUT
 
     if isinstance(error, DamagedError):
         return RunFailedError(error.says, where=error.where, caused_by=error.caused_by, hints=error.hints)
     if isinstance(error, LlmrunError):
         return error
     says = str(error)
+    own_words = says.splitlines()[:1]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
         return RunFailedError(
             "out of memory",
-            caused_by=[says.splitlines()[0]] if says else [],
+            caused_by=own_words,
             hints=["lower batch.μ_tok (other bits), or set activation_checkpointing: block (same bits)"],
         )
-    if isinstance(error, dist.DistError) or ("gloo" in says and "onnection" in says):
-        return PeerLostError("lost another rank", caused_by=[says.splitlines()[0]])
-    if "DataLoader worker" in says and "killed by signal" in says:
+    if isinstance(error, RuntimeError) and any(text in says for text in GLOO_TIME_OUTS):
+        return RunFailedError(
+            f"a rank hung: no answer in {TIMEOUT.total_seconds() / 60:.0f} minutes",
+            caused_by=own_words,
+            hints=["the logs of the other ranks say how far each of them came"],
+        )
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
+        return PeerLostError("lost another rank", caused_by=own_words)
+    if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",
-            caused_by=[says.splitlines()[0]],
+            caused_by=own_words,
             hints=["if memory ran out, lower data.num_workers"],
         )
-    if "deterministic" in says and "does not have a deterministic implementation" in says:
-        return RefusedError("an operation has no deterministic form here", caused_by=[says.splitlines()[0]])
+    if "does not have a deterministic implementation" in says:
+        return RunFailedError("an operation has no deterministic form here", caused_by=own_words)
     if isinstance(error, torch.AcceleratorError):
-        return RunFailedError("the GPU reported an error", caused_by=[says.splitlines()[0]])
+        return RunFailedError("the GPU reported an error", caused_by=own_words)
     if isinstance(error, OSError):
         return RunFailedError(
             f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None

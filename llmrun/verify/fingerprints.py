@@ -47,8 +47,7 @@ def eras_of_run(record: RunRecord) -> tuple[Era, ...]:
     own = record.fingerprint
     eras = [Era(0, own["digest"], own["parts"], own["preimages"])]
     for segment in record.segments:
-        preimages = {**own["preimages"], **segment.preimages}
-        era = Era(segment.from_step, segment.fingerprint, segment.parts, preimages)
+        era = Era(segment.from_step, segment.fingerprint, segment.parts, record.preimages_of(segment))
         eras = [*(kept for kept in eras if kept.from_step < era.from_step), era]
     return tuple(era for index, era in enumerate(eras) if index == 0 or era.digest != eras[index - 1].digest)
 

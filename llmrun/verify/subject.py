@@ -8,7 +8,7 @@ from llmrun.checkpoint.layout import MANIFEST, step_name, steps_in
 from llmrun.errors import InputError
 from llmrun.ledger.header import is_ledger
 from llmrun.ledger.reader import LedgerReader
-from llmrun.run.directory import RunDirectory, find_run
+from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, read_record
 
 Kind = Literal["run", "checkpoint", "ledger"]
@@ -71,12 +71,3 @@ def _open_directory(label: str, path: Path) -> Subject:
     if run.is_run:
         raise InputError(f"{path} has no ledger yet: no step of this run was recorded")
     raise InputError(f"{path} is neither a run's directory nor a checkpoint", hints=[WANTED])
-
-
-def find_subject(given: str) -> Path:
-    """The path that a user means: a path that is there, or the name of a run below `runs/`.
-
-    Raises InputError where there is neither, with the nearest names of runs.
-    """
-    path = Path(given)
-    return path if path.exists() else find_run(given).path

@@ -106,7 +106,7 @@ def snapshot(step: int, pieces: Sequence[Piece], attempt: str = "001", **changed
         "fingerprint": hashlib.sha256(b"fingerprint").hexdigest(),
         "parts": {"config": hashlib.sha256(b"config").hexdigest()},
         "chain": hashlib.sha256(str(step).encode()).hexdigest(),
-        "trainer": {"step": step, "val_ppl": 12.5, "best_step": step, "text": "μ"},
+        "trainer": {"step": step, "val_ppl": 12.5, "best_saved_step": step, "text": "μ"},
         "rng": {"torch": np.arange(step, step + 16, dtype=np.uint8), "position": np.array(step)},
         "model": [piece for piece in pieces if group_of(piece.kind) == "model"],
         "optimizer": [piece for piece in pieces if group_of(piece.kind) == "optimizer"],

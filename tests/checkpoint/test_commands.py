@@ -8,7 +8,19 @@ from typer.testing import CliRunner
 
 from llmrun.checkpoint.layout import steps_in
 from llmrun.cli.checkpoints import check, list_, prune
-from llmrun.errors import DamagedError, InputError
+from llmrun.errors import DamagedError, InputError, RefusedError
+from llmrun.run.lock import RunLock
+from llmrun.run.record import RunRecord
+
+FINGERPRINT = {"digest": "ab" * 32, "parts": {}, "preimages": {}}
+GIT = {"commit": None, "root_commits": [], "diff_sha256": "0" * 64, "dirty": {}}
+
+
+def write_record(directory, keep_every_steps=None):
+    """The run.json of a run that keeps every n-th step."""
+    config = {"checkpoint": {"keep_every_steps": keep_every_steps}}
+    record = RunRecord("demo", "2026-11-24T09:00:00+00:00", "created", 24, config, FINGERPRINT, GIT, "/srv")
+    record.write(directory / "run.json")
 
 
 @pytest.fixture
@@ -16,10 +28,10 @@ def run(states, tmp_path):
     """A run's directory with three checkpoints, the best of them at step 8."""
     directory = tmp_path / "demo"
     directory.mkdir()
-    (directory / "run.json").write_text("{}")
+    write_record(directory)
     (directory / "checkpoints").mkdir()
     for step in (8, 16, 24):
-        trainer = {"step": step, "val_ppl": 100 / step, "best_step": 8}
+        trainer = {"step": step, "val_ppl": 100 / step, "best_saved_step": 8}
         state = states.small(step)
         pieces = states.pieces(state, states.even_cuts(state, 1), 0)
         from llmrun.checkpoint.writer import commit, save_rank
@@ -150,10 +162,11 @@ def test_check_as_json(run):
     [
         (("check", "{run}", 17), "has no checkpoint of step 17"),
         (("check", "{run}", "--", -1), "has no checkpoint of step -1"),
-        (("list", "{run}/missing"), "there is no directory"),
+        (("list", "{run}/missing"), "there is no run"),
+        (("list", "{run}/step-00000008"), "there is no run"),
         (("list", "{run}/run.json"), "there is no directory"),
         (("list", "{run}/.."), "is neither a run nor a checkpoint"),
-        (("prune", "{run}/..", "--keep-last", 1), "is neither a run nor a checkpoint"),
+        (("prune", "{run}/..", "--keep-last", 1), "is not a run's directory"),
     ],
 )
 def test_wrong_input_is_refused(run, arguments, says):
@@ -188,6 +201,55 @@ def test_prune_refuses_while_the_newest_is_damaged(run, name):
     """Nothing is deleted where the newest checkpoint is not sound; the file is named, exit 1."""
     damage(run, 24, name)
     with pytest.raises(DamagedError, match=f"step-00000024/{name}"):
+        llmrun("prune", run, "--keep-last", 1)
+
+    assert steps_in(run / "checkpoints") == [8, 16, 24]
+
+
+def test_a_runs_name_is_understood_everywhere(run):
+    """A name below --runs-dir does as well as a path; an unknown one gets the nearest."""
+    place = ("--runs-dir", run.parent)
+
+    assert len(llmrun("list", "demo", *place).stdout.splitlines()) == 4
+    assert llmrun("check", "demo", 8, *place).stdout == "step-00000008  sound\n"
+    assert llmrun("prune", "demo", "--keep-last", 1, "--dry-run", *place).stdout.endswith("kept 8, 24\n")
+    with pytest.raises(InputError, match="there is no run dem") as caught:
+        llmrun("list", "dem", *place)
+    assert caught.value.hints == ("did you mean demo",)
+
+
+def test_a_directory_that_is_no_run_does_not_hide_the_run_of_its_name(run, tmp_path, monkeypatch):
+    """`data/demo` may stand where the user stands."""
+    (tmp_path / "work" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+
+    assert len(llmrun("check", "demo", "--runs-dir", tmp_path).stdout.splitlines()) == 3
+
+
+def test_prune_keeps_what_the_runs_config_keeps(run):
+    """Every 16th step is kept by checkpoint.keep_every_steps, whatever --keep-last says."""
+    write_record(run, keep_every_steps=16)
+    document = json.loads(llmrun("prune", run, "--keep-last", 1, "--json").stdout)
+
+    assert document["deleted"] == []
+    assert steps_in(run / "checkpoints") == [8, 16, 24]
+
+
+def test_prune_refuses_a_run_that_is_under_way(run):
+    """Its owner is named, exit 3, and nothing is deleted; afterwards the lock is free."""
+    with RunLock.acquire(run / "run.lock") as lock, pytest.raises(RefusedError) as caught:
+        llmrun("prune", run, "--keep-last", 1)
+
+    assert caught.value.says == f"demo is being trained by {lock.owner.describe()}"
+    assert steps_in(run / "checkpoints") == [8, 16, 24]
+    assert llmrun("prune", run, "--keep-last", 1).exit_code == 0
+    assert (run / "run.lock").read_bytes() == b""
+
+
+def test_prune_of_a_run_that_cannot_be_read_deletes_nothing(run):
+    """Without run.json nobody knows what the run keeps."""
+    (run / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="is no run record"):
         llmrun("prune", run, "--keep-last", 1)
 
     assert steps_in(run / "checkpoints") == [8, 16, 24]

@@ -14,7 +14,7 @@ from llmrun.checkpoint.errors import CheckpointWriteError
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.reader import newest_sound, verify_files
 from llmrun.checkpoint.retention import abandon, delete, sweep
-from llmrun.checkpoint.writer import commit, save_rank
+from llmrun.checkpoint.writer import commit, discard, save_rank
 
 
 def hidden(directory: Path) -> list[str]:
@@ -55,6 +55,8 @@ def disturbed_save(states, directory: Path, step: int, attempt: str, disk) -> li
                 commit(directory, saved, 2, 0.0, disk)
         except CheckpointWriteError as error:
             errors.append(error)
+            if rank == 0:
+                discard(directory, saved, disk)
     return errors
 
 
@@ -106,7 +108,7 @@ def test_a_rank_killed_at_any_operation_leaves_only_hidden_names(states, tmp_pat
         left = hidden(directory)
 
         assert left in ([], [".tmp-step-00000016-001"])
-        assert sweep(directory) == left
+        assert sweep(directory) == []
         assert hidden(directory) == []
 
     assert set(ends) == {8, 16}
@@ -171,6 +173,19 @@ def test_a_rank_whose_disk_is_full_tells_rank_0_at_once(states, tmp_path):
         commit(tmp_path, saved[0], 2, timeout_s=3600)
 
     assert raised.value.disk_full
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failed_rank_leaves_the_directory_to_the_others(states, tmp_path, rank):
+    """Whichever rank meets a full disk: the other can still write, and only `discard` removes both parts."""
+    with pytest.raises(CheckpointWriteError) as raised:
+        save_rank(tmp_path, states.snapshot(16, []), rank, 2, states.FaultyDisk(6, errno.ENOSPC))
+    save_rank(tmp_path, states.snapshot(16, []), 1 - rank, 2)
+
+    assert raised.value.disk_full
+    assert hidden(tmp_path) == [".tmp-step-00000016-001"]
+    discard(tmp_path, states.snapshot(16, []))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -339,4 +354,5 @@ def test_a_real_limit_of_the_system_leaves_the_old_checkpoint(states, tmp_path):
 
     assert os.waitstatus_to_exitcode(status) == 10
     assert found_whole(states, tmp_path, {8}) == 8
+    discard(tmp_path, states.snapshot(16, []))
     assert hidden(tmp_path) == []

@@ -1,11 +1,15 @@
 """Retention keeps what it promises, and never deletes the only sound checkpoint."""
 
+import errno
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.checkpoint.layout import steps_in
 from llmrun.checkpoint.retention import abandon, prune, sweep, to_delete
+from llmrun.durable import Disk
 
 STEPS = st.lists(st.integers(0, 200), unique=True, max_size=12)
 
@@ -89,7 +93,43 @@ def test_a_leftover_of_a_deletion_does_not_disturb_the_next(states, tmp_path):
     (directory / ".tmp-delete-step-00000008" / "half").write_bytes(b"x")
 
     assert prune(directory, last_k=1).deleted == (8,)
+    assert steps_in(directory) == [16]
+    assert (directory / ".tmp-delete-step-00000008" / "half").exists()
+    assert sweep(directory) == []
     assert [entry.name for entry in directory.iterdir()] == ["step-00000016"]
+
+
+class HoldingDisk(Disk):
+    """A disk that removes nothing with a hidden name: it is immutable, or another client holds it open."""
+
+    def remove_tree(self, path: Path) -> None:
+        """Refuse."""
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    def remove_file(self, path: Path) -> None:
+        """Refuse hidden ones."""
+        if path.name.startswith(".tmp-") and path.exists():
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        super().remove_file(path)
+
+
+def test_what_cannot_be_removed_stops_nothing(states, tmp_path):
+    """The final names are gone, what is left is named, later deletions and sweeps go on, and it goes in the end."""
+    directory = saved(states, tmp_path, 8, 16, 24)
+    (directory / ".tmp-file").write_bytes(b"")
+    pruned = prune(directory, last_k=1, disk=HoldingDisk())
+
+    assert pruned.deleted == (8, 16)
+    assert pruned.left == (".tmp-delete-step-00000008", ".tmp-delete-step-00000016")
+    assert steps_in(directory) == [24]
+    assert sweep(directory, disk=HoldingDisk()) == [*pruned.left, ".tmp-file"]
+
+    states.save(directory, 8, disk=HoldingDisk())
+    pruned = prune(directory, last_k=1, disk=HoldingDisk())
+
+    assert pruned.left == (".tmp-delete-step-00000008.2",)
+    assert sweep(directory) == []
+    assert [entry.name for entry in directory.iterdir()] == ["step-00000024"]
 
 
 def test_sweeping_removes_hidden_names_only(states, tmp_path):
@@ -104,7 +144,7 @@ def test_sweeping_removes_hidden_names_only(states, tmp_path):
     (directory / ".tmp-link").symlink_to(outside)
     (directory / ".other").write_bytes(b"")
 
-    assert sweep(directory) == [".tmp-file", ".tmp-link", ".tmp-step-00000016-001"]
+    assert sweep(directory) == []
     assert sorted(entry.name for entry in directory.iterdir()) == [".other", "step-00000008"]
     assert (outside / "kept").exists()
     assert sweep(tmp_path / "missing") == []

@@ -104,7 +104,7 @@ def test_trainer_and_random_states_come_back(states, tmp_path):
     checkpoint = open_checkpoint(states.save(tmp_path, 16))
     rng = checkpoint.rng()
 
-    assert checkpoint.trainer == {"step": 16, "val_ppl": 12.5, "best_step": 16, "text": "μ"}
+    assert checkpoint.trainer == {"step": 16, "val_ppl": 12.5, "best_saved_step": 16, "text": "μ"}
     assert rng["torch"].tolist() == list(range(16, 32))
     assert rng["position"].shape == ()
     assert rng["position"] == 16

@@ -95,6 +95,30 @@ def test_help_ends_with_the_exit_codes(
     assert [int(line.split()[0]) for line in table if line.strip()] == [*command.exits, 70]
 
 
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("plan", "CONFIG"),
+        ("verify", "A B"),
+        ("data prepare", "INPUT..."),
+        ("checkpoints check", "RUN|DIR [STEP]"),
+        ("runs list", ""),
+    ],
+)
+def test_usage_lines(words: str, arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arguments as people write them: what may be left out in brackets, what repeats with three dots."""
+    assert run([*words.split(), "--help"]) == 0
+
+    assert capsys.readouterr().out.splitlines()[0] == f"Usage: llmrun {words} [OPTIONS] {arguments}".rstrip()
+
+
+def test_a_missing_argument_is_named_as_in_the_usage_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """No braces, no dots."""
+    assert run(["data", "prepare", "--out", "x", "--tokenizer", "byte"]) == 2
+
+    assert capsys.readouterr().err.splitlines()[0] == "error: missing argument 'INPUT'"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """`llmrun --version` prints one line."""
     assert run(["--version"]) == 0

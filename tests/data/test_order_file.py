@@ -110,6 +110,22 @@ def test_other_order_is_not_read(run_dir, facts):
     assert open_order(run_dir, *facts) == Order(*facts)
 
 
+def test_a_file_that_is_too_short_is_not_read(run_dir):
+    """Where the run needs more entries than the file holds, the function answers."""
+    assert isinstance(open_order(run_dir, SEED, W, n_entries=ENTRIES), OrderFile)
+    assert open_order(run_dir, SEED, W, n_entries=ENTRIES + 1) == Order(SEED, W)
+
+
+@pytest.mark.parametrize(("policy", "n_entries"), [("never", ENTRIES), ("never", 99), ("auto", 2**27 + 1)])
+def test_a_file_that_is_not_wanted_is_not_read(run_dir, policy, n_entries):
+    """A file of an earlier segment, which nobody checks any more, is not used; it can be wanted again."""
+    flip(run_dir / "order/order.bin")
+
+    assert prepare_order_file(run_dir, policy, SEED, W, n_entries) == "none"
+    assert open_order(run_dir, SEED, W) == Order(SEED, W)
+    assert prepare_order_file(run_dir, "always", SEED, W, ENTRIES) == "rewritten"
+
+
 def test_function_without_file(tmp_path):
     """Without a file the function answers."""
     assert open_order(None, SEED, W) == open_order(tmp_path, SEED, W) == Order(SEED, W)

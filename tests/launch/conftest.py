@@ -60,7 +60,7 @@ class Bookkeeper:
 
     environment, source_files: what the probe answers.
     dies_after: the step after which the workers are gone without a word; None lets them finish.
-    best_at: the step that trainer.json names as the best one.
+    best_at: the step that trainer.json names as the best saved one.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Bookkeeper:
         self.salt = 0
         self.jobs = []
 
-    def probe(self, config, environment, check):
+    def probe(self, device, environment, check):
         """The fixed answer."""
         check()
         return Probe(self.environment, {"nccl": None}, self.source_files)
@@ -108,7 +108,6 @@ class Bookkeeper:
         ledger.close()
 
     def _save(self, run: RunDirectory, orders: SegmentOrders, step: int, chain: str) -> None:
-        best = None if self.best_at is None else {"val_ppl": 9.0, "step": self.best_at}
         values = np.arange(step, step + 4, dtype=np.float32)
         piece = Piece("model.norm.weight", "parameter", "F32", (4,), 0, values, step)
         moment = Piece("model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (4,), 0, values, step)
@@ -119,7 +118,7 @@ class Bookkeeper:
             fingerprint=orders.fingerprint,
             parts=orders.parts,
             chain=chain,
-            trainer={"best": best},
+            trainer={"best_saved_step": self.best_at},
             rng={"numpy": np.zeros(2, np.uint8)},
             model=[piece],
             optimizer=[moment],
@@ -134,6 +133,9 @@ class Gone:
     def poll(self):
         """The exit code of all."""
         return 0
+
+    def terminate(self):
+        """Nothing is left to ask."""
 
     def kill(self):
         """Nothing is left to kill."""

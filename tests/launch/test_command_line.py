@@ -59,7 +59,7 @@ def below(process) -> list[psutil.Process]:
 
 
 def test_train_is_preempted_resumed_and_killed_and_goes_on(place):
-    """SIGTERM: exit 75, saved.  SIGKILL: no orphan.  The same line again: goes on, and proves what it recomputes."""
+    """SIGTERM: exit 75, saved.  SIGKILL: no orphan.  A resume in the same instant: goes on, and proves what it recomputes."""
     line = ["train", "demo.yaml", "--run", "demo"]
     first = llmrun(place, *line)
     assert first.stdout.readline() == "run: runs/demo\n"
@@ -79,11 +79,10 @@ def test_train_is_preempted_resumed_and_killed_and_goes_on(place):
     processes = below(second)
     assert len(processes) >= 5, "agent, two workers, two loaders"
     second.kill()
+    third = llmrun(place, "resume", "demo", "--until", str(step + 10), "--D", "1", "--json")
     second.communicate()
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
-
-    third = llmrun(place, "resume", "demo", "--until", str(step + 10), "--D", "1", "--json")
     out, err = third.communicate(timeout=120)
     assert third.returncode == 0, err
     closing = json.loads(out)

@@ -1,16 +1,21 @@
 """A new run: its directory appears whole, or not at all."""
 
+import errno
 import json
 import os
 import signal
+import time
 
 import pytest
 import yaml
 
 from llmrun.config.load import load_config
+from llmrun.durable import Disk
 from llmrun.errors import ConfigError, InputError, PreemptedError, RefusedError
+from llmrun.launch.fresh import refuse_taken
 from llmrun.launch.signals import StopRequest
 from llmrun.provenance.fingerprint import Fingerprint
+from llmrun.run.lock import live_owner
 
 
 def test_a_whole_run(project):
@@ -182,3 +187,84 @@ def test_an_earlier_run_of_the_same_fingerprint_is_compared_with(project):
     assert "first has the same fingerprint: every step will be compared with it" in project.said
     assert other.orders.twin_ledger is None
     assert apart.orders.twin_ledger is None
+
+
+def test_two_commands_with_one_name_at_once(project):
+    """Who comes second is refused, wherever the first appears: before the draft, or while it is made."""
+    project.prepare(identity="other").lock.release()
+    other = project.path / "runs" / "other"
+    probe = project.starter.probe
+
+    def overtaken(*arguments):
+        other.rename(project.run.path)
+        return probe(*arguments)
+
+    project.starter.probe = overtaken
+    with pytest.raises(RefusedError, match="runs/demo was made by another process meanwhile"):
+        project.prepare()
+    assert [path.name for path in (project.path / "runs").iterdir()] == ["demo"]
+
+    with pytest.raises(RefusedError, match="runs/demo was made by another process meanwhile"):
+        refuse_taken(project.run)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.ENOTEMPTY, "runs/demo was made by another process meanwhile"),
+        (errno.ENOSPC, "runs cannot be written: No space left on device"),
+        (errno.EIO, "runs cannot be used: Input/output error"),
+    ],
+)
+def test_a_name_that_cannot_be_given_says_why(project, monkeypatch, code, says):
+    """Only a name that is taken is another process's; a full or broken disk is called that."""
+    rename = Disk.rename
+
+    def refusing(self, old, new):
+        if new.name == "demo":
+            raise OSError(code, os.strerror(code), str(old))
+        rename(self, old, new)
+
+    monkeypatch.setattr(Disk, "rename", refusing)
+    with pytest.raises(RefusedError) as caught:
+        project.prepare()
+
+    assert caught.value.says == says
+    assert list((project.path / "runs").iterdir()) == []
+
+
+def test_a_name_that_is_not_forced_to_the_disk(project, monkeypatch):
+    """The directory has its name when the disk fails: the cause is said, the run is there and free."""
+    fsync = Disk.fsync_directory
+
+    def refusing(self, path):
+        if path.name == "runs" and project.run.path.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        fsync(self, path)
+
+    monkeypatch.setattr(Disk, "fsync_directory", refusing)
+    with pytest.raises(RefusedError) as caught:
+        project.prepare()
+    monkeypatch.undo()
+
+    assert (
+        caught.value.says
+        == "runs/demo was made, but its name could not be forced to the disk: Input/output error"
+    )
+    assert live_owner(project.run.lock_file) is None
+    assert project.record.status == "created"
+
+
+def test_a_draft_of_another_host_is_judged_by_the_file_systems_clock(project, monkeypatch):
+    """Its heartbeat is fresh by the clock that stamps it; this host's clock is an hour ahead."""
+    alive = project.path / "runs" / ".tmp-demo-2-bb"
+    prepared = project.prepare(identity="other")
+    owner = json.loads(prepared.run.lock_file.read_text())
+    prepared.lock.release()
+    alive.mkdir()
+    (alive / "run.lock").write_text(json.dumps({**owner, "host": "elsewhere", "boot": "another"}))
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 3600)
+    project.train()
+
+    assert alive.exists()

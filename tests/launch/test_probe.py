@@ -18,22 +18,22 @@ def probing(tmp_path, monkeypatch):
 
     def probe(script: str, check=lambda: None):
         (tmp_path / "tiny_probe.py").write_text(script)
-        return run_probe({"seed": 1}, {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
+        return run_probe("cpu", {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
 
     return probe
 
 
 def test_the_answer_is_the_last_line(probing):
-    """Libraries may print before it; it gets the config and the workers' variables."""
+    """Libraries may print before it; it gets the device and the workers' variables."""
     probe = probing(
         "import json, os, sys\n"
         "print('a banner')\n"
-        "print(json.dumps({'environment': {'x': os.environ['X']}, 'recorded': json.loads(sys.argv[1]),"
+        "print(json.dumps({'environment': {'x': os.environ['X']}, 'recorded': sys.argv[1:],"
         " 'source_files': {}}))\n"
     )
 
     assert probe.environment == {"x": "y"}
-    assert probe.recorded == {"seed": 1}
+    assert probe.recorded == ["cpu"]
 
 
 def test_a_probe_that_fails_is_a_refusal_with_its_last_words(probing):

@@ -28,7 +28,7 @@ def test_the_tail_is_kept_and_audited(interrupted):
     """Steps 11 to 13 were recorded once already: the workers are told where."""
     interrupted.resume()
 
-    assert interrupted.orders(2).audit_tail == "ledger-tail-002.bin"
+    assert interrupted.orders(2).audit_tails == ["ledger-tail-002.bin"]
     assert LedgerReader(interrupted.run.ledger_tail(2)).steps == range(11, 14)
 
 
@@ -40,7 +40,7 @@ def test_the_longest_tail_is_audited(interrupted):
     interrupted.resume()
 
     assert LedgerReader(interrupted.run.ledger_tail(3)).steps == range(11, 12)
-    assert interrupted.orders(3).audit_tail == "ledger-tail-002.bin"
+    assert interrupted.orders(3).audit_tails == ["ledger-tail-002.bin", "ledger-tail-003.bin"]
 
 
 def test_a_changed_learning_rate_is_shown_and_stops(interrupted):
@@ -91,7 +91,7 @@ def test_allowed_by_name_it_goes_on_and_is_recorded(interrupted):
     assert "config: optimizer.lr: 0.001 -> 0.0005" in segment.changes
     assert segment.fingerprint != interrupted.record.fingerprint["digest"]
     assert list(segment.preimages) == ["config"]
-    assert interrupted.orders(2).audit_tail is None
+    assert interrupted.orders(2).audit_tails == []
     assert interrupted.orders(2).config["optimizer"]["lr"] == 0.0005
 
 
@@ -112,7 +112,7 @@ def test_going_back_before_a_change_goes_back_to_the_old_config(interrupted):
 
     assert interrupted.orders(3).config["optimizer"]["lr"] == 0.001
     assert interrupted.record.last.fingerprint == interrupted.record.fingerprint["digest"]
-    assert interrupted.orders(3).audit_tail is None
+    assert interrupted.orders(3).audit_tails == []
 
 
 def test_permission_without_a_change_is_no_change(interrupted):
@@ -120,7 +120,7 @@ def test_permission_without_a_change_is_no_change(interrupted):
     interrupted.resume(allow=["code", "environment"])
 
     assert interrupted.record.last.allowed == []
-    assert interrupted.orders(2).audit_tail is not None
+    assert interrupted.orders(2).audit_tails != []
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_D_may_change_without_a_word(interrupted):
     assert [segment.D for segment in interrupted.record.segments] == [2, 3, 3]
     assert interrupted.orders(2).config["batch"]["A"] is None
     assert interrupted.orders(2).fingerprint == interrupted.orders(1).fingerprint
-    assert interrupted.orders(2).audit_tail is not None
+    assert interrupted.orders(2).audit_tails != []
 
 
 def test_D_by_override_is_the_same_wish(interrupted):

@@ -47,7 +47,7 @@ def test_a_run_without_any_checkpoint_starts_at_step_0_and_says_so(project):
 
     assert "no checkpoint was committed yet: starting at step 0" in project.said
     assert project.record.last.from_step == 0
-    assert project.orders(2).audit_tail == "ledger-tail-002.bin"
+    assert project.orders(2).audit_tails == ["ledger-tail-002.bin"]
     assert LedgerReader(project.run.ledger_tail(2)).steps == range(4)
 
 
@@ -62,7 +62,7 @@ def test_from_a_step_abandons_the_newer_ones(interrupted):
 
 def test_from_best(interrupted):
     """The step that trainer.json names; without an evaluation an error."""
-    with pytest.raises(InputError, match="has no best checkpoint: nothing was evaluated yet"):
+    with pytest.raises(InputError, match="has no best checkpoint: no best val_ppl was saved yet"):
         interrupted.prepare_resume(start="best")
     interrupted.starter.best_at = 5
     interrupted.resume(until=15)
@@ -116,6 +116,44 @@ def test_a_reached_step_is_reached(interrupted):
     interrupted.resume(until=15)
 
     assert interrupted.prepare_resume(until=15).says == "demo stands at step 15 already"
+
+
+NAMED_AND_KILLED = """
+import os, sys
+import llmrun.launch.fresh as fresh
+from llmrun.config.load import load_config
+from llmrun.launch.signals import StopRequest
+from llmrun.launch.starter import Probe
+from llmrun.launch.wishes import wishes_of
+
+class Looks:
+    def probe(self, device, environment, check):
+        return Probe({"torch": "2.13.0", "variables": {"OMP_NUM_THREADS": "1"}}, {}, {
+            "llmrun/train/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32})
+
+commit = fresh.commit
+fresh.commit = lambda draft, final: (commit(draft, final), os.kill(os.getpid(), 9))
+loaded = load_config(fresh.Path("demo.yaml"))
+fresh.prepare_fresh(loaded, "demo", wishes_of([], [], None), Looks(), StopRequest(), print)
+"""
+
+
+@pytest.mark.parametrize("command", ["train --run", "resume"])
+def test_a_launcher_killed_before_the_first_segment_leaves_a_run_that_starts(project, command):
+    """SIGKILL right after the run got its name: there is a run without a segment, and both commands start it."""
+    done = subprocess.run([sys.executable, "-c", NAMED_AND_KILLED], check=False, cwd=project.path)
+    assert done.returncode == -signal.SIGKILL
+    assert (project.record.status, project.record.segments) == ("created", [])
+    ended = project.train() if command == "train --run" else project.resume()
+
+    assert ended.end.why == "finished"
+    assert (ended.record.last.segment, ended.record.last.from_step, ended.record.last.D) == (1, 0, 2)
+    assert project.record.last.allowed == []
+    assert project.orders(1).audit_tails == []
+    assert "no checkpoint was committed yet: starting at step 0" in project.said
+    assert any(line.startswith("took over the lock of ") for line in project.said)
+    assert LedgerReader(project.run.ledger_file).steps == range(21)
+    assert list((project.path / "runs").glob(".tmp-*")) == []
 
 
 def test_a_launcher_killed_while_preparing_leaves_a_run_that_resumes(interrupted):

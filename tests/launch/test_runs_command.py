@@ -2,10 +2,17 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
 from llmrun.cli.app import run
+
+
+def git(path, *arguments):
+    """Run git in a repository of the test."""
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=path, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -64,17 +71,77 @@ def test_show(two_runs, capsys):
     assert json.loads(capsys.readouterr().out)["segments"][-1]["from_step"] == 0
 
 
+def rows_of(out: str, part: str) -> list[str]:
+    """The lines of one part."""
+    return [line.removeprefix(f"{part}: ") for line in out.splitlines() if line.startswith(f"{part}: ")]
+
+
 def test_diff(two_runs, capsys):
     """Field by field; equal runs say so."""
     assert run(["runs", "diff", "first", "second"]) == 0
     assert capsys.readouterr().out == "config: optimizer.lr: 0.001 -> 0.0005\n"
     assert run(["runs", "diff", "first", "second", "--json"], as_json=True) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "equal": False,
-        "changes": [{"part": "config", "key": "optimizer.lr", "a": 0.001, "b": 0.0005}],
-    }
+    document = json.loads(capsys.readouterr().out)
+    assert document["changes"] == [{"part": "config", "key": "optimizer.lr", "old": 0.001, "new": 0.0005}]
+    assert document["equal"] is False
     assert run(["runs", "diff", "first", "first"]) == 0
     assert capsys.readouterr().out.startswith("equal fingerprints: ")
+
+
+def test_diff_of_what_cannot_change_a_bit(two_runs, capsys):
+    """Operational fields are shown under that word, and the fingerprints are equal all the same."""
+    two_runs.train(identity="third", overrides=["checkpoint.every_steps=4", "batch.D=1"], until=5)
+    assert run(["runs", "diff", "first", "third"]) == 0
+    out = capsys.readouterr().out
+
+    assert out.splitlines()[0].startswith("equal fingerprints: ")
+    assert rows_of(out, "operational") == [
+        "batch.A: 2 -> 4",
+        "batch.D: 2 -> 1",
+        "checkpoint.every_steps: 5 -> 4",
+    ]
+    assert rows_of(out, "config") == []
+    assert run(["runs", "diff", "first", "third", "--json"], as_json=True) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["equal"] is True
+    assert {change["part"] for change in document["changes"]} == {"operational"}
+
+
+def test_diff_is_of_the_last_segments(project, capsys):
+    """What a run was allowed to change is what it is now: rate, environment, ranks."""
+    project.train(identity="first")
+    project.train(until=10)
+    project.starter.environment["torch"] = "2.14.0"
+    project.resume(overrides=["optimizer.lr=0.0005"], allow=["config", "environment"], D=3)
+    assert run(["runs", "diff", "first", "demo"]) == 0
+    out = capsys.readouterr().out
+
+    assert rows_of(out, "config") == ["optimizer.lr: 0.001 -> 0.0005"]
+    assert rows_of(out, "environment") == ["torch: 2.13.0 -> 2.14.0"]
+    assert rows_of(out, "operational") == ["batch.A: 2 -> null", "batch.D: 2 -> 3"]
+
+
+def test_diff_of_repositories(project, capsys):
+    """The commit, and each file with uncommitted changes."""
+    git(project.path, "init", "--quiet")
+    (project.path / ".gitignore").write_text("/data\n/runs\n")
+    (project.path / "net.py").write_text("width = 1\n")
+    git(project.path, "add", "--all")
+    git(project.path, "commit", "--quiet", "-m", "first")
+    project.train(identity="first")
+    (project.path / "net.py").write_text("width = 2\n")
+    project.train(identity="second")
+    git(project.path, "commit", "--quiet", "--all", "-m", "second")
+    project.train(identity="third")
+    assert run(["runs", "diff", "first", "second"]) == 0
+    dirty = capsys.readouterr().out
+    assert run(["runs", "diff", "first", "third"]) == 0
+    committed = capsys.readouterr().out
+
+    assert dirty.splitlines()[0].startswith("equal fingerprints: ")
+    assert [line.partition(":")[0] for line in rows_of(dirty, "git")] == ["diff_sha256", "dirty.net.py"]
+    (line,) = rows_of(committed, "git")
+    assert re.fullmatch("commit: [0-9a-f]{40} -> [0-9a-f]{40}", line)
 
 
 def test_an_unknown_run_is_exit_2(two_runs, capsys):

@@ -10,9 +10,11 @@ import psutil
 import pytest
 
 from llmrun.launch.first_cause import first_cause
+from llmrun.launch.leftover import leftovers
 from llmrun.launch.starter import WorkerJob
 from llmrun.launch.torchrun import TorchrunStarter, command_line
 from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import Outcome
 
 GOLDEN = """\
 PYTHON
@@ -52,7 +54,11 @@ if os.environ["MODE"] == "killed" and rank == 1:
 if os.environ["MODE"] == "done":
     Outcome(rank, "finished", 1).write(run.outcome_file(segment, rank))
     sys.exit(0)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+def asked(*_):
+    Outcome(rank, "preempted", 1).write(run.outcome_file(segment, rank))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, asked)
+(run.segment_logs(segment) / f"ready-{rank}").touch()
 time.sleep(60)
 """
 
@@ -78,7 +84,8 @@ def test_two_runs_never_meet():
 def job(tmp_path, monkeypatch):
     """Two tiny workers of a run, started through real torchrun."""
     (tmp_path / "tiny_worker.py").write_text(WORKER)
-    monkeypatch.setattr("llmrun.launch.torchrun.WORKER_MODULE", "tiny_worker")
+    for module in ("torchrun", "leftover"):
+        monkeypatch.setattr(f"llmrun.launch.{module}.WORKER_MODULE", "tiny_worker")
     run = RunDirectory(tmp_path / "run")
     run.segment_logs(1).mkdir(parents=True)
 
@@ -133,15 +140,31 @@ def test_a_killed_worker_is_named_with_its_signal(job):
 
 
 def test_kill_leaves_nothing(job):
-    """SIGKILL of agent and workers, and they are gone when it returns."""
+    """SIGKILL of agent and workers, and they are gone when it returns; until then each is seen to work there."""
     workers = TorchrunStarter().start(job("sleep"))
     run = job("sleep").run
     wait_for(lambda: len(pids_of(run)) == 2)
+    assert {process.pid for process in leftovers(run)} == {workers.pid, *pids_of(run)}
     workers.kill()
 
+    assert leftovers(run) == []
     assert gone([workers.pid, *pids_of(run)])
     assert workers.poll() == -signal.SIGKILL
     workers.kill()
+
+
+def test_a_stop_by_signal_reaches_the_workers_and_not_the_agent(job):
+    """Each worker ends in its own way; torchrun ends because they have, with nothing to complain about."""
+    workers = TorchrunStarter().start(job("sleep"))
+    run = job("sleep").run
+    wait_for(lambda: len(list(run.segment_logs(1).glob("ready-*"))) == 2)
+    workers.terminate()
+    wait_for(lambda: workers.poll() is not None)
+    workers.terminate()
+
+    assert workers.poll() == 0
+    assert [Outcome.read(run.outcome_file(1, rank)).kind for rank in (0, 1)] == ["preempted"] * 2
+    assert not run.failures_file(1).exists()
 
 
 LAUNCHER = """

@@ -143,6 +143,40 @@ def test_the_first_signal_asks_for_a_save(watching, run, number):
     assert watcher.said == [f"{number.name}: saving after this step; a second signal stops at once"]
 
 
+ASKED_BY_SIGNAL = """
+import subprocess
+RANK = '''
+import signal, sys, time
+sys.path.insert(0, "")
+exec(sys.argv[3])
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+if sys.argv[4] == "0":
+    step(1)
+while not asked:
+    time.sleep(0.02)
+end(int(sys.argv[4]), "preempted", 1)
+'''
+command = [sys.executable, "-c", RANK, sys.argv[1], "llmrun.train.worker", PRELUDE]
+ranks = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+for rank in ranks:
+    rank.wait()
+(run.path / "bystander").write_text(str(bystander.poll()))
+"""
+
+
+def test_where_no_stop_file_can_be_made_the_workers_get_a_signal(watching, run):
+    """A full disk takes no file: SIGTERM to each worker, to nothing else, and the run ends as preempted."""
+    run.stop_file(1).mkdir()  # nothing can be renamed onto a directory
+    watcher = Watcher(on_row=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    end = watching(f"PRELUDE = {PRELUDE!r}" + ASKED_BY_SIGNAL, spectator=watcher, leave_within_s=30)
+
+    assert end.why == "preempted"
+    assert (run.path / "bystander").read_text() == "None"
+    assert watcher.said == ["SIGUSR1: saving after this step; a second signal stops at once"]
+
+
 def test_the_second_signal_stops_at_once(watching):
     """Everything is killed, and the second signal's number is known."""
 

@@ -16,6 +16,14 @@ from llmrun.provenance.environment import environment_document, variables_kept
         "CUDA_AUTH",
         "NCCL_API_KEY",
         "TORCH_PASSWORD",
+        "NCCL_KEY",
+        "TRITON_SIGNING_KEY",
+        "CUDA_PWD",
+        "GLOO_COOKIE",
+        "NCCL_SIGNATURE",
+        "UCX_BEARER",
+        "PYTORCH_PAT",
+        "TORCH_PAT_FILE",
         "HOME",
         "PATH",
     ],
@@ -27,7 +35,16 @@ def test_secrets_and_strangers_are_not_kept(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["NCCL_ALGO", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "SLURM_JOB_ID", "TOKENIZERS_PARALLELISM"],
+    [
+        "NCCL_ALGO",
+        "NCCL_PATH",
+        "OMP_NUM_THREADS",
+        "CUBLAS_WORKSPACE_CONFIG",
+        "CUBLASLT_WORKSPACE_SIZE",
+        "GLIBC_TUNABLES",
+        "SLURM_JOB_ID",
+        "TOKENIZERS_PARALLELISM",
+    ],
 )
 def test_what_matters_is_kept(name):
     """Variables of the libraries below us, and the batch system's job."""
@@ -40,9 +57,27 @@ def test_nothing_is_invented(environment):
     assert variables_kept(environment).items() <= environment.items()
 
 
-def test_an_address_with_credentials_is_not_kept():
-    """A variable on the list may still hold a password."""
-    assert variables_kept({"NCCL_NET": "http://u:s3cret@host/"}) == {}
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://u:s3cret@host/",
+        "ghp_" + "0" * 36,
+        "token=gho_" + "0" * 36,
+        "github_pat_" + "0" * 36,
+        "glpat-" + "0" * 20,
+        "sk-" + "0" * 20,
+        "AKIA" + "0" * 16,
+    ],
+)
+def test_a_value_that_is_a_secret_is_not_kept(value):
+    """A variable on the list may still hold a password or a key."""
+    assert variables_kept({"NCCL_NET": value}) == {}
+
+
+@pytest.mark.parametrize("value", ["/mnt/disk-00000000/lib", "/opt/mask-rcnn-0000", "ghp_", "http://host/"])
+def test_a_value_that_only_looks_like_a_secret_is_kept(value):
+    """Part of a word is no key."""
+    assert variables_kept({"NCCL_NET": value}) == {"NCCL_NET": value}
 
 
 def test_the_document_has_both_halves_and_the_machine():

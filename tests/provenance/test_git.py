@@ -158,6 +158,8 @@ def test_no_credential_of_a_remote_reaches_the_record(repository):
         ("../r.git", "../r.git"),
         ("https://example.org:s3cret/r.git", "(withheld: not a well-formed address)"),
         ("ext::sh -c 's3cret'", "(withheld: a transport helper)"),
+        ("helper::https://u:s3cret@example.org/r", "(withheld: a transport helper)"),
+        ("--url=https://u:s3cret@example.org/r", "(withheld: not a well-formed address)"),
         ("s3cret@x/y@z", "(withheld: not a well-formed address)"),
     ],
 )

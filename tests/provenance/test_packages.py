@@ -47,6 +47,12 @@ def test_both_sources_agree_on_installed_packages():
             "-e git+https://s3cret@example.org/r.git@0123abc#egg=r",
             "-e git+https://example.org/r.git@0123abc#egg=r",
         ),
+        (
+            "r @ git+https://example.org/r@x#egg=r&token=s3cret&subdirectory=a/b",
+            "r @ git+https://example.org/r@x#egg=r&subdirectory=a/b",
+        ),
+        ("r @ git+https://example.org/r@x#token=s3cret&egg=r", "r @ git+https://example.org/r@x#egg=r"),
+        ("r @ https://example.org/r.whl#token=s3cret", "r @ https://example.org/r.whl"),
         ("r @ file:///srv/alice/r", "r @ file:///srv/alice/r"),
         ("r @ git+ssh://git@example.org/r@0123abc", "r @ git+ssh://git@example.org/r@0123abc"),
     ],

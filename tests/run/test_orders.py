@@ -16,7 +16,7 @@ ORDERS = SegmentOrders(
     fingerprint="ab" * 32,
     parts={"config": "cd" * 32},
     config={"name": "demo", "batch": {"μ_tok": 256}, "optimizer": {"lr": 1e-3}},
-    audit_tail="ledger-tail-002.bin",
+    audit_tails=["ledger-tail-002.bin"],
     twin_ledger=None,
     data_path="/data/demo",
 )

@@ -36,7 +36,10 @@ RUNS = {
 }
 """The runs of the place, by name: the options that they are trained with."""
 
+MADE = "place-where-runs-are-made"
+
 UNSTEADY = [
+    (re.compile(rf"[^\s`]*/{MADE}"), "<where the runs were made>"),
     (re.compile(r"\(PID \d+\)|`kill \d+`"), lambda found: re.sub(r"\d+", "<PID>", found[0])),
     (re.compile(r"trained by \S+ on \S+ "), "trained by <user> on <host> "),
     (re.compile(r"stop it on \S+: "), "stop it on <host>: "),
@@ -94,7 +97,7 @@ def llmrun(*arguments: str) -> tuple[int, str]:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, dataset, warm_starts):
     """A working directory with a config, a dataset and a few runs; copied for each case."""
-    place = tmp_path_factory.mktemp("bad") / "place-where-runs-are-made"
+    place = tmp_path_factory.mktemp("bad") / MADE
     place.mkdir()
     (place / "config.yaml").write_text(CONFIG.replace("DATA", "data"))
     shutil.copytree(dataset, place / "data")

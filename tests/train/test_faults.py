@@ -1,10 +1,14 @@
 """Seeded faults while training: what `verify` names, and what stops a run."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from llmrun.errors import RunFailedError
 from llmrun.ledger.reader import LedgerReader
 from llmrun.verify.runs import verify_runs
+from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter, dying
 
@@ -89,3 +93,53 @@ def test_a_twin_is_compared_as_it_goes(driver, server, straight):
     assert any("step 10 differs from an earlier run" in remark for remark in ended.end.remarks)
     assert ended.end.why == "finished"
     assert ended.step == STEPS
+
+
+def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, pool):
+    """A memory error, then a crash: one resume stops, the next agrees with it, names the spoiled tail, ends equal."""
+    driver.train(pool, "straight")
+    driver.train(PoolStarter(server, "flip_weight_bit", step=6), "spoiled", until=9)
+    run = driver.run("spoiled")
+    shutil.rmtree(run.checkpoints / "step-00000009")
+
+    first = driver.resume(pool, "spoiled").error(run)
+    second = driver.resume(pool, "spoiled")
+
+    assert first is not None
+    assert "step 7 was recomputed and differs" in first.says
+    assert second.end.why == "finished"
+    assert second.end.proven_steps == 2
+    assert second.end.remarks == (
+        "ledger-tail-002.bin is wrong from step 7 on (loss): another record of the step agrees with this one",
+    )
+    assert_equal_runs(driver.run("straight"), run, STEPS)
+
+
+def test_an_error_that_comes_again_elsewhere_still_stops(driver, server):
+    """No tail agrees: the run stops each time, however many tails there are."""
+    driver.train(PoolStarter(server, "flip_weight_bit", step=6), "spoiled", until=9)
+    run = driver.run("spoiled")
+    shutil.rmtree(run.checkpoints / "step-00000009")
+    for bit in (19, 18):
+        ended = driver.resume(PoolStarter(server, "flip_weight_bit", step=6, bit=bit), "spoiled")
+        error = ended.error(run)
+
+        assert isinstance(error, RunFailedError)
+        assert "step 7 was recomputed and differs" in error.says
+        assert ended.end.proven_steps == 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no ledger")])
+def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straight, damage):
+    """Between choosing and opening its ledger was removed or damaged: the run goes on, with a remark."""
+
+    class Removing(PoolStarter):
+        def start(self, job):
+            damage(straight / "ledger.bin")
+            return super().start(job)
+
+    ended = driver.train(Removing(pool.server), "again", "reproducibility.compare_with=auto")
+
+    assert ended.end.why == "finished"
+    (remark,) = ended.end.remarks
+    assert remark.startswith(f"nothing was compared with {straight / 'ledger.bin'}: ")

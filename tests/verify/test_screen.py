@@ -47,6 +47,18 @@ equal: the same bits at every step up to 24
     )
 
 
+def test_names_are_looked_up_where_the_user_says(runs, llmrun, monkeypatch, tmp_path):
+    """`--runs-dir` as everywhere; a directory that is no run does not hide a run of its name."""
+    runs.make("a")
+    runs.make("b")
+    here = tmp_path / "elsewhere"
+    (here / "a").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    code, out, _ = llmrun("verify", "a", "b", "--runs-dir", "../runs")
+
+    assert (code, out.splitlines()[0]) == (0, "A            ../runs/a")
+
+
 def test_a_longer_run_of_another_fingerprint_may_be_equal(runs, llmrun):
     """Both are said; `--strict` takes neither."""
     runs.make("a")

@@ -1,8 +1,11 @@
 """Seeded faults: each changes one thing in a rank before it works."""
 
+import errno
 import os
 
 import torch
+
+from llmrun.durable import Disk
 
 
 def signal_itself(step: int, number: int) -> None:
@@ -42,15 +45,15 @@ def reseed_dropout(step: int) -> None:
     module.seed_micro_batch = lambda key, s, j: seed(key + ((s, j) == (step - 1, 0)), s, j)
 
 
-def flip_weight_bit(step: int) -> None:
-    """Between `step` and the next one bit of one weight flips, on every rank alike."""
+def flip_weight_bit(step: int, bit: int = 20) -> None:
+    """Between `step` and the next a bit of one weight flips, on every rank alike."""
     from llmrun.train import loop as module
 
     train_step = module.train_step
 
     def flipping(state, *arguments):
         if state.step == step:
-            state.flat[:1].view(torch.int32).bitwise_xor_(1 << 20)
+            state.flat[:1].view(torch.int32).bitwise_xor_(1 << bit)
         return train_step(state, *arguments)
 
     module.train_step = flipping
@@ -87,3 +90,66 @@ def poison(step: int, number: int, gradient: bool = False) -> None:
         return loss * float("nan"), n
 
     module.micro_batch_loss = poisoned
+
+
+def disk_full_once(step: int, rank: int) -> None:
+    """While step `step` is saved, `rank` and no other meets a full disk when it writes its second file."""
+    from llmrun.train import loop as module
+
+    save_rank = module.save_rank
+
+    def full(directory, snapshot, own_rank, world):
+        if (snapshot.step, own_rank) == (step, rank):
+            return save_rank(directory, snapshot, own_rank, world, FullDisk())
+        return save_rank(directory, snapshot, own_rank, world)
+
+    module.save_rank = full
+
+
+class FullDisk(Disk):
+    """Has room for one file."""
+
+    def __init__(self) -> None:
+        self.files = 0
+
+    def create(self, path):
+        """The second file does not fit."""
+        self.files += 1
+        if self.files == 2:
+            refuse(path)
+        return super().create(path)
+
+
+def disk_full_from(step: int) -> None:
+    """From `step` on no file can be made any more, and standard error takes no word."""
+    from llmrun.train import loop as module
+
+    train_step = module.train_step
+
+    def filling(state, *arguments):
+        if state.step == step:
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, 1)
+            os.dup2(full, 2)
+            Disk.create = lambda _disk, path: refuse(path)
+        return train_step(state, *arguments)
+
+    module.train_step = filling
+
+
+def refuse(path) -> None:
+    """What a full disk says."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def no_room_at_first() -> None:
+    """Before the first save there is less room than a checkpoint needs."""
+    from llmrun.train import loop as module
+
+    check_room = module.check_room
+
+    def checked(directory, n_bytes):
+        module.check_room = check_room
+        return check_room(directory, 2**60 * n_bytes)
+
+    module.check_room = checked

@@ -58,6 +58,11 @@ class PoolWorkers:
             return next(code for code in codes if code)
         return None if None in codes else 0
 
+    def terminate(self) -> None:
+        """SIGTERM to all ranks."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """SIGKILL all ranks."""
         for pid in self.pids:
@@ -75,10 +80,11 @@ class PoolStarter:
         self.server, self.mutation, self.arguments = server, mutation, arguments
         self.workers: PoolWorkers | None = None
 
-    def probe(self, config, environment, check) -> Probe:
+    def probe(self, device, environment, check) -> Probe:
         """See `Starter.probe`."""
         with tempfile.NamedTemporaryFile() as file:
-            self.server.ask(op="look", environment=self.server.lacking(environment), path=file.name)
+            lacking = self.server.lacking(environment)
+            self.server.ask(op="look", device=device, environment=lacking, path=file.name)
             found = json.loads(Path(file.name).read_text())
         return Probe(found["environment"], found["recorded"], found["source_files"])
 

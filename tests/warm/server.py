@@ -47,7 +47,7 @@ def look(request: dict) -> dict:
     pid = os.fork()
     if pid == 0:
         os.environ.update(request["environment"])
-        Path(request["path"]).write_text(json.dumps(probe("cpu")))
+        Path(request["path"]).write_text(json.dumps(probe(request["device"])))
         os._exit(0)
     os.waitpid(pid, 0)
     return {}

@@ -1,0 +1,28 @@
+"""Prunes a run's checkpoints on request, as its owner: never while somebody trains it."""
+
+from llmrun.checkpoint.layout import step_name, steps_in
+from llmrun.checkpoint.listing import best_step_of
+from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.checkpoint.retention import Pruned, prune
+from llmrun.launch.examine import Say
+from llmrun.launch.leftover import wait_for_leftovers
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import RunLock
+from llmrun.run.record import read_record
+from llmrun.run.settings import config_in_force
+
+
+def prune_run(run: RunDirectory, keep_last: int, say: Say, *, dry_run: bool = False) -> Pruned:
+    """Keep the newest `keep_last`, the best, and what the run's `checkpoint.keep_every_steps` keeps.
+
+    Raises RefusedError with the owner's name where the run is under way, InputError where run.json cannot be
+    read, DamagedError where the newest checkpoint cannot.
+    """
+    every_n = config_in_force(run, read_record(run.record_file))["checkpoint"]["keep_every_steps"]
+    with RunLock.acquire(run.lock_file) as lock:
+        if lock.taken_over is not None:
+            say(lock.taken_over)
+        wait_for_leftovers(run, say)
+        steps = steps_in(run.checkpoints)
+        best = best_step_of(open_checkpoint(run.checkpoints / step_name(steps[-1]))) if steps else None
+        return prune(run.checkpoints, keep_last, best, every_n, dry_run=dry_run)

@@ -1,0 +1,167 @@
+"""The launcher on a full disk: exit codes 3 and 4 with the file's name, never a bug."""
+
+import errno
+import os
+
+import pytest
+
+from llmrun.durable import Disk
+from llmrun.errors import RefusedError, RunFailedError
+from llmrun.launch.prepared import NothingToDo
+from llmrun.run.lock import RunLock, live_owner
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """full(name): no file can be made any more whose name has `name` in it; full.over(): there is room again."""
+    create = Disk.create
+
+    def fill(name: str) -> None:
+        def refusing(self, path):
+            if name in path.name:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return create(self, path)
+
+        monkeypatch.setattr(Disk, "create", refusing)
+
+    fill.over = lambda: monkeypatch.setattr(Disk, "create", create)
+    return fill
+
+
+class FillingStarter:
+    """Starts the books of another starter, and fills the disk when they are kept."""
+
+    def __init__(self, starter, fill) -> None:
+        self.starter, self.fill = starter, fill
+
+    def __getattr__(self, name):
+        return getattr(self.starter, name)
+
+    def start(self, job):
+        """The whole segment, then no room for run.json."""
+        workers = self.starter.start(job)
+        self.fill("run.json")
+        return workers
+
+
+def test_a_finished_run_whose_record_cannot_be_written(project, full):
+    """Exit 4 with the file's name; once there is room, a resume finds the run finished."""
+    prepared = project.prepare()
+    project.starter = FillingStarter(project.starter, full)
+    ended = project.go(prepared)
+    error = ended.error(prepared.run)
+
+    assert isinstance(error, RunFailedError)
+    assert error.says == "runs/demo/run.json cannot be written: No space left on device"
+    assert error.hints == (
+        "free space on that disk",
+        "`llmrun resume runs/demo` continues from the newest sound checkpoint",
+    )
+    assert live_owner(project.run.lock_file) is None
+
+    full.over()
+    assert isinstance(project.resume(), NothingToDo)
+    assert project.record.status == "finished"
+
+
+def test_the_segments_own_error_comes_first(project, full):
+    """Workers that died are the error; that run.json could not be written is a remark."""
+    prepared = project.prepare()
+    project.starter.dies_after = 13
+    project.starter = FillingStarter(project.starter, full)
+    ended = project.go(prepared)
+
+    assert ended.error(project.run).says.startswith("the workers ended without a word")
+    assert ended.end.remarks == ("runs/demo/run.json cannot be written: No space left on device",)
+
+
+def test_no_room_for_orders(project, full):
+    """Full just before the workers start: exit 4, no worker, the lock is free."""
+    prepared = project.prepare()
+    full("orders.json")
+    with pytest.raises(RunFailedError) as caught:
+        project.go(prepared)
+
+    assert caught.value.says == "runs/demo cannot be written: No space left on device"
+    assert project.starter.jobs == []
+    assert live_owner(project.run.lock_file) is None
+
+
+@pytest.mark.parametrize("name", ["run.json", "git.json", "config.yaml"])
+def test_a_new_run_on_a_full_disk_is_refused(project, full, name):
+    """Exit 3, and nothing is left behind."""
+    full(name)
+    with pytest.raises(RefusedError) as caught:
+        project.train()
+
+    assert caught.value.says == "runs cannot be written: No space left on device"
+    assert list((project.path / "runs").iterdir()) == []
+
+
+def test_a_new_run_whose_lock_finds_no_room(project, monkeypatch):
+    """The draft is gone, also where not even its lock could be written."""
+
+    def refusing(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+    with pytest.raises(RefusedError, match=r"run\.lock cannot be written: No space left on device"):
+        project.train()
+
+    assert list((project.path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["git.json", "ledger-tail"])
+def test_a_resume_on_a_full_disk_is_refused(interrupted, full, name):
+    """The cut tail, the provenance: exit 3, the lock is free, and with room it goes on."""
+    full(name)
+    with pytest.raises(RefusedError) as caught:
+        interrupted.resume()
+
+    assert caught.value.says.endswith("cannot be written: No space left on device")
+    assert live_owner(interrupted.run.lock_file) is None
+
+    full.over()
+    assert interrupted.resume().end.why == "finished"
+
+
+def test_a_segment_that_cannot_be_closed_is_a_refusal(interrupted, full, changed):
+    """A killed launcher left it open, and there is no room to say so: exit 3."""
+    record = interrupted.record
+    opened = changed(record.segments[0], why=None, to_step=None, ended=None)
+    changed(record, status="running", segments=[opened]).write(interrupted.run.record_file)
+    full("run.json")
+
+    assert interrupted.refusal().says == f"{interrupted.run.path} cannot be written: No space left on device"
+
+
+def test_a_lock_that_is_half_written_is_refused(tmp_path, monkeypatch):
+    """The disk takes a part of the owner and no more: exit 3, and nobody holds the lock."""
+    pwrite, taken = os.pwrite, []
+
+    def partly(descriptor, content, offset):
+        if taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken.append(offset)
+        return pwrite(descriptor, content[:10], offset)
+
+    monkeypatch.setattr(os, "pwrite", partly)
+    with pytest.raises(RefusedError, match=r"run\.lock cannot be written: No space left on device"):
+        RunLock.acquire(tmp_path / "run.lock")
+    monkeypatch.undo()
+
+    assert live_owner(tmp_path / "run.lock") is None
+    RunLock.acquire(tmp_path / "run.lock").release()
+
+
+def test_a_new_owner_needs_no_room_of_its_own(tmp_path):
+    """A dead owner's lock is overwritten before it is cut: its block is used again."""
+    RunLock.acquire(tmp_path / "run.lock").release()
+    path = tmp_path / "run.lock"
+    path.write_bytes(b"torn" * 500)
+    lock = RunLock.acquire(path)
+    owner = live_owner(path)
+    lock.release()
+
+    assert owner is not None
+    assert owner.pid == os.getpid()

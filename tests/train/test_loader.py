@@ -1,0 +1,107 @@
+"""Loader workers: what they fetch, and what signals and deaths do to them."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from llmrun.config.batch import Batch
+from llmrun.data.manifest import read_manifest
+from llmrun.data.order import Order
+from llmrun.data.windows import Split
+from llmrun.errors import EXIT_BUG
+from llmrun.train.loader import Loader, MicroBatches
+from llmrun.train.stopping import STOP_SIGNALS
+from llmrun.train.worker import as_known
+
+BATCH = Batch(gb_tok=512, mu_tok=64, L_ctx=32, V=8, D=1, T_tokens=8192, warmup_tokens=0)
+
+
+class Disturbed(MicroBatches):
+    """Micro-batches whose loader worker does something else at step 3."""
+
+    disturbance = staticmethod(lambda: None)
+
+    def tokens(self, step: int, number: int):
+        """Disturbed."""
+        if step == 3:
+            self.disturbance()
+        return super().tokens(step, number)
+
+
+@pytest.fixture
+def batches(dataset):
+    """The micro-batches of a small run."""
+    split = Split(dataset, read_manifest(dataset), "train", BATCH.L_ctx, verify=True)
+    return Disturbed(split, Order(42, split.n_windows), BATCH)
+
+
+def keys() -> list[tuple[int, int]]:
+    """Every micro-batch of the run, in order."""
+    return [(step, number) for step in range(BATCH.steps) for number in range(BATCH.M)]
+
+
+def loader_of(batches) -> Loader:
+    """A loader with one worker."""
+    return Loader(batches, BATCH, 0, range(BATCH.steps), seed=42, num_workers=1)
+
+
+def test_signals_to_the_whole_process_tree_leave_the_data_alone(batches):
+    """After every stop signal a loader worker still fetches the right micro-batches, to the last one."""
+    loader = loader_of(batches)
+    found = []
+    for step, number in keys():
+        found.append(loader.next(step, number).tokens)
+        if len(found) == 4:
+            for signalled in STOP_SIGNALS:
+                os.kill(loader._items._workers[0].pid, signalled)
+    loader._items._shutdown_workers()
+
+    assert all(torch.equal(tokens, batches.tokens(*key)) for tokens, key in zip(found, keys(), strict=True))
+
+
+def told_by_a_rank(batches) -> dict:
+    """What a process says that reads all micro-batches and meets an error; its loader worker dies with it."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            loader = loader_of(batches)
+            for key in keys():
+                loader.next(*key)
+        except Exception as error:  # noqa: BLE001  as the worker does
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.write(writing, json.dumps(as_known(error).as_json()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading, "rb") as told:
+        return json.loads(told.read())
+
+
+DEATHS = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "left": lambda: os._exit(3),
+    "left in peace": lambda: os._exit(0),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
+def test_a_lost_loader_worker_is_named(batches, death):
+    """However a worker went away the run failed, with exit code 4."""
+    batches.disturbance = death
+    told = told_by_a_rank(batches)
+
+    assert (told["error"], told["exit_code"]) == ("a loader worker was killed", 4)
+
+
+def test_a_bug_in_a_loader_worker_is_a_bug(batches):
+    """An error that a worker raises is told by its own text, not taken for a lost worker."""
+    batches.disturbance = lambda: 1 // 0
+    told = told_by_a_rank(batches)
+
+    assert "ZeroDivisionError" in told["error"]
+    assert told["exit_code"] == EXIT_BUG

@@ -1,0 +1,91 @@
+"""Saving where the disk is full: all ranks agree, the run goes on or stops, the best checkpoint is not lost."""
+
+import json
+import shutil
+
+import pytest
+
+from llmrun.checkpoint.layout import steps_in
+from llmrun.checkpoint.reader import verify_files
+from llmrun.errors import RunFailedError
+from warm.bits import assert_equal_runs
+from warm.driver import STEPS
+from warm.pool import PoolStarter
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_on_one_rank_lets_all_go_on(driver, server, pool, rank):
+    """D = 2, `continue`: no checkpoint at that step, a remark in the rank's words, later ones exist."""
+    driver.train(pool, "straight", "batch.D=2")
+    ended = driver.train(PoolStarter(server, "disk_full_once", step=5, rank=rank), "full", "batch.D=2")
+
+    run = driver.run("full")
+    assert ended.end.why == "finished"
+    (remark,) = ended.end.remarks
+    assert remark.startswith(
+        f"no checkpoint at step 5: rank {rank} could not write step-00000005: No space left on device"
+    )
+    assert steps_in(run.checkpoints) == [15, 16]
+    assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")] == []
+    assert verify_files(run.checkpoints / "step-00000015") == []
+    assert_equal_runs(driver.run("straight"), run, STEPS)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_on_one_rank_stops_all(driver, server, rank):
+    """D = 2, `stop`: exit code 4 with the cause, nothing half-written, and the run resumes."""
+    full = PoolStarter(server, "disk_full_once", step=10, rank=rank)
+    ended = driver.train(full, "full", "batch.D=2", "checkpoint.on_disk_full=stop")
+
+    run = driver.run("full")
+    error = ended.error(run)
+    assert isinstance(error, RunFailedError)
+    assert error.says.startswith(f"rank {rank} could not write step-00000010: No space left on device")
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_seen_by_all(driver, server):
+    """Rank 0 finds no room before anything is written; rank 1 has written: both go on at once."""
+    ended = driver.train(PoolStarter(server, "no_room_at_first"), "full", "batch.D=2")
+
+    run = driver.run("full")
+    assert ended.end.why == "finished"
+    assert len(ended.end.remarks) == 1
+    assert ended.end.remarks[0].startswith("no checkpoint at step 5: a checkpoint of ")
+    assert steps_in(run.checkpoints) == [15, 16]
+
+
+def test_a_best_step_that_was_not_saved_is_not_taken_for_saved(driver, server, pool):
+    """The disk was full at the best step: trainer.json says so, and a resume keeps and finds the one before."""
+    settings = ["checkpoint.keep_best=true", "checkpoint.keep_last=9"]
+    driver.train(PoolStarter(server, "disk_full_once", step=12, rank=0), "full", *settings)
+    run = driver.run("full")
+    shutil.rmtree(run.checkpoints / "step-00000016")
+    trainer = json.loads((run.checkpoints / "step-00000015" / "trainer.json").read_text())
+    assert (trainer["best_step"], trainer["best_saved_step"]) == (12, 8)
+
+    driver.resume(pool, "full", "eval.every_steps=null", "checkpoint.keep_last=1")
+    assert steps_in(run.checkpoints) == [8, 16]
+
+    ended = driver.resume(pool, "full", start="best", until=9)
+    assert ended.record.segments[-1].from_step == 8
+
+
+def test_the_best_step_being_saved_counts_as_saved(driver, pool):
+    """A checkpoint of a best step names itself."""
+    driver.train(pool, "best", "checkpoint.keep_best=true", until=4)
+    trainer = json.loads((driver.run("best").checkpoints / "step-00000004" / "trainer.json").read_text())
+
+    assert (trainer["best_step"], trainer["best_saved_step"]) == (4, 4)
+
+
+def test_a_rank_reports_on_a_full_disk(driver, server):
+    """No file can be made and no word be logged any more: the outcome still says why, in room kept for it."""
+    ended = driver.train(PoolStarter(server, "disk_full_from", step=9), "full", "batch.D=2")
+
+    run = driver.run("full")
+    error = ended.error(run)
+    assert isinstance(error, RunFailedError)
+    assert "No space left on device" in error.says
+    assert any("no checkpoint at step 10" in remark for remark in ended.end.remarks)
+    assert [path.name for path in run.segment_logs(1).iterdir() if path.name.startswith(".")] == []
