@@ -34,11 +34,3 @@ class Reduction:
     def finish(self) -> Tensor:
         """The sum over all lanes on this rank's shard: [shard_size], float32; valid until the next lane."""
         return self.exchange.reduce(self._folder.take_nodes())
-
-    def is_finite(self) -> bool:
-        """Whether every gradient of the lane begun so far is finite."""
-        return self._folder.is_finite()
-
-    def abandon_lane(self) -> None:
-        """Forget the lane begun."""
-        self._folder.abandon_lane()

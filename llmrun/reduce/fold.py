@@ -53,17 +53,6 @@ class LaneFolder:
                 self._free.append(right)
             self._held = above
 
-    def is_finite(self) -> bool:
-        """Whether every gradient of the lane begun so far is finite."""
-        assert self._current is not None
-        return bool(torch.isfinite(self._buffers[self._current]).all())
-
-    def abandon_lane(self) -> None:
-        """Forget the lane begun."""
-        assert self._current is not None
-        self._free.append(self._current)
-        self._current = None
-
     def take_nodes(self) -> list[tuple[Node, Tensor]]:
         """The maximal nodes of this rank, ascending, each [layout.total], float32; valid until the next lane."""
         nodes = [(node, self._buffers[i]) for node, i in zip(self._held, self._held_buffers, strict=True)]

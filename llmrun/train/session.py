@@ -35,6 +35,7 @@ from llmrun.train.saving import restore
 from llmrun.train.seeding import seed_everything
 from llmrun.train.state import TrainingState, initial_state
 from llmrun.train.stopping import StopRequest
+from llmrun.train.strategies import hosted_lanes
 
 
 def run_segment(
@@ -56,7 +57,8 @@ def run_segment(
     steps = range(orders.from_step, orders.until_step)
     order = open_order(run.path, config.seed, train.n_windows)
     batches = MicroBatches(train, order, resolved.batch)
-    loader = Loader(batches, resolved.batch, rank, steps, config.seed, config.data.num_workers)
+    lanes = hosted_lanes(resolved, rank)
+    loader = Loader(batches, resolved.batch, rank, lanes, steps, config.seed, config.data.num_workers)
     device = device_of(config.hardware.device, local_rank())
     with process_group(orders.D, rank, device):
         state = initial_state(resolved, rank, device, train.n_windows)
@@ -109,7 +111,7 @@ def _recorder(
     return Recorder(
         run,
         ledger,
-        state.layout,
+        state.strategy.slots,
         sinks,
         throughput,
         tail,

@@ -50,7 +50,7 @@ def flip_weight_bit(step: int) -> None:
 
     def flipping(state, *arguments):
         if state.step == step:
-            state.flat[:1].view(torch.int32).bitwise_xor_(1 << 20)
+            state.strategy.flat[:1].view(torch.int32).bitwise_xor_(1 << 20)
         return train_step(state, *arguments)
 
     module.train_step = flipping
