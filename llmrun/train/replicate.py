@@ -48,6 +48,14 @@ class FlatWeights:
         for slot in self.slots:
             self.flat[slot.start : slot.start + slot.numel].copy_(read(slot, 0, slot.numel))
 
+    def graph_parameters(self) -> list[nn.Parameter]:
+        """See `Strategy.graph_parameters`."""
+        return list(self.model.parameters())
+
+    def passes(self, count: int) -> int:  # noqa: ARG002
+        """Forward passes need no company."""
+        return 0
+
 
 class Replicate(FlatWeights):
     """Neighbouring lanes on each rank, folded before they travel: one exchange a step."""
@@ -62,7 +70,7 @@ class Replicate(FlatWeights):
         """See `Strategy.begin_lane`."""
         self._reduction.begin_lane()
 
-    def before_backward(self, *, is_last: bool) -> None:
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:
         """Nothing to do: autograd adds into the lane's buffer."""
 
     def end_lane(self, lane: int | None) -> None:
@@ -77,11 +85,3 @@ class Replicate(FlatWeights):
     def publish(self) -> None:
         """See `Strategy.publish`."""
         self._reduction.exchange.gather(self.flat)
-
-    def graph_parameters(self) -> list[nn.Parameter]:
-        """See `Strategy.graph_parameters`."""
-        return list(self.model.parameters())
-
-    def passes(self, count: int) -> int:  # noqa: ARG002
-        """Forward passes need no company."""
-        return 0

@@ -37,6 +37,11 @@ class ShardedModel:
         fill = initial_values(config.seed, resolved.shape.n_layers)
         self.load(_reader_of(fill))
         self._gradient = torch.zeros_like(self.weights)
+        self.lanes = strided_lanes(batch.V, batch.D, rank)
+        for group in self.groups():
+            group.set_gradient_divide_factor(1.0)
+            group.set_force_sum_reduction_for_comms(True)
+            group.set_reduce_scatter_unused_params(True)
 
     def _build(self, resolved: Resolved, device: torch.device) -> nn.Module:
         """The model, sharded before it has memory: no rank ever holds all of it."""
@@ -73,7 +78,18 @@ class ShardedModel:
                 own = self.weights[piece.own_start : piece.own_start + piece.count]
                 rows.copy_(own.view(rows.shape))
 
-    def take_gradient(self) -> Tensor:
+    def begin_lane(self) -> None:
+        """Nothing to do: FSDP2 starts without gradients."""
+
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
+        """Within a lane gradients are added where they are; its last pass reduces them."""
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(ends_lane)
+
+    def end_lane(self, lane: int | None) -> None:
+        """Nothing to do: the reduction took the lane in the backward pass."""
+
+    def finish(self) -> Tensor:
         """The gradients that FSDP2 left, as one flat buffer [share.size]; they are gone afterwards."""
         for piece in self.share.pieces:
             gradient = self._parameters[piece.slot.name].grad
@@ -99,29 +115,8 @@ class Shard(ShardedModel):
 
     def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
         super().__init__(resolved, rank, device)
-        batch = resolved.batch
-        self.lanes = strided_lanes(batch.V, batch.D, rank)
         for group in self.groups():
-            group.set_custom_reduce_scatter(TreeReduceScatter(batch.V))
-            group.set_gradient_divide_factor(1.0)
-            group.set_force_sum_reduction_for_comms(True)
-            group.set_reduce_scatter_unused_params(True)
-        assert isinstance(self.model, FSDPModule)
-        self._root: FSDPModule = self.model
-
-    def begin_lane(self) -> None:
-        """Nothing to do: FSDP2 starts without gradients."""
-
-    def before_backward(self, *, is_last: bool) -> None:
-        """Within a lane gradients are added where they are; its last pass reduces them."""
-        self._root.set_requires_gradient_sync(is_last)
-
-    def end_lane(self, lane: int | None) -> None:
-        """Nothing to do: the reduction took the lane in the backward pass."""
-
-    def finish(self) -> Tensor:
-        """See `Strategy.finish`."""
-        return self.take_gradient()
+            group.set_custom_reduce_scatter(TreeReduceScatter(resolved.batch.V))
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -110,13 +110,17 @@ def _backward(state: TrainingState, loader: Loader, token_digester: Digester) ->
     losses: dict[int, Tensor] = {}
     words = []
     n_targets = 0
-    for lane in state.strategy.lanes:
+    lanes = state.strategy.lanes
+    for lane in lanes:
         state.strategy.begin_lane()
         numbers = micro_batches_of_lane(batch, lane)
         for number in numbers:
             micro_batch = loader.next(state.step, number)
+            ends_lane = number == numbers[-1]
+            state.strategy.before_pass(ends_lane=ends_lane, ends_step=ends_lane and lane == lanes[-1])
             loss, n = micro_batch_loss(state, micro_batch)
-            state.strategy.before_backward(is_last=number == numbers[-1])
+            if lane is None:
+                loss = loss * 0.0  # runs along and gives nothing
             loss.backward()  # type: ignore[no-untyped-call]
             if lane is not None:
                 words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))

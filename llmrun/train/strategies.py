@@ -6,6 +6,7 @@ import torch
 
 from llmrun.config.resolve import Resolved
 from llmrun.lanes import lanes_of_rank, strided_lanes
+from llmrun.train.native import Ddp, NativeShard
 from llmrun.train.replicate import Replicate
 from llmrun.train.shard import Shard
 from llmrun.train.strategy import Strategy
@@ -24,4 +25,6 @@ def hosted_lanes(resolved: Resolved, rank: int) -> Sequence[int | None]:
 
 def strategy_of(resolved: Resolved, rank: int, device: torch.device) -> Strategy:
     """The strategy with the initial weights."""
+    if resolved.config.reproducibility.mode == "statistical":
+        return NativeShard(resolved, rank, device) if is_sharded(resolved) else Ddp(resolved, rank, device)
     return Shard(resolved, rank, device) if is_sharded(resolved) else Replicate(resolved, rank, device)

@@ -1,7 +1,7 @@
 """How weights, gradients and optimizer state lie on ranks: one small interface, several strategies.
 
 Every strategy of bitwise mode gives the same bits: it decides who hosts which lanes and who owns which
-elements, never what is added to what.
+elements, never what is added to what.  Those of statistical mode leave the sums to torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +45,8 @@ class Strategy(Protocol):
         """Start a lane: its gradients count from zero."""
         ...
 
-    def before_backward(self, *, is_last: bool) -> None:
-        """Before each backward pass; `is_last` of its lane."""
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:
+        """Before each forward and backward pass: whether it is the last of its lane, of the step."""
         ...
 
     def end_lane(self, lane: int | None) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from llmrun.errors import RunFailedError
+from llmrun.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter, dying
@@ -26,7 +27,13 @@ def test_shard_equals_replicate(driver, server, precision):
 
 SETTINGS = [
     ["batch.V=4", "activation_checkpointing=block"],
-    ["batch.V=2", "model.tie_embeddings=false", "model.position=learned", "model.bias=true", "model.norm=layernorm"],
+    [
+        "batch.V=2",
+        "model.tie_embeddings=false",
+        "model.position=learned",
+        "model.bias=true",
+        "model.norm=layernorm",
+    ],
     ["batch.V=4", "optimizer.implementation=foreach", "optimizer.grad_clip=0.1"],
 ]
 
@@ -48,3 +55,19 @@ def test_non_finite_loss_is_named(driver, server):
     error = ended.error(driver.run("poisoned"))
     assert isinstance(error, RunFailedError)
     assert error.says == "the loss of step 3 is nan, first in micro-batch 5 of 0 … 7"
+
+
+@pytest.mark.parametrize("strategy", ["replicate", "shard"])
+def test_statistical_mode_learns_the_same(driver, server, strategy):
+    """Native reductions: the same samples, nearly the same losses, a ledger and checkpoints; it resumes."""
+    pool = PoolStarter(server)
+    sets = ["reproducibility.mode=statistical", f"strategy={strategy}", "batch.D=2", "precision=fp32"]
+    driver.train(pool, "bitwise", "precision=fp32")
+    driver.train(pool, "fast", *sets, until=8)
+    ended = driver.resume(pool, "fast")
+    assert ended.end.why == "finished"
+    exact, fast = (LedgerReader(driver.run(name).ledger_file) for name in ("bitwise", "fast"))
+    for step in range(1, STEPS + 1):
+        a, b = exact.record(step), fast.record(step)
+        assert a.tokens_digest == b.tokens_digest
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)
