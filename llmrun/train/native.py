@@ -38,7 +38,7 @@ class Ddp(FlatWeights):
                 self._inner, device_ids=device_ids, gradient_as_bucket_view=True, **switches
             )
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: int | None) -> None:  # noqa: ARG002
         """Drop the gradients of the step before."""
         if self._is_new_step:
             self._inner.zero_grad(set_to_none=True)

@@ -66,12 +66,15 @@ class Replicate(FlatWeights):
         self._reduction = Reduction(parameters, self.layout, resolved.batch.V, rank, device)
         self.lanes = self._reduction.lanes
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: int | None) -> None:
         """See `Strategy.begin_lane`."""
-        self._reduction.begin_lane()
+        assert lane is not None
+        self._reduction.begin_lane(lane)
 
-    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:
-        """Nothing to do: autograd adds into the lane's buffer."""
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
+        """Autograd adds into the lane's buffer; in the last pass gradients travel as they are complete."""
+        if ends_step:
+            self._reduction.expect_last_pass()
 
     def end_lane(self, lane: int | None) -> None:
         """See `Strategy.end_lane`."""

@@ -78,7 +78,7 @@ class ShardedModel:
                 own = self.weights[piece.own_start : piece.own_start + piece.count]
                 rows.copy_(own.view(rows.shape))
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: int | None) -> None:
         """Nothing to do: FSDP2 starts without gradients."""
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002

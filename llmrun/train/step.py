@@ -112,7 +112,7 @@ def _backward(state: TrainingState, loader: Loader, token_digester: Digester) ->
     n_targets = 0
     lanes = state.strategy.lanes
     for lane in lanes:
-        state.strategy.begin_lane()
+        state.strategy.begin_lane(lane)
         numbers = micro_batches_of_lane(batch, lane)
         for number in numbers:
             micro_batch = loader.next(state.step, number)

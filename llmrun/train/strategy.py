@@ -41,7 +41,7 @@ class Strategy(Protocol):
     @property
     def lanes(self) -> Sequence[int | None]: ...  # noqa: D102
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: int | None) -> None:
         """Start a lane: its gradients count from zero."""
         ...
 

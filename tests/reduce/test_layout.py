@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
+from llmrun.reduce.buckets import buckets_of
 from llmrun.reduce.layout import ALIGNMENT, flat_layout, is_decayed, row_share
 
 shapes = st.lists(
@@ -54,3 +55,19 @@ def test_rows_cover_every_element_once(sizes, D):
             assert piece.start == found[piece.slot.name]
             found[piece.slot.name] += piece.count
     assert found == {slot.name: slot.numel for slot in slots}
+
+
+@given(shapes, st.integers(1, 9), st.integers(1, 5000))
+def test_buckets_cover_the_buffer_once(sizes, D, elements):
+    """For any size of bucket: ranges from the end to the start without gap, each parameter in one, whole."""
+    layout = flat_layout(sizes, D)
+    buckets = buckets_of(layout, elements)
+    assert [b.part.stop for b in buckets] == [layout.total, *(b.part.start for b in buckets[:-1])]
+    assert buckets[-1].part.start == 0
+    assert len(buckets) == 1 or D > 1
+    starts = {slot.name: slot for slot in layout.slots}
+    for bucket in buckets:
+        for name in bucket.names:
+            assert bucket.part.start <= starts[name].start
+            assert starts[name].start + starts[name].numel <= bucket.part.stop
+    assert sorted(name for b in buckets for name in b.names) == sorted(sizes)

@@ -61,6 +61,15 @@ def check(driver, starter, pool, cell: dict) -> None:
     assert_equal_runs(driver.run("one"), driver.run("cell"), STEPS)
 
 
+@pytest.mark.parametrize("D", [2, 3, 8])
+def test_buckets_change_no_bit(driver, server, D):
+    """Many buckets that travel during the backward pass, also at an uneven D: the bits of one rank."""
+    pool, small = PoolStarter(server), PoolStarter(server, "small_buckets", elements=3000)
+    driver.train(pool, "one")
+    driver.train(small, "many", f"batch.D={D}", "batch.uneven=allow")
+    assert_equal_runs(driver.run("one"), driver.run("many"), STEPS)
+
+
 def label(cell: dict) -> str:
     """A cell's name."""
     return "-".join(map(str, cell.values()))

@@ -87,3 +87,10 @@ def poison(step: int, number: int, gradient: bool = False) -> None:
         return loss * float("nan"), n
 
     module.micro_batch_loss = poisoned
+
+
+def small_buckets(elements: int) -> None:
+    """Gradients travel in many small buckets."""
+    from llmrun.reduce import engine
+
+    engine.BUCKET_ELEMENTS = elements
