@@ -25,6 +25,14 @@ def lanes_of_rank(V: int, D: int, rank: int) -> range:
     return range(cuts[rank], cuts[rank + 1])
 
 
+def strided_lanes(V: int, D: int, rank: int) -> list[int | None]:
+    """The lanes r, r+D, r+2D, … of `rank`, one for each slot; None in a last slot without a lane for it."""
+    assert 1 <= D <= V
+    assert 0 <= rank < D
+    lanes = range(rank, -(-V // D) * D, D)
+    return [lane if lane < V else None for lane in lanes]
+
+
 @cache
 def best_cuts(V: int, D: int) -> tuple[int, ...]:
     """The D+1 cuts 0 … V between ranks: nobody hosts more than ceil(V/D) lanes, fewest nodes travel.

@@ -4,7 +4,7 @@ The faults, each of which hides the ones that need its result:
 
 sequences   L_ctx divides μ_tok
 whole       μ_tok divides GB_tok, so that M is whole
-ranks       D divides M, so that A is whole
+ranks       D divides M, so that A is whole, unless batch.uneven allows another D
 agreement   a stated A is M/D
 lanes       V divides M
 room        D is at most V
@@ -32,6 +32,7 @@ class Stated:
     V: int | None
     D: int | None
     A: int | None
+    allows_uneven: bool = False
 
     @property
     def M(self) -> int | None:
@@ -47,7 +48,7 @@ class Stated:
 def stated(config: Config) -> Stated:
     """What a config says about the batch."""
     b = config.batch
-    return Stated(b.gb_tok, b.mu_tok, b.L_ctx, config.T_tokens, b.V, b.D, b.A)
+    return Stated(b.gb_tok, b.mu_tok, b.L_ctx, config.T_tokens, b.V, b.D, b.A, b.uneven == "allow")
 
 
 def faults(s: Stated) -> frozenset[Fault]:
@@ -60,7 +61,7 @@ def faults(s: Stated) -> frozenset[Fault]:
     M = s.M
     if M is None:
         return frozenset({*found, "whole"})
-    if s.D is not None and M % s.D:
+    if s.D is not None and M % s.D and not (s.allows_uneven and s.A is None):
         found.add("ranks")
     elif s.A is not None and (s.A * s.D != M if s.D is not None else M % s.A):
         found.add("agreement")

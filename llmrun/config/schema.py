@@ -37,7 +37,7 @@ class Config(Section):
         ScheduleConfig, "Learning rate over tokens: linear warm-up, then the named shape"
     )
     precision: Literal["fp32", "bf16"] = numeric("bf16", unit="name", says="fp32, or bf16 autocast over fp32 master weights")  # fmt: skip
-    strategy: Literal["replicate"] = operational("replicate", unit="name", says="How state lies on ranks: weights on all, optimizer state sharded")  # fmt: skip
+    strategy: Literal["replicate", "shard"] = operational("replicate", unit="name", says="How state lies on ranks: replicate shards the optimizer state, shard also weights and gradients (FSDP2)")  # fmt: skip
     activation_checkpointing: Literal["none", "block"] = operational("none", unit="name", says="Recompute each block in the backward pass")  # fmt: skip
     compile: Literal[False] = numeric(False, unit="true or false", says="torch.compile; only eager mode is offered so far")  # fmt: skip
     data: DataConfig = section(DataConfig, "Where tokens come from")

@@ -60,6 +60,7 @@ class BatchConfig(Section):
     V: Count | None = numeric(None, unit="lanes", says="Lanes in which gradients are added; divides M = GB_tok/μ_tok; default the largest power of two up to 8 that divides M")  # fmt: skip
     D: Count | None = operational(None, unit="ranks", says="Data-parallel degree; default the largest divisor of M up to min(GPUs of this machine, V), else 1")  # fmt: skip
     A: Positive | None = operational(None, unit="micro-batches per rank and step", says="Accumulation steps, derived as GB_tok/(D·μ_tok); stated, it must agree")  # fmt: skip
+    uneven: Literal["refuse", "allow"] = operational("refuse", unit="name", says="A D that does not divide M: refused in a fresh config, or allowed (every D from 1 to V has the same bits)")  # fmt: skip
 
 
 class OptimizerConfig(Section):
@@ -126,7 +127,11 @@ class CheckpointConfig(Section):
 class ReproducibilityConfig(Section):
     """What is promised and what is compared."""
 
-    mode: Literal["bitwise"] = numeric("bitwise", unit="name", says="Same fingerprint, same bits")
+    mode: Literal["bitwise", "statistical"] = numeric(
+        "bitwise",
+        unit="name",
+        says="Same fingerprint, same bits (bitwise); statistical: torch's own reductions, no determinism switches",
+    )
     compare_with: Literal["auto", "none"] = operational("auto", unit="name", says="Compare the ledger with an earlier run of the same fingerprint as it grows")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Device memory of one rank under `replicate`, part by part: pure functions of integers.
+"""Device memory of one rank, part by part: pure functions of integers.
 
 Activations are counted as the tensors that this model's operations keep for the backward pass, after
 Korthikanti et al. 2022 (arXiv 2205.05198, section 4), adapted: attention never stores its L×L scores (a fused
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 from llmrun.config.shape import ModelShape
-from llmrun.lanes import UnevenCost
+from llmrun.lanes import UnevenCost, tree_height
 from llmrun.plan.parameters import block_shapes, count_parameters, head_shapes
 
 FP32_BYTES = 4
@@ -51,6 +51,8 @@ class Setting:
     lanes:      what the sharing of V lanes among D ranks costs.
     recomputes: blocks are recomputed in the backward pass (activation_checkpointing: block).
     device:     cpu or cuda.
+    V:          lanes.
+    strategy:   replicate or shard; with D = 1 there is nothing to shard.
     """
 
     D: int
@@ -59,6 +61,8 @@ class Setting:
     precision: str
     recomputes: bool
     device: str
+    V: int
+    strategy: str = "replicate"
 
     @property
     def half_bytes(self) -> int:
@@ -70,15 +74,10 @@ def memory_of(shape: ModelShape, setting: Setting) -> Memory:
     """Every part of one rank's memory."""
     N = count_parameters(shape).N_params_total
     D = setting.D
+    sharded = setting.strategy == "shard" and D > 1
     parts = [
-        MemoryPart("weights", FP32_BYTES * N, f"4·N_params_total = 4·{N:,} (fp32)"),
+        *(_sharded(shape, setting, N) if sharded else _replicated(setting, N)),
         *_low_precision_weights(shape, setting),
-        MemoryPart(
-            "gradients",
-            FP32_BYTES * N * setting.lanes.buffers,
-            f"4·N_params_total·{setting.lanes.buffers} (flat fp32 buffers of lanes)",
-        ),
-        *_exchange(N, setting),
         MemoryPart(
             "optimizer", MOMENTS_BYTES * -(-N // D), f"8·N_params_total/D = 8·{N:,}/{D} (two fp32 moments)"
         ),
@@ -89,6 +88,47 @@ def memory_of(shape: ModelShape, setting: Setting) -> Memory:
     return Memory(
         tuple(parts), MemoryPart("checkpoint buffer", shard, f"12·N_params_total/D = 12·{N:,}/{D} (host)")
     )
+
+
+def _replicated(setting: Setting, N: int) -> list[MemoryPart]:
+    """Weights, gradients and the exchange where every rank holds all weights."""
+    return [
+        MemoryPart("weights", FP32_BYTES * N, f"4·N_params_total = 4·{N:,} (fp32)"),
+        MemoryPart(
+            "gradients",
+            FP32_BYTES * N * setting.lanes.buffers,
+            f"4·N_params_total·{setting.lanes.buffers} (flat fp32 buffers of lanes)",
+        ),
+        *_exchange(N, setting),
+    ]
+
+
+def _sharded(shape: ModelShape, setting: Setting, N: int) -> list[MemoryPart]:
+    """Weights, gradients and the exchange where FSDP2 shards all of them."""
+    own = -(-N // setting.D)
+    block = sum(prod(size) for size in block_shapes(shape).values())
+    root = N - shape.n_layers * block
+    largest, sums = max(block, root), tree_height(setting.V) + 1
+    return [
+        MemoryPart(
+            "weights",
+            2 * FP32_BYTES * own,
+            f"2·4·N_params_total/D = 8·{N:,}/{setting.D} (rows, and flat for the optimizer)",
+        ),
+        MemoryPart(
+            "gathered weights",
+            FP32_BYTES * (root + 2 * block),
+            f"4·({root:,} + 2·{block:,}) (tables, and two blocks)",
+        ),
+        MemoryPart(
+            "gradients",
+            (2 + sums) * FP32_BYTES * own,
+            f"(2 + {sums})·4·N_params_total/D (reduced, flat, and the tree's nodes)",
+        ),
+        MemoryPart(
+            "exchange", 3 * FP32_BYTES * largest, f"3·4·{largest:,} (one group's gradients, sent, received)"
+        ),
+    ]
 
 
 def _low_precision_weights(shape: ModelShape, setting: Setting) -> list[MemoryPart]:

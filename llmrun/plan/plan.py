@@ -125,7 +125,9 @@ def make_plan(resolved: Resolved, dataset: DatasetFacts | None = None, where: st
     hardware = config.hardware
     accelerator = accelerator_named(hardware.accelerator, where) if hardware.accelerator else None
     device = "cuda" if accelerator else hardware.device
-    setting = Setting(batch.D, batch.mu_tok, lanes, config.precision, recomputes, device)
+    setting = Setting(
+        batch.D, batch.mu_tok, lanes, config.precision, recomputes, device, batch.V, config.strategy
+    )
     return Plan(
         config=config,
         batch=batch,

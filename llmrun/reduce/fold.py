@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from llmrun.lanes import Node, buffers_needed, merged
+from llmrun.lanes import Node, buffers_needed, maximal_nodes, merged
 from llmrun.reduce.layout import FlatLayout
 
 
@@ -14,11 +14,14 @@ class LaneFolder:
 
     A lane is added up by autograd in a buffer that starts at +0.0; a finished lane merges with its sibling
     or waits for it in its buffer.  k neighbouring lanes need about log2(k)+1 buffers, one lane needs one.
+    The last lane is folded range by range, so that a range can travel while the rest is still computed.
+
+    nodes: the maximal nodes of this rank, ascending: what is left when all lanes are folded.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], layout: FlatLayout, V: int, lanes: range) -> None:
         device = next(iter(parameters.values())).device
-        self.V, self.lanes = V, lanes
+        self.V, self.lanes, self.nodes = V, lanes, maximal_nodes(V, lanes)
         self._parameters = [parameters[slot.name] for slot in layout.slots]
         self._buffers = [
             torch.zeros(layout.total, dtype=torch.float32, device=device)
@@ -28,48 +31,54 @@ class LaneFolder:
         self._free = list(range(len(self._buffers)))
         self._held: list[Node] = []
         self._held_buffers: list[int] = []
-        self._current: int | None = None
+        self._last_merges: list[tuple[int, int]] = []
 
-    def begin_lane(self) -> None:
+    def begin_lane(self, lane: int) -> None:
         """Point `.grad` of every parameter at a buffer of zeros."""
-        assert self._current is None
-        self._current = self._free.pop()
-        self._buffers[self._current].zero_()
-        for parameter, view in zip(self._parameters, self._views[self._current], strict=True):
+        current = self._free.pop()
+        self._buffers[current].zero_()
+        for parameter, view in zip(self._parameters, self._views[current], strict=True):
             parameter.grad = view
+        self._held.append((0, lane))
+        self._held_buffers.append(current)
+        if lane == self.lanes[-1]:
+            self._last_merges = self._merge()
 
     def end_lane(self, lane: int) -> None:
-        """Take the finished lane, merging while its sibling is there."""
-        assert self._current is not None
-        for parameter, view in zip(self._parameters, self._views[self._current], strict=True):
+        """Take the finished lane, merging while its sibling is there; the last one only in `fold_range`."""
+        if lane == self.lanes[-1]:
+            return
+        views = self._views[self._held_buffers[-1]]
+        for parameter, view in zip(self._parameters, views, strict=True):
             assert parameter.grad is view, "a gradient was replaced instead of added to"
-        self._held.append((0, lane))
-        self._held_buffers.append(self._current)
-        self._current = None
+        for left, right in self._merge():
+            self._buffers[left].add_(self._buffers[right])
+            self._free.append(right)
+
+    def fold_range(self, part: slice) -> list[Tensor]:
+        """Fold the last lane over a range of the flat buffer whose gradients are complete.
+
+        Returns this range of every maximal node, ascending; valid until `release`.
+        """
+        for left, right in self._last_merges:
+            self._buffers[left][part].add_(self._buffers[right][part])
+        assert self._held == self.nodes
+        return [self._buffers[i][part] for i in self._held_buffers]
+
+    def release(self) -> None:
+        """All ranges were folded and sent: the buffers are free for the next step."""
+        self._free = list(range(len(self._buffers)))
+        self._held, self._held_buffers, self._last_merges = [], [], []
+
+    def _merge(self) -> list[tuple[int, int]]:
+        """Raise the last node as far as it goes; returns which buffers are to be added, left and right."""
+        pairs = []
         while (above := merged(self.V, self.lanes, self._held)) is not None:
             if len(above) < len(self._held):
                 right = self._held_buffers.pop()
-                self._buffers[self._held_buffers[-1]].add_(self._buffers[right])
-                self._free.append(right)
+                pairs.append((self._held_buffers[-1], right))
             self._held = above
-
-    def is_finite(self) -> bool:
-        """Whether every gradient of the lane begun so far is finite."""
-        assert self._current is not None
-        return bool(torch.isfinite(self._buffers[self._current]).all())
-
-    def abandon_lane(self) -> None:
-        """Forget the lane begun."""
-        assert self._current is not None
-        self._free.append(self._current)
-        self._current = None
-
-    def take_nodes(self) -> list[tuple[Node, Tensor]]:
-        """The maximal nodes of this rank, ascending, each [layout.total], float32; valid until the next lane."""
-        nodes = [(node, self._buffers[i]) for node, i in zip(self._held, self._held_buffers, strict=True)]
-        self._free += self._held_buffers
-        self._held, self._held_buffers = [], []
-        return nodes
+        return pairs
 
 
 def _views(buffer: Tensor, layout: FlatLayout) -> Sequence[Tensor]:

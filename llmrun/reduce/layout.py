@@ -7,7 +7,6 @@ Parameters with weight decay come first, so that a shard is at most two pieces o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 ALIGNMENT = 64
@@ -33,16 +32,29 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class FlatPiece:
-    """The part of one parameter that lies in a shard.
+class Piece:
+    """The part of one parameter that a rank owns.
 
-    start: first element in the flattened parameter.  flat_start: the same element in the flat buffer.
+    start: first element in the flattened parameter.  own_start: the same element in the rank's own buffer.
     """
 
     slot: Slot
     start: int
-    flat_start: int
+    own_start: int
     count: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank owns of all parameters, in a buffer of `size` elements of its own.
+
+    Pieces are ascending, without padding and without empty ones; each starts at a multiple of 64.
+    decay_stop: elements before it belong to parameters with weight decay.
+    """
+
+    pieces: tuple[Piece, ...]
+    size: int
+    decay_stop: int
 
 
 @dataclass(frozen=True)
@@ -59,35 +71,56 @@ class FlatLayout:
         """Elements of each shard, a multiple of 64."""
         return self.total // self.D
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Parameter names in flat order."""
-        return tuple(slot.name for slot in self.slots)
-
     def shard(self, rank: int) -> range:
-        """The elements that `rank` owns."""
+        """The elements of the flat buffer that `rank` owns."""
         return range(rank * self.shard_size, (rank + 1) * self.shard_size)
 
-    def pieces(self, shard: range) -> list[FlatPiece]:
-        """The parts of parameters in a shard, ascending, without padding and without empty ones."""
-        found = []
+    def share(self, rank: int) -> Share:
+        """The share of `rank`: its shard, whatever parameters are cut by its ends."""
+        shard = self.shard(rank)
+        pieces = []
         for slot in self.slots:
             first, last = max(slot.start, shard.start), min(slot.start + slot.numel, shard.stop)
             if first < last:
-                found.append(FlatPiece(slot, first - slot.start, first, last - first))
-        return found
+                pieces.append(Piece(slot, first - slot.start, first - shard.start, last - first))
+        cut = min(max(self.decay_stop, shard.start), shard.stop) - shard.start
+        return Share(tuple(pieces), self.shard_size, cut)
 
 
 def flat_layout(shapes: Mapping[str, Sequence[int]], D: int) -> FlatLayout:
-    """The layout of parameters given by name and shape; matrices and tables are decayed, vectors not."""
-    decayed = [name for name, shape in shapes.items() if len(shape) >= 2]
-    others = [name for name, shape in shapes.items() if len(shape) < 2]
+    """The layout of parameters given by name and shape."""
     slots = []
     at = decay_stop = 0
-    for name in (*decayed, *others):
+    for name in decayed_first(shapes):
         slot = Slot(name, tuple(shapes[name]), at)
         slots.append(slot)
         at = aligned(at + slot.numel)
-        if len(slot.shape) >= 2:
+        if is_decayed(slot.shape):
             decay_stop = at
     return FlatLayout(tuple(slots), decay_stop, aligned(at, ALIGNMENT * D), D)
+
+
+def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
+    """The share of `rank` where each parameter is cut by rows, as FSDP2 cuts it: ceil(rows / D) to a rank."""
+    pieces = []
+    at = decay_stop = 0
+    for slot in slots:
+        rows = -(-slot.shape[0] // D)
+        first, last = min(rank * rows, slot.shape[0]), min((rank + 1) * rows, slot.shape[0])
+        row_size = slot.numel // slot.shape[0]
+        if first < last:
+            pieces.append(Piece(slot, first * row_size, at, (last - first) * row_size))
+            at = aligned(at + pieces[-1].count)
+        if is_decayed(slot.shape):
+            decay_stop = at
+    return Share(tuple(pieces), at, decay_stop)
+
+
+def is_decayed(shape: Sequence[int]) -> bool:
+    """Weight decay is for matrices and tables, not for norms and biases."""
+    return len(shape) >= 2
+
+
+def decayed_first(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Names in flat order."""
+    return sorted(shapes, key=lambda name: not is_decayed(shapes[name]))

@@ -14,14 +14,19 @@ from torch import Tensor
 SCALE_BITS = 24
 _MAGIC = 1.5 * 2.0**52
 _BLOCK_ELEMENTS = 2**14
-"""2^14 integers below 2^48 stay below 2^62."""
-_CHUNK_BLOCKS = 16
-_LIMB_BITS = 32
+"""2^14 integers below 2^48 stay below 2^62, and the bits of 2^14 magic numbers add up to 0 mod 2^64."""
+_CHUNK_BLOCKS_CPU = 16
+"""A buffer of 2 MiB, which stays in the cache."""
+_CHUNK_BLOCKS_GPU = 1024
+"""A buffer of 128 MiB: few kernels."""
+_HALF_BITS = 32
+_LIMB = 2**62
 
 
 def largest_magnitude(values: Tensor) -> float:
     """max|g| of a shard [n], float32; NaN where any element is NaN."""
-    return float(values.abs().amax().item())
+    smallest, largest = torch.aminmax(values)
+    return float(torch.maximum(-smallest, largest).item())
 
 
 def exponent_of(magnitude: float) -> int:
@@ -32,27 +37,35 @@ def exponent_of(magnitude: float) -> int:
 def square_sum(values: Tensor, exponent: int) -> int:
     """Σ round((g·2^(24-exponent))²) over a shard [n], float32, as an exact integer.
 
-    n is a multiple of 64.  Every |g| must be below 2^exponent.
+    Every |g| must be below 2^exponent.
     """
-    scale = 2.0 ** (SCALE_BITS - exponent)
-    low = torch.zeros((), dtype=torch.int64, device=values.device)
-    high = torch.zeros((), dtype=torch.int64, device=values.device)
-    magic = torch.tensor(_MAGIC, dtype=torch.float64, device=values.device)
-    for chunk in torch.split(values, _BLOCK_ELEMENTS * _CHUNK_BLOCKS):
-        x = chunk.to(torch.float64).mul_(scale)
-        integers = torch.addcmul(magic, x, x).view(torch.int64).sub_(magic.view(torch.int64))
-        for block in _blocks(integers):
-            sums = block.sum(-1)
-            low += (sums & (2**_LIMB_BITS - 1)).sum()
-            high += (sums >> _LIMB_BITS).sum()
-    return int(low.item()) + (int(high.item()) << _LIMB_BITS)
+    device = values.device
+    n_blocks = -(-len(values) // _BLOCK_ELEMENTS)
+    step = min(n_blocks, _CHUNK_BLOCKS_CPU if device.type == "cpu" else _CHUNK_BLOCKS_GPU)
+    buffer = torch.empty(step * _BLOCK_ELEMENTS, dtype=torch.float64, device=device)
+    sums = torch.empty(n_blocks, dtype=torch.int64, device=device)
+    magic = torch.tensor(_MAGIC, dtype=torch.float64, device=device)
+    for first in range(0, n_blocks, step):
+        own = sums[first : first + step]
+        chunk = values[first * _BLOCK_ELEMENTS :][: len(own) * _BLOCK_ELEMENTS]
+        x = buffer[: len(own) * _BLOCK_ELEMENTS]
+        x[: len(chunk)] = chunk
+        x[len(chunk) :] = 0.0
+        # Products with a power of two are exact: only the sum with the magic number is rounded.
+        torch.addcmul(magic, x, x, value=4.0 ** (SCALE_BITS - exponent), out=x)
+        torch.sum(x.view(torch.int64).view(-1, _BLOCK_ELEMENTS), dim=-1, out=own)
+    low, high = (sums & (2**_HALF_BITS - 1)).sum(), (sums >> _HALF_BITS).sum()
+    return int(low.item()) + (int(high.item()) << _HALF_BITS)
 
 
-def _blocks(integers: Tensor) -> list[Tensor]:
-    """Whole blocks as rows, and the rest as one row."""
-    whole = len(integers) // _BLOCK_ELEMENTS * _BLOCK_ELEMENTS
-    parts = [integers[:whole].view(-1, _BLOCK_ELEMENTS), integers[whole:].view(1, -1)]
-    return [part for part in parts if part.numel()]
+def to_limbs(square_sums: int) -> tuple[int, int]:
+    """(high, low) of a sum of squares: two integers that travel as int64, whatever the sum."""
+    return divmod(square_sums, _LIMB)
+
+
+def from_limbs(high: int, low: int) -> int:
+    """The sum of squares; sums of limbs over ranks give the sum over ranks."""
+    return high * _LIMB + low
 
 
 def norm_of(square_sums: int, exponent: int) -> float:

@@ -46,11 +46,15 @@ class Evaluator:
         A collective: every rank calls it and gets the same number.
         """
         sums = [0] * len(self._micro_batches)
-        state.model.eval()
+        mine = list(range(state.rank, len(sums), state.D))
+        along = state.strategy.passes(len(sums)) - len(mine)
+        state.strategy.model.eval()
         with torch.no_grad():
-            for number in range(state.rank, len(sums), state.D):
+            for number in mine:
                 sums[number] = bits_of(self._loss_sum(state, number))
-        state.model.train()
+            for _ in range(along):
+                self._loss_sum(state, 0)
+        state.strategy.model.train()
         rows = gather_integers(sums, state.D, state.device)
         return tree_sum([float_of(bits) for bits in sum_columns(rows)]) / self.n_targets
 
@@ -59,7 +63,7 @@ class Evaluator:
         windows = np.stack([self._split.window(int(w)) for w in self._micro_batches[number]])
         tokens = torch.from_numpy(windows).to(device=state.device, dtype=torch.int64)
         with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
-            loss, _ = state.model(tokens)
+            loss, _ = state.strategy.model(tokens)
         return float(loss.item())
 
 

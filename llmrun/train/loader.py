@@ -7,7 +7,7 @@ entry (s·M + j)·sequences + i of the order.  Loader workers only fetch; nothin
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from llmrun.config.batch import Batch
 from llmrun.data.order_file import Entries
 from llmrun.data.windows import Split
 from llmrun.errors import LlmrunError, error_of
-from llmrun.lanes import lanes_of_rank
 from llmrun.machine import die_with_parent
 from llmrun.streams import seed_of, stream_key
 from llmrun.train.stopping import STOP_SIGNALS
@@ -35,10 +34,13 @@ class MicroBatch:
     tokens: Tensor
 
 
-def micro_batches_of_lane(batch: Batch, lane: int) -> range:
-    """Numbers of the micro-batches whose gradients lane `lane` adds, in order."""
-    per_lane = batch.micro_batches_per_lane
-    return range(lane * per_lane, (lane + 1) * per_lane)
+def micro_batches_of_lane(batch: Batch, lane: int | None) -> range:
+    """Numbers of the micro-batches whose gradients lane `lane` adds, in order.
+
+    A rank without a lane that runs along (None) borrows those of lane 0; they count nowhere.
+    """
+    per_lane, first = batch.micro_batches_per_lane, lane or 0
+    return range(first * per_lane, (first + 1) * per_lane)
 
 
 class MicroBatches(Dataset[tuple[int, int, Any]]):
@@ -65,9 +67,8 @@ class MicroBatches(Dataset[tuple[int, int, Any]]):
 class MicroBatchOrder(Sampler[tuple[int, int]]):
     """The (step index, number) pairs that a rank needs, in order."""
 
-    def __init__(self, batch: Batch, rank: int, steps: range) -> None:
-        self._batch, self._steps = batch, steps
-        self._lanes = lanes_of_rank(batch.V, batch.D, rank)
+    def __init__(self, batch: Batch, lanes: Sequence[int | None], steps: range) -> None:
+        self._batch, self._lanes, self._steps = batch, lanes, steps
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for step in self._steps:
@@ -84,13 +85,20 @@ class Loader:
     """
 
     def __init__(
-        self, batches: MicroBatches, batch: Batch, rank: int, steps: range, seed: int, num_workers: int
+        self,
+        batches: MicroBatches,
+        batch: Batch,
+        rank: int,
+        lanes: Sequence[int | None],
+        steps: range,
+        seed: int,
+        num_workers: int,
     ) -> None:
         self.batches = batches
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=MicroBatchOrder(batch, rank, steps),
+            sampler=MicroBatchOrder(batch, lanes, steps),
             num_workers=num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,

@@ -95,7 +95,7 @@ class Loop:
     def _record_initial(self) -> None:
         """Record 0: the digest of the initial weights."""
         state = self.state
-        partial = partial_digests(state.digester, state.layout, state.rank, state.own_weights)
+        partial = partial_digests(state, state.strategy.weights)
         digests = sum_columns(gather_integers(partial, state.D, state.device))
         if self.recorder is not None:
             self.recorder.initial(digests)

@@ -1,29 +1,26 @@
-"""AdamW on this rank's shard of the flat weights."""
+"""AdamW on this rank's share of the weights."""
 
 import torch
 from torch import Tensor, nn
 
 from llmrun.config.sections import OptimizerConfig
-from llmrun.reduce.layout import FlatLayout
+from llmrun.reduce.layout import Share
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedAdamW:
-    """torch's AdamW on at most two flat pieces of the shard: decayed first, then not decayed.
+    """torch's AdamW on at most two flat parts of a rank's share: decayed first, then not decayed.
 
     Pieces start at and are padded to multiples of 64 elements, so the update of an element does not depend on
-    where the shard was cut.  moments: exp_avg and exp_avg_sq, each [shard_size], float32.
+    where its parameter was cut.  weights: [share.size], float32, updated in place.
+    moments: exp_avg and exp_avg_sq, each [share.size], float32.
     """
 
-    def __init__(self, flat: Tensor, layout: FlatLayout, rank: int, config: OptimizerConfig) -> None:
-        shard = layout.shard(rank)
-        cut = min(max(layout.decay_stop, shard.start), shard.stop) - shard.start
-        size = layout.shard_size
-        self.moments = {name: torch.zeros(size, dtype=torch.float32, device=flat.device) for name in MOMENTS}
-        own = flat[shard.start : shard.stop]
-        self._ranges = [range(cut), range(cut, size)]
-        self._parts = [nn.Parameter(own[part.start : part.stop]) for part in self._ranges]
+    def __init__(self, weights: Tensor, share: Share, config: OptimizerConfig) -> None:
+        self.moments = {name: torch.zeros_like(weights) for name in MOMENTS}
+        self._ranges = [range(share.decay_stop), range(share.decay_stop, share.size)]
+        self._parts = [nn.Parameter(weights[part.start : part.stop]) for part in self._ranges]
         decays = (config.weight_decay, 0.0)
         self._adamw = torch.optim.AdamW(
             [
@@ -50,7 +47,7 @@ class ShardedAdamW:
             }
 
     def update(self, gradient: Tensor, learning_rate: float) -> None:
-        """One update of the shard's weights, in place.  gradient: [shard_size], float32."""
+        """One update of the share's weights, in place.  gradient: [share.size], float32."""
         for group, part, rows in zip(self._adamw.param_groups, self._parts, self._ranges, strict=True):
             group["lr"] = learning_rate
             part.grad = gradient[rows.start : rows.stop] if len(rows) else None

@@ -15,7 +15,7 @@ from llmrun.metrics import names
 from llmrun.metrics.sinks import Sinks
 from llmrun.metrics.smooth import MovingAverage
 from llmrun.metrics.throughput import Throughput
-from llmrun.reduce.layout import FlatLayout
+from llmrun.reduce.layout import Slot
 from llmrun.run.directory import RunDirectory
 from llmrun.train.digests import by_name, moments_by_name
 from llmrun.train.progress import Progress
@@ -36,7 +36,7 @@ class Recorder:
         self,
         run: RunDirectory,
         ledger: LedgerWriter,
-        layout: FlatLayout,
+        slots: Sequence[Slot],
         sinks: Sinks,
         throughput: Throughput,
         tails: Sequence[Audit],
@@ -46,13 +46,13 @@ class Recorder:
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
-        self._run, self._layout, self._sinks, self._throughput = run, layout, sinks, throughput
+        self._run, self._slots, self._sinks, self._throughput = run, slots, sinks, throughput
         self._tails, self._twin, self._progress = list(tails), twin, progress
         self._bytes_per_token = bytes_per_token
 
     def initial(self, weight_digests: list[int]) -> None:
         """Record 0: the initial weights."""
-        weights = by_name(self._layout, weight_digests)
+        weights = by_name(self._slots, weight_digests)
         record = self.ledger.append(Record(step=0, weights_digest=combine_digests(weights)))
         write_tensors(self._run.ledger_tensors, 0, {"weights": weights})
         self._compare(record, {"weights": weights})
@@ -65,11 +65,11 @@ class Recorder:
         """
         rates = self._throughput.step(begun_s, time.perf_counter(), facts.tokens)
         tensors = {
-            "gradients": by_name(self._layout, facts.gradient_digests),
-            "weights": by_name(self._layout, facts.weight_digests),
+            "gradients": by_name(self._slots, facts.gradient_digests),
+            "weights": by_name(self._slots, facts.weight_digests),
         }
         if facts.moment_digests is not None:
-            tensors["optimizer"] = moments_by_name(self._layout, facts.moment_digests)
+            tensors["optimizer"] = moments_by_name(self._slots, facts.moment_digests)
         optimizer = tensors.get("optimizer")
         record = self.ledger.append(
             Record(

@@ -45,7 +45,7 @@ def snapshot_of(
         chain=chain.hex(),
         trainer=_trainer(state, evaluations, smooth),
         rng=generator_states(),
-        model=_pieces(state, "parameter", "", state.own_weights),
+        model=_pieces(state, "parameter", "", state.strategy.weights),
         optimizer=[
             piece for kind, (suffix, shard) in shards.items() for piece in _pieces(state, kind, suffix, shard)
         ],
@@ -54,11 +54,9 @@ def snapshot_of(
 
 def _pieces(state: TrainingState, kind: str, suffix: str, shard: Tensor) -> list[Piece]:
     """This rank's pieces of one kind of tensor, copied to the host."""
-    digests = dict(
-        zip(state.layout.names, partial_digests(state.digester, state.layout, state.rank, shard), strict=True)
-    )
+    names = [slot.name for slot in state.strategy.slots]
+    digests = dict(zip(names, partial_digests(state, shard), strict=True))
     values = shard.detach().to("cpu", copy=True).numpy()
-    at = state.shard.start
     return [
         Piece(
             name=p.slot.name + suffix,
@@ -66,10 +64,10 @@ def _pieces(state: TrainingState, kind: str, suffix: str, shard: Tensor) -> list
             dtype=DTYPE,
             shape=p.slot.shape,
             start=p.start,
-            values=values[p.flat_start - at : p.flat_start - at + p.count],
+            values=values[p.own_start : p.own_start + p.count],
             digest=digests[p.slot.name],
         )
-        for p in state.layout.pieces(state.shard)
+        for p in state.strategy.share.pieces
     ]
 
 
@@ -96,15 +94,12 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
     A collective.  Raises RefusedError where tensors do not have the digests, or generators the state, that
     were saved; CheckpointDamage where they cannot be read.
     """
-    for slot in state.layout.slots:
-        values = checkpoint.read(slot.name)
-        state.flat[slot.start : slot.start + slot.numel].copy_(torch.from_numpy(values))
+    state.strategy.load(lambda slot, start, count: torch.from_numpy(checkpoint.read(slot.name, start, count)))
     for name in MOMENTS:
         moment = state.optimizer.moments[name]
-        for piece in state.layout.pieces(state.shard):
+        for piece in state.strategy.share.pieces:
             values = checkpoint.read(f"{piece.slot.name}.{name}", piece.start, piece.count)
-            at = piece.flat_start - state.shard.start
-            moment[at : at + piece.count].copy_(torch.from_numpy(values))
+            moment[piece.own_start : piece.own_start + piece.count].copy_(torch.from_numpy(values))
     state.step = checkpoint.step
     state.optimizer.set_finished_steps(int(checkpoint.trainer["optimizer"]["step"]))
     _compare_generators(state, checkpoint.rng())
@@ -113,14 +108,10 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
 
 def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
     """Digest what was loaded and compare it with the manifest, tensor by tensor."""
-    shards = {"": state.own_weights, **{f".{name}": state.optimizer.moments[name] for name in MOMENTS}}
-    partial = [
-        digest
-        for shard in shards.values()
-        for digest in partial_digests(state.digester, state.layout, state.rank, shard)
-    ]
+    shards = {"": state.strategy.weights, **{f".{name}": state.optimizer.moments[name] for name in MOMENTS}}
+    partial = [digest for shard in shards.values() for digest in partial_digests(state, shard)]
     found = sum_columns(gather_integers(partial, state.D, state.device))
-    names = [name + suffix for suffix in shards for name in state.layout.names]
+    names = [name + suffix for suffix in shards for name in (slot.name for slot in state.strategy.slots)]
     wrong = [
         name
         for name, digest in zip(names, found, strict=True)
@@ -133,7 +124,7 @@ def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
             where=checkpoint.path.name,
             hints=["resume from an older checkpoint: `--from STEP`"],
         )
-    return found[: len(state.layout.names)]
+    return found[: len(state.strategy.slots)]
 
 
 def _compare_generators(state: TrainingState, saved: Mapping[str, np.ndarray]) -> None:

@@ -36,6 +36,7 @@ from llmrun.train.saving import restore
 from llmrun.train.seeding import seed_everything
 from llmrun.train.state import TrainingState, initial_state
 from llmrun.train.stopping import StopRequest
+from llmrun.train.strategies import hosted_lanes
 
 
 def run_segment(
@@ -59,7 +60,8 @@ def run_segment(
     n_entries = batch.steps * batch.M * batch.sequences
     order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
     batches = MicroBatches(train, order, batch)
-    loader = Loader(batches, batch, rank, steps, config.seed, config.data.num_workers)
+    lanes = hosted_lanes(resolved, rank)
+    loader = Loader(batches, batch, rank, lanes, steps, config.seed, config.data.num_workers)
     device = device_of(config.hardware.device, local_rank())
     with process_group(orders.D, rank, device):
         state = initial_state(resolved, rank, device, train.n_windows)
@@ -112,7 +114,7 @@ def _recorder(
     return Recorder(
         run,
         ledger,
-        state.layout,
+        state.strategy.slots,
         sinks,
         throughput,
         [tail for tail in tails if tail is not None],

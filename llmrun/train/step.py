@@ -64,7 +64,7 @@ def train_step(
     s, config = state.step, state.resolved.config
     seed_boundary(config.seed, s)
     local = _backward(state, loader, token_digester)
-    gradient = state.reduction.finish()
+    gradient = state.strategy.finish()
     losses, n_targets, magnitude, tokens_digest = _gather_losses(state, local, largest_magnitude(gradient))
     _refuse_non_finite(state, loader, losses, magnitude)
 
@@ -77,7 +77,7 @@ def train_step(
     if clip < 1.0:
         gradient.mul_(torch.tensor(clip, dtype=torch.float32, device=state.device))
     state.optimizer.update(gradient, rate)
-    state.share_weights()
+    state.strategy.publish()
     state.step = s + 1
     weight_digests, moment_digests, all_flags = _digest_state(state, flags())
     return StepFacts(
@@ -100,7 +100,7 @@ def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Ten
     seed_micro_batch(config.seed, micro_batch.step, micro_batch.number)
     tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
     with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
-        return state.model(tokens)
+        return state.strategy.model(tokens)
 
 
 def _backward(state: TrainingState, loader: Loader, token_digester: Digester) -> _LocalSums:
@@ -110,16 +110,23 @@ def _backward(state: TrainingState, loader: Loader, token_digester: Digester) ->
     losses: dict[int, Tensor] = {}
     words = []
     n_targets = 0
-    for lane in state.reduction.lanes:
-        state.reduction.begin_lane()
-        for number in micro_batches_of_lane(batch, lane):
+    lanes = state.strategy.lanes
+    for lane in lanes:
+        state.strategy.begin_lane(lane)
+        numbers = micro_batches_of_lane(batch, lane)
+        for number in numbers:
             micro_batch = loader.next(state.step, number)
-            words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))
+            ends_lane = number == numbers[-1]
+            state.strategy.before_pass(ends_lane=ends_lane, ends_step=ends_lane and lane == lanes[-1])
             loss, n = micro_batch_loss(state, micro_batch)
+            if lane is None:
+                loss = loss * 0.0  # runs along and gives nothing
             loss.backward()  # type: ignore[no-untyped-call]
-            losses[number] = loss.detach()
-            n_targets += n
-        state.reduction.end_lane(lane)
+            if lane is not None:
+                words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))
+                losses[number] = loss.detach()
+                n_targets += n
+        state.strategy.end_lane(lane)
     return _LocalSums(losses, n_targets, sum(token_digester.digests(words)))
 
 
@@ -128,8 +135,9 @@ def _gather_losses(
 ) -> tuple[list[float], int, float, int]:
     """(losses by micro-batch, targets of the step, largest |gradient| of all shards, tokens digest)."""
     own = [0] * state.resolved.batch.M
-    for number, loss in local.losses.items():
-        own[number] = bits_of(float(loss.item()))
+    values = torch.stack(list(local.losses.values())).tolist() if local.losses else []
+    for number, loss in zip(local.losses, values, strict=True):
+        own[number] = bits_of(loss)
     digest = local.tokens_digest % 2**64
     rows = gather_integers([bits_of(magnitude), local.n_targets, digest, *own], state.D, state.device)
     magnitudes = [float_of(row[0]) for row in rows]
@@ -141,7 +149,7 @@ def _gather_losses(
 def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> tuple[float, list[int]]:
     """The exact global norm of the averaged gradient, and its digests."""
     squares = square_sum(gradient, exponent)
-    partial = partial_digests(state.digester, state.layout, state.rank, gradient)
+    partial = partial_digests(state, gradient)
     rows = gather_integers([squares // _LIMB, squares % _LIMB, *partial], state.D, state.device)
     total = sum(row[0] for row in rows) * _LIMB + sum(row[1] for row in rows)
     return norm_of(total, exponent), sum_columns([row[2:] for row in rows])
@@ -151,14 +159,10 @@ def _digest_state(
     state: TrainingState, flags: list[int]
 ) -> tuple[list[int], dict[str, list[int]] | None, list[list[int]]]:
     """Digests of the weights, of the moments where they are due, and every rank's flags."""
-    n = len(state.layout.names)
+    n = len(state.strategy.slots)
     moments = MOMENTS if optimizer_due(state.step) else ()
-    shards = [state.own_weights, *(state.optimizer.moments[name] for name in moments)]
-    partial = [
-        digest
-        for shard in shards
-        for digest in partial_digests(state.digester, state.layout, state.rank, shard)
-    ]
+    shards = [state.strategy.weights, *(state.optimizer.moments[name] for name in moments)]
+    partial = [digest for shard in shards for digest in partial_digests(state, shard)]
     rows = gather_integers([*flags, *partial], state.D, state.device)
     sums = sum_columns([row[len(flags) :] for row in rows])
     found = {name: sums[n * (i + 1) : n * (i + 2)] for i, name in enumerate(moments)}
@@ -182,15 +186,13 @@ def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float]
 
 def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
     """The first micro-batch whose own gradient is not finite, found by running each once more."""
-    batch = state.resolved.batch
-    first = batch.M
-    for lane in state.reduction.lanes:
-        for number in micro_batches_of_lane(batch, lane):
-            state.reduction.begin_lane()
-            tokens = loader.batches.tokens(state.step, number)
-            micro_batch_loss(state, MicroBatch(state.step, number, tokens))[0].backward()  # type: ignore[no-untyped-call]
-            if not state.reduction.is_finite():
-                first = min(first, number)
-            state.reduction.abandon_lane()
-    first = min(row[0] for row in gather_integers([first], state.D, state.device))
-    return first if first < batch.M else "no single one: only their sum overflows"
+    parameters = state.strategy.graph_parameters()
+    if not parameters:
+        return "one that only strategy replicate can name,"
+    for number in range(state.resolved.batch.M):
+        tokens = loader.batches.tokens(state.step, number)
+        loss, _ = micro_batch_loss(state, MicroBatch(state.step, number, tokens))
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
+            return number
+    return "none alone, only their sum,"

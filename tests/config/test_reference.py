@@ -25,7 +25,7 @@ precision compile hardware.device hardware.threads_per_rank reproducibility.mode
 """.split()  # noqa: SIM905
 
 OPERATIONAL = """
-name runs_dir batch.D batch.A strategy activation_checkpointing
+name runs_dir batch.D batch.A batch.uneven strategy activation_checkpointing
 data.path data.num_workers data.verify data.on_damage data.order_file
 eval.every_steps eval.windows
 checkpoint.every_minutes checkpoint.every_steps checkpoint.keep_last checkpoint.keep_best

@@ -23,7 +23,7 @@ def plan_memory(shape: ModelShape, **changed: Any) -> Memory:
     """Memory at D = 1, V = 1, bf16 on CUDA, with some of it changed."""
     D, V = changed.pop("D", 1), changed.pop("V", 1)
     defaults: dict[str, Any] = {"mu_tok": 128, "precision": "bf16", "recomputes": False, "device": "cuda"}
-    return memory_of(shape, Setting(D=D, lanes=cost_of(V, D), **defaults | changed))
+    return memory_of(shape, Setting(D=D, V=V, lanes=cost_of(V, D), **defaults | changed))
 
 
 def part(memory: Memory, name: str) -> int:
@@ -138,3 +138,15 @@ def test_memory_grows_with_what_it_must_grow_with(drawn: dict[str, Any]) -> None
     assert needs(deeper, D, mu_tok) > here
     if D > 1:
         assert needs(shape, 2 * D, mu_tok) < here
+
+
+def test_sharding_divides_the_state() -> None:
+    """With `shard` a large model's weights, gradients and moments go down with D; D = 1 has nothing to shard."""
+    shape = make_shape(n_layers=40)
+
+    def state(D: int, strategy: str) -> int:
+        found = plan_memory(shape, D=D, V=64, strategy=strategy)
+        return sum(part(found, name) for name in ("weights", "gradients", "optimizer"))
+
+    assert state(1, "shard") == state(1, "replicate")
+    assert state(64, "shard") < state(64, "replicate") / 2

@@ -76,7 +76,7 @@ NUMERIC = {
     "schedule.decay_tokens": With("8Ki", ("schedule.name=constant",)),
     "precision": "fp32",
     "compile": ONLY,
-    "reproducibility.mode": ONLY,
+    "reproducibility.mode": "statistical",
     "hardware.device": "cuda",
     "hardware.threads_per_rank": "2",
 }
@@ -86,7 +86,8 @@ OPERATIONAL = {
     "runs_dir": "elsewhere",
     "batch.D": "2",
     "batch.A": With("4", ("batch.D=2",)),
-    "strategy": ONLY,
+    "batch.uneven": "allow",
+    "strategy": "shard",
     "activation_checkpointing": "block",
     "data.path": "data/other",
     "data.num_workers": "0",

@@ -19,7 +19,10 @@ def trained(D: int, implementation: str, **settings) -> dict[str, torch.Tensor]:
     for part in parts:
         flat[part] = torch.randn(part.stop - part.start, generator=generator)
     config = OptimizerConfig(implementation=implementation, **settings)
-    shards = [ShardedAdamW(flat, layout, rank, config) for rank in range(D)]
+    shards = [
+        ShardedAdamW(flat[layout.shard(rank).start : layout.shard(rank).stop], layout.share(rank), config)
+        for rank in range(D)
+    ]
     for _ in range(5):
         for part in parts:
             gradient[part] = torch.randn(part.stop - part.start, generator=generator)

@@ -53,7 +53,7 @@ def flip_weight_bit(step: int, bit: int = 20) -> None:
 
     def flipping(state, *arguments):
         if state.step == step:
-            state.flat[:1].view(torch.int32).bitwise_xor_(1 << bit)
+            state.strategy.flat[:1].view(torch.int32).bitwise_xor_(1 << bit)
         return train_step(state, *arguments)
 
     module.train_step = flipping
@@ -153,3 +153,10 @@ def no_room_at_first() -> None:
         return check_room(directory, 2**60 * n_bytes)
 
     module.check_room = checked
+
+
+def small_buckets(elements: int) -> None:
+    """Gradients travel in many small buckets."""
+    from llmrun.reduce import engine
+
+    engine.BUCKET_ELEMENTS = elements
