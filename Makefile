@@ -51,7 +51,7 @@ docs: setup
 
 gpu:
 	$(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu
-	$(GPU_PYTHON) benchmarks/gpu.py
+	$(GPU_PYTHON) benchmarks/reduction.py --D 1 --precision bf16 --mu 8192
 
 lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

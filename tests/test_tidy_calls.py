@@ -94,6 +94,7 @@ APPENDING = {
     "llmrun/metrics/appended.py": "metrics and events only grow; a torn end is cut back on resume",
     "llmrun/run/lock.py": "a lock is held open, and its probe of the disk's clock is empty",
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
+    "llmrun/data/marks.py": "memory that the ranks of a host share; no file",
     "llmrun/train/worker.py": "a rank's log, which is its stdout and stderr",
     "llmrun/cli/app.py": "os.devnull",
 }

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.data.manifest import DTYPES, Manifest, Shard
-from llmrun.durable import sha256_of
+from llmrun.data.marks import sha256_once
 from llmrun.errors import RunFailedError
 
 
@@ -62,7 +62,7 @@ def _check_shard(path: Path, shard: Shard, *, verify: bool) -> None:
     hints = ["copy the file again, or make the dataset anew; then `llmrun resume` goes on"]
     try:
         n_bytes = path.stat().st_size
-        found = sha256_of(path) if verify and n_bytes == shard.bytes else shard.sha256
+        found = sha256_once(path, shard.sha256) if verify and n_bytes == shard.bytes else shard.sha256
     except OSError as error:
         raise DamagedShardError(
             f"cannot read the shard {shard.name}: {error.strerror}", where=str(path), hints=hints

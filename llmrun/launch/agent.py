@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llmrun.data.marks import offer_marks
 from llmrun.durable import replace_json
 from llmrun.launch.signals import STOP_SIGNALS
 from llmrun.machine import AGENT_PID, die_with_parent
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     parent, failures_file, *torchrun = arguments
     die_with_parent(int(parent))
     os.environ[AGENT_PID] = str(os.getpid())
+    offer_marks()
     for number in STOP_SIGNALS:
         # a handler, not SIG_IGN, which workers would inherit
         signal.signal(number, lambda *_: None)

@@ -130,11 +130,17 @@ def orders_for(
     )
 
 
+def promises_bits(subject: Subject) -> bool:
+    """Whether equal fingerprints must give equal bits: only then is a difference a finding."""
+    return subject.resolved.config.reproducibility.mode == "bitwise"
+
+
 def twin_of(run: RunDirectory, record: RunRecord, subject: Subject) -> RunDirectory | None:
     """The earlier run to compare with, where the config wants one and this run's history is comparable."""
     digest = subject.fingerprint.digest
     comparable = all(segment.fingerprint == digest for segment in record.segments)
-    if subject.resolved.config.reproducibility.compare_with != "auto" or not comparable:
+    wanted = subject.resolved.config.reproducibility.compare_with == "auto" and promises_bits(subject)
+    if not (wanted and comparable):
         return None
     return find_twin(run.path.resolve().parent, digest, run)
 

@@ -29,6 +29,7 @@ from llmrun.launch.prepared import (
     last_step,
     open_segment,
     orders_for,
+    promises_bits,
     twin_of,
 )
 from llmrun.launch.rewind import check_ledger, rewind, tails_to_audit
@@ -123,7 +124,7 @@ def _prepare(
         edits=going_on.edits,
     )
     rewind(run, start, segment, say)
-    audited = tails_to_audit(run, record, reference, segment)
+    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     write_order(run, material)
     subject.snapshot.write(run.segment_provenance(segment.segment))
     twin = twin_of(run, record, subject)

@@ -13,7 +13,7 @@ from llmrun.run.lock import RunLock, live_owner
 
 @pytest.fixture
 def full(monkeypatch):
-    """full(name): no file can be made any more whose name has `name` in it; full.over(): there is room again."""
+    """A disk without room for files whose name has `name` in it, until `full.over()`."""
     create = Disk.create
 
     def fill(name: str) -> None:

@@ -60,7 +60,7 @@ def check_operational(driver, server, data):
     assert_equal_runs(driver.run(plain), driver.run(name), STEPS)
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_operational_settings_change_no_bit(driver, server, examples):
     """Random operational settings, killed at random, resumed under others on any D from 1 to 8."""
 
@@ -73,6 +73,7 @@ def test_operational_settings_change_no_bit(driver, server, examples):
     run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_D_has_the_same_bits(driver, server, precision):
     """D = 1, 2, 4, 8 from the start and 3, 5, 6, 7 by resuming: one chain, one set of tensors."""

@@ -45,7 +45,7 @@ def keys() -> list[tuple[int, int]]:
 
 def loader_of(batches) -> Loader:
     """A loader with one worker."""
-    return Loader(batches, BATCH, 0, range(BATCH.steps), seed=42, num_workers=1)
+    return Loader(batches, BATCH, 0, range(BATCH.V), range(BATCH.steps), seed=42, num_workers=1)
 
 
 def test_signals_to_the_whole_process_tree_leave_the_data_alone(batches):

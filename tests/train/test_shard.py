@@ -11,7 +11,7 @@ from warm.pool import PoolStarter, dying
 SHARD = "strategy=shard"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_shard_equals_replicate(driver, server, precision):
     """D = 2, 4 sharded from the start, with one micro-batch a lane; uneven D by resuming."""
     pool = PoolStarter(server)

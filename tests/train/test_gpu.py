@@ -1,0 +1,32 @@
+"""On a CUDA device: the same promises.  Run by `make gpu`; skipped where there is none."""
+
+import pytest
+
+from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.machine import gpu_count
+from warm.bits import assert_equal_runs
+from warm.driver import STEPS
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_count() == 0, reason="there is no CUDA device")]
+
+CUDA = "hardware.device=cuda"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stopped_and_resumed_equals_straight_on_gpu(driver, precision):
+    """Dropout, loader workers, recomputed blocks: stopping and resuming changes no bit on a GPU."""
+    starter = TorchrunStarter()
+    driver.train(starter, "straight", CUDA, f"precision={precision}")
+    driver.train(starter, "stopped", CUDA, f"precision={precision}", "data.num_workers=2", until=6)
+    driver.resume(starter, "stopped", "activation_checkpointing=block")
+    assert_equal_runs(driver.run("straight"), driver.run("stopped"), STEPS)
+
+
+@pytest.mark.skipif(gpu_count() < 2, reason="there are fewer than two CUDA devices")
+@pytest.mark.parametrize("strategy", ["replicate", "shard"])
+def test_two_gpus_have_the_bits_of_one(driver, strategy):
+    """NCCL only moves bytes: D = 2 equals D = 1."""
+    starter = TorchrunStarter()
+    driver.train(starter, "one", CUDA)
+    driver.train(starter, "two", CUDA, "batch.D=2", f"strategy={strategy}")
+    assert_equal_runs(driver.run("one"), driver.run("two"), STEPS)
