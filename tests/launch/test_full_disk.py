@@ -154,14 +154,20 @@ def test_a_lock_that_is_half_written_is_refused(tmp_path, monkeypatch):
     RunLock.acquire(tmp_path / "run.lock").release()
 
 
-def test_a_new_owner_needs_no_room_of_its_own(tmp_path):
+def test_a_new_owner_needs_no_room_of_its_own(tmp_path, monkeypatch):
     """A dead owner's lock is overwritten before it is cut: its block is used again."""
-    RunLock.acquire(tmp_path / "run.lock").release()
-    path = tmp_path / "run.lock"
+    path, pwrite, sizes = tmp_path / "run.lock", os.pwrite, []
     path.write_bytes(b"torn" * 500)
+
+    def noting(descriptor, content, offset):
+        sizes.append(path.stat().st_size)
+        return pwrite(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", noting)
     lock = RunLock.acquire(path)
     owner = live_owner(path)
     lock.release()
 
+    assert sizes == [2000]
     assert owner is not None
     assert owner.pid == os.getpid()
