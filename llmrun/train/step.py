@@ -11,7 +11,15 @@ from llmrun.errors import RunFailedError
 from llmrun.ledger.digest import Digester, words_of
 from llmrun.ledger.record import optimizer_due
 from llmrun.reduce.collectives import gather_integers, sum_columns
-from llmrun.reduce.norm import clip_factor, exponent_of, largest_magnitude, norm_of, square_sum
+from llmrun.reduce.norm import (
+    clip_factor,
+    exponent_of,
+    from_limbs,
+    largest_magnitude,
+    norm_of,
+    square_sum,
+    to_limbs,
+)
 from llmrun.reduce.tree import tree_sum
 from llmrun.train.digests import partial_digests
 from llmrun.train.float_bits import bits_of, float_of
@@ -20,8 +28,6 @@ from llmrun.train.optimizer import MOMENTS
 from llmrun.train.schedule import learning_rate
 from llmrun.train.seeding import seed_boundary, seed_micro_batch
 from llmrun.train.state import TrainingState
-
-_LIMB = 2**62
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> 
     """The exact global norm of the averaged gradient, and its digests."""
     squares = square_sum(gradient, exponent)
     partial = partial_digests(state, gradient)
-    rows = gather_integers([squares // _LIMB, squares % _LIMB, *partial], state.D, state.device)
-    total = sum(row[0] for row in rows) * _LIMB + sum(row[1] for row in rows)
+    rows = gather_integers([*to_limbs(squares), *partial], state.D, state.device)
+    total = from_limbs(sum(row[0] for row in rows), sum(row[1] for row in rows))
     return norm_of(total, exponent), sum_columns([row[2:] for row in rows])
 
 

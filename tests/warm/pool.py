@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from llmrun.launch.environment import worker_environment
 from llmrun.launch.starter import Probe
 
+_PORTS = count()
 SERVER = Path(__file__).with_name("server.py")
 
 
@@ -42,6 +44,16 @@ class Server:
         """End the process; its forks die with it."""
         self._process.kill()
         self._process.wait()
+
+
+def free_port() -> int:
+    """A port that no other test session takes: below the system's own range, a slice for each session."""
+    slice_start = 20_000 + os.getpid() % 100 * 100
+    while True:
+        port = slice_start + next(_PORTS) % 100
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 class PoolWorkers:
@@ -90,9 +102,7 @@ class PoolStarter:
 
     def start(self, job) -> PoolWorkers:
         """See `Starter.start`."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         pids = [
             self.server.ask(
                 op="start",
