@@ -129,3 +129,16 @@ def test_tree_sum_is_the_tree():
         values = rng.standard_normal(M)
         nodes = [((0, i), torch.tensor([v], dtype=torch.float64)) for i, v in enumerate(values)]
         assert tree_sum(list(values)) == finish_tree(M, nodes)[0].item()
+
+
+@given(st.data())
+def test_float32_tree_is_near_the_exact_sum(data):
+    """An independent oracle, exact and free of order: int64 fixed point, for values on a grid of 2^-20."""
+    V = data.draw(st.integers(1, 40))
+    D = data.draw(st.integers(1, V))
+    grid = data.draw(st.lists(st.integers(-(2**23), 2**23), min_size=V, max_size=V))
+    values = [np.float32(g * 2.0**-20) for g in grid]
+    exact = int(np.sum(np.array(grid, dtype=np.int64))) * 2.0**-20
+
+    bound = sum(abs(float(v)) for v in values) * 2.0**-24 * (tree_height(V) + 1)
+    assert abs(float(shared_sum(values, V, D)) - exact) <= bound
