@@ -101,13 +101,20 @@ def step_line(view: RunView) -> str:
     """The newest numbers as one plain line."""
     parts = [
         f"step {view.step:,}/{view.facts.steps:,}",
-        f"loss {view.text(names.LOSS, '.4f')} (average {view.text(names.LOSS_SMOOTH, '.4f')})",
+        loss_text(view),
         f"learning_rate {view.text(names.LEARNING_RATE, '.3g')}",
         f"grad_norm {view.text(names.GRAD_NORM, '.3g')}",
         speed_text(view),
         f"{view.time_left()} left",
     ]
     return "  ".join(parts)
+
+
+def loss_text(view: RunView) -> str:
+    """The loss, its moving average and, where known, bits per byte of text."""
+    known = view.latest is not None and view.latest.get(names.BITS_PER_BYTE) is not None
+    bits = f", {view.text(names.BITS_PER_BYTE, '.2f')} bits per byte" if known else ""
+    return f"loss {view.text(names.LOSS, '.4f')} (average {view.text(names.LOSS_SMOOTH, '.4f')}{bits})"
 
 
 def evaluation_line(view: RunView) -> str:

@@ -56,6 +56,12 @@ def test_plain_line_has_every_number(tmp_path: Path) -> None:
     assert saved == "checkpoint saved at step 4"
 
 
+def test_bits_per_byte_stands_beside_the_loss(tmp_path: Path) -> None:
+    """Where the text's bytes are known, the loss is also shown in a unit that tokenizers share."""
+    [line, _] = plain_output(tmp_path, 1.0, 10.0, [row(2, bits_per_byte=1.625)])
+    assert "loss 4.0000 (average 4.5000, 1.62 bits per byte)" in line
+
+
 def test_plain_lines_come_once_an_interval(tmp_path: Path) -> None:
     """Eight steps of 1 s at an interval of 3 s: steps 1, 4, 7, then the last at the end, and each evaluation."""
     rows = [row(step) for step in range(1, 9)]
