@@ -1,5 +1,7 @@
 """What may not change a bit: D, loader workers, activation checkpointing, saving, evaluation, resuming."""
 
+import random
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -91,13 +93,17 @@ def test_every_D_has_the_same_bits(driver, server, precision):
 
 @pytest.mark.slow
 def test_random_walk_of_D(driver, server):
-    """Many segments on random D: one chain."""
+    """300 steps in which D changes at random 30 times, and the strategy with it: one chain."""
     pool = PoolStarter(server)
     steps = "T_tokens=150Ki"
     driver.train(pool, "one", steps)
-    driver.train(pool, "walk", steps, until=10)
-    for until in range(20, 301, 10):
-        driver.resume(pool, "walk", D=until * 7 % 8 + 1, until=until)
+    walk = random.Random(11)
+    stops = [*sorted(walk.sample(range(1, 300), 30)), 300]
+    driver.train(pool, "walk", steps, until=stops[0])
+    D = 1
+    for until in stops[1:]:
+        D = walk.choice([other for other in range(1, 9) if other != D])
+        driver.resume(pool, "walk", f"strategy={walk.choice(['replicate', 'shard'])}", D=D, until=until)
     assert chain_of(driver.run("one")) == chain_of(driver.run("walk"))
     assert tensors_of(driver.run("one"), 300) == tensors_of(driver.run("walk"), 300)
 
