@@ -79,6 +79,10 @@ class RunFailedError(LlmrunError):
     exit_code = 4
 
 
+class OtherRankError(RunFailedError):
+    """Another rank failed or went away: a consequence, never the first cause."""
+
+
 class PreemptedError(LlmrunError):
     """The run stopped on request after saving; it can be resumed."""
 

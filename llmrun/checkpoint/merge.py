@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from llmrun.checkpoint.layout import group_of, shard_name
 from llmrun.checkpoint.manifest import PieceEntry, TensorEntry, check_pieces
 from llmrun.checkpoint.part import Part, PartTensor
-from llmrun.checkpoint.snapshot import DIGEST_MODULUS
 from llmrun.checkpoint.strict_json import WrongValue
+
+_DIGEST_MODULUS = 2**64
 
 
 def merge_parts(parts: Sequence[Part], world: int) -> dict[str, TensorEntry]:
@@ -27,7 +28,7 @@ def merge_parts(parts: Sequence[Part], world: int) -> dict[str, TensorEntry]:
                     f"rank {part.rank} holds {tensor.name} as {_described(tensor)}, "
                     f"another rank as {_described(first)}"
                 )
-            digests[tensor.name] = (digests.get(tensor.name, 0) + tensor.digest) % DIGEST_MODULUS
+            digests[tensor.name] = (digests.get(tensor.name, 0) + tensor.digest) % _DIGEST_MODULUS
             held = pieces.setdefault(tensor.name, [])
             if tensor.count > 0:
                 file = shard_name(group_of(tensor.kind), part.rank, world)

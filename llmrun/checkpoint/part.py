@@ -59,10 +59,11 @@ class Save:
     world: int
 
 
-def part_tensor(piece: Piece) -> PartTensor:
-    """The record of a piece, without its values."""
+def part_tensor(piece: Piece, digest: int) -> PartTensor:
+    """The record of a piece, without its values.  digest: 0 … 2^64-1."""
+    assert 0 <= digest < 2**64, piece.name
     return PartTensor(
-        piece.name, piece.kind, piece.dtype, piece.shape, piece.start, piece.values.size, piece.digest
+        piece.name, piece.kind, piece.dtype, piece.shape, piece.start, piece.values.size, digest
     )
 
 

@@ -1,6 +1,6 @@
 """What a rank hands over to be saved: a private copy of the state at a step boundary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from llmrun.checkpoint.dtypes import DTYPES, numel
 from llmrun.checkpoint.layout import ATTEMPT_PATTERN, KIND_PATTERN, group_of
-
-DIGEST_MODULUS = 2**64
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +21,6 @@ class Piece:
     start:       index of the first element of `values` in the flattened tensor.
     values:      1-D, contiguous, of the numpy type that carries dtype (BF16: uint16).  Not empty, except
                  for a tensor without elements.
-    digest:      the 64-bit digest of this piece; the digests of all pieces add up mod 2^64.
     """
 
     name: str
@@ -32,7 +29,6 @@ class Piece:
     shape: tuple[int, ...]
     start: int
     values: npt.NDArray[np.generic]
-    digest: int
 
     def __post_init__(self) -> None:
         assert KIND_PATTERN.fullmatch(self.kind), self.kind
@@ -41,7 +37,6 @@ class Piece:
         assert self.values.itemsize == DTYPES[self.dtype].itemsize, self.name
         assert self.values.size > 0 or numel(self.shape) == 0, f"{self.name}: empty piece"
         assert 0 <= self.start <= numel(self.shape) - self.values.size, self.name
-        assert 0 <= self.digest < DIGEST_MODULUS, self.name
 
     @property
     def whole(self) -> bool:
@@ -58,6 +53,8 @@ class Snapshot:
     trainer:           trainer.json; finite JSON values only.  Written by rank 0.
     rng:               random states by name, of any shape.  Written by rank 0.
     model, optimizer:  this rank's pieces; either may be empty.
+    digests:           the 64-bit digest of each of some pieces; those of all pieces of a tensor add up mod 2^64.
+                       Called on another thread, while the values are written.
     """
 
     step: int
@@ -70,6 +67,7 @@ class Snapshot:
     rng: Mapping[str, npt.NDArray[np.generic]]
     model: Sequence[Piece]
     optimizer: Sequence[Piece]
+    digests: Callable[[Sequence[Piece]], Sequence[int]]
 
     def __post_init__(self) -> None:
         assert self.step >= 0

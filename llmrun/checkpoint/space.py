@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmrun.checkpoint.errors import CheckpointWriteError
 from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.durable import BLOCK_BYTES, DISK, TEMPORARY_PREFIX, Disk, write_new
+from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, write_new
 from llmrun.errors import RefusedError
 
 
@@ -72,9 +72,12 @@ def _trial(directory: Path, disk: Disk) -> None:
 
 
 def check_room(checkpoints_dir: Path, checkpoint_bytes: int) -> None:
-    """Before a save: raise CheckpointWriteError (disk_full) where one more checkpoint does not fit."""
+    """Before a save: raise CheckpointWriteError (disk_full) where one more checkpoint does not fit.
+
+    checkpoint_bytes: of all files, about.
+    """
     free = free_bytes(checkpoints_dir)
-    if checkpoint_bytes + BLOCK_BYTES > free:
+    if checkpoint_bytes > free:
         raise CheckpointWriteError(
             f"a checkpoint of {shown_bytes(checkpoint_bytes)} does not fit: {shown_bytes(free)} are free",
             code=errno.ENOSPC,

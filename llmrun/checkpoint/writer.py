@@ -2,15 +2,15 @@
 
     save_rank   each rank: its safetensors files, then a part report, all fsynced, in a hidden directory
     commit      rank 0: waits for all reports, reads them back, writes manifest and SHA256SUMS, fsyncs,
-                renames once, fsyncs the parent
-    discard     rank 0, where a rank could not save: the hidden directory goes
+                renames once, fsyncs the parent; where a rank could not save, the hidden directory goes
 
-A rank that dies leaves only a hidden directory, which `sweep` removes at the next start.
+A rank that dies leaves only a hidden directory, which `sweep` removes before the next save and at the next start.
 """
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from llmrun.checkpoint.layout import (
 from llmrun.checkpoint.manifest import FileEntry, Manifest, render_manifest
 from llmrun.checkpoint.merge import merge_parts
 from llmrun.checkpoint.part import Part, Save, part_tensor, read_part, write_part
-from llmrun.checkpoint.retention import move_into, remove_hidden, sweep
+from llmrun.checkpoint.retention import move_into, remove_hidden
 from llmrun.checkpoint.safetensors_file import Stored, write_tensors
 from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.strict_json import WrongValue
@@ -44,9 +44,15 @@ from llmrun.checkpoint.sums import render_sums
 from llmrun.checkpoint.verification import verify_files
 from llmrun.durable import DISK, Disk, commit_directory, write_new
 
-__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "discard", "save_rank"]
+__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "save_rank"]
 
 _POLL_SECONDS_MAX = 0.1
+
+GRACE_S = 10.0
+"""Once one rank has failed, the others have this long to finish their files before these are removed."""
+
+GivenUp = Callable[[], CheckpointWriteError | None]
+"""Why a rank will not report, where that is known by other ways than its report."""
 
 
 def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, disk: Disk = DISK) -> None:
@@ -60,21 +66,27 @@ def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, 
     save = Save(snapshot.step, snapshot.attempt, world)
     try:
         _make_if_missing(checkpoints_dir, disk)
-        if rank == 0:
-            sweep(checkpoints_dir, keep=directory.name, disk=disk)
         _make_if_missing(directory, disk)
-        files = {}
-        for group, pieces in ((MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)):
-            file = shard_name(group, rank, world)
-            stored = [_stored(piece) for piece in pieces if piece.values.size > 0]
-            files[file] = FileEntry(*write_tensors(directory / file, stored, disk))
-        tensors = tuple(part_tensor(piece) for piece in (*snapshot.model, *snapshot.optimizer))
-        write_part(directory, save, Part(rank, files, tensors), disk)
+        write_part(directory, save, _write_files(directory, save, snapshot, rank, disk), disk)
     except OSError as error:
         failure = write_error(name, error, rank)
         with suppress(OSError):
             _report_failure(directory, save, rank, failure, disk)
         raise failure from error
+
+
+def _write_files(directory: Path, save: Save, snapshot: Snapshot, rank: int, disk: Disk) -> Part:
+    """This rank's two files, one after the other; the digests are computed meanwhile."""
+    pieces = (*snapshot.model, *snapshot.optimizer)
+    files = {}
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        digests = pool.submit(snapshot.digests, pieces)
+        for group, held in ((MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)):
+            file = shard_name(group, rank, save.world)
+            stored = [_stored(piece) for piece in held if piece.values.size > 0]
+            files[file] = FileEntry(*write_tensors(directory / file, stored, disk))
+        tensors = [part_tensor(*pair) for pair in zip(pieces, digests.result(), strict=True)]
+    return Part(rank, files, tuple(tensors))
 
 
 def discard(checkpoints_dir: Path, snapshot: Snapshot, disk: Disk = DISK) -> None:
@@ -105,21 +117,26 @@ def _report_failure(
 
 
 def commit(
-    checkpoints_dir: Path, snapshot: Snapshot, world: int, timeout_s: float, disk: Disk = DISK
+    checkpoints_dir: Path,
+    snapshot: Snapshot,
+    world: int,
+    timeout_s: float,
+    disk: Disk = DISK,
+    given_up: GivenUp = lambda: None,
 ) -> Path:
     """Rank 0, after its own `save_rank`: make the checkpoint of all ranks' files, and return its directory.
 
-    Waits at most `timeout_s` seconds for the other ranks.  A sound checkpoint of this step that exists is
-    kept; a damaged one is moved to `abandoned-<attempt>/`.
+    Waits at most `timeout_s` seconds for the other ranks, and not for one that has given up.  A sound
+    checkpoint of this step that exists is kept; a damaged one is moved to `abandoned-<attempt>/`.
     Raises CheckpointWriteError; the hidden directory is then removed and no final name has changed.
     """
     temporary = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
     final = checkpoints_dir / step_name(snapshot.step)
     with _discarded_on_failure(checkpoints_dir, snapshot, disk), _typed_errors(final.name):
+        save = Save(snapshot.step, snapshot.attempt, world)
+        parts = _all_parts(temporary, save, timeout_s, given_up)
         files = {RNG: FileEntry(*write_tensors(temporary / RNG, _rng_stored(snapshot), disk))}
         files[TRAINER] = FileEntry(*write_new(temporary / TRAINER, [_json(snapshot.trainer)], disk))
-        save = Save(snapshot.step, snapshot.attempt, world)
-        parts = _all_parts(temporary, save, timeout_s)
         for part in parts:
             files |= part.files
         _write_roots(temporary, _manifest(snapshot, files, parts, world), disk)
@@ -164,34 +181,55 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _all_parts(directory: Path, save: Save, timeout_s: float) -> list[Part]:
-    """The reports of all ranks, waited for by looking at the directory."""
+def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp) -> list[Part]:
+    """The reports of all ranks, waited for by looking at the directory.
+
+    Raises CheckpointWriteError where a rank failed: only when the others are done, or their time is up.
+    """
     parts: dict[int, Part] = {}
+    failure: CheckpointWriteError | None = None
     deadline = time.monotonic() + timeout_s
     pause_s = 0.001
-    while True:
-        # A listing, not a look at each name: network file systems remember that a name was absent.
-        found = {entry.name for entry in directory.iterdir()}
-        for rank in range(save.world):
-            if rank not in parts and report_name(rank) in found:
-                parts[rank] = _sound_part(read_part(directory, save, rank))
-        if len(parts) == save.world:
-            return [parts[rank] for rank in range(save.world)]
-        if time.monotonic() > deadline:
-            late = next(rank for rank in range(save.world) if rank not in parts)
-            raise CheckpointWriteError(
-                f"{step_name(save.step)} was not committed: rank {late} of {save.world} "
-                f"did not finish writing within {timeout_s:g} s"
-            )
+    while len(parts) < save.world:
+        failure = failure or given_up()
+        for rank in _reported(directory, save, failure) - parts.keys():
+            parts[rank] = read_part(directory, save, rank)
+        failure = failure or _first_failure(parts)
+        if failure is not None:
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        if len(parts) < save.world and time.monotonic() > deadline:
+            raise failure or _late(save, parts, timeout_s)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _POLL_SECONDS_MAX)
+    if failure is not None:
+        raise failure
+    return [parts[rank] for rank in range(save.world)]
 
 
-def _sound_part(part: Part) -> Part:
-    if part.failure is not None:
-        says, code = part.failure
-        raise CheckpointWriteError(says, code=code)
-    return part
+def _reported(directory: Path, save: Save, failure: CheckpointWriteError | None) -> set[int]:
+    """The ranks whose reports are there.  A listing: network file systems remember that a name was absent."""
+    try:
+        found = {entry.name for entry in directory.iterdir()}
+    except FileNotFoundError:
+        if failure is not None:
+            raise failure from None
+        raise
+    return {rank for rank in range(save.world) if report_name(rank) in found}
+
+
+def _first_failure(parts: dict[int, Part]) -> CheckpointWriteError | None:
+    """Why the first rank that failed could not write; a full disk goes before what may come of it."""
+    said = [part.failure for _, part in sorted(parts.items()) if part.failure is not None]
+    failures = [CheckpointWriteError(says, code=code) for says, code in said]
+    return next((failure for failure in failures if failure.disk_full), failures[0] if failures else None)
+
+
+def _late(save: Save, parts: dict[int, Part], timeout_s: float) -> CheckpointWriteError:
+    late = next(rank for rank in range(save.world) if rank not in parts)
+    return CheckpointWriteError(
+        f"{step_name(save.step)} was not committed: rank {late} of {save.world} "
+        f"did not finish writing within {timeout_s:g} s"
+    )
 
 
 def _manifest(snapshot: Snapshot, files: dict[str, FileEntry], parts: Sequence[Part], world: int) -> Manifest:

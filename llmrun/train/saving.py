@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llmrun.checkpoint.contents import Checkpoint
-from llmrun.checkpoint.snapshot import Piece, Snapshot
+from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.errors import RefusedError
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.run.orders import SegmentOrders
-from llmrun.train.digests import DTYPE, partial_digests
+from llmrun.train.digests import partial_digests
 from llmrun.train.evaluate import Evaluations
 from llmrun.train.optimizer import MOMENTS
+from llmrun.train.private_copy import PrivateCopy, digests_of
 from llmrun.train.schedule import learning_rate
 from llmrun.train.seeding import generator_states, seed_boundary
 from llmrun.train.state import TrainingState
@@ -24,18 +24,18 @@ TRAINER_FORMAT = "llmrun-trainer/1"
 
 def snapshot_of(
     state: TrainingState,
+    copy: PrivateCopy,
     orders: SegmentOrders,
     chain: bytes,
     evaluations: Evaluations,
     smooth: dict[str, float],
 ) -> Snapshot:
-    """This rank's part of the state after `state.step` steps.
+    """This rank's part of the state after `state.step` steps, whose tensors `copy` has taken.
 
     chain, smooth: only rank 0's count.
     Sets all generators to the boundary after the step, which is the state that is saved.
     """
     seed_boundary(state.resolved.config.seed, state.step)
-    shards = {f"optimizer/{name}": (f".{name}", moment) for name, moment in state.optimizer.moments.items()}
     return Snapshot(
         step=state.step,
         attempt=f"segment-{orders.segment:03d}",
@@ -45,30 +45,10 @@ def snapshot_of(
         chain=chain.hex(),
         trainer=_trainer(state, evaluations, smooth),
         rng=generator_states(),
-        model=_pieces(state, "parameter", "", state.strategy.weights),
-        optimizer=[
-            piece for kind, (suffix, shard) in shards.items() for piece in _pieces(state, kind, suffix, shard)
-        ],
+        model=copy.model,
+        optimizer=copy.optimizer,
+        digests=digests_of,
     )
-
-
-def _pieces(state: TrainingState, kind: str, suffix: str, shard: Tensor) -> list[Piece]:
-    """This rank's pieces of one kind of tensor, copied to the host."""
-    names = [slot.name for slot in state.strategy.slots]
-    digests = dict(zip(names, partial_digests(state, shard), strict=True))
-    values = shard.detach().to("cpu", copy=True).numpy()
-    return [
-        Piece(
-            name=p.slot.name + suffix,
-            kind=kind,
-            dtype=DTYPE,
-            shape=p.slot.shape,
-            start=p.start,
-            values=values[p.own_start : p.own_start + p.count],
-            digest=digests[p.slot.name],
-        )
-        for p in state.strategy.share.pieces
-    ]
 
 
 def _trainer(state: TrainingState, evaluations: Evaluations, smooth: dict[str, float]) -> dict[str, Any]:

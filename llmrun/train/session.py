@@ -71,9 +71,8 @@ def run_segment(
         if checkpoint is not None:
             restore(state, checkpoint)
         recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
-        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress)
-        if checkpoint is not None:
-            loop.remember(checkpoint.trainer)
+        trainer = None if checkpoint is None else checkpoint.trainer
+        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer)
         if recorder is None:
             return loop.run()
         with closing(recorder):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, RunFailedError
+from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, OtherRankError, RunFailedError
 from llmrun.machine import AGENT_PID, die_with_parent
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
@@ -61,12 +61,9 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         known = as_known(error)
-        lost_peer = isinstance(known, PeerLostError)
-        return progress.outcome("failed", known, consequence=lost_peer), known.exit_code
-
-
-class PeerLostError(RunFailedError):
-    """Another rank went away: a consequence, never the first cause."""
+        return progress.outcome(
+            "failed", known, consequence=isinstance(known, OtherRankError)
+        ), known.exit_code
 
 
 GLOO_TIME_OUTS = ("Timed out waiting", "timeout caused pair closure")
@@ -105,7 +102,7 @@ def as_known(error: Exception) -> LlmrunError:
             hints=["the logs of the other ranks say how far each of them came"],
         )
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
-        return PeerLostError("lost another rank", caused_by=own_words)
+        return OtherRankError("lost another rank", caused_by=own_words)
     if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",

@@ -14,6 +14,7 @@ import pytest
 from llmrun.checkpoint.dtypes import DTYPES
 from llmrun.checkpoint.layout import MANIFEST, SUMS, group_of
 from llmrun.checkpoint.reader import Checkpoint
+from llmrun.checkpoint.retention import sweep
 from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.sums import render_sums
 from llmrun.checkpoint.writer import commit, save_rank
@@ -92,8 +93,7 @@ def pieces_of_rank(state: Sequence[Whole], cuts: dict[str, list[int]], rank: int
         if start == stop and not (tensor.numel == 0 and rank == 0):
             continue
         values = tensor.values[start:stop]
-        digest = digest_of(values, start)
-        pieces.append(Piece(tensor.name, tensor.kind, tensor.dtype, tensor.shape, start, values, digest))
+        pieces.append(Piece(tensor.name, tensor.kind, tensor.dtype, tensor.shape, start, values))
     return pieces
 
 
@@ -110,6 +110,7 @@ def snapshot(step: int, pieces: Sequence[Piece], attempt: str = "001", **changed
         "rng": {"torch": np.arange(step, step + 16, dtype=np.uint8), "position": np.array(step)},
         "model": [piece for piece in pieces if group_of(piece.kind) == "model"],
         "optimizer": [piece for piece in pieces if group_of(piece.kind) == "optimizer"],
+        "digests": lambda pieces: [digest_of(piece.values, piece.start) for piece in pieces],
     }
     return Snapshot(**(fields | changed))
 
@@ -124,10 +125,11 @@ def save(
     disk: Disk = QUICK,
     timeout_s: float = 0.05,
 ) -> Path:
-    """Save a state by `world` writers, one after the other, rank 0 last."""
+    """Save a state by `world` writers, one after the other, rank 0 last; first what others left is swept."""
     state = small_state(step) if state is None else state
     cuts = even_cuts(state, world) if cuts is None else cuts
     snapshots = [snapshot(step, pieces_of_rank(state, cuts, rank), attempt) for rank in range(world)]
+    sweep(directory, disk=disk)
     for rank in reversed(range(world)):
         save_rank(directory, snapshots[rank], rank, world, disk)
     return commit(directory, snapshots[0], world, timeout_s, disk)
@@ -204,6 +206,7 @@ for _name in (
     "write",
     "size",
     "fsync",
+    "close",
     "rename",
     "fsync_directory",
     "make_directory",
@@ -217,6 +220,7 @@ for _name in (
 def states() -> SimpleNamespace:
     """The functions above, for tests and for hypothesis."""
     return SimpleNamespace(
+        Whole=Whole,
         whole=whole,
         small=small_state,
         even_cuts=even_cuts,

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from llmrun.checkpoint.errors import CheckpointWriteError
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.reader import newest_sound, verify_files
-from llmrun.checkpoint.retention import abandon, delete, sweep
+from llmrun.checkpoint.retention import abandon, delete, prune, sweep
 from llmrun.checkpoint.writer import commit, discard, save_rank
+from llmrun.durable import Disk
 
 
 def hidden(directory: Path) -> list[str]:
@@ -114,23 +116,53 @@ def test_a_rank_killed_at_any_operation_leaves_only_hidden_names(states, tmp_pat
     assert set(ends) == {8, 16}
 
 
-@pytest.mark.parametrize("work", ["delete", "abandon"])
-def test_deleting_and_abandoning_may_fail_anywhere(states, tmp_path, work):
-    """The n-th operation of a deletion or a move fails, for every n: every final name stays whole."""
+WORKS = {
+    "delete": (lambda directory, disk: delete(directory, {8, 16} & {*steps_in(directory)}, disk), [24]),
+    "prune": (lambda directory, disk: prune(directory, 1, disk=disk), [24]),
+    "abandon": (lambda directory, disk: abandon(directory, 8, 2, disk), [8]),
+}
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "from-then-on"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("work", WORKS)
+def test_deleting_and_abandoning_may_fail_anywhere(states, tmp_path, work, code, for_ever):
+    """The n-th operation of a deletion or a move fails, for every n: final names stay whole, the next try succeeds."""
+    do, steps_left = WORKS[work]
     for fails_at in itertools.count(1):
         directory = tmp_path / str(fails_at)
         for step in (8, 16, 24):
             states.save(directory, step, disk=states.quick)
-        disk = states.FaultyDisk(fails_at, for_ever=True)
-        try:
-            delete(directory, [8, 16], disk) if work == "delete" else abandon(directory, 8, 2, disk)
-        except OSError:
-            assert found_whole(states, directory, {8, 16, 24})
-            continue
+        disk = states.FaultyDisk(fails_at, code, for_ever)
+        with suppress(OSError):
+            do(directory, disk)
 
-        assert steps_in(directory) == ([24] if work == "delete" else [8])
-        assert disk.count > 4
-        break
+        assert found_whole(states, directory, {8, 16, 24})
+        assert set(steps_in(directory)) >= set(steps_left)
+        if disk.count < fails_at:
+            break
+
+        do(directory, states.quick)
+        sweep(directory)
+
+        assert steps_in(directory) == steps_left
+        assert hidden(directory) == []
+
+    assert fails_at > 5
+
+
+def test_no_kind_of_operation_is_left_out(states, tmp_path):
+    """A save, a deletion, a move and a sweep meet every operation of the disk that a test can make fail."""
+    disk = states.FaultyDisk(0)
+    for step in (8, 16, 24):
+        states.save(tmp_path, step, disk=disk)
+    delete(tmp_path, [8], disk)
+    abandon(tmp_path, 16, 2, disk)
+    (tmp_path / ".tmp-step-00000032-001").mkdir()
+    sweep(tmp_path, disk=disk)
+    ledgers_own = {"open", "allocate"}
+
+    assert set(disk.names) | ledgers_own == {name for name in vars(Disk) if not name.startswith("_")}
 
 
 def test_rank_0_waits_for_the_others(states, tmp_path):
@@ -330,7 +362,7 @@ def test_a_damaged_checkpoint_of_the_step_makes_room(states, tmp_path):
 
 
 def test_a_stale_directory_does_not_disturb_the_next_save(states, tmp_path):
-    """What a killed save left behind is swept by the next one, which works under another attempt."""
+    """What a killed save left behind is swept before the next one, which works under another attempt."""
     save_rank(tmp_path, states.snapshot(16, []), 0, 2)
     states.save(tmp_path, 16, attempt="002")
 

@@ -68,11 +68,11 @@ def test_a_directory_that_is_gone_is_refused(tmp_path):
 
 def test_before_a_save_a_full_disk_is_told(small_disk, tmp_path):
     """A save that will not fit is a full disk, known before anything is written."""
-    check_room(tmp_path, 2**29)
+    check_room(tmp_path, 2**30)
     with pytest.raises(
         CheckpointWriteError, match=r"a checkpoint of 1.07 GB does not fit: 1.07 GB are free"
     ) as raised:
-        check_room(tmp_path, 2**30)
+        check_room(tmp_path, 2**30 + 1)
 
     assert raised.value.errno == errno.ENOSPC
     assert raised.value.disk_full

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from llmrun.checkpoint.layout import steps_in
 from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.writer import commit, save_rank
 from llmrun.config.load import load_config
+from llmrun.config.resolve import resolved_of
+from llmrun.config.schema import Config
 from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError
 from llmrun.launch.fresh import prepare_fresh
@@ -22,6 +25,7 @@ from llmrun.launch.starter import Probe
 from llmrun.launch.wishes import wishes_of
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.record import Record, quantities_due
+from llmrun.plan.parameters import parameter_shapes
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
@@ -108,9 +112,13 @@ class Bookkeeper:
         ledger.close()
 
     def _save(self, run: RunDirectory, orders: SegmentOrders, step: int, chain: str) -> None:
-        values = np.arange(step, step + 4, dtype=np.float32)
-        piece = Piece("model.norm.weight", "parameter", "F32", (4,), 0, values, step)
-        moment = Piece("model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (4,), 0, values, step)
+        resolved = resolved_of(Config.model_validate_json(json.dumps(orders.config)), orders.D)
+        shapes = parameter_shapes(resolved.shape)
+        values = {name: np.full(math.prod(shape), step, np.float32) for name, shape in shapes.items()}
+        pieces = [Piece(name, "parameter", "F32", shapes[name], 0, values[name]) for name in shapes]
+        moment = Piece(
+            "model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (32,), 0, values["model.norm.weight"]
+        )
         saved = Snapshot(
             step=step,
             attempt=f"segment-{orders.segment:03d}",
@@ -120,8 +128,9 @@ class Bookkeeper:
             chain=chain,
             trainer={"best_saved_step": self.best_at},
             rng={"numpy": np.zeros(2, np.uint8)},
-            model=[piece],
+            model=pieces,
             optimizer=[moment],
+            digests=lambda pieces: [step] * len(pieces),
         )
         save_rank(run.checkpoints, saved, 0, 1)
         commit(run.checkpoints, saved, 1, 5.0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llmrun.errors import EXIT_BUG, RunFailedError
-from llmrun.train.worker import PeerLostError, as_known
+from llmrun.errors import EXIT_BUG, OtherRankError, RunFailedError
+from llmrun.train.worker import as_known
 
 GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/"
 
@@ -21,7 +21,7 @@ def test_a_peer_that_went_away_is_a_consequence(text):
     """Whatever gloo says where the other side is gone is never the first cause."""
     known = as_known(RuntimeError(text))
 
-    assert type(known) is PeerLostError
+    assert type(known) is OtherRankError
     assert known.caused_by == (text,)
 
 

@@ -105,9 +105,7 @@ def save(run: RunDirectory, state: State, chain: str, fingerprint: Fingerprint) 
     """A checkpoint of a state."""
     kinds = {f"{name}.{slot}": f"optimizer/{slot}" for name in SHAPES for slot in ("exp_avg", "exp_avg_sq")}
     pieces = [
-        Piece(
-            name, kinds.get(name, "parameter"), "F32", values.shape, 0, values.reshape(-1), digest_of(values)
-        )
+        Piece(name, kinds.get(name, "parameter"), "F32", values.shape, 0, values.reshape(-1))
         for name, values in (state.weights | state.optimizer).items()
     ]
     snapshot = Snapshot(
@@ -121,6 +119,7 @@ def save(run: RunDirectory, state: State, chain: str, fingerprint: Fingerprint) 
         rng=state.rng,
         model=[piece for piece in pieces if piece.kind == "parameter"],
         optimizer=[piece for piece in pieces if piece.kind != "parameter"],
+        digests=lambda pieces: [digest_of(piece.values) for piece in pieces],
     )
     save_rank(run.checkpoints, snapshot, 0, 1, QuickDisk())
     return commit(run.checkpoints, snapshot, 1, 0.1, QuickDisk())

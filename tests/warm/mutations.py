@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+import time
 
 import torch
 
@@ -9,13 +11,23 @@ from llmrun.durable import Disk
 
 
 def signal_itself(step: int, number: int) -> None:
-    """When `step` steps are recorded, in the next one before its update, the rank gets a signal."""
+    """When `step` steps are recorded and saved where due, in the next one before its update, the rank gets a signal."""
     from llmrun.train import step as module
+    from llmrun.train.saver import Saver
 
-    finish = module.learning_rate
+    finish, start = module.learning_rate, Saver.start
+    savers = []
+
+    def noting(self, snapshot):
+        savers.append(self)
+        start(self, snapshot)
+
+    Saver.start = noting
 
     def signalled(s, *arguments):
         if s == step + 1:
+            for saver in savers[-1:]:
+                saver.wait()
             os.kill(os.getpid(), number)
         return finish(s, *arguments)
 
@@ -94,7 +106,7 @@ def poison(step: int, number: int, gradient: bool = False) -> None:
 
 def disk_full_once(step: int, rank: int) -> None:
     """While step `step` is saved, `rank` and no other meets a full disk when it writes its second file."""
-    from llmrun.train import loop as module
+    from llmrun.train import saver as module
 
     save_rank = module.save_rank
 
@@ -144,7 +156,7 @@ def refuse(path) -> None:
 
 def no_room_at_first() -> None:
     """Before the first save there is less room than a checkpoint needs."""
-    from llmrun.train import loop as module
+    from llmrun.train import checkpointing as module
 
     check_room = module.check_room
 
@@ -160,3 +172,72 @@ def small_buckets(elements: int) -> None:
     from llmrun.reduce import engine
 
     engine.BUCKET_ELEMENTS = elements
+
+
+def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 60.0) -> None:
+    """Each save begins to write only when training is `steps` further, or has come to wait for it.
+
+    then_poison: the loss of this step is not finite.  minute_s: how long a minute is between saves.
+    """
+    from llmrun.train import checkpointing, loop
+    from llmrun.train import saver as module
+
+    save_rank, train_step = module.save_rank, loop.train_step
+    leave, part_code = module.Saver.leave, module.Saver.part_code
+    reached = threading.Condition()
+    at = {"step": 0, "awaited": False}
+
+    def note(**changed) -> None:
+        with reached:
+            at.update(changed)
+            reached.notify_all()
+
+    def stepping(state, *arguments):
+        facts = train_step(state, *arguments)
+        note(step=facts.step)
+        return facts
+
+    def leaving(self):
+        note(awaited=True)
+        leave(self)
+
+    def asking(self):
+        note(awaited=True)
+        return part_code(self)
+
+    def waiting(directory, snapshot, rank, world):
+        far = lambda: at["awaited"] or at["step"] >= snapshot.step + steps  # noqa: E731
+        with reached:
+            assert reached.wait_for(far, timeout=60), "the loop waits for the save"
+        save_rank(directory, snapshot, rank, world)
+
+    checkpointing._SECONDS_PER_MINUTE = minute_s
+    loop.train_step, module.save_rank, module.Saver.leave = stepping, waiting, leaving
+    module.Saver.part_code = asking
+    if then_poison is not None:
+        poison(then_poison, 0)
+
+
+def slow_disk(seconds: float) -> None:
+    """Every fsync of a file takes its time."""
+    fsync = Disk.fsync
+
+    def slow(self, descriptor):
+        time.sleep(seconds)
+        fsync(self, descriptor)
+
+    Disk.fsync = slow
+
+
+def saver_bug(rank: int) -> None:
+    """The thread that saves meets what nobody expected, on one rank."""
+    from llmrun.train import saver as module
+
+    save_rank = module.save_rank
+
+    def broken(directory, snapshot, own_rank, world):
+        if own_rank == rank:
+            raise TypeError("a seeded bug")
+        save_rank(directory, snapshot, own_rank, world)
+
+    module.save_rank = broken

@@ -1,0 +1,209 @@
+"""When checkpoints are saved, and what follows when one cannot be: agreed by all ranks.
+
+A save costs the loop a private copy of the state.  Files are written in the background; how that went travels
+with the next steps' numbers, so that every rank hears of it at the same step.  One save at a time: a second
+that falls due waits for the first, and that by minutes falls due only when none is under way.
+"""
+
+import time
+from typing import Any
+
+from llmrun.checkpoint.errors import DISK_FULL, CheckpointWriteError, write_error
+from llmrun.checkpoint.layout import step_name
+from llmrun.checkpoint.retention import prune, sweep
+from llmrun.checkpoint.snapshot import Snapshot
+from llmrun.checkpoint.space import check_room
+from llmrun.errors import OtherRankError
+from llmrun.reduce.collectives import gather_integers
+from llmrun.run.directory import RunDirectory
+from llmrun.run.orders import SegmentOrders
+from llmrun.train.evaluate import Evaluations
+from llmrun.train.optimizer import MOMENTS
+from llmrun.train.private_copy import PrivateCopy
+from llmrun.train.progress import Progress
+from llmrun.train.recorder import Recorder
+from llmrun.train.saver import COMMITTED, FAILED, NOTHING, Saver
+from llmrun.train.saving import snapshot_of
+from llmrun.train.state import TrainingState
+
+RETRY_S = 60.0
+"""After a full disk: how long until the next try, which waits further until there is room."""
+
+FP32_BYTES = 4
+DESCRIPTION_BYTES = 1024
+_SECONDS_PER_MINUTE = 60.0
+
+
+class Checkpointing:
+    """One segment's saves on one rank."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        orders: SegmentOrders,
+        state: TrainingState,
+        evaluations: Evaluations,
+        recorder: Recorder | None,
+        progress: Progress,
+    ) -> None:
+        self._directory, self._orders, self._state = run.checkpoints, orders, state
+        self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
+        self._keep = state.resolved.config.checkpoint
+        self._copy = PrivateCopy(state)
+        self._saver = Saver(run.checkpoints, state.rank, state.D, self._before_commit, self._prune)
+        self._bytes = _about_bytes(state)
+        self._begun_s = time.monotonic()
+        self._retry_s: float | None = None
+        self._under_way: int | None = None
+        """The step whose save has begun and has no verdict that all ranks know; the same on every rank."""
+
+    def flags(self) -> list[int]:
+        """[the clock asks for a save, how the save under way stands on this rank]: for all ranks to see."""
+        return [int(self._state.rank == 0 and self._is_timer_due()), self._saver.verdict_code(block=False)]
+
+    def heed(self, rows: list[list[int]]) -> bool:
+        """Act on the flags of all ranks; whether the clock asks for a save.
+
+        Raises CheckpointWriteError, on every rank alike, where a save failed and that may not be.
+        """
+        verdicts = [verdict for _, verdict in rows]
+        if self._under_way is not None:
+            self._rank_0_gives_up_on(verdicts)
+            self._conclude(verdicts[0], must=False)
+        return any(timer for timer, _ in rows)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the number of finished steps asks for a save."""
+        every = self._keep.every_steps
+        return every is not None and step % every == 0
+
+    def save(self, *, must: bool) -> None:
+        """Begin to save the state as it is; where it must be saved, also wait for the commit.  A collective.
+
+        Raises CheckpointWriteError, on every rank alike, where that fails and may not.
+        """
+        self._settle(must=False)
+        self._begun_s = time.monotonic()
+        self._under_way = self._state.step
+        lacking = self._lack_of_room()
+        if lacking is not None:
+            self._fail(lacking, must=must)
+            return
+        self._copy.take(self._state)
+        self._saver.start(self._snapshot())
+        if must:
+            self._settle(must=True)
+
+    def leave(self) -> None:
+        """Where this rank ends, for whatever reason: no save that can be finished is lost."""
+        self._saver.leave()
+
+    def _is_timer_due(self) -> bool:
+        """Rank 0: the minutes are over, or there is room again after a full disk."""
+        now = time.monotonic()
+        if self._under_way is not None:
+            return False
+        if self._retry_s is not None and now >= self._retry_s:
+            self._retry_s = now + RETRY_S
+            return self._room() is None
+        minutes = self._keep.every_minutes
+        return minutes is not None and now - self._begun_s >= minutes * _SECONDS_PER_MINUTE
+
+    def _snapshot(self) -> Snapshot:
+        """The state's snapshot over the private copy."""
+        chain, smooth = b"", dict[str, float]()
+        if self._recorder is not None:
+            chain, smooth = self._recorder.ledger.chain, self._recorder.smooth.state()
+        return snapshot_of(self._state, self._copy, self._orders, chain, self._evaluations, smooth)
+
+    def _room(self) -> CheckpointWriteError | None:
+        """Rank 0: why one more checkpoint does not fit on the disk."""
+        try:
+            sweep(self._directory)
+            check_room(self._directory, self._bytes)
+        except CheckpointWriteError as error:
+            return error
+        return None
+
+    def _lack_of_room(self) -> CheckpointWriteError | None:
+        """Why there is no room, as rank 0 finds it; asked before anything is copied or written.  A collective."""
+        own = self._room() if self._state.rank == 0 else None
+        code = NOTHING if own is None else own.errno or FAILED
+        (code,) = gather_integers([code], self._state.D, self._state.device)[0]
+        return None if code == NOTHING else own or self._error_of(code, 0)
+
+    def _settle(self, *, must: bool) -> None:
+        """Wait for the save under way, and conclude it.  A collective."""
+        state = self._state
+        if self._under_way is not None:
+            parts = gather_integers([self._saver.part_code()], state.D, state.device)
+            self._rank_0_gives_up_on([NOTHING, *(0 if code == COMMITTED else code for (code,) in parts[1:])])
+            verdict = self._saver.verdict_code(block=True) if state.rank == 0 else NOTHING
+            self._conclude(gather_integers([verdict], state.D, state.device)[0][0], must=must)
+        self._saver.wait()
+
+    def _rank_0_gives_up_on(self, verdicts: list[int]) -> None:
+        """Rank 0 need not wait for the report of a rank that failed: it may have had no room for it."""
+        failed = [rank for rank, verdict in enumerate(verdicts) if rank > 0 and verdict != NOTHING]
+        if failed and self._state.rank == 0:
+            rank = next((rank for rank in failed if verdicts[rank] in DISK_FULL), failed[0])
+            self._saver.give_up(self._error_of(verdicts[rank], rank))
+
+    def _conclude(self, verdict: int, *, must: bool) -> None:
+        """Rank 0's verdict is known to all: the save is over."""
+        assert self._under_way is not None
+        if verdict == NOTHING:
+            return
+        if verdict == COMMITTED:
+            self._evaluations.note_saved(self._under_way)
+            if self._retry_s is not None:
+                self._remark(f"checkpoints are saved again, that of step {self._under_way} is complete")
+            self._progress.checkpoint = step_name(self._under_way)
+            self._under_way = self._retry_s = None
+            self._saver.forget()
+            return
+        own = self._saver.failure() if self._state.rank == 0 else None
+        self._fail(own or self._error_of(verdict, 0), must=must)
+
+    def _fail(self, error: CheckpointWriteError, *, must: bool) -> None:
+        """The save came to nothing: stop, or go on where the disk is full and the config says so."""
+        step, self._under_way = self._under_way, None
+        self._saver.forget()
+        if must or not (error.disk_full and self._keep.on_disk_full == "continue"):
+            raise error if self._state.rank == 0 else OtherRankError(error.says)
+        self._retry_s = time.monotonic() + RETRY_S
+        self._remark(f"no checkpoint at step {step}: {error.says}")
+
+    def _error_of(self, code: int, rank: int) -> CheckpointWriteError:
+        """What another rank's code says."""
+        name = step_name(self._under_way or self._state.step)
+        if code == FAILED:
+            return CheckpointWriteError(f"rank {rank} could not save {name}: its log says why")
+        return write_error(name, OSError(code, ""), rank)
+
+    def _remark(self, says: str) -> None:
+        if self._state.rank == 0:
+            self._progress.remarks.append(says)
+
+    def _before_commit(self) -> None:
+        """Rank 0, in the background: the ledger holds what the checkpoint names."""
+        assert self._recorder is not None
+        self._recorder.sync()
+
+    def _prune(self, snapshot: Snapshot) -> None:
+        """Rank 0, in the background: delete what retention does not keep, after the newest was verified."""
+        best: Any = snapshot.trainer["best_saved_step"] if self._keep.keep_best else None
+        try:
+            pruned = prune(self._directory, self._keep.keep_last, best, self._keep.keep_every_steps)
+        except OSError as error:
+            self._remark(f"old checkpoints could not be deleted: {error.strerror}")
+            return
+        for damage in pruned.damages:
+            self._remark(f"nothing was deleted: {damage}")
+
+
+def _about_bytes(state: TrainingState) -> int:
+    """Of a whole checkpoint: three fp32 values a parameter, and what headers and manifest say of each tensor."""
+    n_kinds = 1 + len(MOMENTS)
+    slots = state.strategy.slots
+    return n_kinds * sum(FP32_BYTES * slot.numel + DESCRIPTION_BYTES for slot in slots)
