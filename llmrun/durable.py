@@ -21,6 +21,9 @@ PARALLEL_BYTES_MIN = 1024 * 1024
 
 TEMPORARY_PREFIX = ".tmp-"
 
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where the disk, a quota or a limit of file sizes is reached: a later try may work."""
+
 
 class Disk:
     """The operations of the file system that durability rests on."""

@@ -79,6 +79,10 @@ class RunFailedError(LlmrunError):
     exit_code = 4
 
 
+class DiskFullError(RunFailedError):
+    """The disk, a quota or a limit of file sizes is reached."""
+
+
 class OtherRankError(RunFailedError):
     """Another rank failed or went away: a consequence, never the first cause."""
 

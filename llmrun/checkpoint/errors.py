@@ -1,14 +1,12 @@
 """What can be wrong with a checkpoint, and what can go wrong while one is written."""
 
-import errno
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmrun.durable import DISK_FULL
 from llmrun.errors import DamagedError, RunFailedError
-
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What `train` and `resume` share: the plan in short, the live view, the closing screen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,7 +43,7 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
             ended = run_segment(ready, starter, stop, display)
         finally:
             display.close()
-    close(ready, ended, as_json)
+    close(ready, ended, as_json, display.remarked)
 
 
 class LiveView:
@@ -61,6 +61,7 @@ class LiveView:
             grad_clip=config.optimizer.grad_clip,
         )
         self._display: Display = Display(facts, console.rich_console())
+        self.remarked: set[str] = set()
 
     def rows(self, rows: "Sequence[Row]") -> None:
         """Show new numbers."""
@@ -73,6 +74,11 @@ class LiveView:
     def stopping(self, says: str) -> None:
         """Show that a stop was asked for."""
         self._display.say(says)
+
+    def remark(self, says: str) -> None:
+        """Show a warning."""
+        self._display.say(f"warning: {says}")
+        self.remarked.add(says)
 
     def close(self) -> None:
         """Leave the last numbers on the screen."""
@@ -150,11 +156,15 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
     }
 
 
-def close(prepared: "Prepared", ended: "Ended", as_json: bool) -> None:
-    """The closing screen of a segment.  Raises its error where it was preempted or failed."""
+def close(prepared: "Prepared", ended: "Ended", as_json: bool, remarked: Collection[str]) -> None:
+    """The closing screen of a segment.  Raises its error where it was preempted or failed.
+
+    remarked: the remarks that were shown while it ran.
+    """
     end, path = ended.end, str(prepared.run.path)
     for remark in end.remarks:
-        console.warn(remark)
+        if remark not in remarked:
+            console.warn(remark)
     if as_json:
         console.emit_json(closing_json(path, ended.record, ended.step, end.why))
     if end.at_once is not None:

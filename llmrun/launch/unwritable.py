@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmrun.checkpoint.errors import DISK_FULL
+from llmrun.durable import DISK_FULL
 from llmrun.errors import RefusedError, RunFailedError
 
 UNWRITABLE = DISK_FULL | {errno.EROFS}

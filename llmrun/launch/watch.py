@@ -5,7 +5,7 @@ Outcomes decide, never an exit code: a process may crash after its work is done 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llmrun.checkpoint.layout import steps_in
@@ -20,6 +20,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.orders import Outcome
 from llmrun.run.record import Ending
+from llmrun.run.remarks import RemarksTail
 
 POLL_S = 0.1
 CHECKPOINTS_EVERY_S = 1.0
@@ -60,6 +61,10 @@ class Spectator(Protocol):
         """A stop was asked for."""
         ...
 
+    def remark(self, says: str) -> None:
+        """Something the user should know, that did not stop the run."""
+        ...
+
 
 @dataclass
 class Watch:
@@ -77,6 +82,10 @@ class Watch:
     clock: Callable[[], float] = time.monotonic
     _asked: bool = False
     _looked_at: float | None = None
+    _remarks: RemarksTail = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._remarks = RemarksTail(self.run.remarks_file(self.segment))
 
     def until_end(self) -> SegmentEnd:
         """Watch until no process is left.  Whatever is raised, nothing is left behind."""
@@ -115,6 +124,8 @@ class Watch:
 
     def _show(self, tail: Tail) -> None:
         """Tell the spectator what is new; look for checkpoints once a second."""
+        for line in self._remarks.new_lines():
+            self.spectator.remark(line)
         rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
         if rows:
             self.spectator.rows(rows)

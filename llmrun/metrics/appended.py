@@ -1,12 +1,18 @@
-"""A file that only ever grows: each write reaches the system at once, a sync reaches the device."""
+"""A file that only ever grows: each write reaches the system at once, a sync reaches the device.
+
+On a full disk what does not fit waits in memory and goes first once there is room: a run outlives a full disk.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmrun.durable import DISK, Disk
-from llmrun.errors import RunFailedError
+from llmrun.durable import DISK, DISK_FULL, Disk
+from llmrun.errors import DiskFullError, RunFailedError
+
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+"""What may wait for room; beyond it the run stops."""
 
 
 @contextmanager
@@ -15,7 +21,8 @@ def disk_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFailedError(
+        kind = DiskFullError if error.errno in DISK_FULL else RunFailedError
+        raise kind(
             f"{path.name} could not be written: {error.strerror or error}",
             where=str(path),
             hints=["see that the disk has room and can be written, then run `llmrun resume`"],
@@ -28,16 +35,29 @@ class AppendedFile:
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self._path = path
         self._disk = disk
+        self._waiting = b""
         with disk_errors_named(path):
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._size = disk.size(self._descriptor)
 
     def write(self, content: bytes) -> None:
-        """Append `content`: after this the process may be killed without losing it."""
-        with disk_errors_named(self._path):
-            self._disk.write(self._descriptor, memoryview(content))
+        """Append `content`: after this the process may be killed without losing it.
+
+        On a full disk it waits in memory.  Raises DiskFullError where too much waits already.
+        """
+        self._waiting += content
+        try:
+            self._append_waiting()
+        except DiskFullError:
+            if len(self._waiting) > WAITING_BYTES_MAX:
+                raise
 
     def sync(self) -> None:
-        """Force all that was written to the device: a power cut does not take it either."""
+        """Force all that was written to the device: a power cut does not take it either.
+
+        Raises DiskFullError where something still waits for room.
+        """
+        self._append_waiting()
         with disk_errors_named(self._path):
             self._disk.fsync(self._descriptor)
 
@@ -47,3 +67,14 @@ class AppendedFile:
             self.sync()
         finally:
             self._disk.close(self._descriptor)
+
+    def _append_waiting(self) -> None:
+        """Write what waits; a part that a full disk took is not written again."""
+        if not self._waiting:
+            return
+        with disk_errors_named(self._path):
+            try:
+                self._disk.write(self._descriptor, memoryview(self._waiting))
+            finally:
+                size = self._disk.size(self._descriptor)
+                self._waiting, self._size = self._waiting[size - self._size :], size

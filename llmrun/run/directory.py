@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from llmrun.durable import TEMPORARY_PREFIX, make_directories
+from llmrun.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.errors import InputError
 
 
@@ -47,6 +47,16 @@ class RunDirectory:
     def segment_provenance(self, segment: int) -> Path:
         """Where a segment keeps its snapshot of git, packages and environment."""
         return self.provenance if segment == 1 else self.provenance / f"segment-{segment:03d}"
+
+    @property
+    def migration_file(self) -> Path:
+        """What a migrated run begins with; absent where a run begins at step 0."""
+        return self.provenance / "migration.json"
+
+    @property
+    def migration_script(self) -> Path:
+        """A copy of the script that made the state with which a migrated run begins."""
+        return self.provenance / "migration.py"
 
     @property
     def ledger_file(self) -> Path:
@@ -118,6 +128,10 @@ class RunDirectory:
         """How one worker ended."""
         return self.segment_logs(segment) / f"rank-{rank}.outcome.json"
 
+    def remarks_file(self, segment: int) -> Path:
+        """What a running segment has to tell the user."""
+        return self.segment_logs(segment) / "remarks.txt"
+
     def stop_file(self, segment: int) -> Path:
         """Made by the launcher to ask all ranks to save and stop."""
         return self.segment_logs(segment) / "stop"
@@ -148,7 +162,7 @@ def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
     """
     prepare_runs_dir(runs_dir)
     path = runs_dir / f"{TEMPORARY_PREFIX}{identity}-{os.getpid()}-{secrets.token_hex(4)}"
-    path.mkdir()
+    DISK.make_directory(path)
     return RunDirectory(path)
 
 

@@ -5,15 +5,17 @@ with the next steps' numbers, so that every rank hears of it at the same step.  
 that falls due waits for the first, and that by minutes falls due only when none is under way.
 """
 
+import errno
 import time
 from typing import Any
 
-from llmrun.checkpoint.errors import DISK_FULL, CheckpointWriteError, write_error
+from llmrun.checkpoint.errors import CheckpointWriteError, write_error
 from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.retention import prune, sweep
 from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.checkpoint.space import check_room
-from llmrun.errors import OtherRankError
+from llmrun.durable import DISK_FULL
+from llmrun.errors import DiskFullError, OtherRankError
 from llmrun.reduce.collectives import gather_integers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import SegmentOrders
@@ -183,12 +185,15 @@ class Checkpointing:
 
     def _remark(self, says: str) -> None:
         if self._state.rank == 0:
-            self._progress.remarks.append(says)
+            self._progress.remark(says)
 
     def _before_commit(self) -> None:
         """Rank 0, in the background: the ledger holds what the checkpoint names."""
         assert self._recorder is not None
-        self._recorder.sync()
+        try:
+            self._recorder.sync()
+        except DiskFullError as error:
+            raise CheckpointWriteError(error.says, code=errno.ENOSPC) from error
 
     def _prune(self, snapshot: Snapshot) -> None:
         """Rank 0, in the background: delete what retention does not keep, after the newest was verified."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from llmrun.errors import LlmrunError
 from llmrun.run.orders import Outcome, OutcomeKind, SegmentOrders
+from llmrun.run.remarks import RemarksWriter
 
 
 @dataclass
@@ -14,6 +15,7 @@ class Progress:
     checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
     proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
     remarks:       sentences for the user that did not stop the run.
+    live:          where remarks are shown while the run goes on; rank 0's.
     """
 
     rank: int
@@ -21,6 +23,13 @@ class Progress:
     checkpoint: str | None
     proven_steps: int = 0
     remarks: list[str] = field(default_factory=list)
+    live: RemarksWriter | None = None
+
+    def remark(self, says: str) -> None:
+        """Tell the user something that does not stop the run: now, and at the end."""
+        self.remarks.append(says)
+        if self.live is not None:
+            self.live.write(says)
 
     @classmethod
     def at_start(cls, orders: SegmentOrders, rank: int) -> "Progress":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmrun import __version__
+from llmrun.durable import DISK_FULL
 from llmrun.errors import RunFailedError
 from llmrun.ledger.audit import Audit
 from llmrun.ledger.combine import combine_digests
@@ -54,7 +55,7 @@ class Recorder:
         """Record 0: the initial weights."""
         weights = by_name(self._slots, weight_digests)
         record = self.ledger.append(Record(step=0, weights_digest=combine_digests(weights)))
-        write_tensors(self._run.ledger_tensors, 0, {"weights": weights})
+        self._keep_tensors(0, {"weights": weights})
         self._compare(record, {"weights": weights})
 
     def step(self, facts: StepFacts, tokens: int, begun_s: float) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class Recorder:
             )
         )
         if tensors_due(facts.step):
-            write_tensors(self._run.ledger_tensors, facts.step, tensors)
+            self._keep_tensors(facts.step, tensors)
         self._compare(record, tensors)
         return {
             names.STEP: facts.step,
@@ -115,12 +116,23 @@ class Recorder:
         self.ledger.close()
         self._sinks.close()
 
+    def _keep_tensors(self, step: int, tensors: dict[str, Any]) -> None:
+        """Write per-tensor digests, which only help to point at a difference: a full disk does without."""
+        try:
+            write_tensors(self._run.ledger_tensors, step, tensors)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._progress.remark(
+                f"the digests of single tensors of step {step} were not kept: {error.strerror}"
+            )
+
     def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
         """Hold the record against the cut tails (a difference stops the run) and an earlier twin (it warns)."""
         self._prove(record, tensors)
         if self._twin is not None and (found := self._twin.check(record)) is not None:
-            write_tensors(self._run.ledger_tensors, record.step, tensors)
-            self._progress.remarks.append(
+            self._keep_tensors(record.step, tensors)
+            self._progress.remark(
                 f"step {record.step} differs from an earlier run of the same fingerprint: {found.quantity}"
             )
             self._twin = None
@@ -133,7 +145,7 @@ class Recorder:
         found = [(tail, tail.check(record)) for tail in self._tails if record.step in tail.earlier.steps]
         wrong = [(tail, difference) for tail, difference in found if difference is not None]
         if found and len(wrong) == len(found):
-            write_tensors(self._run.ledger_tensors, record.step, tensors)
+            self._keep_tensors(record.step, tensors)
             raise RunFailedError(
                 f"step {record.step} was recomputed and differs from what this run recorded before:"
                 f" {wrong[0][1].quantity}",
@@ -145,7 +157,7 @@ class Recorder:
         self._progress.proven_steps += bool(found) and record.step > 0
         for tail, difference in wrong:
             self._tails.remove(tail)
-            self._progress.remarks.append(
+            self._progress.remark(
                 f"{tail.earlier.path.name} is wrong from step {record.step} on ({difference.quantity}):"
                 " another record of the step agrees with this one"
             )

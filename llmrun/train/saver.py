@@ -135,6 +135,9 @@ class Saver:
         with _told_to(save.whole):
             try:
                 self._before_commit()
+            except CheckpointWriteError as error:
+                save.given_up = save.given_up or error
+            try:
                 path = commit(
                     self._directory,
                     save.snapshot,

@@ -24,6 +24,7 @@ from llmrun.plan.flops import flops_per_token
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import OutcomeKind, SegmentOrders
+from llmrun.run.remarks import RemarksWriter
 from llmrun.streams import stream_key
 from llmrun.train.determinism import set_determinism
 from llmrun.train.evaluate import Evaluator
@@ -49,6 +50,8 @@ def run_segment(
     committed checkpoint.
     """
     rank = progress.rank
+    if rank == 0:
+        progress.live = RemarksWriter(run.remarks_file(orders.segment))
     config = Config.model_validate_json(json.dumps(orders.config))
     resolved = resolved_of(config, orders.D)
     set_determinism(config)
@@ -129,7 +132,7 @@ def audit_of(path: Path, progress: Progress) -> Audit | None:
         return Audit(LedgerReader(path))
     except (OSError, LlmrunError) as error:
         says = error.says if isinstance(error, LlmrunError) else error.strerror
-        progress.remarks.append(f"nothing was compared with {path}: {says}")
+        progress.remark(f"nothing was compared with {path}: {says}")
         return None
 
 

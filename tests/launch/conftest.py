@@ -164,6 +164,9 @@ class Watcher:
         """A checkpoint."""
         self.checkpoints.append(step)
 
+    def remark(self, says):
+        """A remark while the run goes on."""
+
     def stopping(self, says):
         """A stop."""
         self.said.append(says)

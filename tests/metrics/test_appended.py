@@ -1,9 +1,12 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from llmrun.durable import Disk
-from llmrun.errors import RunFailedError
+from llmrun.errors import DiskFullError, RunFailedError
+from llmrun.metrics import appended
 from llmrun.metrics.appended import AppendedFile
 
 
@@ -55,3 +58,58 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
     """A file that cannot be opened is an error that the user can read."""
     with pytest.raises(RunFailedError, match="file could not be written: No such file or directory"):
         AppendedFile(tmp_path / "nowhere" / "file")
+
+
+class Tight(Disk):
+    """Has room for `room` more bytes, and takes as many as fit before it refuses."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, descriptor: int, block: memoryview) -> None:
+        taken = min(self.room, len(block))
+        self.room -= taken
+        super().write(descriptor, block[:taken])
+        if taken < len(block):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_on_a_full_disk_lines_wait_and_none_is_torn_or_doubled(tmp_path: Path) -> None:
+    """The disk takes half a line: the rest goes first once there is room, and a sync before says so."""
+    disk = Tight(room=10)
+    file = AppendedFile(tmp_path / "file", disk)
+    file.write(b"line 1\n")
+    file.write(b"line 2\n")
+    assert (tmp_path / "file").read_bytes() == b"line 1\nlin"
+    file.write(b"line 3\n")
+    with pytest.raises(DiskFullError, match="file could not be written: No space left on device"):
+        file.sync()
+
+    disk.room = 1000
+    file.write(b"line 4\n")
+    file.close()
+    assert (tmp_path / "file").read_bytes() == b"line 1\nline 2\nline 3\nline 4\n"
+
+
+def test_what_waits_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run does not fill its memory with lines: beyond the limit it stops, and closing says why."""
+    monkeypatch.setattr(appended, "WAITING_BYTES_MAX", 20)
+    file = AppendedFile(tmp_path / "file", Tight(room=0))
+    file.write(b"x" * 15)
+    with pytest.raises(DiskFullError):
+        file.write(b"x" * 15)
+    with pytest.raises(DiskFullError):
+        file.close()
+
+
+def test_another_refusal_than_a_full_disk_is_an_error_at_once(tmp_path: Path) -> None:
+    """A device that fails is not waited for."""
+
+    class Broken(Disk):
+        def write(self, descriptor: int, block: memoryview) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    file = AppendedFile(tmp_path / "file", Broken())
+    with pytest.raises(RunFailedError, match="file could not be written: Input/output error") as caught:
+        file.write(b"line\n")
+    assert not isinstance(caught.value, DiskFullError)

@@ -117,10 +117,11 @@ def test_cut_back_is_all_or_nothing(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_an_error_that_can_be_resumed() -> None:
-    """A row that does not fit stops the run with exit 4 and says which file."""
+    """A row that does not fit waits; where it must be on the device, the run stops with exit 4 and says which file."""
     lines = JsonLines(Path("/dev/full"))
+    lines.write({"step": 1})
     with pytest.raises(RunFailedError, match="full could not be written: No space left on device") as caught:
-        lines.write({"step": 1})
+        lines.sync()
 
     assert caught.value.exit_code == 4
     assert caught.value.where == "/dev/full"

@@ -36,12 +36,17 @@ class Silent:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.remarked: list[str] = []
 
     def rows(self, rows) -> None:
         """New numbers."""
 
     def checkpoint(self, step: int) -> None:
         """A new checkpoint."""
+
+    def remark(self, says: str) -> None:
+        """A remark while the run goes on."""
+        self.remarked.append(says)
 
     def stopping(self, says: str) -> None:
         """A stop was asked for."""

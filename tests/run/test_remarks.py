@@ -1,0 +1,46 @@
+"""Remarks of a running segment: read line by line while they are written, in room that was kept."""
+
+from llmrun.durable import Disk
+from llmrun.run.remarks import REMARKS_BYTES, RemarksTail, RemarksWriter
+
+
+def test_lines_are_read_once_as_they_come(tmp_path):
+    """A reader that looks again and again gets each line once, and nothing before there is a file."""
+    path = tmp_path / "remarks.txt"
+    tail = RemarksTail(path)
+    assert tail.new_lines() == []
+
+    writer = RemarksWriter(path)
+    assert tail.new_lines() == []
+    writer.write("no checkpoint at step 5:\n the disk is full")
+    writer.write("μ")
+    assert tail.new_lines() == ["no checkpoint at step 5: the disk is full", "μ"]
+    assert tail.new_lines() == []
+    writer.write("again")
+    assert tail.new_lines() == ["again"]
+
+
+def test_the_room_is_kept_and_never_outgrown(tmp_path):
+    """The file has its full size from the start, and what does not fit is left to the outcome."""
+    path = tmp_path / "remarks.txt"
+    writer = RemarksWriter(path)
+    assert path.stat().st_size == REMARKS_BYTES
+
+    for number in range(10_000):
+        writer.write(f"remark {number}")
+    assert path.stat().st_size == REMARKS_BYTES
+    lines = RemarksTail(path).new_lines()
+    assert lines == [f"remark {number}" for number in range(len(lines))]
+    assert len(lines) > 4_000
+
+
+def test_no_room_at_the_start_is_no_error(tmp_path):
+    """Where not even that file can be made, remarks only come at the end."""
+
+    class Full(Disk):
+        def create(self, path):
+            raise OSError(28, "No space left on device")
+
+    writer = RemarksWriter(tmp_path / "remarks.txt", Full())
+    writer.write("unheard")
+    assert RemarksTail(tmp_path / "remarks.txt").new_lines() == []
