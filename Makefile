@@ -10,7 +10,7 @@ GPU_PYTHON = $(or $(PYTHON),python3)
 # Test processes start quicker with byte code on disk.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo lint test test-all bench docs gpu lock
+.PHONY: help setup demo lint test test-all chaos bench docs gpu lock
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,7 @@ help:
 	@echo "make demo      prepare, plan, train, kill, resume, verify and sample, in a few minutes"
 	@echo "make test      lint, types and all tests but the slow ones; what CI runs"
 	@echo "make test-all  the slow tests too"
+	@echo "make chaos     SIGKILL at N=1000 seeded moments, and TORCHRUN=40 through torchrun; SEED=1, ONLY=w7 for one run"
 	@echo "make bench     the benchmarks"
 	@echo "make lint      ruff, formatting, types"
 	@echo "make docs      write the generated pages of docs/ anew"
@@ -41,6 +42,14 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m "not gpu"
+
+# WRITE=1 puts the tally into docs/chaos.md.
+N ?= 1000
+TORCHRUN ?= 40
+SEED ?= 1
+chaos: setup
+	@PYTHONPATH=$(CURDIR)/tests$(if $(PYTHONPATH),:$(PYTHONPATH)) $(BIN)/python -m chaos \
+	  --kills $(N) --torchrun $(TORCHRUN) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 bench: setup
 	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done

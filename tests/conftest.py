@@ -81,3 +81,16 @@ def sources(project_files: list[Path]) -> list[Source]:
 def llmrun_sources(sources: list[Source]) -> list[Source]:
     """The Python files of the package."""
     return [source for source in sources if source.path.startswith("llmrun/")]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What tests counted, at the end of every session: how many crash states were looked at."""
+    says = {
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for key, value in getattr(report, "user_properties", ())
+        if key == "crash states"
+    }
+    for line in sorted(says):
+        terminalreporter.write_line(line)

@@ -16,6 +16,7 @@ ORDER = (
     ("cli",),
     ("sample",),
     ("verify",),
+    ("migrate",),
     ("launch",),
     ("train",),
     ("reduce",),
@@ -37,6 +38,7 @@ ORDER = (
 TORCH_PACKAGES = ("train", "reduce", "model", "sample")
 TORCH_MODULES = {
     "llmrun.ledger.digest": "digests tensors where they lie",
+    "llmrun.migrate.numbers": "initial values, digests and random states as training makes them",
     "llmrun.launch.agent": "is torchrun itself, in a process of its own",
 }
 """Where torch may be imported.  Everything else must load without it."""

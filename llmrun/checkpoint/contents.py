@@ -16,7 +16,7 @@ from llmrun.checkpoint.dtypes import DTYPES, numel
 from llmrun.checkpoint.errors import CheckpointDamage, Damage, damaged
 from llmrun.checkpoint.layout import MANIFEST, RNG, SUMS, TRAINER, data_files, step_of, world_of
 from llmrun.checkpoint.manifest import MANIFEST_BYTES_MAX, Manifest, TensorEntry, parse_manifest
-from llmrun.checkpoint.regular_file import read_small
+from llmrun.checkpoint.regular_file import read_small, size_of
 from llmrun.checkpoint.safetensors_file import Entry, read_header, read_range
 from llmrun.checkpoint.strict_json import WrongValue, parse_object, shown
 from llmrun.checkpoint.sums import parse_sums
@@ -106,7 +106,10 @@ def read_sums(path: Path) -> dict[str, str]:
 
 def names_amiss(path: Path, sums: Mapping[str, str]) -> list[Damage]:
     """What is missing in a checkpoint directory and what does not belong there."""
-    found = {entry.name for entry in path.iterdir()}
+    try:
+        found = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        return [Damage(path.name, ".", f"cannot be read: {error.strerror}")]
     meant = {*sums, SUMS}
     missing = [Damage(path.name, name, "is missing") for name in sorted(meant - found)]
     extra = [
@@ -159,7 +162,7 @@ def _read_manifest(path: Path, sums: Mapping[str, str]) -> Manifest:
     for name, entry in manifest.files.items():
         if entry.sha256 != sums[name]:
             raise damaged(path / name, "has one sha256 in SHA256SUMS and another in the manifest")
-        found_bytes = (path / name).lstat().st_size
+        found_bytes = size_of(path / name)
         if found_bytes != entry.bytes:
             raise damaged(path / name, f"has {found_bytes:,} bytes, {entry.bytes:,} were written")
     return manifest

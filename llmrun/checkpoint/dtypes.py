@@ -65,6 +65,7 @@ def shape_at(value: object, where: str) -> tuple[int, ...]:
     shape = tuple(count_at(extent, where) for extent in list_at(value, where))
     if len(shape) > DIMENSIONS_MAX:
         raise WrongValue(f"{where} has {len(shape)} dimensions, {DIMENSIONS_MAX} are allowed")
-    if numel(shape) * 8 > COUNT_MAX:
+    # Also of a tensor without elements: numpy multiplies the other extents.
+    if math.prod(extent for extent in shape if extent) * 8 > COUNT_MAX:
         raise WrongValue(f"{where} is {shown(list(shape))}, larger than any file")
     return shape

@@ -14,6 +14,8 @@ TRAINER = "trainer.json"
 RNG = "rng.safetensors"
 SUMS = "SHA256SUMS"
 
+ABANDONED_PREFIX = "abandoned-"
+
 MODEL = "model"
 OPTIMIZER = "optimizer"
 
@@ -62,7 +64,7 @@ def temporary_name(step: int, attempt: str) -> str:
 
 def abandoned_name(segment: int | str) -> str:
     """The directory for checkpoints that a segment left behind; readers never look there."""
-    return f"abandoned-{segment:03d}" if isinstance(segment, int) else f"abandoned-{segment}"
+    return f"{ABANDONED_PREFIX}{segment:03d}" if isinstance(segment, int) else f"{ABANDONED_PREFIX}{segment}"
 
 
 def shard_name(group: str, rank: int, world: int) -> str:

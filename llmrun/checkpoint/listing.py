@@ -1,13 +1,17 @@
 """What a person asks about checkpoints: which are there, how large, how good, whole or not."""
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmrun.checkpoint.contents import Checkpoint, open_checkpoint
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
-from llmrun.checkpoint.layout import SUMS, step_name, step_of, steps_in
+from llmrun.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
+from llmrun.checkpoint.verification import Progress, verify_files
+from llmrun.durable import TEMPORARY_PREFIX
 from llmrun.errors import InputError
 
 
@@ -17,6 +21,7 @@ class Row:
 
     bytes: of all its files, as the file system says.  step, tokens, val_ppl, ranks: None where they cannot
     be known.  damages: what opening found; [] means that names, sizes, manifest and headers hold.
+    best_step: that of the best val_ppl saved until then, as this checkpoint knows it.
     """
 
     step: int | None
@@ -26,6 +31,7 @@ class Row:
     val_ppl: float | None
     ranks: int | None
     damages: tuple[Damage, ...]
+    best_step: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The row as a JSON object."""
@@ -48,10 +54,15 @@ def find_checkpoints(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise InputError(f"there is no directory {path}", hints=["give a run's directory, or a checkpoint's"])
-    if step_of(path.name) is not None or (path / SUMS).exists():
+    if is_checkpoint(path):
         return [path]
     directory = checkpoints_of(path)
     return [directory / step_name(step) for step in steps_in(directory)]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory calls itself a checkpoint, by its name or by what is in it; sound or not."""
+    return step_of(path.name) is not None or (path / SUMS).exists()
 
 
 def checkpoints_of(path: Path) -> Path:
@@ -71,16 +82,71 @@ def checkpoints_of(path: Path) -> Path:
     )
 
 
-def row_of(path: Path) -> Row:
-    """One checkpoint's row, damaged or not."""
-    size = sum(entry.lstat().st_size for entry in path.iterdir())
+def damages_of(path: Path, progress: Progress | None = None) -> list[Damage] | None:
+    """What is wrong with a checkpoint, every byte read; None where its run has deleted it meanwhile."""
     try:
+        damages = verify_files(path, progress)
+    except InputError:
+        return None
+    return None if damages and not path.exists() else damages
+
+
+def row_of(path: Path) -> Row | None:
+    """One checkpoint's row, damaged or not; None where its run has deleted it meanwhile."""
+    size = 0
+    try:
+        size = sum(entry.lstat().st_size for entry in path.iterdir())
         checkpoint = open_checkpoint(path)
+    except (FileNotFoundError, InputError):
+        return None
+    except PermissionError as error:
+        says = f"cannot be read: {error.strerror}"
+        return Row(step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", says),))
     except CheckpointDamage as error:
+        if not path.exists():
+            return None
         return Row(step_of(path.name), path, size, None, None, None, error.damages)
     manifest = checkpoint.manifest
     val_ppl = number_of(checkpoint.trainer, "val_ppl")
-    return Row(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, ())
+    best_step = best_step_of(checkpoint)
+    return Row(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, (), best_step)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something beside the checkpoints that takes space.  says: what it is, and what becomes of it."""
+
+    name: str
+    bytes: int
+    says: str
+
+
+def leftovers(path: Path) -> list[Leftover]:
+    """What stands beside the checkpoints of a run: hidden and abandoned directories; [] for one checkpoint."""
+    if is_checkpoint(path):
+        return []
+    directory = checkpoints_of(path)
+    names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+    kinds = (
+        (TEMPORARY_PREFIX, "unfinished or deleted: removed at the next save or start"),
+        (ABANDONED_PREFIX, "left behind by a resume from an earlier step: never read, yours to delete"),
+    )
+    return [
+        Leftover(name, _bytes_below(directory / name), says)
+        for prefix, says in kinds
+        for name in names
+        if name.startswith(prefix)
+    ]
+
+
+def _bytes_below(directory: Path) -> int:
+    """Bytes of all files below a directory that may be going away."""
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size
+    return total
 
 
 def best_step_of(checkpoint: Checkpoint) -> int | None:

@@ -30,6 +30,16 @@ def opened(path: Path) -> Iterator[int]:
         raise damaged(path, f"cannot be read: {error.strerror}") from None
 
 
+def size_of(path: Path) -> int:
+    """The bytes of what stands under a name.  Raises CheckpointDamage where nothing does, or it cannot be told."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        raise damaged(path, "is missing") from None
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+
+
 def read_small(path: Path, bytes_max: int) -> bytes:
     """A whole file of at most `bytes_max` bytes.  Raises CheckpointDamage."""
     with opened(path) as descriptor:

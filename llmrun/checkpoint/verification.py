@@ -15,7 +15,7 @@ from llmrun.checkpoint.contents import (
     read_sums,
 )
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
-from llmrun.checkpoint.regular_file import opened
+from llmrun.checkpoint.regular_file import opened, size_of
 from llmrun.durable import BLOCK_BYTES
 
 Progress = Callable[[int, int], None]
@@ -70,13 +70,23 @@ def open_verified(path: Path, progress: Progress | None = None, threads: int | N
 def _unsound_files(path: Path, progress: Progress | None, threads: int | None) -> list[Damage]:
     sums = read_sums(path)
     damages = names_amiss(path, sums)
-    missing = {damage.file for damage in damages}
-    present = [name for name in sums if name not in missing]
-    meter = _Meter(sum((path / name).lstat().st_size for name in present), progress)
+    named = {damage.file for damage in damages}
+    if "." in named:  # the directory itself cannot be listed
+        return damages
+    present = [name for name in sums if name not in named]
+    meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress)
     with ThreadPoolExecutor(threads or min(THREADS_MAX, os.cpu_count() or 1)) as pool:
         checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
         damages += [damage for damage in checked if damage is not None]
     return damages
+
+
+def _bytes_or_0(path: Path) -> int:
+    """The size of a file, for the progress alone: what is wrong with it shows when it is read."""
+    try:
+        return size_of(path)
+    except CheckpointDamage:
+        return 0
 
 
 def _check_file(path: Path, sha256: str, meter: _Meter) -> Damage | None:

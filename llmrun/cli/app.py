@@ -149,6 +149,7 @@ def command_tree() -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and end the process with its exit code."""
     _tolerate_any_encoding()
+    _never_for_everybody_to_write()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     options = given[:cut]
@@ -228,6 +229,14 @@ def _tolerate_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _never_for_everybody_to_write() -> None:
+    """Take the bit that lets others write from all files of this process and of those that it starts.
+
+    Also from those that torchrun and TensorBoard make.
+    """
+    os.umask(os.umask(0o077) | 0o002)
 
 
 def _silence_stdout() -> None:

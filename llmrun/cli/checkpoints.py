@@ -8,6 +8,7 @@ import typer
 from llmrun.cli import console
 
 if TYPE_CHECKING:
+    from llmrun.checkpoint.errors import Damage
     from llmrun.checkpoint.listing import Row
 
 Where = Annotated[
@@ -23,31 +24,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> None:
     """List a run's checkpoints: steps, sizes, val_ppl, whole or damaged."""
-    from llmrun.checkpoint.listing import find_checkpoints, row_of
+    from llmrun.checkpoint.listing import find_checkpoints, leftovers, row_of
+    from llmrun.checkpoint.space import shown_bytes
     from llmrun.run.directory import find_run_or_path
 
-    rows = [row_of(path) for path in find_checkpoints(find_run_or_path(where, runs_dir))]
+    path = find_run_or_path(where, runs_dir)
+    rows = [row for found in find_checkpoints(path) if (row := row_of(found)) is not None]
     if json:
         console.emit_json({"checkpoints": [row.as_json() for row in rows]})
         return
     console.out("    step           tokens       size  ranks    val_ppl  state")
+    best_step = next((row.best_step for row in reversed(rows) if not row.damages), None)
     for row in rows:
-        console.out(console.printable(_line(row)))
+        console.out(console.printable(_line(row, best_step)))
+    total = shown_bytes(sum(row.bytes for row in rows))
     console.note(
-        f"{console.counted(len(rows), 'checkpoint')}; `llmrun checkpoints check` reads every byte"
+        f"{console.counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
         if rows
         else "no checkpoints yet"
     )
+    for left in leftovers(path):
+        console.note(console.printable(f"{left.name}: {shown_bytes(left.bytes)}, {left.says}"))
 
 
-def _line(row: "Row") -> str:
+def _line(row: "Row", best_step: int | None) -> str:
     """One checkpoint as a line of the table; `-` where a value cannot be known."""
     from llmrun.checkpoint.space import shown_bytes
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
     ranks = "-" if row.ranks is None else str(row.ranks)
     val_ppl = "-" if row.val_ppl is None else f"{row.val_ppl:.4g}"
-    state = f"damaged: {row.damages[0].file} {row.damages[0].says}" if row.damages else "whole"
+    whole = "whole, best" if best_step is not None and row.step == best_step else "whole"
+    state = f"damaged: {row.damages[0].file} {row.damages[0].says}" if row.damages else whole
     step = "-" if row.step is None else str(row.step)
     return f"{step:>8} {tokens:>16} {shown_bytes(row.bytes):>10} {ranks:>6} {val_ppl:>10}  {state}"
 
@@ -61,23 +69,34 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check every byte of a run's checkpoints against SHA256SUMS and the manifest."""
-    from llmrun.checkpoint.listing import find_checkpoints
-    from llmrun.checkpoint.verification import verify_files
+    from llmrun.checkpoint.listing import damages_of, find_checkpoints
+    from llmrun.cli.reading import verifying
     from llmrun.run.directory import find_run_or_path
 
     paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
-    found = {path: verify_files(path) for path in paths}
+    found = {}
+    with verifying() as progress:
+        for path in paths:
+            of_one = damages_of(path, progress)
+            if of_one is None:
+                console.note(f"{path.name} was deleted meanwhile by its run")
+                continue
+            found[path] = of_one
+            if not json:
+                _tell(path, of_one)
     damages = [damage for of_one in found.values() for damage in of_one]
     if json:
         sound = [{"path": str(path), "sound": not of_one} for path, of_one in found.items()]
         console.emit_json({"checkpoints": sound, "damages": [damage.as_json() for damage in damages]})
-    else:
-        for path, of_one in found.items():
-            console.out(console.printable(f"{path.name}  {'damaged' if of_one else 'sound'}"))
-            for damage in of_one:
-                console.out(console.printable(f"  {damage}"))
     if damages:
         raise typer.Exit(1)
+
+
+def _tell(path: Path, damages: "list[Damage]") -> None:
+    """What was found in one checkpoint, as soon as it is known: the next one may take minutes."""
+    console.out(console.printable(f"{path.name}  {'damaged' if damages else 'sound'}"))
+    for damage in damages:
+        console.out(console.printable(f"  {damage}"))
 
 
 def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
@@ -114,8 +133,14 @@ def prune(
     pruned = prune_run(find_run(run, runs_dir), keep_last, console.note, dry_run=dry_run)
     if pruned.damages:
         raise CheckpointDamage(pruned.damages)
+    for name in pruned.left:
+        console.warn(
+            f"checkpoints/{name} could not be removed yet: a file in it is in use or may not be removed",
+            "it is no checkpoint any more; the run's next save tries again, or remove it yourself",
+        )
     if json:
-        console.emit_json({"deleted": pruned.deleted, "kept": pruned.kept, "dry_run": dry_run})
+        left = list(pruned.left)
+        console.emit_json({"deleted": pruned.deleted, "kept": pruned.kept, "left": left, "dry_run": dry_run})
         return
     for step in pruned.deleted:
         console.out(f"{'would delete' if dry_run else 'deleted'} step {step}")

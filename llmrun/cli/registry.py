@@ -148,6 +148,13 @@ COMMANDS: dict[str, Command | Group] = {
         exits=(0, 1, 2),
         meanings=((0, "equal"), (1, "different: the first divergent step and quantity are named")),
     ),
+    "migrate": Command(
+        module="llmrun.cli.migrate",
+        function="migrate",
+        says="Make a new run of a checkpoint, for a changed model.",
+        exits=(0, 1, 2, 3),
+        meanings=((1, "the checkpoint is damaged: the files are named"),),
+    ),
     "sample": Command(
         module="llmrun.cli.sample",
         function="sample",

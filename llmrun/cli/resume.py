@@ -1,10 +1,15 @@
 """`llmrun resume`: continue a run from its newest sound checkpoint, or from another one."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmrun.cli import console
+
+if TYPE_CHECKING:
+    from llmrun.launch.prepared import NothingToDo, Prepared
+    from llmrun.launch.signals import StopRequest
+    from llmrun.launch.starter import Starter
 
 
 def resume(
@@ -47,6 +52,7 @@ def resume(
     Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
     they were, nothing starts until you say which kind of change is meant.
     """
+    from llmrun.cli.reading import verifying
     from llmrun.cli.running import run_prepared
     from llmrun.launch.resume import Command, prepare_resume
     from llmrun.launch.wishes import wishes_of
@@ -55,6 +61,9 @@ def resume(
     wishes = wishes_of(overrides or [], allow or [], until, D, start)
     found = find_run(run, runs_dir)
     command = Command(f"llmrun resume {run}{wishes.as_typed()}")
-    run_prepared(
-        lambda starter, stop: prepare_resume(found, wishes, command, starter, stop, console.note), json
-    )
+
+    def prepare(starter: "Starter", stop: "StopRequest") -> "Prepared | NothingToDo":
+        with verifying() as progress:
+            return prepare_resume(found, wishes, command, starter, stop, console.note, progress)
+
+    run_prepared(prepare, json)

@@ -42,6 +42,7 @@ def train(
 
     Validates, plans, records where everything came from, starts one worker per rank and shows the run live.
     """
+    from llmrun.cli.reading import verifying
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
     from llmrun.launch.fresh import check_identity, prepare_fresh
@@ -58,7 +59,8 @@ def train(
             there = RunDirectory(Path(loaded.config.runs_dir) / run)
             if there.is_run:
                 command = Command(f"llmrun train {config} --run {run}{wishes.as_typed()}", loaded)
-                return prepare_resume(there, wishes, command, starter, stop, console.note)
+                with verifying() as progress:
+                    return prepare_resume(there, wishes, command, starter, stop, console.note, progress)
         return prepare_fresh(loaded, run, wishes, starter, stop, console.note)
 
     run_prepared(prepare, json)

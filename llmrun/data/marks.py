@@ -40,7 +40,8 @@ def sha256_once(path: Path, expected: str) -> str:
             return expected
         found = sha256_of(path)
         if (found, mark) == (expected, _mark_of(path, expected)):
-            os.pwrite(marks, mark, place)
+            with suppress(OSError):  # a limit on the size of files (`ulimit -f`) holds for these marks, too
+                os.pwrite(marks, mark, place)
         return found
     finally:
         os.close(marks)

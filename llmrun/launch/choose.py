@@ -9,8 +9,10 @@ from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.listing import best_step_of
 from llmrun.checkpoint.reader import newest_sound, open_verified
+from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError, RefusedError
 from llmrun.run.directory import RunDirectory
+from llmrun.run.origin import origin_of
 
 Say = Callable[[str], None]
 
@@ -32,26 +34,44 @@ class Start:
         return None if self.checkpoint is None else self.checkpoint.path.name
 
 
-def choose_start(run: RunDirectory, wish: int | Literal["newest", "best"], say: Say) -> Start:
+def choose_start(
+    run: RunDirectory, wish: int | Literal["newest", "best"], say: Say, progress: Progress | None = None
+) -> Start:
     """The newest sound checkpoint, that of a step, or the best one; damaged ones are named.
 
+    progress: told how many bytes were verified.
     Raises InputError where the wished one is not there, RefusedError where it, or every one, is damaged.
     """
     if wish == "newest":
-        return Start(newest(run, say))
+        return Start(newest(run, say, progress))
     if wish == "best":
-        return Start(best(run, say))
+        return Start(best(run, say, progress))
     if wish == 0:
+        refuse_step_0(run)
         return Start(None)
-    return Start(at_step(run, wish))
+    return Start(at_step(run, wish, progress))
 
 
-def newest(run: RunDirectory, say: Say) -> Checkpoint | None:
+def refuse_step_0(run: RunDirectory) -> None:
+    """A migrated run has no step 0.  Raises InputError."""
+    origin = origin_of(run)
+    if origin is not None:
+        raise InputError(
+            f"{run.name} begins at step {origin.step:,} with a migrated state: it has no step 0",
+            where=str(run.migration_file),
+            hints=[
+                "`llmrun migrate` makes that state again, `llmrun train` begins at step 0 with this config"
+            ],
+        )
+
+
+def newest(run: RunDirectory, say: Say, progress: Progress | None = None) -> Checkpoint | None:
     """The newest sound checkpoint; None where none was ever committed."""
     if not steps_in(run.checkpoints):
+        refuse_step_0(run)
         say("no checkpoint was committed yet: starting at step 0")
         return None
-    checkpoint, damages = newest_sound(run.checkpoints)
+    checkpoint, damages = newest_sound(run.checkpoints, progress)
     if checkpoint is None:
         raise RefusedError(
             f"{run.name} has checkpoints and none of them is sound",
@@ -72,19 +92,19 @@ def passed_over(damages: list[Damage]) -> list[str]:
     return [f"passing over damaged checkpoint {damage}" for damage in first.values()]
 
 
-def best(run: RunDirectory, say: Say) -> Checkpoint | None:
+def best(run: RunDirectory, say: Say, progress: Progress | None = None) -> Checkpoint | None:
     """The committed checkpoint of the best val_ppl, as the newest sound one knows it."""
-    known = newest(run, say)
+    known = newest(run, say, progress)
     best_step = None if known is None else best_step_of(known)
     if best_step is None:
         raise InputError(
             f"{run.name} has no best checkpoint: no best val_ppl was saved yet",
             hints=["`--from STEP`, or without `--from` from the newest sound checkpoint"],
         )
-    return at_step(run, best_step)
+    return at_step(run, best_step, progress)
 
 
-def at_step(run: RunDirectory, step: int) -> Checkpoint:
+def at_step(run: RunDirectory, step: int, progress: Progress | None = None) -> Checkpoint:
     """The sound checkpoint of exactly this step."""
     steps = steps_in(run.checkpoints)
     if step not in steps:
@@ -93,7 +113,7 @@ def at_step(run: RunDirectory, step: int) -> Checkpoint:
             f"{run.name} has no checkpoint of step {step}", hints=[f"there are checkpoints of steps: {there}"]
         )
     try:
-        return open_verified(run.checkpoints / step_name(step))
+        return open_verified(run.checkpoints / step_name(step), progress)
     except CheckpointDamage as error:
         raise RefusedError(
             f"the checkpoint of step {step} is damaged",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrun.config.dump import numeric_fields
@@ -18,6 +18,7 @@ from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.git import read_git
 from llmrun.provenance.packages import PackageQuestion
 from llmrun.provenance.snapshot import Snapshot, take_snapshot
+from llmrun.run.origin import Origin
 
 Say = Callable[[str], None]
 """Tells the user one line while things are prepared."""
@@ -79,9 +80,16 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
     return Material(resolved, data_path.resolve(), manifest)
 
 
-def examine(material: Material, runs_dir: Path, starter: Starter, check: Callable[[], None]) -> Subject:
+def examine(
+    material: Material,
+    runs_dir: Path,
+    starter: Starter,
+    check: Callable[[], None],
+    origin: Origin | None = None,
+) -> Subject:
     """Ask a worker's own environment, the repository and pip, all at once.
 
+    origin: what the run begins with, where it was migrated.
     check: called while waiting; what it raises ends the examination.
     Raises RefusedError where a worker could not start here.
     """
@@ -103,7 +111,16 @@ def examine(material: Material, runs_dir: Path, starter: Starter, check: Callabl
             "environment": dict(probe.environment),
         }
     )
-    return Subject(material, environment, fingerprint, snapshot, probe.source_files)
+    return with_origin(Subject(material, environment, fingerprint, snapshot, probe.source_files), origin)
+
+
+def with_origin(subject: Subject, origin: Origin | None) -> Subject:
+    """The subject of a run that begins with a migrated state: that decides bits, so it is in the fingerprint."""
+    if origin is None:
+        return subject
+    preimages = dict(subject.fingerprint.preimages)
+    preimages["config"] = {**preimages["config"], "origin": origin.as_json()}
+    return replace(subject, fingerprint=Fingerprint(preimages))
 
 
 def data_recorded(material: Material) -> dict[str, object]:

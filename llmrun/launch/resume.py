@@ -6,9 +6,11 @@ Everything is looked at first; the run's files are touched only when nothing is 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmrun.checkpoint.verification import Progress
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import resolve_for_D
 from llmrun.errors import DamagedError, InputError, RefusedError
+from llmrun.launch.architecture import refuse_other_architecture
 from llmrun.launch.changes import (
     changed_fields,
     differences_from,
@@ -19,7 +21,7 @@ from llmrun.launch.changes import (
 from llmrun.launch.choose import Start, choose_start
 from llmrun.launch.examine import Material, Say, Subject, examine, find_material
 from llmrun.launch.fresh import write_order
-from llmrun.launch.going_on import GoingOn, go_on_with_config, go_on_with_segment
+from llmrun.launch.going_on import GoingOn, config_of, go_on_with_config, go_on_with_segment
 from llmrun.launch.leftover import wait_for_leftovers
 from llmrun.launch.prepared import (
     NothingToDo,
@@ -41,6 +43,7 @@ from llmrun.ledger.reader import LedgerReader
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
+from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment, read_record
 
 
@@ -53,10 +56,17 @@ class Command:
 
 
 def prepare_resume(
-    run: RunDirectory, wishes: Wishes, command: Command, starter: Starter, stop: StopRequest, say: Say
+    run: RunDirectory,
+    wishes: Wishes,
+    command: Command,
+    starter: Starter,
+    stop: StopRequest,
+    say: Say,
+    progress: Progress | None = None,
 ) -> Prepared | NothingToDo:
     """The next segment of a run, ready to start, or why there is none.
 
+    progress: told how many bytes of checkpoints were verified.
     Raises InputError, ConfigError, RefusedError, PreemptedError; then the run is as it was, except that a
     segment that a killed launcher left open is closed.
     """
@@ -66,7 +76,7 @@ def prepare_resume(
             say(lock.taken_over)
         with said_as(RefusedError, run.path):
             wait_for_leftovers(run, say, stop.check)
-            ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say)
+            ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say, progress)
     except BaseException:
         lock.release()
         raise
@@ -83,6 +93,7 @@ def _prepare(
     starter: Starter,
     stop: StopRequest,
     say: Say,
+    progress: Progress | None,
 ) -> Prepared | NothingToDo:
     """The steps of a resume in their order."""
     record = close_open_segment(run, read_record(run.record_file), say)
@@ -93,7 +104,7 @@ def _prepare(
         and not command.config
     ):
         return finished(run, record, record.steps, record.steps)
-    start = choose_start(run, wishes.start, say)
+    start = choose_start(run, wishes.start, say, progress)
     reference = reference_of(record, start.step) if record.segments else None
     going_on = (
         go_on_with_segment(run, record, reference, wishes, say)
@@ -107,9 +118,12 @@ def _prepare(
         return finished(run, record, start.step, steps)
     if start.step >= last:
         return NothingToDo(run, record, f"{run.name} stands at step {start.step:,} already")
+    if start.checkpoint is not None:
+        written = config_of(run, record, reference) or record.config
+        refuse_other_architecture(start.checkpoint, material.resolved, written)
     check_ledger(run, start)
     check_space(run, material.resolved)
-    subject = examine(material, run.path.resolve().parent, starter, stop.check)
+    subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run))
     allowed, changes = compare(run, record, reference, start, subject, wishes, command)
     stop.check()
     segment = open_segment(

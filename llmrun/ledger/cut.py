@@ -26,7 +26,7 @@ def cut_back(path: Path, step: int | None, tail_path: Path, disk: Disk = DISK) -
     n_cut = ledger.n_records - n_kept
     if n_cut:
         first_step = ledger.first_step + n_kept
-        chain_before = ledger.chain_at(first_step - 1) if n_kept else b""
+        chain_before = ledger.chain_at(first_step - 1) if first_step else b""
         header = Header(ledger.header.producer, ledger.header.quantities, first_step, chain_before)
         replace_file(tail_path, [header.to_bytes(), ledger.words[n_kept:].data], disk)
     if n_cut or not ledger.ends_cleanly:
@@ -37,6 +37,10 @@ def cut_back(path: Path, step: int | None, tail_path: Path, disk: Disk = DISK) -
 
 def _check_kept(ledger: LedgerReader, step: int | None, n_kept: int) -> None:
     """See that the records to keep are there and hold.  Raises RefusedError."""
+    if n_kept < 0:
+        raise RefusedError(
+            f"the ledger {ledger.path} begins after step {ledger.first_step - 1}, it cannot be cut back to {step}"
+        )
     if ledger.n_records < n_kept:
         raise RefusedError(
             f"the ledger {ledger.path} ends at step {ledger.last_step}, before step {step} of the checkpoint",

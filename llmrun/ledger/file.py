@@ -48,16 +48,20 @@ class LedgerWriter:
         n_steps: int,
         quantities: AbstractSet[str] = frozenset(QUANTITIES),
         disk: Disk = DISK,
+        after: tuple[int, bytes] | None = None,
     ) -> Self:
         """A new ledger for steps 0 to `n_steps` (more may follow), whole or absent also after a power cut.
 
         producer: free text, such as `llmrun 0.1.0`.  quantities: what will be recorded; each record then
         holds exactly those of them that `quantities_due` names.
+        after: finished steps of a state made elsewhere, and the chain (32 bytes) that stands for it: the first
+        record is that of the step after it.
         Raises FileExistsError, and RefusedError where there is no room.
         """
         if path.exists():
             raise FileExistsError(f"{path} exists")
-        header = Header(producer, frozenset(quantities))
+        first_step, chain_before = (0, b"") if after is None else (after[0] + 1, after[1])
+        header = Header(producer, frozenset(quantities), first_step, chain_before)
         content = header.to_bytes()
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
         try:

@@ -22,8 +22,9 @@ class Header:
 
     producer:      free text, such as `llmrun 0.1.0`.  Neither it nor the rest enters the chain.
     quantities:    what the trainer records; a record never holds anything else.
-    first_step:    step of the first record: 0 in a whole ledger, more in a tail that was cut off.
-    chain_before:  chain of the step before `first_step`; empty in a whole ledger.
+    first_step:    step of the first record: 0 in a whole ledger, more in a tail that was cut off, and in the
+                   ledger of a run that begins with a migrated state.
+    chain_before:  chain of the step before `first_step`; empty where that is 0.
     """
 
     producer: str

@@ -41,7 +41,7 @@ class LedgerReader:
 
     @property
     def first_step(self) -> int:
-        """Step of the first record: 0 unless this is a tail."""
+        """Step of the first record: 0 unless this is a tail, or the run begins with a migrated state."""
         return self.header.first_step
 
     @property
@@ -79,7 +79,12 @@ class LedgerReader:
         return Record.from_bytes(self._words[self._index(step)].tobytes())
 
     def chain_at(self, step: int) -> bytes:
-        """The chain after `step`.  Raises IndexError where the record is not there."""
+        """The chain after `step`; that before the first record where the ledger begins at a later step than 0.
+
+        Raises IndexError where the record is not there.
+        """
+        if step == self.first_step - 1 and self.first_step > 0:
+            return self.header.before
         return self.record(step).chain
 
     def verify_chain(self, start: int | None = None) -> int | None:

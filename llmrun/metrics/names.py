@@ -25,6 +25,12 @@ VAL_BITS_PER_BYTE = "val_bits_per_byte"
 """Only where the dataset's bytes per token are known."""
 BITS_PER_BYTE = "bits_per_byte"
 """The training loss in bits per byte of text; only where the dataset's bytes per token are known."""
+CHECKPOINT_STEP = "checkpoint_step"
+"""Step of a checkpoint that was committed while this step ran.  The next two are of its save."""
+CHECKPOINT_STALL_SECONDS = "checkpoint_stall_seconds"
+"""How long training waited: for room to be looked up, for the save before it, for the private copy."""
+CHECKPOINT_SECONDS = "checkpoint_seconds"
+"""From the step boundary until the checkpoint was committed."""
 
 EVERY_STEP = (
     STEP,

@@ -7,6 +7,7 @@ from typing import Any
 from llmrun.errors import InputError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Owner, live_owner
+from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment, read_record
 
 
@@ -47,12 +48,21 @@ def overview_of(run: RunDirectory) -> Overview:
         path=str(run.path),
         status=true_status(record, live_owner(run.lock_file)),
         created=record.created,
-        step=0 if last is None else last.to_step or last.from_step,
+        step=first_step_of(run) if last is None else last.to_step or last.from_step,
         steps=record.steps,
         D=None if last is None else last.D,
         segments=len(record.segments),
         fingerprint=record.fingerprint["digest"] if last is None else last.fingerprint,
     )
+
+
+def first_step_of(run: RunDirectory) -> int:
+    """The step at which a run begins: 0, but for a migrated one."""
+    try:
+        origin = origin_of(run)
+    except InputError:
+        return 0
+    return 0 if origin is None else origin.step
 
 
 def true_status(record: RunRecord, owner: Owner | None) -> str:
@@ -68,6 +78,8 @@ def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Itera
     yield f"fingerprint {record.fingerprint['digest']}"
     for part, digest in record.fingerprint["parts"].items():
         yield f"  {part:<12} {digest[:16]}"
+    if first_step_of(run):
+        yield f"begins at step {first_step_of(run):,} with a migrated state: {run.migration_file}"
     commit = record.git["commit"]
     dirty = len(record.git["dirty"])
     yield f"git commit {commit or 'none'}, {dirty} {'file' if dirty == 1 else 'files'} with uncommitted changes"

@@ -15,7 +15,8 @@ from llmrun.checkpoint.retention import prune, sweep
 from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.checkpoint.space import check_room
 from llmrun.durable import DISK_FULL
-from llmrun.errors import DiskFullError, OtherRankError
+from llmrun.errors import DiskFullError, InputError, OtherRankError
+from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import SegmentOrders
@@ -55,6 +56,7 @@ class Checkpointing:
         self._saver = Saver(run.checkpoints, state.rank, state.D, self._before_commit, self._prune)
         self._bytes = _about_bytes(state)
         self._begun_s = time.monotonic()
+        self._stall_s = 0.0
         self._retry_s: float | None = None
         self._under_way: int | None = None
         """The step whose save has begun and has no verdict that all ranks know; the same on every rank."""
@@ -63,14 +65,17 @@ class Checkpointing:
         """[the clock asks for a save, how the save under way stands on this rank]: for all ranks to see."""
         return [int(self._state.rank == 0 and self._is_timer_due()), self._saver.verdict_code(block=False)]
 
-    def heed(self, rows: list[list[int]]) -> bool:
+    def heed(self, rows: list[list[int]], metrics: dict[str, Any]) -> bool:
         """Act on the flags of all ranks; whether the clock asks for a save.
 
+        metrics: of this step; rank 0 adds what a save that is now known to be committed cost.
         Raises CheckpointWriteError, on every rank alike, where a save failed and that may not be.
         """
         verdicts = [verdict for _, verdict in rows]
         if self._under_way is not None:
             self._rank_0_gives_up_on(verdicts)
+            if verdicts[0] == COMMITTED:
+                metrics |= self._cost()
             self._conclude(verdicts[0], must=False)
         return any(timer for timer, _ in rows)
 
@@ -84,8 +89,8 @@ class Checkpointing:
 
         Raises CheckpointWriteError, on every rank alike, where that fails and may not.
         """
-        self._settle(must=False)
         self._begun_s = time.monotonic()
+        self._settle(must=False)
         self._under_way = self._state.step
         lacking = self._lack_of_room()
         if lacking is not None:
@@ -93,6 +98,7 @@ class Checkpointing:
             return
         self._copy.take(self._state)
         self._saver.start(self._snapshot())
+        self._stall_s = time.monotonic() - self._begun_s
         if must:
             self._settle(must=True)
 
@@ -110,6 +116,17 @@ class Checkpointing:
             return self._room() is None
         minutes = self._keep.every_minutes
         return minutes is not None and now - self._begun_s >= minutes * _SECONDS_PER_MINUTE
+
+    def _cost(self) -> dict[str, float | int]:
+        """Rank 0: of the save that was just committed."""
+        committed_s = self._saver.committed_s
+        if committed_s is None or self._under_way is None:
+            return {}
+        return {
+            names.CHECKPOINT_STEP: self._under_way,
+            names.CHECKPOINT_STALL_SECONDS: self._stall_s,
+            names.CHECKPOINT_SECONDS: committed_s - self._begun_s,
+        }
 
     def _snapshot(self) -> Snapshot:
         """The state's snapshot over the private copy."""
@@ -200,11 +217,14 @@ class Checkpointing:
         best: Any = snapshot.trainer["best_saved_step"] if self._keep.keep_best else None
         try:
             pruned = prune(self._directory, self._keep.keep_last, best, self._keep.keep_every_steps)
-        except OSError as error:
-            self._remark(f"old checkpoints could not be deleted: {error.strerror}")
+        except (OSError, InputError) as error:
+            says = error.says if isinstance(error, InputError) else error.strerror
+            self._remark(f"old checkpoints could not be deleted: {says}")
             return
         for damage in pruned.damages:
             self._remark(f"nothing was deleted: {damage}")
+        for name in pruned.left:
+            self._remark(f"{name} could not be removed yet; the next save tries again")
 
 
 def _about_bytes(state: TrainingState) -> int:

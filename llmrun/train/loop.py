@@ -70,10 +70,10 @@ class Loop:
             if self.recorder is not None:
                 metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
             is_best = self._evaluate(metrics)
+            timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags], metrics)
             if self.recorder is not None:
                 self.recorder.emit(metrics)
             is_stopping = any(stop for stop, *_ in facts.flags)
-            timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags])
             is_last = is_stopping or state.step == self.orders.until_step
             if is_last or is_best or timer_due or self.checkpointing.is_due(state.step):
                 self.checkpointing.save(must=is_last)

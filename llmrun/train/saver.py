@@ -33,12 +33,13 @@ NOTHING, COMMITTED, FAILED = 0, -1, -2
 
 @dataclass
 class _Save:
-    """One save on this rank.  whole: of rank 0; done when all that follows the commit is done too."""
+    """One save on this rank.  whole, committed_s: of rank 0; the second a reading of time.monotonic."""
 
     snapshot: Snapshot
     part: Future[None] = field(default_factory=Future)
     whole: Future[Path] = field(default_factory=Future)
     given_up: CheckpointWriteError | None = None
+    committed_s: float | None = None
 
 
 class Saver:
@@ -98,6 +99,11 @@ class Saver:
         error = future.exception() if future.done() else None
         return error if isinstance(error, CheckpointWriteError) else None
 
+    @property
+    def committed_s(self) -> float | None:
+        """Rank 0: reading of time.monotonic when the save was committed; None before."""
+        return None if self._save is None else self._save.committed_s
+
     def give_up(self, cause: CheckpointWriteError) -> None:
         """Rank 0: another rank failed and may have no room to report it; do not wait for it."""
         if self._save is not None and self._save.given_up is None:
@@ -148,6 +154,7 @@ class Saver:
             except CheckpointWriteError as error:
                 save.whole.set_exception(error)
                 return
+        save.committed_s = time.monotonic()
         save.whole.set_result(path)
         self._after_commit(save.snapshot)
 

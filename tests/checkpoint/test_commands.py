@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from llmrun.checkpoint.layout import steps_in
 from llmrun.cli.checkpoints import check, list_, prune
+from llmrun.durable import Disk
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.run.lock import RunLock
 from llmrun.run.record import RunRecord
@@ -192,7 +193,7 @@ def test_prune_keeps_the_newest_and_the_best(run):
 
     document = json.loads(llmrun("prune", run, "--keep-last", 1, "--json").stdout)
 
-    assert document == {"deleted": [16], "kept": [8, 24], "dry_run": False}
+    assert document == {"deleted": [16], "kept": [8, 24], "left": [], "dry_run": False}
     assert steps_in(run / "checkpoints") == [8, 24]
 
 
@@ -253,3 +254,55 @@ def test_prune_of_a_run_that_cannot_be_read_deletes_nothing(run):
         llmrun("prune", run, "--keep-last", 1)
 
     assert steps_in(run / "checkpoints") == [8, 16, 24]
+
+
+def test_prune_tells_what_could_not_be_removed(run, monkeypatch):
+    """A file in use on a network disk keeps its hidden directory: named on stderr and in the JSON, exit 0."""
+
+    def busy(self, path):
+        raise OSError(16, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(Disk, "remove_tree", busy)
+    result = llmrun("prune", run, "--keep-last", 1, "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["left"] == [".tmp-delete-step-00000016"]
+    assert "warning: checkpoints/.tmp-delete-step-00000016 could not be removed yet" in result.stderr
+    assert steps_in(run / "checkpoints") == [8, 24]
+
+
+def test_list_marks_the_best_and_names_what_else_takes_space(run):
+    """The best as the newest knows it; hidden and abandoned directories with their sizes, on stderr."""
+    (run / "checkpoints" / ".tmp-step-00000032-segment-002").mkdir()
+    (run / "checkpoints" / ".tmp-step-00000032-segment-002" / "x").write_bytes(bytes(2000))
+    (run / "checkpoints" / "abandoned-002").mkdir()
+    (run / "checkpoints" / "step-00000024").rename(run / "checkpoints" / "abandoned-002" / "step-00000024")
+    result = llmrun("list", run)
+    told = result.stderr.splitlines()
+
+    assert [line.split()[6:] for line in result.stdout.splitlines()[1:]] == [["whole,", "best"], ["whole"]]
+    assert told[0].startswith("2 checkpoints, ")
+    assert told[1].startswith(
+        ".tmp-step-00000032-segment-002: 2 kB, unfinished or deleted: removed at the next"
+    )
+    assert told[2].startswith("abandoned-002: ")
+    assert told[2].endswith("never read, yours to delete")
+    assert len(llmrun("list", run / "checkpoints" / "step-00000008").stderr.splitlines()) == 1
+
+
+def test_check_tells_each_as_it_is_read(run, monkeypatch):
+    """What was found so far is on the screen although a later checkpoint stops the command."""
+    from llmrun.checkpoint import listing
+
+    damages_of = listing.damages_of
+    monkeypatch.setattr(
+        listing,
+        "damages_of",
+        lambda path, progress: damages_of(path, progress) if "24" not in path.name else 1 / 0,
+    )
+    app = typer.Typer()
+    app.command("check")(check)
+    result = CliRunner().invoke(app, [str(run)])
+
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert result.stdout.splitlines() == ["step-00000008  sound", "step-00000016  sound"]

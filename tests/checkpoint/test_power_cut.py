@@ -1,213 +1,19 @@
-"""Every state that a power cut may leave, enumerated from the operations that a save really did.
+"""Every state that a power cut may leave of a save, a deletion, a move, and of recovering from one: none loses anything."""
 
-The model of the disk: bytes of a file are certain after its fsync, before that they may be absent, half
-there, or zeros; a change of a directory's names is certain after the fsync of that directory, before that
-each change may be there or not, whatever came after it.  A rename within a directory is one change.
-"""
-
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from checkpoint.power_cut import RecordingDisk, opened_from
 from llmrun.checkpoint.layout import step_of, steps_in
 from llmrun.checkpoint.reader import newest_sound, verify_files
-from llmrun.checkpoint.retention import abandon, delete
-from llmrun.durable import Disk
-
-Tree = dict[Path, bytes | None]
-"""Path to content; None for a directory."""
-
-
-@dataclass(eq=False)
-class File:
-    """An inode of a file: what was written, and how much of it is certain."""
-
-    content: bytes = b""
-    certain: bytes = b""
-
-    def variants(self) -> list[bytes]:
-        """What a power cut may leave of the content."""
-        if self.content == self.certain:
-            return [self.content]
-        half = self.content[: len(self.content) // 2]
-        return [self.certain, half, self.content, bytes(len(self.content))]
-
-
-@dataclass(eq=False)
-class Directory:
-    """An inode of a directory: the names that are certain."""
-
-    certain: dict[str, "File | Directory"] = field(default_factory=dict)
-
-
-Change = tuple[Directory, str, "File | Directory | None"]
-
-
-class RecordingDisk(Disk):
-    """Does every operation for real, and keeps beside it what a power cut could leave."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = Directory()
-        self.root_path = root
-        self.now: dict[Path, File | Directory] = {root: self.root}
-        self.pending: list[tuple[Change, ...]] = []
-        self.descriptors: dict[int, File] = {}
-        self.seen: dict[frozenset[tuple[Path, bytes | None]], Tree] = {}
-        self.enumerated = 0
-        self._adopt(root)
-
-    def _adopt(self, path: Path) -> None:
-        """Take over what is there as certain."""
-        for entry in sorted(path.iterdir()):
-            content = entry.read_bytes() if entry.is_file() else b""
-            inode = Directory() if entry.is_dir() else File(content, content)
-            self.now[entry] = inode
-            self.now[path].certain[entry.name] = inode
-            if entry.is_dir():
-                self._adopt(entry)
-
-    def _change(self, *changes: tuple[Path, File | Directory | None]) -> None:
-        self.pending.append(tuple((self.now[path.parent], path.name, inode) for path, inode in changes))
-        self.note_states()
-
-    def create(self, path: Path) -> int:
-        """Create, and note it."""
-        descriptor = super().create(path)
-        self.now[path] = self.descriptors[descriptor] = File()
-        self._change((path, self.now[path]))
-        return descriptor
-
-    def write(self, descriptor: int, block: memoryview) -> None:
-        """Write, and note it."""
-        super().write(descriptor, block)
-        self.descriptors[descriptor].content += bytes(block)
-        self.note_states()
-
-    def fsync(self, descriptor: int) -> None:
-        """Make bytes certain, and note it."""
-        super().fsync(descriptor)
-        self.descriptors[descriptor].certain = self.descriptors[descriptor].content
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Move an inode and all below it, and note it."""
-        super().rename(old, new)
-        moved = {path: inode for path, inode in self.now.items() if path == old or old in path.parents}
-        for path, inode in moved.items():
-            del self.now[path]
-            self.now[new / path.relative_to(old)] = inode
-        self._change((old, None), (new, self.now[new]))
-
-    def fsync_directory(self, path: Path) -> None:
-        """Make names certain, and note it."""
-        super().fsync_directory(path)
-        directory = self.now[path]
-        kept = []
-        for changes in self.pending:
-            if any(where is directory for where, _, _ in changes):
-                apply(changes)
-            else:
-                kept.append(changes)
-        self.pending = kept
-        self.note_states()
-
-    def make_directory(self, path: Path) -> None:
-        """Make a directory, and note it."""
-        super().make_directory(path)
-        self.now[path] = Directory()
-        self._change((path, self.now[path]))
-
-    def remove_file(self, path: Path) -> None:
-        """Remove a name, and note it."""
-        existed = path.exists()
-        super().remove_file(path)
-        if existed:
-            del self.now[path]
-            self._change((path, None))
-
-    def remove_tree(self, path: Path) -> None:
-        """Remove names one by one, and note it."""
-        for entry in sorted(path.iterdir()):
-            self.remove_file(entry)
-        path.rmdir()
-        del self.now[path]
-        self._change((path, None))
-
-    def note_states(self) -> None:
-        """Keep every different state that a power cut may leave now."""
-        for chosen in subsets(len(self.pending)):
-            for variant in range(4):
-                tree = visible(self.root, [self.pending[index] for index in chosen], variant, self.root_path)
-                self.enumerated += 1
-                self.seen.setdefault(frozenset(tree.items()), tree)
-
-
-def subsets(count: int) -> Iterator[tuple[int, ...]]:
-    """Which pending changes have happened: all subsets of up to 6, else each prefix, each one alone, all but one."""
-    everything = range(count)
-    if count <= 6:
-        for size in range(count + 1):
-            yield from itertools.combinations(everything, size)
-        return
-    for index in everything:
-        yield tuple(range(index))
-        yield (index,)
-        yield tuple(other for other in everything if other != index)
-    yield tuple(everything)
-
-
-def apply(changes: tuple[Change, ...]) -> None:
-    for directory, name, inode in changes:
-        if inode is None:
-            directory.certain.pop(name, None)
-        else:
-            directory.certain[name] = inode
-
-
-def visible(root: Directory, happened: list[tuple[Change, ...]], variant: int, path: Path) -> Tree:
-    """The tree after a power cut.  Hidden names keep no content: no reader looks at it."""
-    overlay: dict[int, dict[str, File | Directory]] = {}
-
-    def names(directory: Directory) -> dict[str, File | Directory]:
-        return overlay.setdefault(id(directory), dict(directory.certain))
-
-    for changes in happened:
-        for directory, name, inode in changes:
-            if inode is None:
-                names(directory).pop(name, None)
-            else:
-                names(directory)[name] = inode
-    tree: Tree = {}
-
-    def walk(directory: Directory, where: Path) -> None:
-        for name, inode in names(directory).items():
-            if isinstance(inode, File):
-                tree[where / name] = inode.variants()[min(variant, len(inode.variants()) - 1)]
-            else:
-                tree[where / name] = None
-                if not name.startswith("."):
-                    walk(inode, where / name)
-
-    walk(root, path)
-    return tree
-
-
-def opened_from(tree: Tree, source: Path, target: Path) -> Path:
-    """The tree, written to a directory of its own."""
-    for path, content in tree.items():
-        place = target / path.relative_to(source)
-        if content is None:
-            place.mkdir(parents=True)
-        else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
-    return target
+from llmrun.checkpoint.retention import abandon, delete, prune, sweep
+from llmrun.ledger.file import LedgerReader, LedgerWriter
+from llmrun.ledger.record import QUANTITIES, Record, quantities_due
 
 
 def steps_found(states, disk: RecordingDisk, scratch: Path) -> list[int]:
-    """The newest step in every state, each after checking that all final names are whole."""
+    """The newest step in every state, each after checking that all final names are whole and hold their state."""
     found = []
     for number, tree in enumerate(disk.seen.values()):
         directory = opened_from(tree, disk.root_path, scratch / str(number))
@@ -222,8 +28,21 @@ def steps_found(states, disk: RecordingDisk, scratch: Path) -> list[int]:
     return found
 
 
+@pytest.fixture
+def counted(record_property):
+    """Tells the end of the test session how many states a piece of work has."""
+
+    def count(work: str, *disks: RecordingDisk, n_before: int = 0) -> None:
+        n_states = sum(disk.enumerated for disk in disks)
+        n_shown = n_before + sum(len(disk.seen) for disk in disks)
+        says = f"{work}: {n_states:,} states of a power cut, {n_shown:,} different to a reader, 0 losses"
+        record_property("crash states", says)
+
+    return count
+
+
 @pytest.mark.parametrize("world", [1, 2])
-def test_every_power_cut_while_saving_leaves_old_or_new(states, tmp_path, world):
+def test_every_power_cut_while_saving_leaves_old_or_new(states, tmp_path, counted, world):
     """All states of a save show the old checkpoint or the new one whole; once it returned, only the new one."""
     directory = tmp_path / "checkpoints"
     states.save(directory, 8, disk=states.quick)
@@ -232,8 +51,8 @@ def test_every_power_cut_while_saving_leaves_old_or_new(states, tmp_path, world)
     found = steps_found(states, disk, tmp_path / "states")
 
     assert set(found) == {8, 16}
-    assert disk.enumerated > 1000
-    print(f"{disk.enumerated} states, {len(found)} different to a reader, 0 losses")
+    assert disk.enumerated > 500
+    counted(f"save, D = {world}", disk)
 
     disk.seen.clear()
     disk.note_states()
@@ -241,8 +60,25 @@ def test_every_power_cut_while_saving_leaves_old_or_new(states, tmp_path, world)
     assert steps_found(states, disk, tmp_path / "after") == [16]
 
 
+def test_every_power_cut_while_replacing_a_damaged_one(states, tmp_path, counted):
+    """A damaged checkpoint of the step is moved aside before the new one gets its name: never both lost."""
+    directory = tmp_path / "checkpoints"
+    for step in (8, 16):
+        states.save(directory, step, disk=states.quick)
+    (directory / "step-00000016" / "trainer.json").write_bytes(b"")
+    disk = RecordingDisk(directory)
+    states.save(directory, 16, attempt="002", disk=disk)
+    for number, tree in enumerate(disk.seen.values()):
+        newest, _ = newest_sound(opened_from(tree, directory, tmp_path / "states" / str(number)))
+
+        assert newest is not None
+        assert states.holds(newest, states.small(newest.step))
+
+    counted("save over a damaged checkpoint", disk)
+
+
 @pytest.mark.parametrize("work", ["delete", "abandon"])
-def test_every_power_cut_while_deleting_leaves_whole_ones(states, tmp_path, work):
+def test_every_power_cut_while_deleting_leaves_whole_ones(states, tmp_path, counted, work):
     """No state shows a part of a checkpoint under its final name, and the one to keep is always there."""
     directory = tmp_path / "checkpoints"
     for step in (8, 16, 24):
@@ -255,19 +91,104 @@ def test_every_power_cut_while_deleting_leaves_whole_ones(states, tmp_path, work
     found = steps_found(states, disk, tmp_path / "states")
 
     assert set(found) == ({24} if work == "delete" else {8, 16, 24})
+    counted(f"{work} two of three", disk)
 
 
-def test_the_model_finds_a_missing_fsync(states, tmp_path):
-    """Without the fsync of files, the same enumeration finds unsound checkpoints: it can fail."""
+def test_every_power_cut_in_a_life_of_saves_and_deletions(states, tmp_path, counted):
+    """Save, prune, save, prune without a pause, removals never forced to the disk: the newest never goes back."""
+    directory = tmp_path / "checkpoints"
+    states.save(directory, 8, disk=states.quick)
+    disk = RecordingDisk(directory)
+    floor, n_shown = 8, 0
+    for step in (16, 24, 32):
+        states.save(directory, step, 1, disk=disk)
+        prune(directory, 1, disk=disk)
+        found = steps_found(states, disk, tmp_path / str(step))
+
+        assert set(found) == {floor, step}
+        floor = step
+        n_shown += len(found)
+        disk.seen.clear()
+
+    assert steps_in(directory) == [32]
+    counted("three saves with retention", disk, n_before=n_shown)
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 12])
+def test_every_power_cut_while_recovering_from_one(states, tmp_path, counted, every):
+    """Whatever names a first cut left: every state of the sweep and the second save shows the old or the new one."""
+    directory = tmp_path / "checkpoints"
+    states.save(directory, 8, disk=states.quick)
+    first = RecordingDisk(directory)
+    states.save(directory, 16, 1, disk=first)
+    recovered = []
+    for number, tree in enumerate(list(first.names.values())[::every]):
+        again = opened_from(tree, directory, tmp_path / "again" / str(number))
+        disk = RecordingDisk(again)
+        disk.note_states()
+        sweep(again, disk=disk)
+        states.save(again, 24, 1, attempt="002", disk=disk)
+        found = steps_found(states, disk, tmp_path / "states" / str(number))
+
+        assert set(found) in ({8, 24}, {16, 24})
+        recovered.append(disk)
+
+    assert len(recovered) > 40 // every
+    counted(f"sweep and save after {len(recovered)} different cuts", *recovered)
+
+
+def record_of(step: int) -> Record:
+    """A ledger record that depends on its step alone."""
+    values = dict.fromkeys(QUANTITIES, step) | {
+        "loss": 1.0 / (step + 1),
+        "grad_norm": 1.0,
+        "learning_rate": 1e-3,
+    }
+    return Record(**{name: values[name] for name in quantities_due(step)})
+
+
+def test_every_power_cut_leaves_a_ledger_that_reaches_its_checkpoint(states, tmp_path, counted):
+    """Records are forced to the disk before the commit: in no state does a checkpoint lie beyond the ledger."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").mkdir()
+    disk = RecordingDisk(run)
+    ledger = LedgerWriter.create(run / "ledger.bin", "tests", 8, disk=disk)
+    chains = {}
+    for step in range(9):
+        chains[step] = ledger.append(record_of(step)).chain
+        if step in (4, 8):
+            ledger.sync()
+            states.save(run / "checkpoints", step, 1, disk=disk)
+    ledger.close()
+    newest = set()
+    for number, tree in enumerate(disk.seen.values()):
+        place = opened_from(tree, run, tmp_path / "states" / str(number))
+        steps = steps_in(place / "checkpoints")
+        newest.add(max(steps, default=None))
+        if steps:
+            reader = LedgerReader(place / "ledger.bin")
+
+            assert reader.last_step >= steps[-1]
+            assert reader.chain_at(steps[-1]) == chains[steps[-1]]
+
+    assert newest == {None, 4, 8}
+    counted("ledger and saves", disk)
+
+
+@pytest.mark.parametrize("forgotten", ["fsync", "fsync_directory"])
+def test_the_model_finds_a_missing_fsync(states, tmp_path, forgotten):
+    """Without the fsync of files, or of directories, the same enumeration finds losses: it can fail."""
 
     class Careless(RecordingDisk):
-        def fsync(self, descriptor: int) -> None:
-            """Forget it."""
+        """Forgets one kind of fsync."""
 
+    setattr(Careless, forgotten, lambda _disk, _subject: None)
     directory = tmp_path / "checkpoints"
     states.save(directory, 8, disk=states.quick)
     disk = Careless(directory)
     states.save(directory, 16, disk=disk)
+    disk.note_states()
     unsound = [
         tree
         for number, tree in enumerate(disk.seen.values())

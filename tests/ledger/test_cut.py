@@ -145,3 +145,30 @@ def test_a_reader_survives_the_cut(path, tmp_path):
 
     assert reader.record(25) == last
     assert reader.verify_chain() is None
+
+
+def test_a_ledger_that_begins_later_is_cut_like_any_other(ledgers, tmp_path):
+    """That of a migrated run: cut to its beginning it is as it was made, and goes on to the same bytes."""
+    path = tmp_path / "ledger.bin"
+    writer = LedgerWriter.create(path, "test", 25, after=(6, b"c" * 32))
+    for step in range(7, 13):
+        writer.append(ledgers.record_of(step))
+    writer.close()
+    straight = LedgerReader(path).chain
+    tail = LedgerReader(cut_back(path, 6, tmp_path / "tail.bin"))
+    kept = LedgerReader(path)
+
+    assert (kept.steps, kept.last_step, kept.chain, kept.chain_at(6)) == (
+        range(7, 7),
+        6,
+        b"c" * 32,
+        b"c" * 32,
+    )
+    assert (tail.steps, tail.verify_chain()) == (range(7, 13), None)
+    writer = LedgerWriter.resume(path, 6, 25)
+    for step in range(7, 13):
+        writer.append(ledgers.record_of(step))
+    writer.close()
+    assert LedgerReader(path).chain == straight
+    with pytest.raises(RefusedError, match="begins after step 6, it cannot be cut back to 3"):
+        cut_back(path, 3, tmp_path / "other.bin")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-import llmrun.train.session  # noqa: F401  what a worker imports, imported once
 from llmrun.machine import die_with_parent
 from llmrun.run.directory import RunDirectory
 from llmrun.train import worker
@@ -20,6 +19,7 @@ from llmrun.train.probe import probe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mutations
+import preload  # noqa: F401
 
 statuses: dict[int, int] = {}
 

@@ -1,0 +1,38 @@
+"""Initial values, digests and random states as training makes them (torch)."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from llmrun.checkpoint.snapshot import Piece
+from llmrun.ledger.digest import Digester, words_of
+from llmrun.migrate.tensors import Array, Shape
+from llmrun.model.initialise import initialise
+from llmrun.train.seeding import generator_states, seed_boundary
+
+
+def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:
+    """The initial values of one parameter, float32."""
+    parameter = nn.Parameter(torch.empty(shape, dtype=torch.float32))
+    initialise(name, parameter, seed, n_layers)
+    return parameter.detach().numpy()
+
+
+def digests_of(pieces: Sequence[Piece]) -> list[int]:
+    """The 64-bit digest of each piece."""
+    return _digester().digests([words_of(torch.from_numpy(piece.values), piece.start) for piece in pieces])
+
+
+@cache
+def _digester() -> Digester:
+    """Its tables are made once."""
+    return Digester(torch.device("cpu"))
+
+
+def boundary_states(seed: int, step: int) -> dict[str, np.ndarray]:
+    """The random states at the boundary after `step` finished steps.  Sets all generators of this process."""
+    seed_boundary(seed, step)
+    return generator_states()

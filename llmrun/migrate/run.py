@@ -1,0 +1,196 @@
+"""`llmrun migrate`: a new run that begins with a mapped state, at the step of the old checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrun import __version__
+from llmrun.checkpoint.contents import Checkpoint
+from llmrun.checkpoint.errors import CheckpointWriteError
+from llmrun.checkpoint.layout import step_name
+from llmrun.checkpoint.listing import checkpoints_of, is_checkpoint
+from llmrun.checkpoint.reader import newest_sound, open_verified
+from llmrun.checkpoint.verification import Progress
+from llmrun.config.load import LoadedConfig
+from llmrun.durable import make_directories, replace_file, replace_json
+from llmrun.errors import InputError, RefusedError
+from llmrun.launch.choose import passed_over
+from llmrun.launch.examine import Material, Say, Subject, examine, find_material, with_origin
+from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
+from llmrun.launch.prepared import check_space, windows_and_entries
+from llmrun.launch.starter import Starter
+from llmrun.launch.unwritable import said_as
+from llmrun.ledger.file import LedgerWriter
+from llmrun.migrate.mapping import Mapped, mapped
+from llmrun.migrate.record import migration_of, notes_on, optimizer_step_of, trainer_of
+from llmrun.migrate.script import Script, read_script, run_script
+from llmrun.migrate.state import GROUP_BYTES, SLOTS, Written, commit_state, write_state
+from llmrun.migrate.target import NewModel
+from llmrun.migrate.tensors import OldState
+from llmrun.run.directory import RunDirectory, draft_directory
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asks for.
+
+    source: a checkpoint's directory, or a run's, whose newest sound one is taken.
+    script: the file with the function.  config: of the new model.  out: the new run's directory.
+    """
+
+    source: Path
+    script: Path
+    config: LoadedConfig
+    out: Path
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """A new run that can be resumed.
+
+    parent: the old checkpoint.  checkpoint: the new one.  migration: what was written down about it.
+    """
+
+    run: RunDirectory
+    parent: Checkpoint
+    checkpoint: Path
+    state: Mapped
+    migration: Mapping[str, Any]
+
+
+def migrate(
+    order: Order,
+    starter: Starter,
+    say: Say,
+    reading: Progress,
+    writing: Progress,
+    group_bytes: int = GROUP_BYTES,
+) -> Migrated:
+    """Map a checkpoint into a new run at `order.out`, which appears at once, whole.
+
+    reading, writing: told how far verifying the old checkpoint and writing the new one are.
+    group_bytes:      of tensors that memory holds at a time, or one tensor.
+    Raises InputError, ConfigError, CheckpointDamage, RefusedError; then nothing was left behind.
+    """
+    final = RunDirectory(order.out)
+    if order.out.exists():
+        raise InputError(f"{order.out} exists", hints=["`--out` names a new run's directory"])
+    script = read_script(order.script)
+    material = find_material(order.config, [Path.cwd()])
+    parent = open_parent(order.source, say, reading)
+    check_step(parent, material)
+    state = run_mapping(script, parent, material)
+    runs_dir = order.out.parent
+    with said_as(RefusedError, runs_dir):
+        draft = draft_directory(runs_dir, final.name)
+        with drafting(draft) as lock:
+            sweep_drafts(runs_dir)
+            make_directories(draft.checkpoints)
+            check_space(draft, material.resolved)
+            subject = examine(material, runs_dir, starter, lambda: None)
+            migration = write_all(draft, final.name, state, parent, subject, writing, group_bytes)
+            commit(draft, final)
+            lock.release()
+    for missing in subject.snapshot.missing:
+        say(missing)
+    for note in notes_on(parent, material.resolved, subject.fingerprint.parts["data"]):
+        say(note)
+    return Migrated(final, parent, final.checkpoints / step_name(parent.step), state, migration)
+
+
+def open_parent(source: Path, say: Say, progress: Progress) -> Checkpoint:
+    """The checkpoint to migrate, every byte verified.
+
+    Raises InputError where there is none, CheckpointDamage, RefusedError where a run has no sound one.
+    """
+    if is_checkpoint(source):
+        return open_verified(source, progress)
+    directory = checkpoints_of(source)
+    checkpoint, damages = newest_sound(directory, progress)
+    if checkpoint is None and damages:
+        raise RefusedError(
+            f"{source} has checkpoints and none of them is sound", caused_by=[str(d) for d in damages]
+        )
+    if checkpoint is None:
+        raise InputError(f"{source} has no checkpoint to migrate")
+    for line in passed_over(damages):
+        say(line)
+    return checkpoint
+
+
+def check_step(parent: Checkpoint, material: Material) -> None:
+    """The new run must have steps left.  Raises InputError."""
+    steps = material.resolved.batch.steps
+    if parent.step >= steps:
+        raise InputError(
+            f"{parent.path.name} stands at step {parent.step:,}, and T_tokens of the new config is {steps:,} steps",
+            hints=["raise T_tokens, which counts the whole training: `--set T_tokens=…`"],
+        )
+
+
+def run_mapping(script: Script, parent: Checkpoint, material: Material) -> Mapped:
+    """What the script makes of the old parameters for the new model.  Raises InputError."""
+    resolved = material.resolved
+    old, new = OldState(parent, SLOTS), NewModel(resolved.shape, resolved.config.seed)
+    returned, line = run_script(script, old, new)
+    return mapped(script, returned, line, old, new)
+
+
+def write_all(
+    draft: RunDirectory,
+    name: str,
+    state: Mapped,
+    parent: Checkpoint,
+    subject: Subject,
+    progress: Progress,
+    group_bytes: int,
+) -> dict[str, Any]:
+    """All files of the new run, run.json last.  Returns what was written down about the migration.
+
+    Raises InputError where the script fails, RefusedError where the disk does.
+    """
+    from llmrun.migrate.numbers import digests_of
+
+    step, batch = parent.step, subject.resolved.batch
+    try:
+        written = write_state(draft.checkpoints, state, step, digests_of, progress, group_bytes)
+        subject = with_origin(subject, written.origin)
+        migration = migration_of(parent, state, written.origin)
+        commit_checkpoint(draft, written, parent, subject, migration, state.script)
+    except CheckpointWriteError as error:
+        raise RefusedError(error.says, where=str(draft.path.parent), hints=error.hints) from error
+    make_directories(draft.provenance)
+    replace_json(draft.migration_file, migration)
+    replace_file(draft.migration_script, [state.script.content])
+    after = (step, written.origin.chain)
+    ledger = LedgerWriter.create(draft.ledger_file, f"llmrun {__version__}", batch.steps, after=after)
+    ledger.sync()
+    ledger.close()
+    write_draft(draft, name, subject)
+    return migration
+
+
+def commit_checkpoint(
+    draft: RunDirectory,
+    written: Written,
+    parent: Checkpoint,
+    subject: Subject,
+    migration: Mapping[str, Any],
+    script: Script,
+) -> None:
+    """Commit the new checkpoint, at the old one's step.  Raises CheckpointWriteError."""
+    from llmrun.migrate.numbers import boundary_states
+
+    resolved = subject.resolved
+    n_windows, _ = windows_and_entries(subject.material)
+    text = script.content.decode(errors="replace")
+    commit_state(
+        draft.checkpoints,
+        written,
+        tokens=written.step * resolved.batch.gb_tok,
+        fingerprint=subject.fingerprint.digest,
+        parts=subject.fingerprint.parts,
+        trainer=trainer_of(resolved, written.step, n_windows, optimizer_step_of(parent), migration, text),
+        rng=boundary_states(resolved.config.seed, written.step),
+    )

@@ -1,0 +1,57 @@
+"""The model to migrate to, as a script sees it: names, shapes, and ways to fill what is new."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from llmrun.config.shape import ModelShape
+from llmrun.migrate.tensors import Fresh, NoSuchTensor, Shape
+from llmrun.plan.parameters import parameter_shapes
+
+
+class NewModel(Mapping[str, Shape]):
+    """Name to shape of every parameter of the new model, in the order in which it registers them."""
+
+    def __init__(self, shape: ModelShape, seed: int) -> None:
+        self._shapes = parameter_shapes(shape)
+        self._seed, self._n_layers = seed, shape.n_layers
+
+    def __getitem__(self, name: str) -> Shape:
+        if name not in self._shapes:
+            raise NoSuchTensor("new", name, self._shapes)
+        return self._shapes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def init(self, name: str) -> Fresh:
+        """The initial values that a run from this config would give `name`: from its own random stream."""
+        shape = self[name]
+
+        def fill() -> np.ndarray:
+            from llmrun.migrate.numbers import initial_value
+
+            return initial_value(name, shape, self._seed, self._n_layers)
+
+        return Fresh(shape, "init", fill)
+
+    def zeros(self, name: str) -> Fresh:
+        """Zeros in the shape of `name`."""
+        shape = self[name]
+        return Fresh(shape, "zeros", lambda: np.zeros(shape, dtype=np.float32))
+
+    def array(self, values: object) -> Fresh:
+        """Values that the script made itself, kept in memory until they are written."""
+        fixed = np.array(values, dtype=np.float32)
+        return Fresh(fixed.shape, "array", fixed.copy)
+
+    def missing(self, state: Iterable[str]) -> list[str]:
+        """The names that the new model has and `state` has not."""
+        have = set(state)
+        return [name for name in self if name not in have]

@@ -1,0 +1,64 @@
+"""The state that a migrated run begins with: where a run made by `llmrun train` has its initial weights.
+
+provenance/migration.json (format `llmrun-migration/1`, docs/migration.md) holds it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmrun.errors import InputError
+from llmrun.run.directory import RunDirectory
+from llmrun.streams import canonical_json
+
+MIGRATION_FORMAT = "llmrun-migration/1"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run begins with, by content: two migrations to the same bits are the same origin.
+
+    step:      finished steps.
+    weights, optimizer: combined 64-bit digests of all parameters and of all moments, 16 hex digits each.
+    """
+
+    step: int
+    weights: str
+    optimizer: str
+
+    def as_json(self) -> dict[str, int | str]:
+        """The origin as a JSON object: also a part of the fingerprint's preimage."""
+        return asdict(self)
+
+    @property
+    def chain(self) -> bytes:
+        """What stands in the ledger's chain for everything up to `step`: 32 bytes."""
+        text = canonical_json(self.as_json())
+        return hashlib.sha256(MIGRATION_FORMAT.encode() + b"\0" + text.encode()).digest()
+
+
+def origin_of(run: RunDirectory) -> Origin | None:
+    """The origin of a migrated run; None for a run that begins at step 0.
+
+    Raises InputError where the file that tells cannot be read.
+    """
+    path = run.migration_file
+    if not path.exists():
+        return None
+    try:
+        return _origin_in(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read",
+            caused_by=[str(error)],
+            hints=["restore it from a copy; trainer.json of the migrated checkpoint holds the same"],
+        ) from error
+
+
+def _origin_in(document: Any) -> Origin:
+    """The origin in a migration's document.  Raises ValueError, KeyError or TypeError."""
+    if document["format"] != MIGRATION_FORMAT:
+        raise ValueError(f"its format is {document['format']}")
+    origin = document["origin"]
+    return Origin(int(origin["step"]), str(origin["weights"]), str(origin["optimizer"]))

@@ -1,0 +1,148 @@
+"""Whatever is wrong with a script is said in a line, with the script's own."""
+
+import pytest
+
+from llmrun.errors import InputError
+from llmrun.migrate.script import SCRIPT_BYTES_MAX, read_script
+from llmrun.migrate.state import SLOTS
+
+UP = "model.layers.0.mlp.up_proj.weight"
+WRONG = {
+    "syntax": ("x = 1\ndef migrate(old, new:\n", 2, "the script is not Python: "),
+    "null byte": ("x = '\0'\n", None, "the script is not Python: "),
+    "no function": ("x = 1\n", None, "the script has no function migrate"),
+    "no function but a value": ("migrate = 3\n", None, "the script has no function migrate"),
+    "raises when loaded": (
+        "x = 1\ny = 1 / 0\n",
+        2,
+        "failed while it was loaded: ZeroDivisionError: division by zero",
+    ),
+    "imports what is not there": ("import nowhere\n", 1, "ModuleNotFoundError: No module named 'nowhere'"),
+    "exits": (
+        "def migrate(old, new):\n    raise SystemExit(0)\n",
+        2,
+        "failed while migrate ran: SystemExit: 0",
+    ),
+    "raises": (
+        "def helper(old):\n    return old['lm_head']\n\ndef migrate(old, new):\n    return helper(old)\n",
+        2,
+        "failed while migrate ran: NoSuchTensor: the old model has no tensor lm_head",
+    ),
+    "raises without words": ("def migrate(old, new):\n    assert False\n", 2, "AssertionError: no message"),
+    "one argument": ("def migrate(old):\n    return old\n", None, "TypeError: migrate() takes 1 positional"),
+    "nothing returned": (
+        "def migrate(old, new):\n    dict(old)\n",
+        1,
+        "migrate returned NoneType, not a mapping",
+    ),
+    "an array": (
+        "import numpy\ndef migrate(old, new):\n    return {**old, 'model.norm.weight': numpy.ones(72)}\n",
+        2,
+        "model.norm.weight is ndarray, not a tensor: `new.array(values)` makes one",
+    ),
+    "a name that is none": (
+        "def migrate(old, new):\n    return {**old, 3: 1}\n",
+        1,
+        "a name is int, not a string",
+    ),
+    "an unknown name": (
+        "def migrate(old, new):\n    return {**old, 'model.norm.wieght': old['model.norm.weight']}\n",
+        1,
+        "the new model has no tensor model.norm.wieght; the nearest is model.norm.weight",
+    ),
+    "a name of the old model": (
+        "\ndef migrate(old, new):\n    return {**old, 'x': new.init('model.norm.bias')}\n",
+        3,
+        "NoSuchTensor: the new model has no tensor model.norm.bias; the nearest is",
+    ),
+    "forgotten": (
+        "def migrate(old, new):\n    s = dict(old)\n    del s['model.norm.weight']\n    return s\n",
+        1,
+        "model.norm.weight (72,) is missing",
+    ),
+    "a wrong shape that was there": (
+        f"def migrate(old, new):\n    return {{**old, 'model.norm.weight': old['{UP}']}}\n",
+        1,
+        "model.norm.weight has the shape (43, 72), the new model wants (72,)",
+    ),
+    "a wrong shape of an array": (
+        "def migrate(old, new):\n    s = dict(old)\n    s['model.norm.weight'] = new.array([1.0, 2.0])\n    return s\n",
+        3,
+        "model.norm.weight has the shape (2,), the new model wants (72,)",
+    ),
+    "apply to no tensor": (
+        f"def migrate(old, new):\n    old['{UP}'].apply(max, 3)\n",
+        2,
+        "TypeError: apply takes tensors, not int: use `new.array`",
+    ),
+}
+
+
+@pytest.mark.parametrize("animal", WRONG)
+def test_a_wrong_script_is_refused_before_anything_is_read(migrator, animal):
+    """Exit 2, one line that says what, the script's line where one is to blame."""
+    text, line, says = WRONG[animal]
+    with pytest.raises(InputError) as caught:
+        migrator.mapping(text)
+    error = caught.value
+    script = migrator.driver.directory / "script.py"
+
+    assert says in error.says
+    assert "\n" not in error.says
+    assert error.exit_code == 2
+    assert error.where == (str(script) if line is None else f"{script}:{line}")
+
+
+LATE = {
+    "raises": ("lambda w: w[5, 5, 5]", None, "failed while it made {UP}: IndexError: too many indices"),
+    "another shape": ("lambda w: w[:5]", None, "{UP} has the shape (5, 72), the new model wants (43, 72)"),
+    "not a number": ("lambda w: w * float('nan')", None, "{UP} holds values that are not finite"),
+    "no numbers": (
+        "lambda w: 'text'",
+        None,
+        "failed while it made {UP}: ValueError: could not convert string",
+    ),
+    "negative squares": ("lambda w: -abs(w) - 1", "exp_avg_sq", "{UP}.exp_avg_sq holds negative values"),
+}
+
+
+@pytest.mark.parametrize("animal", LATE)
+def test_a_function_that_makes_something_wrong_is_named(migrator, animal):
+    """What only shows when values are made names the tensor and the line where it was mapped."""
+    function, slot, says = LATE[animal]
+    text = f"def migrate(old, new):\n    s = dict(old)\n    s['{UP}'] = s['{UP}'].apply({function})\n    return s\n"
+    mapped = migrator.mapping(text)
+    with pytest.raises(InputError) as caught:
+        mapped.values(UP, slot)
+
+    assert says.replace("{UP}", UP) in caught.value.says
+    assert caught.value.where == f"{migrator.driver.directory / 'script.py'}:3"
+
+
+def test_many_problems_are_shown_together_and_cut(migrator):
+    """Eight lines, then a count; the hint says how to make what is missing."""
+    with pytest.raises(InputError) as caught:
+        migrator.mapping("def migrate(old, new):\n    return {}\n")
+
+    assert caught.value.says == "migrate forgot 20 tensors of the new model"
+    assert len(caught.value.caused_by) == 9
+    assert caught.value.caused_by[-1] == "12 more"
+    assert "`state[name] = new.init(name)`" in caught.value.hints[0]
+
+
+def test_a_script_that_cannot_be_read(tmp_path):
+    """No file, a directory, a huge file: said with the reason."""
+    (tmp_path / "huge.py").write_bytes(b"#" * (SCRIPT_BYTES_MAX + 1))
+    for name, says in (("none.py", "No such file"), (".", "Is a directory"), ("huge.py", "1,048,576 bytes")):
+        with pytest.raises(InputError, match=says):
+            read_script(tmp_path / name)
+
+
+def test_the_slots_are_those_of_training():
+    """Migration imports no torch for two names; they must be the optimizer's."""
+    from llmrun.migrate.record import TRAINER_FORMAT
+    from llmrun.train import saving
+    from llmrun.train.optimizer import MOMENTS
+
+    assert SLOTS == MOMENTS
+    assert TRAINER_FORMAT == saving.TRAINER_FORMAT
