@@ -25,6 +25,13 @@ VAL_BITS_PER_BYTE = "val_bits_per_byte"
 """Only where the dataset's bytes per token are known."""
 BITS_PER_BYTE = "bits_per_byte"
 """The training loss in bits per byte of text; only where the dataset's bytes per token are known."""
+BASELINE_LOW = "baseline_low"
+"""Lower end of the baseline's 95 % band for the smoothed loss; only with `monitor.baseline`, as are the next two."""
+BASELINE_HIGH = "baseline_high"
+BASELINE_Z = "baseline_z"
+"""How far the smoothed loss lies from the baseline's mean, as a standard normal deviate."""
+WARNINGS = "warnings"
+"""A list of sentences; only on a step that has something to say."""
 
 EVERY_STEP = (
     STEP,

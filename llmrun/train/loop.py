@@ -22,6 +22,7 @@ from llmrun.train.evaluate import Evaluations, Evaluator
 from llmrun.train.loader import Loader
 from llmrun.train.progress import Progress
 from llmrun.train.recorder import Recorder
+from llmrun.train.saved_states import SavedStates
 from llmrun.train.saving import snapshot_of
 from llmrun.train.state import TrainingState
 from llmrun.train.step import train_step
@@ -51,6 +52,7 @@ class Loop:
         self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
         self.progress = progress
         self.evaluations = Evaluations()
+        self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
         self._token_digester = Digester(torch.device("cpu"))
         self._saved_at_s = time.monotonic()
 
@@ -74,11 +76,13 @@ class Loop:
             metrics: dict[str, Any] = {}
             if self.recorder is not None:
                 metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
+            self._saved_states.compare(state)
             is_best = self._evaluate(metrics)
             if self.recorder is not None:
                 self.recorder.emit(metrics)
             is_stopping = any(row[0] for row in facts.flags)
-            if is_best or is_stopping or self._is_save_due(timer_due=any(row[1] for row in facts.flags)):
+            timer_due = any(row[1] for row in facts.flags)
+            if self.orders.saves and (is_best or is_stopping or self._is_save_due(timer_due=timer_due)):
                 self._save(is_stopping=is_stopping)
             if is_stopping and state.step < self.orders.until_step:
                 return "preempted"
