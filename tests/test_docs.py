@@ -83,7 +83,9 @@ def test_what_the_readme_types_exists(name: str) -> None:
     assert {words[0] for words in typed} == {"llmrun", "make", "pip"}
 
 
-@pytest.mark.parametrize("line", ["verify --strickt a b", "verify a", "data cheque x", "plan --json"])
+@pytest.mark.parametrize(
+    "line", ["verify --strickt a b", "checkpoints diff a", "data cheque x", "plan --json"]
+)
 def test_a_wrong_command_line_is_found(line: str) -> None:
     """The check sees a wrong option, a missing argument and a wrong command."""
     with pytest.raises(AssertionError, match="llmrun"):

@@ -144,9 +144,17 @@ COMMANDS: dict[str, Command | Group] = {
     "verify": Command(
         module="llmrun.cli.verify",
         function="verify",
-        says="Prove two runs bitwise equal, or name the first difference.",
-        exits=(0, 1, 2),
-        meanings=((0, "equal"), (1, "different: the first divergent step and quantity are named")),
+        says="Prove two runs bitwise equal, or name the first difference; prove one run by executing steps again.",
+        exits=(0, 1, 2, 3, 4),
+        meanings=(
+            (0, "equal; groups of runs: equivalent"),
+            (
+                1,
+                "different: the first divergent step and quantity are named; damaged; groups: not shown equivalent",
+            ),
+            (3, "refused: the steps cannot be executed here"),
+            (4, "the steps could not be executed to their end: a worker failed"),
+        ),
     ),
     "migrate": Command(
         module="llmrun.cli.migrate",

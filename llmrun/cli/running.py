@@ -43,7 +43,7 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
             ended = run_segment(ready, starter, stop, display)
         finally:
             display.close()
-    close(ready, ended, as_json, display.remarked)
+    close(ready, ended, as_json, display.warned)
 
 
 class LiveView:
@@ -61,7 +61,6 @@ class LiveView:
             grad_clip=config.optimizer.grad_clip,
         )
         self._display: Display = Display(facts, console.rich_console())
-        self.remarked: set[str] = set()
 
     def rows(self, rows: "Sequence[Row]") -> None:
         """Show new numbers."""
@@ -77,8 +76,12 @@ class LiveView:
 
     def remark(self, says: str) -> None:
         """Show a warning."""
-        self._display.say(f"warning: {says}")
-        self.remarked.add(says)
+        self._display.warn(says)
+
+    @property
+    def warned(self) -> Collection[str]:
+        """The warnings that were shown."""
+        return self._display.warned
 
     def close(self) -> None:
         """Leave the last numbers on the screen."""
@@ -156,14 +159,14 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
     }
 
 
-def close(prepared: "Prepared", ended: "Ended", as_json: bool, remarked: Collection[str]) -> None:
+def close(prepared: "Prepared", ended: "Ended", as_json: bool, warned: Collection[str]) -> None:
     """The closing screen of a segment.  Raises its error where it was preempted or failed.
 
-    remarked: the remarks that were shown while it ran.
+    warned: the remarks that were shown while it ran.
     """
     end, path = ended.end, str(prepared.run.path)
     for remark in end.remarks:
-        if remark not in remarked:
+        if " ".join(remark.split()) not in warned:
             console.warn(remark)
     if as_json:
         console.emit_json(closing_json(path, ended.record, ended.step, end.why))

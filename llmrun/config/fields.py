@@ -29,9 +29,14 @@ class Section(BaseModel):
     )
 
 
-def as_pair(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """A list, as YAML and JSON have it, as the tuple that strict validation wants."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def as_names(value: Any) -> Any:
+    """A list of names, or one by itself, as the tuple that strict validation wants."""
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 def numeric(default: Any = ..., *, unit: str, says: str, allowed: str | None = None, **bounds: Any) -> Any:

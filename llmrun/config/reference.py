@@ -121,6 +121,9 @@ def _kinds_of(leaf: Leaf) -> list[dict[str, Any]]:
         return [{"enum": list(leaf.choices)}]
     if leaf.is_quantity:
         return [{"type": "number", **bounds}, {"type": "string", "pattern": f"^{PATTERN}$"}]
+    if leaf.type is tuple and leaf.unit == "runs":
+        name = {"type": "string", "minLength": 1}
+        return [{"type": "array", "items": name}, name]
     if leaf.type is tuple:
         number = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
         return [{"type": "array", "items": number, "minItems": 2, "maxItems": 2}]

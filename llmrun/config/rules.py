@@ -148,6 +148,16 @@ def kept_steps_are_saved(config: Config) -> list[Problem]:
     ]
 
 
+def a_twin_has_equal_bits(config: Config) -> list[Problem]:
+    """Only bits that are promised can be held against another run's."""
+    wanted = config.reproducibility.compare_with
+    if config.reproducibility.mode == "bitwise" or wanted in ("auto", "none"):
+        return []
+    says = f"compare_with = {wanted} compares bits, and mode = statistical promises none"
+    hint = "set `--set reproducibility.compare_with=none`; `monitor.baseline` watches the loss"
+    return [Problem(says, hint=hint)]
+
+
 GB, MU, L, V, D, A = (f"batch.{name}" for name in ("gb_tok", "mu_tok", "L_ctx", "V", "D", "A"))
 
 AGREEMENT = Rule((A, GB, MU, D), batch_rule("agreement"))
@@ -167,4 +177,5 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.d_model", "model.n_heads", "model.head_dim"), heads_divide_width),
     Rule(("model.head_dim", "model.d_model", "model.n_heads", "model.position"), rope_turns_pairs),
     Rule(("checkpoint.keep_every_steps", "checkpoint.every_steps"), kept_steps_are_saved),
+    Rule(("reproducibility.compare_with", "reproducibility.mode"), a_twin_has_equal_bits),
 )

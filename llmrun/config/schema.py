@@ -12,6 +12,7 @@ from llmrun.config.sections import (
     EvalConfig,
     HardwareConfig,
     ModelConfig,
+    MonitorConfig,
     OptimizerConfig,
     ReproducibilityConfig,
     ScheduleConfig,
@@ -46,6 +47,7 @@ class Config(Section):
     reproducibility: ReproducibilityConfig = section(
         ReproducibilityConfig, "What is promised and what is compared"
     )
+    monitor: MonitorConfig = section(MonitorConfig, "What the run is watched against while it trains")
     hardware: HardwareConfig = section(
         HardwareConfig, "The machine that trains, and the prices that `plan` uses"
     )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from llmrun.config.fields import Quantity, Section, as_pair, numeric, operational
+from llmrun.config.fields import Quantity, Section, as_names, as_tuple, numeric, operational
 
 Positive = Annotated[Quantity, Field(ge=1)]
 NotNegative = Annotated[Quantity, Field(ge=0)]
@@ -13,6 +13,7 @@ Count = Annotated[Quantity, Field(ge=1, le=65_536)]
 Width = Annotated[Quantity, Field(ge=1, le=2**24)]
 Length = Annotated[Quantity, Field(ge=1, le=2**31 - 1)]
 """Token ids and positions are int32."""
+RunName = Annotated[str, Field(min_length=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 MU_TOK_NAMES = ("\u03bc_tok", "\u00b5_tok", "mu_tok", "micro_tok")
@@ -68,7 +69,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw"] = numeric("adamw", unit="name", says="Optimizer")
     lr: float = numeric(3e-4, unit="1 per step", says="Peak learning rate", gt=0, le=10)
-    betas: Annotated[tuple[Beta, Beta], BeforeValidator(as_pair)] = numeric((0.9, 0.95), unit="1", allowed="a list of two numbers of at least 0 and below 1, such as [0.9, 0.95]", says="Decay of the first and second moment")  # fmt: skip
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)] = numeric((0.9, 0.95), unit="1", allowed="a list of two numbers of at least 0 and below 1, such as [0.9, 0.95]", says="Decay of the first and second moment")  # fmt: skip
     eps: float = numeric(1e-8, unit="1", says="Added to the root of the second moment", gt=0, le=1)
     weight_decay: float = numeric(0.1, unit="1", says="Decoupled weight decay", ge=0, le=10)
     grad_clip: float | None = numeric(1.0, unit="gradient norm", says="Largest global gradient norm; null does not clip", gt=0)  # fmt: skip
@@ -132,7 +133,14 @@ class ReproducibilityConfig(Section):
         unit="name",
         says="Same fingerprint, same bits (bitwise); statistical: torch's own reductions, no determinism switches",
     )
-    compare_with: Literal["auto", "none"] = operational("auto", unit="name", says="Compare the ledger with an earlier run of the same fingerprint as it grows")  # fmt: skip
+    compare_with: str = operational("auto", unit="name", allowed="auto, none, or a run by name or path", says="Compare the ledger with an earlier run of the same fingerprint as it grows; auto looks for one below runs_dir", min_length=1)  # fmt: skip
+    on_difference: Literal["warn", "stop"] = operational("warn", unit="name", says="What the first difference from that earlier run does: a warning, or the end of the segment (exit 4)")  # fmt: skip
+
+
+class MonitorConfig(Section):
+    """What the run is watched against while it trains."""
+
+    baseline: Annotated[tuple[RunName, ...], BeforeValidator(as_names)] = operational((), unit="runs", allowed="a list of runs by name, path or pattern, such as [base-1, base-2] or [base-*]", says="Warn when the smoothed loss leaves the noise band of these runs, at least two")  # fmt: skip
 
 
 class HardwareConfig(Section):

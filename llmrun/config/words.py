@@ -7,7 +7,7 @@ from typing import Any
 
 from llmrun.config.keys import Leaf
 
-PLAIN_UNITS = frozenset({"1", "integer", "name", "path", "true or false"})
+PLAIN_UNITS = frozenset({"1", "integer", "name", "path", "runs", "true or false"})
 """Units that say nothing beside the type."""
 
 MEANT_BOOLEANS = {"yes": "true", "on": "true", "1": "true", "true": "true"}

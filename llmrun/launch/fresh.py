@@ -20,6 +20,7 @@ from llmrun.durable import (
     replace_text,
 )
 from llmrun.errors import InputError, RefusedError
+from llmrun.launch.baseline import baseline_for
 from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine, find_material
 from llmrun.launch.prepared import (
     Prepared,
@@ -35,6 +36,7 @@ from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter
 from llmrun.launch.unwritable import said_as
 from llmrun.launch.wishes import Wishes
+from llmrun.metrics.baseline import Baseline
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, live_owner
 from llmrun.run.record import RunRecord, now_utc
@@ -72,17 +74,16 @@ def prepare_fresh(
             make_directories(draft.checkpoints)
             check_space(draft, material.resolved)
             subject = examine(material, runs_dir, starter, stop.check)
-            record = write_draft(draft, name, subject)
+            twin = twin_of(final, [], subject, [Path.cwd()], say)
+            baseline = baseline_for(subject, final, [Path.cwd()], say)
+            record = write_draft(draft, name, subject, baseline)
             stop.check()
             commit(draft, final)
-        twin = twin_of(final, record, subject)
     for missing in subject.snapshot.missing:
         say(missing)
     segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
-    if twin is not None:
-        say(f"{twin.name} has the same fingerprint: every step will be compared with it")
-    ledger = None if twin is None else twin.ledger_file.resolve()
-    return Prepared(final, lock, record, segment, orders_for(segment, subject, until, [], ledger), subject)
+    orders = orders_for(segment, subject, until, [], twin, baseline)
+    return Prepared(final, lock, record, segment, orders, subject)
 
 
 @contextmanager
@@ -149,13 +150,15 @@ def taken(run: RunDirectory) -> RefusedError:
     )
 
 
-def write_draft(draft: RunDirectory, name: str, subject: Subject) -> RunRecord:
+def write_draft(draft: RunDirectory, name: str, subject: Subject, baseline: Baseline | None) -> RunRecord:
     """All files of a new run, run.json last."""
     material = subject.material
     replace_text(draft.config_file, dump_yaml(material.resolved.config))
     subject.snapshot.write(draft.provenance)
     replace_json(draft.provenance / "data.json", data_recorded(material))
     write_order(draft, material)
+    if baseline is not None:
+        baseline.write(draft.baseline_file)
     record = RunRecord(
         identity=name,
         created=now_utc(),

@@ -8,9 +8,10 @@ from typing import Any
 from llmrun.checkpoint.space import peak_count, preflight
 from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError
-from llmrun.launch.examine import Material, Subject
-from llmrun.launch.twin import find_twin
+from llmrun.launch.examine import Material, Say, Subject
+from llmrun.launch.twin import find_twin, named_twin
 from llmrun.machine import gpu_count, host_name
+from llmrun.metrics.baseline import Baseline
 from llmrun.plan.checkpoint_size import checkpoint_size
 from llmrun.plan.parameters import count_parameters
 from llmrun.provenance.fingerprint import Fingerprint, differing_preimages
@@ -112,7 +113,12 @@ def open_segment(
 
 
 def orders_for(
-    segment: Segment, subject: Subject, until_step: int, audit_tails: Sequence[str], twin: Path | None
+    segment: Segment,
+    subject: Subject,
+    until_step: int,
+    audit_tails: Sequence[str],
+    twin: RunDirectory | None,
+    baseline: Baseline | None,
 ) -> SegmentOrders:
     """What the workers of a segment are told."""
     return SegmentOrders(
@@ -125,8 +131,9 @@ def orders_for(
         parts=segment.parts,
         config=subject.resolved.config.model_dump(mode="json", by_alias=True),
         audit_tails=list(audit_tails),
-        twin_ledger=None if twin is None else str(twin),
+        twin_ledger=None if twin is None else str(twin.ledger_file.resolve()),
         data_path=str(subject.material.data_path),
+        baseline=baseline is not None,
     )
 
 
@@ -135,14 +142,30 @@ def promises_bits(subject: Subject) -> bool:
     return subject.resolved.config.reproducibility.mode == "bitwise"
 
 
-def twin_of(run: RunDirectory, record: RunRecord, subject: Subject) -> RunDirectory | None:
-    """The earlier run to compare with, where the config wants one and this run's history is comparable."""
-    digest = subject.fingerprint.digest
-    comparable = all(segment.fingerprint == digest for segment in record.segments)
-    wanted = subject.resolved.config.reproducibility.compare_with == "auto" and promises_bits(subject)
-    if not (wanted and comparable):
+def twin_of(
+    run: RunDirectory, segments: Sequence[Segment], subject: Subject, bases: Sequence[Path], say: Say
+) -> RunDirectory | None:
+    """The earlier run to compare with, where the config wants one and this run's history is comparable.
+
+    segments: those that this run has had.  bases: directories that a relative path may start from.
+    Raises InputError or RefusedError where the config names a run that cannot be compared with.
+    """
+    wanted, digest = subject.resolved.config.reproducibility.compare_with, subject.fingerprint.digest
+    if wanted == "none" or not promises_bits(subject):
         return None
-    return find_twin(run.path.resolve().parent, digest, run)
+    comparable = all(segment.fingerprint == digest for segment in segments)
+    if wanted != "auto":
+        twin: RunDirectory | None = named_twin(wanted, subject.fingerprint, run, bases)
+        if not comparable:
+            say(f"nothing is compared with {wanted}: earlier segments of this run had another fingerprint")
+    else:
+        twin = find_twin(run.path.resolve().parent, digest, run) if comparable else None
+    if twin is None or not comparable:
+        return None
+    stops = subject.resolved.config.reproducibility.on_difference == "stop"
+    then = ", and the first difference stops this run" if stops else ""
+    say(f"{twin.name} has the same fingerprint: every step will be compared with it{then}")
+    return twin
 
 
 def windows_and_entries(material: Material) -> tuple[int, int]:

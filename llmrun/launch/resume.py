@@ -11,6 +11,7 @@ from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import resolve_for_D
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.launch.architecture import refuse_other_architecture
+from llmrun.launch.baseline import baseline_for
 from llmrun.launch.changes import (
     changed_fields,
     differences_from,
@@ -125,6 +126,9 @@ def _prepare(
     check_space(run, material.resolved)
     subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run))
     allowed, changes = compare(run, record, reference, start, subject, wishes, command)
+    bases = [Path.cwd(), Path(record.working_directory)]
+    twin = twin_of(run, record.segments, subject, bases, say)
+    baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
     stop.check()
     segment = open_segment(
         len(record.segments) + 1,
@@ -141,12 +145,11 @@ def _prepare(
     audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     write_order(run, material)
     subject.snapshot.write(run.segment_provenance(segment.segment))
-    twin = twin_of(run, record, subject)
-    if twin is not None:
-        say(f"{twin.name} has the same fingerprint: every step will be compared with it")
-    ledger = None if twin is None else twin.ledger_file.resolve()
+    if baseline is not None:
+        baseline.write(run.baseline_file)
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
-    return Prepared(run, lock, record, segment, orders_for(segment, subject, last, audited, ledger), subject)
+    orders = orders_for(segment, subject, last, audited, twin, baseline)
+    return Prepared(run, lock, record, segment, orders, subject)
 
 
 def finished(run: RunDirectory, record: RunRecord, step: int, steps: int) -> NothingToDo:

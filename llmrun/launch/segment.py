@@ -57,7 +57,8 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
         workers = starter.start(job)
         watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, spectator)
         end = watch.until_end()
-        record = record.closed(end.why, recorded_step(run, prepared.segment.from_step), end.proven_steps)
+        to_step = recorded_step(run, prepared.segment.from_step)
+        record = record.closed(end.why, to_step, end.proven_steps, end.remarks)
         if not prepared.lock.lost:
             end = written_down(run, record, end)
         return Ended(record, end)

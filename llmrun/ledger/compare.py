@@ -84,6 +84,32 @@ def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = Non
     return None
 
 
+def equal_records(a: LedgerReader, b: LedgerReader) -> int:
+    """How many records at the beginning are the same in every byte, chains included; 0 where they begin elsewhere."""
+    if (a.first_step, a.header.before) != (b.first_step, b.header.before):
+        return 0
+    n_records = min(a.n_records, b.n_records)
+    for low in range(0, n_records, _BLOCK_RECORDS):
+        high = min(low + _BLOCK_RECORDS, n_records)
+        unequal = (a.words[low:high] != b.words[low:high]).any(axis=1)
+        if unequal.any():
+            return low + int(unequal.argmax())
+    return n_records
+
+
+def differing_steps(a: LedgerReader, b: LedgerReader, steps: range) -> tuple[int, int | None]:
+    """How many of `steps` have different records, and the last one that has; (0, None) where none has."""
+    count, last = 0, None
+    for low in range(steps.start, steps.stop, _BLOCK_RECORDS):
+        high = min(low + _BLOCK_RECORDS, steps.stop)
+        words_a = a.words[low - a.first_step : high - a.first_step]
+        words_b = b.words[low - b.first_step : high - b.first_step]
+        (unequal,) = np.nonzero(_differing_bits(words_a, words_b))
+        count += len(unequal)
+        last = low + int(unequal[-1]) if len(unequal) else last
+    return count, last
+
+
 def _difference_at(a: LedgerReader, b: LedgerReader, step: int, fields: tuple[str, ...]) -> Difference:
     """The difference at `step`, before which nothing differs."""
     before_equal = False

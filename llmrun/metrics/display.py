@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmrun.metrics import names
 from llmrun.metrics.figures import sparkline
 from llmrun.metrics.jsonl import Row
-from llmrun.metrics.view import RunFacts, RunView
+from llmrun.metrics.view import UNKNOWN, RunFacts, RunView
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,11 +48,14 @@ class Display:
         self._interval_s = interval_s if self._live is None else REDRAW_INTERVAL_S
         self._shown_at: float | None = None
         self._shown_step = 0
+        self.warned: set[str] = set()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take in new rows and show them if it is time to."""
         for row in rows:
             self.view.add(row)
+            for warning in row.get(names.WARNINGS, ()):
+                self.warn(warning)
             if self._live is None and row.get(names.VAL_LOSS) is not None:
                 self.say(evaluation_line(self.view))
         if rows and (self._shown_at is None or self._clock() - self._shown_at >= self._interval_s):
@@ -67,6 +70,13 @@ class Display:
             self.say(f"checkpoint saved at step {step:,}")
         else:
             self._show()
+
+    def warn(self, says: str) -> None:
+        """Show a warning, once: it comes by the row of its step, and at once where there is a file for it."""
+        says = " ".join(says.split())
+        if says not in self.warned:
+            self.warned.add(says)
+            self.say(f"warning: {says}")
 
     def say(self, text: str) -> None:
         """One line of plain text that stays, above the panel where there is one."""
@@ -107,6 +117,8 @@ def step_line(view: RunView) -> str:
         speed_text(view),
         f"{view.time_left()} left",
     ]
+    if view.is_watched:
+        parts.insert(2, f"baseline {baseline_text(view)}")
     return "  ".join(parts)
 
 
@@ -115,6 +127,14 @@ def loss_text(view: RunView) -> str:
     known = view.latest is not None and view.latest.get(names.BITS_PER_BYTE) is not None
     bits = f", {view.text(names.BITS_PER_BYTE, '.2f')} bits per byte" if known else ""
     return f"loss {view.text(names.LOSS, '.4f')} (average {view.text(names.LOSS_SMOOTH, '.4f')}{bits})"
+
+
+def baseline_text(view: RunView) -> str:
+    """The baseline's band at the newest step, and where the smoothed loss lies."""
+    low, high = view.text(names.BASELINE_LOW, ".4f"), view.text(names.BASELINE_HIGH, ".4f")
+    if low == UNKNOWN:
+        return "has no such step"
+    return f"{low} … {high}  z {view.text(names.BASELINE_Z, '+.1f')}"
 
 
 def evaluation_line(view: RunView) -> str:
@@ -170,8 +190,10 @@ def panel_rows(view: RunView, sparkline_width: int) -> list[tuple[str, str]]:
     if view.evaluated is not None:
         evaluated += f"  (step {view.evaluated[names.STEP]:,})"
     saved = "none yet" if view.checkpoint_step is None else f"saved at step {view.checkpoint_step:,}"
+    watched = [("baseline", baseline_text(view))] if view.is_watched else []
     return [
         ("loss", f"{view.text(names.LOSS, '.4f')}  average {view.text(names.LOSS_SMOOTH, '.4f')}  {course}"),
+        *watched,
         ("validation", evaluated),
         ("learning_rate", view.text(names.LEARNING_RATE, ".3g")),
         ("grad_norm", f"{view.text(names.GRAD_NORM, '.3g')}  (before clipping{clipped})"),

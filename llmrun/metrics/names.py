@@ -31,6 +31,13 @@ CHECKPOINT_STALL_SECONDS = "checkpoint_stall_seconds"
 """How long training waited: for room to be looked up, for the save before it, for the private copy."""
 CHECKPOINT_SECONDS = "checkpoint_seconds"
 """From the step boundary until the checkpoint was committed."""
+BASELINE_LOW = "baseline_low"
+"""Lower end of the baseline's 95 % band for the smoothed loss; only with `monitor.baseline`, as are the next two."""
+BASELINE_HIGH = "baseline_high"
+BASELINE_Z = "baseline_z"
+"""How far the smoothed loss lies from the baseline's mean, as a standard normal deviate."""
+WARNINGS = "warnings"
+"""A list of sentences; only on a step that has something to say."""
 
 EVERY_STEP = (
     STEP,

@@ -28,13 +28,17 @@ class RunFacts:
 
 @dataclass
 class RunView:
-    """The newest numbers of a run, and the course of its loss."""
+    """The newest numbers of a run, and the course of its loss.
+
+    is_watched: whether a baseline has been seen in its rows.
+    """
 
     facts: RunFacts
     latest: Row | None = None
     evaluated: Row | None = None
     checkpoint_step: int | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
+    is_watched: bool = False
     _stride: int = 1
 
     def add(self, row: Row) -> None:
@@ -45,6 +49,7 @@ class RunView:
             if self.evaluated is not None and self.evaluated[names.STEP] >= step:
                 self.evaluated = None
         self.latest = row
+        self.is_watched = self.is_watched or names.BASELINE_Z in row
         if row.get(names.VAL_LOSS) is not None:
             self.evaluated = row
         loss = number(row.get(names.LOSS_SMOOTH))

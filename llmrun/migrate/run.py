@@ -167,7 +167,7 @@ def write_all(
     ledger = LedgerWriter.create(draft.ledger_file, f"llmrun {__version__}", batch.steps, after=after)
     ledger.sync()
     ledger.close()
-    write_draft(draft, name, subject)
+    write_draft(draft, name, subject, None)
     return migration
 
 

@@ -30,6 +30,8 @@ OPERATIONAL_MODULES = (
     "train/recorder",  # writes down what was computed
     "train/progress",  # how far a rank has come
     "train/stopping",  # requests to stop
+    "train/saved_states",  # compares a replay with checkpoints
+    "train/trace",  # digests what modules hand on, and changes none of it
 )
 """Modules in numeric packages that cannot change bits."""
 

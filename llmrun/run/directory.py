@@ -98,6 +98,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def baseline_file(self) -> Path:
+        """The noise band that the loss is watched against, where `monitor.baseline` names runs."""
+        return self.path / "baseline.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / "tensorboard"

@@ -8,7 +8,7 @@ Outcomes decide how a segment ended, never the exit code of a process: gloo may 
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,15 +35,22 @@ class SegmentOrders:
     segment:      number of the segment, 1-based.
     D:            ranks that share a step.
     from_step:    finished steps of the state that the segment starts from; 0 starts anew.
-    checkpoint:   directory name under checkpoints/ that holds that state; None starts anew.
+    checkpoint:   directory name under checkpoints/ that holds that state, or its path elsewhere; None starts
+                  anew.
     until_step:   the segment ends after this step; the whole run's steps unless `--until` says less.
     fingerprint:  sha256 over `parts`, in hex.
     parts:        digest of each part of the fingerprint: config, data, code, environment.
     config:       the full resolved config of this segment, dumped by alias.
-    audit_tails:  file names in the run directory of the ledger tails that hold recomputed steps, longest
-                  first; a step is proven by any that agrees.  Empty where a change was allowed.
+    audit_tails:  file names in the run directory (or paths elsewhere) of the ledgers that hold recomputed
+                  steps, longest first; a step is proven by any that agrees.  Empty where a change was allowed.
     twin_ledger:  path of the ledger of an earlier run of the same fingerprint; None where there is none.
     data_path:    the dataset's directory, absolute.
+    saves:        whether checkpoints are saved; a replay needs none.
+    compared:     paths of checkpoints whose bytes the state must have at their step.
+    traced:       whether the tensors that modules exchange are digested (`llmrun.run.trace`); needs D = 1.
+    trace_against: path of an earlier trace: where this one first differs, the tensor is kept.
+    trace_kept:   number of the entry of the trace whose tensor is kept.
+    baseline:     whether the loss is watched against the run's baseline.json.
     """
 
     segment: int
@@ -57,6 +64,12 @@ class SegmentOrders:
     audit_tails: list[str]
     twin_ledger: str | None
     data_path: str
+    saves: bool = True
+    compared: list[str] = field(default_factory=list)
+    traced: bool = False
+    trace_against: str | None = None
+    trace_kept: int | None = None
+    baseline: bool = False
 
     def write(self, path: Path) -> None:
         """Write the orders durably."""

@@ -6,6 +6,7 @@ allowed to differ carries its own.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ class Segment:
     proven_steps:   recomputed steps that were equal to an earlier ledger.
     checkpoint:     name of the checkpoint it started from.
     edits:          fields of config.yaml that were not as the run had written them, dotted key -> value.
+    remarks:        what the user was told and what did not stop the run, as sentences.
     """
 
     segment: int
@@ -61,6 +63,7 @@ class Segment:
     proven_steps: int
     checkpoint: str | None
     edits: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,18 @@ class RunRecord:
         assert segment.segment == len(self.segments) + 1
         return replace(self, status="running", segments=[*self.segments, segment])
 
-    def closed(self, why: Ending, to_step: int, proven_steps: int = 0) -> Self:
+    def closed(self, why: Ending, to_step: int, proven_steps: int = 0, remarks: Sequence[str] = ()) -> Self:
         """The record after its last segment has ended at `to_step`."""
         last = self.segments[-1]
         assert last.why is None, f"segment {last.segment} has ended already: {last.why}"
-        ended = replace(last, why=why, to_step=to_step, proven_steps=proven_steps, ended=now_utc())
+        ended = replace(
+            last,
+            why=why,
+            to_step=to_step,
+            proven_steps=proven_steps,
+            remarks=list(remarks),
+            ended=now_utc(),
+        )
         return replace(self, status=why, segments=[*self.segments[:-1], ended])
 
     @property

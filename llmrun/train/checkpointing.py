@@ -52,7 +52,7 @@ class Checkpointing:
         self._directory, self._orders, self._state = run.checkpoints, orders, state
         self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
         self._keep = state.resolved.config.checkpoint
-        self._copy = PrivateCopy(state)
+        self._copy = PrivateCopy(state) if orders.saves else None
         self._saver = Saver(run.checkpoints, state.rank, state.D, self._before_commit, self._prune)
         self._bytes = _about_bytes(state)
         self._begun_s = time.monotonic()
@@ -96,8 +96,9 @@ class Checkpointing:
         if lacking is not None:
             self._fail(lacking, must=must)
             return
+        assert self._copy is not None
         self._copy.take(self._state)
-        self._saver.start(self._snapshot())
+        self._saver.start(self._snapshot(self._copy))
         self._stall_s = time.monotonic() - self._begun_s
         if must:
             self._settle(must=True)
@@ -128,12 +129,12 @@ class Checkpointing:
             names.CHECKPOINT_SECONDS: committed_s - self._begun_s,
         }
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, copy: PrivateCopy) -> Snapshot:
         """The state's snapshot over the private copy."""
         chain, smooth = b"", dict[str, float]()
         if self._recorder is not None:
             chain, smooth = self._recorder.ledger.chain, self._recorder.smooth.state()
-        return snapshot_of(self._state, self._copy, self._orders, chain, self._evaluations, smooth)
+        return snapshot_of(self._state, copy, self._orders, chain, self._evaluations, smooth)
 
     def _room(self) -> CheckpointWriteError | None:
         """Rank 0: why one more checkpoint does not fit on the disk."""

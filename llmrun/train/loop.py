@@ -17,6 +17,7 @@ from llmrun.train.evaluate import Evaluations, Evaluator
 from llmrun.train.loader import Loader
 from llmrun.train.progress import Progress
 from llmrun.train.recorder import Recorder
+from llmrun.train.saved_states import SavedStates
 from llmrun.train.state import TrainingState
 from llmrun.train.step import train_step
 from llmrun.train.stopping import StopRequest
@@ -47,6 +48,7 @@ class Loop:
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
         self.checkpointing = Checkpointing(run, orders, state, self.evaluations, recorder, progress)
+        self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
         self._token_digester = Digester(torch.device("cpu"))
 
     def run(self) -> OutcomeKind:
@@ -69,13 +71,15 @@ class Loop:
             metrics: dict[str, Any] = {}
             if self.recorder is not None:
                 metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
+            self._saved_states.compare(state)
             is_best = self._evaluate(metrics)
             timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags], metrics)
             if self.recorder is not None:
                 self.recorder.emit(metrics)
             is_stopping = any(stop for stop, *_ in facts.flags)
             is_last = is_stopping or state.step == self.orders.until_step
-            if is_last or is_best or timer_due or self.checkpointing.is_due(state.step):
+            is_due = is_last or is_best or timer_due or self.checkpointing.is_due(state.step)
+            if self.orders.saves and is_due:
                 self.checkpointing.save(must=is_last)
             if is_stopping and state.step < self.orders.until_step:
                 return "preempted"

@@ -21,29 +21,7 @@ import llmrun.train.session
 import llmrun.train.worker  # noqa: F401  imported so that its source is seen
 from llmrun.machine import cpu_flags, cpu_vendor, visible_gpus
 from llmrun.provenance.environment import is_secret
-
-DETERMINISM_VARIABLES = (
-    # libraries below torch: threads, instruction sets, kernels, workspaces
-    "CUBLAS_", "CUBLASLT_", "DNNL_", "KMP_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_",
-    # what torch's own variables choose: instruction set, TF32, one library or another, kernels by trying
-    "ATEN_", "PYTORCH_TENSOREXPR", "PYTORCH_TUNABLEOP_", "TORCH_ALLOW_TF32_", "TORCH_BLAS_PREFER_", "TORCH_CUDNN_",
-    "TORCH_LINALG_PREFER_", "TORCH_LINEAR_", "TORCH_MKLDNN_", "TORCH_PYTHON_NATIVE_",
-    # compilers, which a user's own model may call
-    "PYTORCH_NVFUSER", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TORCH_JIT_",
-)  # fmt: skip
-"""Beginnings of names that can change a bit; most of TORCH_ and PYTORCH_ only logs, debugs or allocates."""
-
-DETERMINISM_NAMES = (
-    "DISABLE_ADDMM_CUDA_LT", "GLIBC_TUNABLES", "LD_PRELOAD", "NVIDIA_TF32_OVERRIDE", "PYTORCH_JIT",
-    "TORCH_DISABLE_NATIVE_JIT",
-)  # fmt: skip
-"""Whole names that can change a bit: GLIBC_TUNABLES chooses variants of libm, LD_PRELOAD any function at all."""
-
-NOT_NUMERIC = (
-    "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "OMP_DISPLAY_", "MKL_VERBOSE", "DNNL_VERBOSE", "ONEDNN_VERBOSE",
-    "CUBLAS_LOG", "CUBLASLT_LOG_", "TORCH_CUDNN_V8_API_DEBUG",
-)  # fmt: skip
-"""Of these, what only places threads or logs."""
+from llmrun.provenance.variables import numeric_variables
 
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
@@ -74,11 +52,7 @@ def environment(device: str) -> dict[str, Any]:
         "libraries": _libraries(),
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
-        "variables": {
-            name: value
-            for name, value in _variables(DETERMINISM_VARIABLES, DETERMINISM_NAMES).items()
-            if not name.startswith(NOT_NUMERIC)
-        },
+        "variables": numeric_variables(os.environ),
     }
 
 
@@ -104,16 +78,11 @@ def recorded() -> dict[str, Any]:
         "python": sys.version,
         "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
         "gpus": [vars(gpu) for gpu in visible_gpus()],
-        "variables": _variables(TRANSPORT_VARIABLES),
-    }
-
-
-def _variables(prefixes: tuple[str, ...], names: tuple[str, ...] = ()) -> dict[str, str]:
-    """The variables with one of these prefixes or names, by name, never a secret: they end in run.json."""
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if (name.startswith(prefixes) or name in names) and not is_secret(name, value)
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(TRANSPORT_VARIABLES) and not is_secret(name, value)
+        },
     }
 
 

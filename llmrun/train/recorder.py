@@ -13,6 +13,7 @@ from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.record import Record, tensors_due
 from llmrun.ledger.tensors import write_tensors
 from llmrun.metrics import names
+from llmrun.metrics.baseline_watch import BaselineWatch
 from llmrun.metrics.sinks import Sinks
 from llmrun.metrics.smooth import MovingAverage
 from llmrun.metrics.throughput import Throughput
@@ -30,7 +31,11 @@ class Recorder:
 
     tails:           cut off this run's ledger: one of those that hold a step must agree with it.
     twin:            the ledger of an earlier run of the same fingerprint.
+    stop_at_twin:    whether the first difference from the twin stops the run; else it is remarked.
+    baseline:        watches the smoothed loss; None where no baseline was asked for.
     bytes_per_token: of the training text.
+
+    What is remarked goes to the outcome, and at once into `warnings` of the next row of metrics.
     """
 
     def __init__(
@@ -44,12 +49,17 @@ class Recorder:
         twin: Audit | None,
         progress: Progress,
         bytes_per_token: float,
+        *,
+        stop_at_twin: bool,
+        baseline: BaselineWatch | None,
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
         self._run, self._slots, self._sinks, self._throughput = run, slots, sinks, throughput
         self._tails, self._twin, self._progress = list(tails), twin, progress
         self._bytes_per_token = bytes_per_token
+        self._stop_at_twin, self._baseline = stop_at_twin, baseline
+        self._n_remarks_told = 0
 
     def initial(self, weight_digests: list[int]) -> None:
         """Record 0: the initial weights."""
@@ -62,7 +72,8 @@ class Recorder:
         """Record one step; returns the metrics so far.
 
         tokens: seen after the step.  begun_s: reading of time.perf_counter when the step began.
-        Raises RunFailedError where a recomputed step differs from what was recorded before.
+        Raises RunFailedError where a recomputed step differs from what was recorded before, or any from a twin
+        at which the run is to stop.
         """
         rates = self._throughput.step(begun_s, time.perf_counter(), facts.tokens)
         tensors = {
@@ -88,22 +99,26 @@ class Recorder:
         if tensors_due(facts.step):
             self._keep_tensors(facts.step, tensors)
         self._compare(record, tensors)
+        loss_smooth = self.smooth.add(facts.loss)
         return {
             names.STEP: facts.step,
             names.TOKENS: tokens,
             names.LOSS: facts.loss,
-            names.LOSS_SMOOTH: self.smooth.add(facts.loss),
+            names.LOSS_SMOOTH: loss_smooth,
             names.BITS_PER_BYTE: names.bits_per_byte(facts.loss, self._bytes_per_token),
             names.LEARNING_RATE: facts.learning_rate,
             names.GRAD_NORM: facts.grad_norm,
             names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,
             names.TOTAL_TOKENS_PER_SECOND: rates.total_tokens_per_second,
             names.MFU: rates.mfu,
+            **self._against_baseline(facts.step, loss_smooth),
         }
 
     def emit(self, metrics: dict[str, Any]) -> None:
-        """Write one step's metrics to all sinks."""
-        self._sinks.record(metrics)
+        """Write one step's metrics to all sinks, with what was remarked since the last one."""
+        new = self._progress.remarks[self._n_remarks_told :]
+        self._n_remarks_told += len(new)
+        self._sinks.record({**metrics, names.WARNINGS: new} if new else metrics)
 
     def sync(self) -> None:
         """Force everything to disk: before a checkpoint that names the chain is committed."""
@@ -128,23 +143,47 @@ class Recorder:
             )
 
     def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
-        """Hold the record against the cut tails (a difference stops the run) and an earlier twin (it warns)."""
-        self._prove(record, tensors)
-        if self._twin is not None and (found := self._twin.check(record)) is not None:
-            self._keep_tensors(record.step, tensors)
-            self._progress.remark(
-                f"step {record.step} differs from an earlier run of the same fingerprint: {found.quantity}"
+        """Hold the record against the cut tails (a difference stops the run) and an earlier twin."""
+        twin = self._twin
+        holds = twin is not None and record.step in twin.earlier.steps
+        found = None if twin is None else twin.check(record)
+        self._prove(record, tensors, backed=holds and found is None)
+        if twin is None or found is None:
+            return
+        self._keep_tensors(record.step, tensors)
+        self._twin = None
+        name = twin.earlier.path.parent.name
+        says = f"step {record.step} differs from {name}, an earlier run of the same fingerprint: {found.quantity}"
+        if self._stop_at_twin:
+            raise RunFailedError(
+                says,
+                caused_by=["equal fingerprints must give equal bits: one of the two runs was computed wrong"],
+                hints=[
+                    f"`llmrun verify {twin.earlier.path.parent} {self._run.path}` says more",
+                    "go on all the same: `llmrun resume RUN --set reproducibility.on_difference=warn`",
+                ],
             )
-            self._twin = None
+        self._progress.remark(says)
 
-    def _prove(self, record: Record, tensors: dict[str, Any]) -> None:
+    def _against_baseline(self, step: int, loss_smooth: float) -> dict[str, Any]:
+        """What the row says of the baseline; a warning becomes a remark."""
+        if self._baseline is None:
+            return {}
+        fields, warning = self._baseline.step(step, loss_smooth)
+        if warning is not None:
+            self._progress.remark(warning)
+        return fields
+
+    def _prove(self, record: Record, tensors: dict[str, Any], *, backed: bool) -> None:
         """A tail that agrees proves the step, and the others are wrong; raises where none of several agrees.
+
+        backed: whether a twin agrees, which then proves the step as a tail would.
 
         So a record that a memory error spoiled stops a run once, and the recomputation outvotes it.
         """
         found = [(tail, tail.check(record)) for tail in self._tails if record.step in tail.earlier.steps]
         wrong = [(tail, difference) for tail, difference in found if difference is not None]
-        if found and len(wrong) == len(found):
+        if found and len(wrong) == len(found) and not backed:
             self._keep_tensors(record.step, tensors)
             raise RunFailedError(
                 f"step {record.step} was recomputed and differs from what this run recorded before:"

@@ -5,7 +5,7 @@ the model (they are forked), generators before anything draws.
 """
 
 import json
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from llmrun.checkpoint.reader import open_checkpoint
@@ -18,6 +18,8 @@ from llmrun.errors import LlmrunError
 from llmrun.ledger.audit import Audit
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.reader import LedgerReader
+from llmrun.metrics.baseline import Baseline
+from llmrun.metrics.baseline_watch import BaselineWatch
 from llmrun.metrics.sinks import Sinks
 from llmrun.metrics.throughput import Throughput
 from llmrun.plan.flops import flops_per_token
@@ -76,9 +78,13 @@ def run_segment(
         recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
         trainer = None if checkpoint is None else checkpoint.trainer
         loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer)
-        if recorder is None:
-            return loop.run()
-        with closing(recorder):
+        with ExitStack() as stack:
+            if recorder is not None:
+                stack.enter_context(closing(recorder))
+            if orders.traced:
+                from llmrun.train.trace import Tracer
+
+                stack.enter_context(Tracer(run, orders, state))
             return loop.run()
 
 
@@ -112,6 +118,7 @@ def _recorder(
     throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config))
     tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
     twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
+    baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if orders.baseline else None
     sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
     return Recorder(
         run,
@@ -123,6 +130,8 @@ def _recorder(
         twin,
         progress,
         manifest.splits["train"].bytes_per_token,
+        stop_at_twin=config.reproducibility.on_difference == "stop",
+        baseline=baseline,
     )
 
 

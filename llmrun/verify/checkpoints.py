@@ -4,7 +4,9 @@ from llmrun.checkpoint.reader import Checkpoint, open_verified
 from llmrun.errors import InputError
 from llmrun.verify.diagnosis import cause, diagnose_state
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
-from llmrun.verify.states import StateDifference, compare_states, compare_with_record
+from llmrun.verify.modules import shared_module
+from llmrun.verify.sizes import distances_of_tensors
+from llmrun.verify.states import StateDifference, compare_states, compare_with_record, differing_names
 from llmrun.verify.subject import Subject
 from llmrun.verify.verdict import Finding, Verdict
 
@@ -37,19 +39,26 @@ def verify_checkpoints(a: Subject, b: Subject) -> Verdict:
         chain=one.manifest.chain if same_history else None,
         checkpoints=(one.step,) if finding is None else (),
         tensors_compared=len(one.manifest.tensors),
+        tensor_distances=()
+        if difference is None
+        else distances_of_tensors(one, other, differing_names(one, other)),
         notes=() if same_history else ("the chains differ: the steps before these states were not the same",),
     )
 
 
 def state_finding(difference: StateDifference, diagnosis: str) -> Finding:
     """The difference of two saved states."""
+    names = difference.tensors[difference.quantity]
+    place = shared_module(names) if difference.quantity != "rng" else None
     return Finding(
         step=difference.step,
         quantity=difference.quantity,
         diagnosis=diagnosis,
         quantities=tuple(difference.tensors),
-        tensors=tuple(difference.tensors[difference.quantity]),
+        tensors=tuple(names),
         tensors_step=difference.step,
+        tensors_quantity=difference.quantity,
+        module=None if place is None else place.module,
     )
 
 

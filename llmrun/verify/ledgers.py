@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llmrun.errors import InputError
-from llmrun.ledger.compare import Difference, common_steps, first_difference
+from llmrun.ledger.compare import Difference, common_steps, differing_steps, equal_records, first_difference
 from llmrun.ledger.distance import Distance, growth
 from llmrun.ledger.reader import LedgerReader
 from llmrun.ledger.record import QUANTITIES
@@ -15,6 +15,8 @@ class LedgersCompared:
 
     steps:        the steps whose records were compared: both hold them, and they are sound.
     difference:   the first difference; None where there is none.
+    n_different:  steps whose records differ.
+    equal_again:  the step from which on no record differs any more; None where the last one does, or none.
     broken_step:  the first step whose record does not hold in one of them; None where all hold.
     chain:        the chain after the last step, where it is the same in both; None otherwise.
     complete:     both end at the same step, and neither is torn or damaged.
@@ -27,6 +29,8 @@ class LedgersCompared:
     complete: bool
     damage: tuple[str, ...]
     notes: tuple[str, ...]
+    n_different: int = 0
+    equal_again: int | None = None
 
     @property
     def n_steps(self) -> int:
@@ -42,7 +46,7 @@ def compare_ledgers(a: LedgerReader, b: LedgerReader) -> LedgersCompared:
     both = common_steps(a, b)
     if not both:
         raise InputError(f"nothing to compare: A holds {_held(a)}, B holds {_held(b)}")
-    found = {label: ledger.verify_chain() for label, ledger in (("A", a), ("B", b))}
+    found = _first_broken(a, b)
     broken = {label: step for label, step in found.items() if step is not None}
     steps = range(both.start, min([both.stop, *broken.values()]))
     difference = first_difference(a, b, steps)
@@ -60,7 +64,25 @@ def compare_ledgers(a: LedgerReader, b: LedgerReader) -> LedgersCompared:
             for label, step in broken.items()
         ),
         (*_notes("A", a), *_notes("B", b), *_unrecorded(a, b)),
+        *_extent(a, b, difference, steps),
     )
+
+
+def _first_broken(a: LedgerReader, b: LedgerReader) -> dict[str, int | None]:
+    """The first step of each whose record does not hold.  Links that A holds and B has too are computed once."""
+    broken = a.verify_chain()
+    sound = equal_records(a, b) if broken is None else min(equal_records(a, b), broken - a.first_step)
+    return {"A": broken, "B": b.verify_chain(b.first_step + sound)}
+
+
+def _extent(
+    a: LedgerReader, b: LedgerReader, difference: Difference | None, steps: range
+) -> tuple[int, int | None]:
+    """(steps that differ, the step from which on none does)."""
+    if difference is None:
+        return 0, None
+    count, last = differing_steps(a, b, range(difference.step, steps.stop))
+    return count, None if last is None or last == steps[-1] else last + 1
 
 
 def distances_of(compared: LedgersCompared, a: LedgerReader, b: LedgerReader) -> dict[str, list[Distance]]:

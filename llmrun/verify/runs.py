@@ -3,12 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from llmrun.checkpoint.errors import CheckpointDamage
+from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.errors import InputError
 from llmrun.verify.checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
-from llmrun.verify.diagnosis import cause, diagnose, diagnose_state
+from llmrun.verify.data_order import explain_rate, explain_tokens
+from llmrun.verify.diagnosis import cause, diagnose, diagnose_state, place_of
 from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run, false_statements
 from llmrun.verify.ledgers import LedgersCompared, compare_ledgers, distances_of
 from llmrun.verify.shared import compare_shared
-from llmrun.verify.states import StatesCompared
+from llmrun.verify.sizes import TensorDistance, distances_of_tensors
+from llmrun.verify.states import StatesCompared, differing_names
 from llmrun.verify.subject import Subject, open_subject
 from llmrun.verify.tensors import name_tensors
 from llmrun.verify.verdict import Finding, Verdict
@@ -44,11 +49,12 @@ def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
     states = compare_shared(a, b, ledgers.steps, stop)
     edited = [*false_statements("A", eras_a), *false_statements("B", eras_b)]
     damage = (*ledgers.damage, *states.damage, *edited)
+    finding = _finding(a, b, ledgers, states, fingerprints)
     running = [f"{s.label} is still running, or was killed" for s in (a, b) if s.running]
     return Verdict(
         a=str(a.path),
         b=str(b.path),
-        finding=_finding(a, b, ledgers, states, fingerprints) or _damage_finding(ledgers, damage),
+        finding=finding or _damage_finding(ledgers, damage),
         steps_compared=ledgers.n_steps,
         complete=ledgers.complete,
         last_step=ledgers.steps.stop - 1,
@@ -58,6 +64,9 @@ def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
         checkpoints=tuple(states.steps),
         tensors_compared=states.n_tensors,
         distances=distances_of(ledgers, a.ledger, b.ledger),
+        tensor_distances=_tensor_distances(a, b, finding, ledgers.steps.stop - 1),
+        differing_steps=ledgers.n_different,
+        equal_again_from=ledgers.equal_again,
         damage=damage,
         notes=(*ledgers.notes, *states.notes, *running),
     )
@@ -77,15 +86,40 @@ def _finding(
     difference = ledgers.difference
     if difference is None:
         return None
-    tensors, tensors_step = name_tensors(a, b, difference, ledgers.steps[-1])
+    tensors = name_tensors(a, b, difference, ledgers.steps[-1])
+    detail = (
+        explain_tokens(a, b, difference) if difference.quantity == "data" else explain_rate(a, difference)
+    )
+    place = place_of(difference, tensors)
     return Finding(
         step=difference.step,
         quantity=difference.quantity,
-        diagnosis=diagnose(difference, fingerprints),
+        diagnosis=diagnose(difference, fingerprints, tensors, detail, ledgers.equal_again),
         quantities=difference.quantities,
-        tensors=tensors,
-        tensors_step=tensors_step,
+        tensors=tensors.names,
+        tensors_step=tensors.step,
+        tensors_quantity=tensors.quantity,
+        module=place.module if place is not None else None,
+        elements=tensors.changes,
     )
+
+
+def _tensor_distances(
+    a: Subject, b: Subject, finding: Finding | None, last_step: int
+) -> tuple[TensorDistance, ...]:
+    """How far apart the differing tensors are in the first checkpoints from the difference on that both hold.
+
+    Checkpoints that cannot be read are passed over: damage is told elsewhere.
+    """
+    if finding is None or finding.step is None or finding.quantity in {None, "config"}:
+        return ()
+    for step in sorted(s for s in a.checkpoints.keys() & b.checkpoints if finding.step <= s <= last_step):
+        try:
+            one, other = open_checkpoint(a.checkpoints[step]), open_checkpoint(b.checkpoints[step])
+            return distances_of_tensors(one, other, differing_names(one, other))
+        except (CheckpointDamage, InputError, FileNotFoundError):
+            continue
+    return ()
 
 
 def _damage_finding(ledgers: LedgersCompared, damage: tuple[str, ...]) -> Finding | None:

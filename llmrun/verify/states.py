@@ -76,6 +76,14 @@ def compare_states(a: Checkpoint, b: Checkpoint) -> StateDifference | None:
     return StateDifference(a.step, differing) if differing else None
 
 
+def differing_names(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """The weights that differ, then what differs of the optimizer's state."""
+    groups_a, groups_b = groups_of(a.manifest), groups_of(b.manifest)
+    return [
+        name for quantity in groups_a for name in differing_tensors(groups_a[quantity], groups_b[quantity])
+    ]
+
+
 def _differing_rng(a: Checkpoint, b: Checkpoint) -> list[str]:
     """The random states that are not equal byte by byte."""
     states_a, states_b = a.rng(), b.rng()

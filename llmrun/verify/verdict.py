@@ -6,6 +6,8 @@ from typing import Any
 from llmrun.ledger.distance import Distance
 from llmrun.provenance.fingerprint import ABSENT
 from llmrun.verify.fingerprints import Fingerprints
+from llmrun.verify.sizes import TensorDistance
+from llmrun.verify.tensors import ElementChange
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Finding:
     quantities:    all that differs at that step, in causal order.
     tensors:       names of the tensors that differ, as far as their digests were kept.
     tensors_step:  the step of which those digests are; None where there are none.
+    tensors_quantity:  whose tensors these are: gradients, optimizer, weights or rng.
+    module:        the part of the model that they point at, where they point at one.
+    elements:      single elements that explain the digests of their tensors.
     """
 
     step: int | None
@@ -28,6 +33,9 @@ class Finding:
     quantities: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     tensors_step: int | None = None
+    tensors_quantity: str | None = None
+    module: str | None = None
+    elements: tuple[ElementChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class Verdict:
     checkpoints:       steps whose checkpoints were read byte by byte in both, and are equal.
     tensors_compared:  tensors in those checkpoints.
     distances:         by quantity (loss, grad_norm) how far apart both are from the first different step on.
+    tensor_distances:  how far apart some of the differing tensors are, in the next checkpoints of both.
+    differing_steps:   steps whose records differ.
+    equal_again_from:  the step from which on no record differs any more; None where the last compared one does.
     damage:            what is damaged or was edited, in words.
     notes:             what was left out, and why.
     """
@@ -61,6 +72,9 @@ class Verdict:
     checkpoints: tuple[int, ...] = ()
     tensors_compared: int = 0
     distances: dict[str, list[Distance]] = field(default_factory=dict)
+    tensor_distances: tuple[TensorDistance, ...] = ()
+    differing_steps: int = 0
+    equal_again_from: int | None = None
     damage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -83,6 +97,9 @@ class Verdict:
             "checkpoints_compared": list(self.checkpoints),
             "tensors_compared": self.tensors_compared,
             "distances": {name: [d.as_json() for d in rows] for name, rows in self.distances.items()},
+            "tensor_distances": [distance.as_json() for distance in self.tensor_distances],
+            "differing_steps": self.differing_steps,
+            "equal_again_from": self.equal_again_from,
             **_fingerprints_json(self.fingerprints),
             "damage": list(self.damage),
             "notes": list(self.notes),
@@ -97,6 +114,9 @@ def _finding_json(finding: Finding | None) -> dict[str, Any]:
         "quantities": list(finding.quantities) if finding else [],
         "tensors": list(finding.tensors) if finding else [],
         "tensors_step": finding.tensors_step if finding else None,
+        "tensors_quantity": finding.tensors_quantity if finding else None,
+        "module": finding.module if finding else None,
+        "elements": [change.as_json() for change in finding.elements] if finding else [],
         "diagnosis": finding.diagnosis if finding else None,
     }
 

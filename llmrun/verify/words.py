@@ -1,9 +1,11 @@
 """A verdict as text: what was compared, what was found, and the most important line last."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llmrun.ledger.distance import Distance
+from llmrun.verify.diagnosis import said_of_element
 from llmrun.verify.fingerprints import Fingerprints
+from llmrun.verify.sizes import TensorDistance
 from llmrun.verify.verdict import Finding, Verdict
 
 _LABEL_WIDTH = 13
@@ -76,10 +78,46 @@ def _difference(verdict: Verdict, finding: Finding) -> list[str]:
     others = [name for name in finding.quantities if name != finding.quantity]
     return [
         *_row("also differ", [f"{', '.join(others)} at step {finding.step}"] if others else []),
+        *_row("steps", _steps(verdict)),
         *(line for name, rows in verdict.distances.items() for line in _row(name, _table(rows))),
-        *_row("tensors", _tensors(finding)),
+        *_row("tensors", _tensors(verdict, finding)),
+        *_row("how far", _far(verdict.tensor_distances) if not _is_one_table(verdict, finding) else []),
         *_row("diagnosis", [finding.diagnosis] if finding.quantity else []),
     ]
+
+
+def _steps(verdict: Verdict) -> list[str]:
+    """How many records differ; nothing where all from the first on do."""
+    if verdict.equal_again_from is None or verdict.finding is None:
+        return []
+    count = verdict.differing_steps
+    return [f"{count:,} differ{'s' if count == 1 else ''}, none from step {verdict.equal_again_from:,} on"]
+
+
+def _far(rows: Sequence[TensorDistance], label: str = "") -> list[str]:
+    """How far apart tensors are in the next checkpoints of both.  label: stands above the names."""
+    if not rows:
+        return []
+    label = label or f"after step {rows[0].step:,}"
+    width = max(len(label), *(len(row.tensor) for row in rows))
+    return [
+        f"{label:<{width}}  {'elements':>21}  {'max |a - b|':>11}  {'relative':>9}  {'ulps':>12}",
+        *(
+            f"{row.tensor:<{width}}  {f'{row.differing:,} of {row.elements:,}':>21}  {row.absolute:>11.2e}  "
+            f"{row.relative:>9.2e}  {_ulps(row.ulps):>12}"
+            for row in rows
+        ),
+    ]
+
+
+def _is_one_table(verdict: Verdict, finding: Finding) -> bool:
+    """Whether the distances are those of the tensors that are listed anyway."""
+    rows = verdict.tensor_distances
+    return (
+        bool(rows)
+        and rows[0].step == finding.tensors_step
+        and [row.tensor for row in rows] == list(finding.tensors[:_TENSORS_MAX])
+    )
 
 
 def _table(rows: list[Distance]) -> list[str]:
@@ -98,13 +136,21 @@ def _ulps(count: int) -> str:
     return f"{count:,}" if count < 10**9 else f"{count:.1e}"
 
 
-def _tensors(finding: Finding) -> list[str]:
+def _tensors(verdict: Verdict, finding: Finding) -> list[str]:
+    """The names, with distances or single elements where they are known."""
     if not finding.tensors:
         return []
-    shown = list(finding.tensors[:_TENSORS_MAX])
-    more_count = len(finding.tensors) - len(shown)
+    names = finding.tensors[:_TENSORS_MAX]
+    more_count = len(finding.tensors) - len(names)
+    of = f" of {finding.tensors_quantity}" if finding.tensors_quantity else ""
+    differ = "differs" if len(finding.tensors) == 1 else "differ"
+    changes = {change.tensor: f"  {said_of_element(change)}" for change in finding.elements}
+    if _is_one_table(verdict, finding):
+        shown = _far(verdict.tensor_distances, "tensor")
+    else:
+        shown = [f"{name}{changes.get(name, '')}" for name in names]
     return [
-        f"{len(finding.tensors):,} differ{'s' if len(finding.tensors) == 1 else ''} after step {finding.tensors_step}:",
+        f"{len(finding.tensors):,}{of} {differ} after step {finding.tensors_step}:",
         *shown,
         *([f"… and {more_count:,} more"] if more_count else []),
     ]
@@ -119,4 +165,5 @@ def _last_line(verdict: Verdict) -> str:
     if finding.step is None:
         return f"different: {finding.diagnosis}"
     when = "before the first step" if finding.step == 0 else f"from step {finding.step:,} on"
-    return f"different: {when}, first in {finding.quantity}"
+    where = f" of {finding.module}" if finding.module else ""
+    return f"different: {when}, first in {finding.quantity}{where}"

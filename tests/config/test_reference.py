@@ -30,7 +30,7 @@ data.path data.num_workers data.verify data.on_damage data.order_file
 eval.every_steps eval.windows
 checkpoint.every_minutes checkpoint.every_steps checkpoint.keep_last checkpoint.keep_best
 checkpoint.keep_every_steps checkpoint.on_disk_full
-reproducibility.compare_with
+reproducibility.compare_with reproducibility.on_difference monitor.baseline
 hardware.accelerator hardware.assumed_mfu hardware.PUE hardware.yuan_per_kWh hardware.yuan_per_GPU_hour
 """.split()  # noqa: SIM905
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from llmrun.errors import InputError, RefusedError
 from llmrun.ledger.record import RECORD_BYTES
+from llmrun.run.record import read_record
 
 
 def flip(path):
@@ -53,3 +55,138 @@ def test_none_at_all(project):
     flip(project.path / "runs" / "only" / "ledger.bin")
 
     assert twin_of_a_new_run(project) is None
+
+
+def orders_of_a_new_run(project, **wished):
+    """The orders of a further run, which is not started."""
+    prepared = project.prepare(identity="new", **wished)
+    prepared.lock.release()
+    return prepared.orders
+
+
+@pytest.mark.parametrize("name", ["short", "runs/short"])
+def test_the_named_one_is_taken(project, name):
+    """By name or by path, also where another one went further; the user is told."""
+    project.train(identity="short", until=10)
+    project.train(identity="long")
+    project.said.clear()
+    orders = orders_of_a_new_run(project, overrides=[f"reproducibility.compare_with={name}"])
+
+    assert orders.twin_ledger == str(project.path / "runs" / "short" / "ledger.bin")
+    assert "short has the same fingerprint: every step will be compared with it" in project.said
+
+
+def test_what_a_difference_does_is_told_where_it_stops(project):
+    """`on_difference: stop` is said before the first step."""
+    project.train(identity="first")
+    project.said.clear()
+    orders_of_a_new_run(project, overrides=["reproducibility.on_difference=stop"])
+
+    assert any("and the first difference stops this run" in line for line in project.said)
+
+
+def left_behind(project):
+    """Directories below `runs/`, drafts included."""
+    return sorted(path.name for path in (project.path / "runs").iterdir())
+
+
+def test_another_fingerprint_is_refused(project):
+    """Exit 3 with the fields that differ and a way out; nothing is left behind."""
+    project.train(identity="first", overrides=["seed=7"])
+    with pytest.raises(RefusedError) as caught:
+        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+
+    assert caught.value.says == "first has another fingerprint than this run: their bits need not be equal"
+    assert caught.value.caused_by == ("config: seed: 7 -> 42",)
+    assert "`--set reproducibility.compare_with=auto`" in caught.value.hints[-1]
+    assert left_behind(project) == ["first"]
+
+
+def test_a_run_that_is_not_there_is_an_input_error(project):
+    """Exit 2 with the nearest name."""
+    project.train(identity="first")
+    with pytest.raises(InputError, match="there is no run frist") as caught:
+        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=frist"])
+
+    assert caught.value.hints == ("did you mean first",)
+
+
+def test_a_run_whose_ledger_does_not_hold_is_refused(project):
+    """A name is a wish: nothing else is taken in its place."""
+    project.train(identity="first")
+    project.train(identity="second")
+    flip(project.path / "runs" / "first" / "ledger.bin")
+    with pytest.raises(RefusedError, match="the ledger of first does not hold"):
+        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+
+
+def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
+    """It must have ended, and its history must be of one fingerprint."""
+    project.train(identity="first")
+    path = project.path / "runs" / "first" / "run.json"
+    record = read_record(path)
+    last = record.segments[-1]
+    other = changed(last, segment=2, fingerprint="0" * 64)
+    for segments, says in (
+        ([changed(last, why=None, to_step=None)], "it has not ended yet"),
+        ([changed(last, to_step=0)], "it has no step"),
+        ([last, other], "it went on under another fingerprint later"),
+    ):
+        changed(record, segments=segments).write(path)
+        with pytest.raises(RefusedError, match=says):
+            orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+
+
+def interrupted_beside(project, **of_the_other):
+    """A run `other`, and the run `demo` that was killed after step 13."""
+    project.train(identity="other", **of_the_other)
+    project.starter.dies_after = 13
+    project.train()
+    project.starter.dies_after = None
+
+
+def test_a_resumed_run_has_its_named_twin(project):
+    """Named on resume, by its name."""
+    interrupted_beside(project)
+    prepared = project.prepare_resume(overrides=["reproducibility.compare_with=other"])
+    prepared.lock.release()
+
+    assert prepared.orders.twin_ledger == str(project.path / "runs" / "other" / "ledger.bin")
+
+
+def test_a_relative_path_starts_where_the_run_was_made(project, monkeypatch):
+    """As `data.path` does: a resume from another directory finds the same twin."""
+    interrupted_beside(project)
+    (project.path / "elsewhere").mkdir()
+    (project.path / "elsewhere" / "data").symlink_to(project.path / "data")
+    monkeypatch.chdir(project.path / "elsewhere")
+    prepared = project.prepare_resume(overrides=["reproducibility.compare_with=runs/other"])
+    prepared.lock.release()
+
+    assert prepared.orders.twin_ledger == str(project.path / "runs" / "other" / "ledger.bin")
+
+
+def test_a_run_cannot_be_its_own_twin(interrupted):
+    """Refused before any file is touched."""
+    before = interrupted.files()
+    with pytest.raises(InputError, match="names this run itself"):
+        interrupted.prepare_resume(overrides=["reproducibility.compare_with=demo"])
+
+    assert interrupted.files() == before
+
+
+def test_another_fingerprint_is_refused_on_resume_too(project):
+    """Exit 3, and not a file of the run is touched."""
+    interrupted_beside(project, overrides=["seed=7"])
+
+    refusal = project.refusal(overrides=["reproducibility.compare_with=other"])
+    assert refusal.says.startswith("other has another fingerprint")
+
+
+def test_a_run_that_changed_on_the_way_is_compared_with_nothing(project):
+    """Its steps before the change need not be those of a run that never changed; the user is told."""
+    interrupted_beside(project, overrides=["optimizer.lr=5e-4"])
+    project.resume(overrides=["optimizer.lr=5e-4", "reproducibility.compare_with=other"], allow=["config"])
+
+    assert project.orders(2).twin_ledger is None
+    assert any(line.startswith("nothing is compared with other") for line in project.said)

@@ -8,7 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmrun.ledger.compare
-from llmrun.ledger.compare import CAUSAL_ORDER, common_steps, differing_fields, first_difference
+from llmrun.ledger.compare import (
+    CAUSAL_ORDER,
+    common_steps,
+    differing_fields,
+    differing_steps,
+    equal_records,
+    first_difference,
+)
 from llmrun.ledger.cut import cut_back
 from llmrun.ledger.explain import INITIALISATION, explain
 from llmrun.ledger.file import LedgerReader, LedgerWriter
@@ -68,6 +75,21 @@ def test_any_change_at_any_step_is_named(ledgers, a, tmp_path_factory, step, nam
         assert found is None
     else:
         assert found.step == step + 1
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_the_extent_of_a_difference_is_counted(ledgers, a, tmp_path, monkeypatch, block):
+    """Steps whose records differ, the last of them, and how far both files are the same."""
+    monkeypatch.setattr(llmrun.ledger.compare, "_BLOCK_RECORDS", block)
+    b = LedgerReader(
+        ledgers.write(tmp_path / "b.bin", LAST, lambda r: nudged(r, "loss") if r.step in {5, 6, 30} else r)
+    )
+
+    assert differing_steps(a, b, range(LAST + 1)) == (3, 30)
+    assert differing_steps(a, b, range(7, 30)) == (0, None)
+    assert equal_records(a, b) == 5
+    assert equal_records(a, a) == LAST + 1
+    assert equal_records(a, LedgerReader(cut_back(tmp_path / "b.bin", 2, tmp_path / "tail.bin"))) == 0
 
 
 def test_equal_ledgers_have_no_difference(ledgers, a, tmp_path):
@@ -131,7 +153,7 @@ def test_two_records_are_compared_alone(ledgers):
         (
             12,
             ["tokens_digest", "loss"],
-            "the tokens of step 12 differ: another order of samples, or other data",
+            "data differ from step 12 on: another order of samples, or other tokens",
         ),
         (
             12,
@@ -142,16 +164,24 @@ def test_two_records_are_compared_alone(ledgers):
             12,
             ["loss", "gradients_digest"],
             (
-                "same data, and the weights after step 11 were equal: the state changed between steps 11 and 12, "
-                "or dropout drew other numbers, or the forward pass is not deterministic"
+                "same data and weights, the loss differs at step 12: dropout drew other numbers, the forward pass "
+                "is not deterministic, or the weights changed between steps 11 and 12"
+            ),
+        ),
+        (
+            12,
+            ["loss"],
+            (
+                "the loss alone differs at step 12, gradients and weights are equal: the losses of the micro-batches "
+                "were added in another way, or the record was edited"
             ),
         ),
         (
             12,
             ["gradients_digest", "weights_digest"],
             (
-                "same data and loss at step 12, other gradients: a nondeterministic kernel, another order of sums, "
-                "or a state changed between steps 11 and 12 by less than the loss shows"
+                "same data and weights at step 12, gradients differ: a nondeterministic kernel, another order of "
+                "sums, or a value that changed in memory"
             ),
         ),
         (12, ["grad_norm"], "same gradients at step 12, another norm: it was computed in another way"),
@@ -159,23 +189,23 @@ def test_two_records_are_compared_alone(ledgers):
             12,
             ["learning_rate"],
             (
-                "same gradients at step 12, another learning rate: 7.692307692307693e-05 in A, "
-                "7.692307692307694e-05 in B"
+                "same gradients at step 12, another learning rate (7.692307692307693e-05 in A, "
+                "7.692307692307694e-05 in B): the schedule, its length or its position differs"
             ),
         ),
         (
             20,
             ["optimizer_digest"],
             (
-                "same gradients and learning rate at step 20, another optimizer state: it was changed or lost "
-                "within the last steps, or the optimizer's settings differ"
+                "same gradients and learning rate at step 20, the optimizer's state differs: it was changed or "
+                "lost within the last steps, or the optimizer's settings differ"
             ),
         ),
         (
             12,
             ["weights_digest"],
             (
-                "same gradients and learning rate at step 12, other weights after the update: the optimizer's "
+                "same gradients and learning rate at step 12, weights differ after the update: the optimizer's "
                 "state or its settings (betas, eps, weight_decay, grad_clip) differ"
             ),
         ),
@@ -185,4 +215,4 @@ def test_a_difference_is_explained(ledgers, a, tmp_path, step, names, says):
     """By what was still equal when the first quantity differed."""
     b = ledgers.write(tmp_path / "b.bin", LAST, lambda r: nudged(r, *names) if r.step == step else r)
 
-    assert explain(first_difference(a, LedgerReader(b))) == says
+    assert str(explain(first_difference(a, LedgerReader(b)))) == says

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmrun.metrics.display import Display, can_animate, panel
+from llmrun.metrics.display import Display, can_animate, panel, panel_rows
 from llmrun.metrics.view import RunFacts, RunView
 
 SCRIPT = Path(__file__).parent / "show_run.py"
@@ -60,6 +60,37 @@ def test_bits_per_byte_stands_beside_the_loss(tmp_path: Path) -> None:
     """Where the text's bytes are known, the loss is also shown in a unit that tokenizers share."""
     [line, _] = plain_output(tmp_path, 1.0, 10.0, [row(2, bits_per_byte=1.625)])
     assert "loss 4.0000 (average 4.5000, 1.62 bits per byte)" in line
+
+
+def watched_row(step: int, **more: object) -> dict[str, object]:
+    return row(step, baseline_low=4.25, baseline_high=4.75, baseline_z=-0.5, **more)
+
+
+def test_the_band_stands_beside_the_loss(tmp_path: Path) -> None:
+    """A watched run shows the band and its z; a step that the baseline lacks says so."""
+    [line, _] = plain_output(tmp_path, 1.0, 10.0, [watched_row(2)])
+    assert "(average 4.5000)  baseline 4.2500 … 4.7500  z -0.5  learning_rate" in line
+
+    lines = plain_output(tmp_path, 1.0, 0.5, [watched_row(2), row(3)])
+    assert "baseline has no such step" in lines[1]
+
+
+def test_a_warning_is_shown_at_once_and_stays(tmp_path: Path) -> None:
+    """Between two plain lines of the interval, in full."""
+    says = "step 2: the smoothed loss 4.5000 has left the baseline's band, above its mean 3.0000"
+    lines = plain_output(tmp_path, 1.0, 100.0, [row(1), row(2, warnings=[says]), row(3)])
+
+    assert f"warning: {says}" in lines
+
+
+def test_the_panel_has_a_line_for_the_band() -> None:
+    """Only where there is one."""
+    view = RunView(RunFacts("demo", 8))
+    view.add(row(1))
+    assert "baseline" not in dict(panel_rows(view, 8))
+
+    view.add(watched_row(2))
+    assert dict(panel_rows(view, 8))["baseline"] == "4.2500 … 4.7500  z -0.5"
 
 
 def test_plain_lines_come_once_an_interval(tmp_path: Path) -> None:

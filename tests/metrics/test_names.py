@@ -17,6 +17,12 @@ def test_contract_names() -> None:
         "mfu",
     )
     assert (names.VAL_LOSS, names.VAL_PPL) == ("val_loss", "val_ppl")
+    assert (names.BASELINE_LOW, names.BASELINE_HIGH, names.BASELINE_Z, names.WARNINGS) == (
+        "baseline_low",
+        "baseline_high",
+        "baseline_z",
+        "warnings",
+    )
     assert (names.BITS_PER_BYTE, names.VAL_BITS_PER_BYTE) == ("bits_per_byte", "val_bits_per_byte")
 
 

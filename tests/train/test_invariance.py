@@ -22,6 +22,7 @@ OPERATIONAL = {
     "checkpoint.on_disk_full": st.sampled_from(["continue", "stop"]),
     "activation_checkpointing": st.sampled_from(["none", "block"]),
     "reproducibility.compare_with": st.sampled_from(["auto", "none"]),
+    "reproducibility.on_difference": st.sampled_from(["warn", "stop"]),
     "hardware.assumed_mfu": st.floats(0.01, 1),
     "hardware.accelerator": st.sampled_from(["null", "H100-SXM", "A100-40G"]),
     "hardware.PUE": st.floats(1, 2),

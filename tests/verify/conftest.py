@@ -19,6 +19,9 @@ from llmrun.ledger.tensors import write_tensors
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
+from warm.fixtures import dataset, driver, pool, server
+
+__all__ = ["dataset", "driver", "pool", "server"]
 
 SHAPES = {"embed.weight": (8, 4), "layers.0.up.weight": (6, 4), "norm.weight": (4,)}
 PREIMAGES = {

@@ -1,5 +1,6 @@
 """`llmrun verify A B` on the screen: exit code and text, as a user sees them."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llmrun.cli.app import run
+from llmrun.cli.verdict import show
 from llmrun.ledger.record import RECORD_BYTES
 
 FINGERPRINT = "f9b1c883f8460d5dc0e7de1cf3e7ab4ea7524ef491b36a17d3c6dc423659251d"
@@ -123,10 +125,11 @@ loss              step                       A                       B   relativ
                     13     0.42857142857142855     0.42857142857185715   1.00e-12         7,721
                     22      0.2608695652173913     0.26113043478260867   9.99e-04       4.7e+12
                     24     0.23999999999999999     0.26400000000000001   9.09e-02       6.1e+14
-tensors      1 differs after step 20:
-             norm.weight
-diagnosis    same data, and the weights after step 11 were equal: the state changed between steps 11 and 12, \
-or dropout drew other numbers, or the forward pass is not deterministic; the fingerprints are equal, \
+tensors      1 of weights differs after step 20:
+             tensor                    elements  max |a - b|   relative          ulps
+             norm.weight                 1 of 4     1.19e-07   9.78e-08             1
+diagnosis    same data and weights, the loss differs at step 12: dropout drew other numbers, \
+the forward pass is not deterministic, or the weights changed between steps 11 and 12; the fingerprints are equal, \
 so config, data, code and environment are not the cause
 different: from step 12 on, first in loss
 """,
@@ -151,11 +154,15 @@ B            runs/b
 fingerprint  differs in config
              seed: 42 -> 43
 compared     24 steps, up to step 24, all of both
-tensors      3 differ after step 0:
+tensors      3 of weights differ after step 0:
              embed.weight
              layers.0.up.weight
              norm.weight
-diagnosis    initialisation differs: the weights differ before the first step; \
+how far      after step 10                    elements  max |a - b|   relative          ulps
+             embed.weight                      1 of 32     1.49e-08   1.18e-07             1
+             layers.0.up.weight                1 of 24     2.98e-08   6.90e-08             1
+             norm.weight                        1 of 4     5.96e-08   8.64e-08             1
+diagnosis    weights differ before the first step: initialisation; \
 the fingerprints differ in config (seed: 42 -> 43)
 different: before the first step, first in weights
 """,
@@ -201,8 +208,9 @@ def test_the_json_has_its_keys_in_every_case(runs, llmrun):
     runs.make("b", checkpoints=())
     runs.make("c", last_step=20, change=lambda r: replace(r, loss=9.0) if r.step == 5 else r)
     keys = (
-        "a b equal first_step quantity quantities tensors tensors_step diagnosis steps_compared complete "
-        "last_steps chain checkpoints_compared tensors_compared distances fingerprints_equal fingerprints "
+        "a b equal first_step quantity quantities tensors tensors_step tensors_quantity module elements diagnosis "
+        "steps_compared complete last_steps chain checkpoints_compared tensors_compared distances "
+        "tensor_distances differing_steps equal_again_from fingerprints_equal fingerprints "
         "fingerprint_parts fingerprint_changes damage notes"
     )
     for other, code in (
@@ -217,6 +225,35 @@ def test_the_json_has_its_keys_in_every_case(runs, llmrun):
         assert list(document) == keys.split()
         assert document["equal"] is (code == 0)
         assert (document["first_step"], document["quantity"]) == ((None, None) if code == 0 else (5, "loss"))
+
+
+def test_on_a_terminal_the_words_are_wrapped_and_coloured(monkeypatch, tmp_path):
+    """Tables stay in one piece; the verdict is red or green."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.delenv("NO_COLOR")
+    show(
+        [
+            f"{'loss':<13}{'1 ' * 40}",
+            f"{'diagnosis':<13}{'word ' * 20}",
+            "different: from step 3 on, first in loss",
+        ]
+    )
+
+    assert terminal.getvalue().splitlines() == [
+        f"\x1b[1mloss         \x1b[0m{'1 ' * 40}",
+        f"\x1b[1mdiagnosis    \x1b[0m{'word ' * 9}".rstrip(),
+        *[f"             {'word ' * 9}".rstrip()],
+        f"             {'word ' * 2}".rstrip(),
+        "\x1b[1;31mdifferent: from step 3 on, first in loss\x1b[0m",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,24 @@ import errno
 import os
 import threading
 import time
+from pathlib import Path
 
 import torch
+from seeded import (  # noqa: F401  the server looks every fault up here
+    before_step,
+    change_token,
+    decay_norms,
+    flip_moment_bit,
+    forget_updates,
+    late_learning_rate,
+    other_generators,
+    other_initial_value,
+    other_order,
+    perturb_backward,
+    perturb_gradient,
+    shift_samples,
+    swap_tensors,
+)
 
 from llmrun.durable import Disk
 
@@ -241,3 +257,69 @@ def saver_bug(rank: int) -> None:
         save_rank(directory, snapshot, own_rank, world)
 
     module.save_rank = broken
+
+
+def perturb_output(step: int, module: str, number: int = 0) -> None:
+    """At `step` the largest element of what a module makes of micro-batch `number` is the float next to it."""
+    calls = []
+
+    def bump(_module, _inputs, output):
+        calls.append(None)
+        if len(calls) != number + 1:
+            return output
+        changed = output.detach().clone()
+        integer = torch.int16 if output.element_size() == 2 else torch.int32
+        changed.view(-1).view(integer)[output.abs().argmax()] += 1
+        return output + (changed - output).detach()
+
+    before_step(
+        step,
+        lambda state: state.strategy.model.get_submodule(module).register_forward_hook(bump, prepend=True),
+    )
+
+
+def in_start(start: int, directory: str, then: str, **arguments) -> None:
+    """Another mutation, but only in the worker that starts as the `start`th one (from 1) of those that share `directory`."""
+    place = Path(directory)
+    place.mkdir(exist_ok=True)
+    before = len(list(place.iterdir()))
+    (place / str(before + 1)).touch()
+    if before + 1 == start:
+        globals()[then](**arguments)
+
+
+def from_start(start: int, directory: str, then: str, **arguments) -> None:
+    """Another mutation, in the worker that starts as the `start`th one and in all after it."""
+    place = Path(directory)
+    place.mkdir(exist_ok=True)
+    before = len(list(place.iterdir()))
+    (place / str(before + 1)).touch()
+    if before + 1 >= start:
+        globals()[then](**arguments)
+
+
+def perturb_attention(step: int, gradient: bool = False) -> None:
+    """At `step` the first attention of micro-batch 0 gives (or gets back) the float next to its largest element."""
+    from llmrun.model import attention as module
+
+    def act(_state):
+        attend = module.F.scaled_dot_product_attention
+
+        def bumped(*inputs, **named):
+            module.F.scaled_dot_product_attention = attend
+            found = attend(*inputs, **named)
+            if gradient:
+                found.register_hook(next_largest)
+                return found
+            return found + (next_largest(found.detach()) - found).detach()
+
+        module.F.scaled_dot_product_attention = bumped
+
+    before_step(step, act)
+
+
+def next_largest(values):
+    """`values` with the largest element moved to the float next to it, float32."""
+    changed = values.clone(memory_format=torch.contiguous_format)
+    changed.view(-1).view(torch.int32)[changed.abs().argmax()] += 1
+    return changed

@@ -1,0 +1,166 @@
+"""What `llmrun verify` does where steps are executed again: one run, or the step at which two part."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrun.cli import console
+from llmrun.cli.verdict import show
+
+if TYPE_CHECKING:
+    from llmrun.metrics.jsonl import Row
+    from llmrun.verify.replay.route import Crew
+
+INTERVAL_S = 0.2
+PLAIN_INTERVAL_S = 10.0
+BISECT_STEPS = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `llmrun verify` that speak of executing steps again; None where not given."""
+
+    from_step: int | None
+    steps: int | None
+    D: int | None
+    windows: int | None
+    seed: int | None
+    data: Path | None
+
+    def check_for_comparison(self) -> None:
+        """None of them is for a comparison.  Raises InputError."""
+        for option in ("--from", "--steps", "--D", "--windows", "--seed", "--data"):
+            self._refuse(option, "executes steps again; what is given here is only compared")
+
+    def check_for_bisect(self, *, two_runs: bool) -> None:
+        """Raises InputError for options that do not go with `--bisect`."""
+        self._refuse("--windows", "does not go with --bisect")
+        self._refuse("--seed", "does not go with --bisect")
+        if two_runs:
+            self._refuse(
+                "--from", "does not go with --bisect of two runs: the step is the one at which they part"
+            )
+            self._refuse(
+                "--steps", "does not go with --bisect of two runs: the step is the one at which they part"
+            )
+
+    def check_for_replay(self) -> None:
+        """Raises InputError for options that contradict each other."""
+        if self.windows is None:
+            self._refuse("--seed", "is for --windows K")
+        else:
+            self._refuse("--from", "does not go with --windows: they are drawn from the whole run")
+
+    def _refuse(self, option: str, why: str) -> None:
+        from llmrun.errors import InputError
+
+        given = {
+            "--from": self.from_step,
+            "--steps": self.steps,
+            "--D": self.D,
+            "--windows": self.windows,
+            "--seed": self.seed,
+            "--data": self.data,
+        }
+        if given[option] is not None:
+            raise InputError(f"{option} {why}", hints=["`llmrun verify --help` shows what goes together"])
+
+
+def replay_run(path: Path, asked: Asked, as_json: bool) -> None:
+    """Execute steps of one run again.  Ends with exit code 0 or 1, or raises what stopped it."""
+    from llmrun.cli.verify import end_with
+    from llmrun.verify.replay.audit import DEFAULT_STEPS, Wish, verify_replay
+    from llmrun.verify.replay.words import lines_of_replay
+
+    wish = Wish(asked.from_step, asked.steps or DEFAULT_STEPS, asked.windows, asked.seed or 0)
+    with crew_for(asked) as crew:
+        replay = verify_replay(path, wish, crew)
+    if as_json:
+        console.emit_json(replay.as_json())
+    else:
+        show(lines_of_replay(replay))
+    end_with(replay.verdict)
+
+
+def bisect_runs(path_a: Path, path_b: Path | None, asked: Asked, as_json: bool) -> None:
+    """Name the first module that differs.  Ends with exit code 0 or 1, or raises what stopped it."""
+    from llmrun.cli.verify import end_with
+    from llmrun.verify.replay.locate import locate_between, locate_in
+    from llmrun.verify.replay.words import lines_of_bisection
+    from llmrun.verify.words import lines_of
+
+    with crew_for(asked) as crew:
+        if path_b is None:
+            located = locate_in(path_a, asked.from_step, asked.steps or BISECT_STEPS, crew)
+        else:
+            located = locate_between(path_a, path_b, crew)
+    if as_json:
+        console.emit_json(located.as_json())
+    else:
+        before = [] if path_b is None else lines_of(located.verdict)
+        show([*before, *lines_of_bisection(located)])
+    end_with(located.verdict)
+
+
+@contextmanager
+def crew_for(asked: Asked) -> "Iterator[Crew]":
+    """Workers under torchrun and a scratch directory, which stays only where an error names a log in it."""
+    import tempfile
+
+    from llmrun.durable import DISK
+    from llmrun.errors import LlmrunError
+    from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.verify.replay.route import Crew
+
+    scratch = Path(tempfile.mkdtemp(prefix="llmrun-replay-"))
+    view = StepView(live=console.colours(sys.stderr))
+    keep = False
+    try:
+        yield Crew(TorchrunStarter(), view, scratch, asked.D, asked.data)
+    except LlmrunError as error:
+        keep = str(scratch) in (error.where or "")
+        raise
+    finally:
+        view.close()
+        if not keep:
+            DISK.remove_tree(scratch)
+
+
+class StepView:
+    """Says which step was executed last: on a terminal in place, elsewhere now and then."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._said_at_s = time.monotonic()
+
+    def rows(self, rows: "Sequence[Row]") -> None:
+        """New steps."""
+        now_s = time.monotonic()
+        if now_s - self._said_at_s < (INTERVAL_S if self._live else PLAIN_INTERVAL_S):
+            return
+        self._said_at_s = now_s
+        line = f"executed step {rows[-1]['step']:,}"
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        else:
+            console.note(line)
+
+    def checkpoint(self, step: int) -> None:
+        """The state before a bisection was saved."""
+
+    def remark(self, says: str) -> None:
+        """A scratch segment has nothing to say that its verdict does not."""
+
+    def stopping(self, says: str) -> None:
+        """Nobody asks a replay to save."""
+
+    def close(self) -> None:
+        """Leave an empty line to what follows."""
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

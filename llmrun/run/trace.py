@@ -1,0 +1,86 @@
+"""The trace of re-executed steps: one digest for each tensor that modules hand on, in the order of execution.
+
+trace.jsonl   one JSON array a line: step, micro-batch, phase, module, what, dtype, shape, digest
+kept.bin      the bytes of one of these tensors, little-endian, contiguous
+kept.json     which one: {"entry": number of its line, from 0}
+
+A trace is written by a worker (`llmrun.train.trace`) and read here without torch.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmrun.durable import replace_file, replace_json, replace_text
+
+TRACE_NAME = "trace.jsonl"
+KEPT_BYTES = "kept.bin"
+KEPT_ENTRY = "kept.json"
+
+Phase = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    step:        the step that it belongs to (1-based, as in the ledger).
+    micro_batch: number of the micro-batch in the step.
+    module:      dotted name of the module whose code made the tensor; empty for the model itself.
+    what:        `output`, `input of CHILD` (made between the children of `module`), `gradient 0 of MmBackward0`.
+    dtype:       as torch names it, without `torch.`.
+    digest:      64 bits, as in the ledger.
+    """
+
+    step: int
+    micro_batch: int
+    phase: Phase
+    module: str
+    what: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: int
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Everything but the value: equal in two executions of the same code."""
+        return astuple(self)[:-1]
+
+
+def write_trace(directory: Path, entries: Iterable[Entry]) -> None:
+    """Write the trace of one execution durably."""
+    lines = (json.dumps(astuple(entry), ensure_ascii=False) for entry in entries)
+    replace_text(directory / TRACE_NAME, "".join(f"{line}\n" for line in lines))
+
+
+def read_trace(path: Path) -> list[Entry]:
+    """The entries in a file that `write_trace` wrote."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        step, micro_batch, phase, module, what, dtype, shape, digest = json.loads(line)
+        entries.append(Entry(step, micro_batch, phase, module, what, dtype, tuple(shape), digest))
+    return entries
+
+
+def write_kept(directory: Path, number: int, content: bytes) -> None:
+    """Keep the bytes of the tensor of entry `number`, in place of what was kept."""
+    replace_file(directory / KEPT_BYTES, [content])
+    replace_json(directory / KEPT_ENTRY, {"entry": number})
+
+
+def read_kept(directory: Path) -> tuple[int, bytes] | None:
+    """(number of the entry, bytes of its tensor); None where none was kept."""
+    stated = directory / KEPT_ENTRY
+    if not stated.exists():
+        return None
+    return int(json.loads(stated.read_text())["entry"]), (directory / KEPT_BYTES).read_bytes()
+
+
+def first_different(a: list[Entry], b: list[Entry]) -> int | None:
+    """The number of the first entry that differs, in place or value; None where all are equal."""
+    for number, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return number
+    return None if len(a) == len(b) else min(len(a), len(b))

@@ -1,0 +1,138 @@
+"""Groups of runs that are compared: their curves, and what the comparison has to know of their making."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrun.errors import InputError
+from llmrun.metrics.curves import Curve, first_equal_pair, read_curve
+from llmrun.provenance.fingerprint import leaf_differences
+from llmrun.run.directory import RunDirectory
+from llmrun.run.groups import find_runs
+from llmrun.run.record import RunRecord, read_record
+
+RUNS_MIN = 2
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a group."""
+
+    run: RunDirectory
+    record: RunRecord
+    curve: Curve
+
+    @property
+    def name(self) -> str:
+        """The run's directory, by its name."""
+        return self.run.name
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was trained with."""
+        return int(self.record.config["seed"])
+
+    def preimage(self, part: str) -> Any:
+        """The preimage of one part of its fingerprint."""
+        return self.record.preimages_of(self.record.last)[part]
+
+
+@dataclass(frozen=True)
+class Group:
+    """At least two runs that are draws from one distribution: the same but for their seeds, or for hardware.
+
+    label: baseline or candidate.
+    """
+
+    label: str
+    members: tuple[Member, ...]
+
+    @property
+    def n(self) -> int:
+        """Runs."""
+        return len(self.members)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs."""
+        return [member.name for member in self.members]
+
+
+def load_group(label: str, wanted: Sequence[str], runs_dir: str | Path) -> Group:
+    """The runs that `wanted` names: names, paths, patterns, several in one entry with commas.
+
+    Raises InputError where they are not there, fewer than two, or without metrics.
+    """
+    entries = [part.strip() for entry in wanted for part in entry.split(",") if part.strip()]
+    runs = find_runs(entries, runs_dir)
+    if len(runs) < RUNS_MIN:
+        found = f"only {runs[0].name}" if runs else "no run"
+        raise InputError(
+            f"--{label} names {found}: a group needs at least {RUNS_MIN} runs, five make a useful one",
+            hints=[f"`--{label} RUN,RUN,…`, or a pattern in quotes: `--{label} 'base-*'`"],
+        )
+    members = []
+    for run in runs:
+        curve = read_curve(run.metrics_file)
+        if not curve.steps:
+            raise InputError(f"{run.path} has no metrics: it has trained no step", hints=["leave it out"])
+        members.append(Member(run, read_record(run.record_file), curve))
+    return Group(label, tuple(members))
+
+
+def check_comparable(groups: Sequence[Group]) -> None:
+    """The runs must be different draws, and a step and a token mean the same in all.  Raises InputError."""
+    members = [member for group in groups for member in group.members]
+    pair = first_equal_pair([member.curve.loss_smooth for member in members])
+    if pair is not None:
+        a, b = (members[place] for place in pair)
+        raise InputError(
+            f"{a.run.path} and {b.run.path} have equal losses: they are one draw, not two",
+            hints=[
+                "groups are of different seeds, or of hardware that gives other bits; leave one of the two out",
+                f"`llmrun verify {a.run.path} {b.run.path}` compares their bits",
+            ],
+        )
+    _check_same(members, "GB_tok", [m.record.config["batch"]["GB_tok"] for m in members], "their steps")
+    _check_same(members, "tokenizer", [m.preimage("data")["tokenizer"] for m in members], "losses per token")
+
+
+def _check_same(members: Sequence[Member], what: str, values: Sequence[Any], whose: str) -> None:
+    """Raises InputError where a run has another value than the first one."""
+    for member, value in zip(members, values, strict=True):
+        if value != values[0]:
+            raise InputError(
+                f"{member.name} has another {what} than {members[0].name}: {whose} cannot be compared",
+                caused_by=[f"{what}: {values[0]} and {value}"],
+            )
+
+
+def differing_within(group: Group) -> list[str]:
+    """What the runs of one group differ in beside the seed, as dotted keys and parts of the fingerprint."""
+    first, found = group.members[0], set()
+    for member in group.members[1:]:
+        found |= _differing(first, member)
+    return sorted(found)
+
+
+def differing_between(a: Group, b: Group) -> list[str]:
+    """What the first runs of two groups differ in beside the seed."""
+    return sorted(_differing(a.members[0], b.members[0]))
+
+
+def _differing(a: Member, b: Member) -> set[str]:
+    """Dotted keys of the config with both values, and other parts by their names."""
+    found = {
+        f"{key} {old} → {new}"
+        for key, old, new in leaf_differences(a.preimage("config"), b.preimage("config"))
+        if key != "seed"
+    }
+    for part in ("data", "environment"):
+        found |= {
+            f"{part}.{key.split('.')[0]}"
+            for key, _, _ in leaf_differences(a.preimage(part), b.preimage(part))
+        }
+    if leaf_differences(a.preimage("code"), b.preimage("code")):
+        found.add("code")
+    return found

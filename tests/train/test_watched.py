@@ -1,0 +1,111 @@
+"""What a run is compared with while it trains: an earlier run of its fingerprint, and a baseline's noise band."""
+
+import json
+import shutil
+
+import pytest
+
+from llmrun.errors import RunFailedError
+from llmrun.ledger.reader import LedgerReader
+from llmrun.metrics.jsonl import rows
+from warm.bits import chain_of
+from warm.driver import Driver
+from warm.pool import PoolStarter
+
+AUTO = "reproducibility.compare_with=auto"
+STOP = "reproducibility.on_difference=stop"
+LONG = ("T_tokens=12Ki", "eval.every_steps=null")
+"""24 steps."""
+
+
+@pytest.fixture
+def place(driver, straight):
+    """A place for runs in which `first` has been trained, and in which three runs are a baseline."""
+    first = driver.run("first")
+    first.path.parent.mkdir()
+    shutil.copytree(straight, first.path)
+    return driver
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, dataset, server):
+    """A run that nothing disturbed."""
+    driver = Driver(tmp_path_factory.mktemp("straight"), dataset)
+    driver.train(PoolStarter(server), "first", *LONG)
+    return driver.run("first").path
+
+
+def warnings_of(run):
+    """The warnings of the rows that have any, by step."""
+    return {row["step"]: row["warnings"] for row in rows(run.metrics_file) if "warnings" in row}
+
+
+def test_a_difference_from_a_twin_is_on_its_row_at_once(place, server):
+    """The warning stands in metrics.jsonl at its step, in run.json, and the run goes on."""
+    ended = place.train(PoolStarter(server, "flip_weight_bit", step=9), "second", *LONG, AUTO)
+    says = "step 10 differs from first, an earlier run of the same fingerprint: loss"
+
+    assert ended.end.why == "finished"
+    assert ended.end.remarks == (says,)
+    assert warnings_of(place.run("second")) == {10: [says]}
+    assert ended.record.segments[-1].remarks == [says]
+
+
+def test_a_difference_from_a_twin_stops_where_that_is_wished(place, server, pool):
+    """Exit 4 at the step; a resume is equal to the twin, which outvotes the spoiled tail, and goes on."""
+    ended = place.train(PoolStarter(server, "flip_weight_bit", step=9), "second", *LONG, AUTO, STOP)
+    run = place.run("second")
+    error = ended.error(run)
+
+    assert isinstance(error, RunFailedError)
+    assert error.says == "step 10 differs from first, an earlier run of the same fingerprint: loss"
+    assert any("`llmrun verify" in hint for hint in error.hints)
+    assert LedgerReader(run.ledger_file).last_step == 10
+    assert [path.name for path in run.ledger_tensors.iterdir() if "10" in path.name]
+    resumed = place.resume(pool, "second")
+    assert resumed.end.why == "finished"
+    assert resumed.end.remarks == (
+        "ledger-tail-002.bin is wrong from step 10 on (loss): another record of the step agrees with this one",
+    )
+    assert resumed.end.proven_steps == 5
+
+
+def make_baseline(driver, shift):
+    """Three runs whose smoothed losses are those of `first`, moved by `shift` and a little more each."""
+    first = driver.run("first")
+    for number in range(3):
+        copy = driver.run(f"base-{number}")
+        shutil.copytree(first.path, copy.path)
+        moved = [
+            json.dumps(row | {"loss_smooth": row["loss_smooth"] + shift + number / 1000})
+            for row in rows(first.metrics_file)
+        ]
+        copy.metrics_file.write_text("".join(f"{line}\n" for line in moved))
+
+
+def test_a_run_that_leaves_its_baseline_is_warned_of(place, pool):
+    """At the fifteenth step outside; band and z on every row, the warning on its row and in run.json; no bit changes."""
+    make_baseline(place, shift=-1.0)
+    ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
+    run = place.run("watched")
+    (remark,) = ended.end.remarks
+
+    assert ended.end.why == "finished"
+    assert remark.startswith("step 15: the smoothed loss")
+    assert "above its mean" in remark
+    assert warnings_of(run) == {15: [remark]}
+    assert ended.record.segments[-1].remarks == [remark]
+    for row in rows(run.metrics_file):
+        assert row["baseline_low"] < row["baseline_high"] < row["loss_smooth"]
+        assert row["baseline_z"] > 3
+    assert chain_of(run) == chain_of(place.run("first"))
+
+
+def test_a_run_within_its_baseline_is_not(place, pool):
+    """Its z is small at every step."""
+    make_baseline(place, shift=-0.001)
+    ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
+
+    assert ended.end.remarks == ()
+    assert warnings_of(place.run("watched")) == {}
+    assert all(abs(row["baseline_z"]) < 1 for row in rows(place.run("watched").metrics_file))
