@@ -63,7 +63,8 @@ class Recorder:
         tokens: seen after the step.  begun_s: reading of time.perf_counter when the step began.
         Raises RunFailedError where a recomputed step differs from what was recorded before.
         """
-        rates = self._throughput.step(begun_s, time.perf_counter(), facts.tokens)
+        ended_s = time.perf_counter()
+        rates = self._throughput.step(begun_s, ended_s, facts.tokens)
         tensors = {
             "gradients": by_name(self._slots, facts.gradient_digests),
             "weights": by_name(self._slots, facts.weight_digests),
@@ -97,6 +98,7 @@ class Recorder:
             names.GRAD_NORM: facts.grad_norm,
             names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,
             names.TOTAL_TOKENS_PER_SECOND: rates.total_tokens_per_second,
+            names.STEP_SECONDS: ended_s - begun_s,
             names.MFU: rates.mfu,
         }
 
