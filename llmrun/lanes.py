@@ -41,6 +41,7 @@ def best_cuts(V: int, D: int) -> tuple[int, ...]:
     freedom left is used to cut where the tree is cut (V = 64, D = 7: 1.9 nodes a rank instead of 3.1).
     Dynamic programme over (ranks, lanes): O(V²).
     """
+    nodes_of = cache(lambda start, stop: len(maximal_nodes(V, range(start, stop))))
     most = -(-V // D)
     unreachable = (D * V + 1, 0)
     best = {0: (0, 0)}
@@ -52,7 +53,7 @@ def best_cuts(V: int, D: int) -> tuple[int, ...]:
             for stop in range(start + 1, min(start + most, V) + 1):
                 if not ranks_left <= V - stop <= ranks_left * most:
                     continue
-                total = nodes + len(maximal_nodes(V, range(start, stop)))
+                total = nodes + nodes_of(start, stop)
                 if total < following.get(stop, unreachable)[0]:
                     following[stop] = (total, start)
         history.append(following)

@@ -134,6 +134,12 @@ def cpus_usable() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def device_name(device: str) -> str:
+    """The first device of a kind (`cuda` or `cpu`) as its driver or the kernel names it."""
+    gpus = visible_gpus() if device == "cuda" else []
+    return gpus[0].name if gpus else cpu_model() or "unknown CPU"
+
+
 def memory_bytes() -> int:
     """Physical memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

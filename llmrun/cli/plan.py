@@ -1,15 +1,20 @@
 """`llmrun plan`: what a config means and what it will cost."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmrun.cli import console
+from llmrun.errors import InputError
 
 if TYPE_CHECKING:
     from llmrun.config.load import LoadedConfig
     from llmrun.config.resolve import DatasetFacts
+    from llmrun.plan.calibration import TimeEstimate
+    from llmrun.plan.language import Language, Say
+    from llmrun.plan.plan import Plan
 
 
 def plan(
@@ -20,32 +25,97 @@ def plan(
             "--set", metavar="KEY=VALUE", help="Override a value, e.g. batch.GB_tok=1M; repeatable."
         ),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="CONFIG2", help="Show a second config beside it; --set is for both."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show every formula with its numbers.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show every formula with its numbers, and the table over D.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few real steps here, and take the time from them.")
+    ] = False,
+    lang: Annotated[
+        str | None, typer.Option("--lang", metavar="en|zh", help="Language; default that of the locale.")
+    ] = None,
 ) -> None:
-    """Derive batch, FLOPs, memory, time and cost from a config.
+    """Derive batch, FLOPs, memory, checkpoints, time and cost from a config.
 
-    Nothing is started and nothing is written.  A dataset is needed only where the config gives no vocab_size.
+    Nothing is started but by --calibrate, and nothing is left behind.  A dataset is needed only where the config
+    gives no vocab_size.
     """
-    from llmrun.config.load import load_config
-    from llmrun.config.resolve import MachineFacts, resolve
-    from llmrun.plan.plan import make_plan, remarks
+    from llmrun.cli.measuring import measured_json, measured_lines
+    from llmrun.plan.language import speaker
 
-    loaded = load_config(Path(config), overrides or [])
-    dataset = _dataset(loaded)
-    resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
-    result = make_plan(resolved, dataset, _place(loaded, "hardware.accelerator"))
+    say = speaker(_language(lang))
+    paths = [path for path in (config, compare) if path is not None]
+    planned = [_plan_of(path, overrides or [], say, calibrate=calibrate) for path in paths]
+    plans = [each for each, _ in planned]
     if json:
-        console.emit_json(result.as_json())
+        from llmrun.plan.figures import as_json
+
+        figures = [as_json(each) | measured_json(each, timed) for each, timed in planned]
+        console.emit_json(figures[0] if compare is None else {"plans": figures})
+    elif compare is not None:
+        from llmrun.plan.compare import comparison
+
+        console.out(comparison(plans[0], plans[1], say))
     else:
-        from llmrun.plan.explain import explanation
         from llmrun.plan.summary import summary
 
-        console.out(summary(result))
-        if explain:
-            console.out(f"\n{explanation(result)}")
-    for remark in remarks(result):
+        console.out(summary(plans[0], say))
+        for line in measured_lines(*planned[0], say):
+            console.out(f"  {line}".rstrip())
+    if explain and not json:
+        from llmrun.plan.explain import explanation
+
+        for each in plans:
+            console.out(f"\n{explanation(each, say)}")
+    _warn(plans)
+
+
+def _plan_of(
+    path: str, overrides: list[str], say: "Say", *, calibrate: bool
+) -> "tuple[Plan, TimeEstimate | None]":
+    """The plan of a config file, and what was timed for it where that was asked for."""
+    from llmrun.cli.measuring import as_measured, earlier_runs, timed_here
+    from llmrun.config.load import load_config
+    from llmrun.config.resolve import MachineFacts, resolve
+    from llmrun.plan.plan import make_plan
+
+    loaded = load_config(Path(path), overrides)
+    dataset = _dataset(loaded)
+    resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
+    place = _place(loaded, "hardware.accelerator")
+    timed = timed_here(resolved) if calibrate else None
+    measured = as_measured(timed, say) if timed else None
+    plan = make_plan(resolved, dataset, place, measured)
+    if plan.costs.time_hours is None and (measured := earlier_runs(resolved, say)) is not None:
+        plan = make_plan(resolved, dataset, place, measured)
+    return plan, timed
+
+
+def _warn(plans: "list[Plan]") -> None:
+    """What the user should know, once each."""
+    from llmrun.plan.plan import remarks
+
+    for remark in dict.fromkeys(remark for plan in plans for remark in remarks(plan)):
         console.warn(remark.says, remark.hint)
+
+
+def _language(asked: str | None) -> "Language":
+    """The language asked for, else that of the locale.  Raises InputError for another one."""
+    from llmrun.plan.language import LANGUAGES, language_of
+
+    if asked is None:
+        return language_of(os.environ)
+    for language in LANGUAGES:
+        if asked == language:
+            return language
+    raise InputError(f"--lang {asked} is no language of llmrun", hints=["write `--lang en` or `--lang zh`"])
 
 
 def _dataset(loaded: "LoadedConfig") -> "DatasetFacts | None":

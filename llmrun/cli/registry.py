@@ -126,7 +126,7 @@ COMMANDS: dict[str, Command | Group] = {
     "plan": Command(
         module="llmrun.cli.plan",
         function="plan",
-        says="Derive batch, FLOPs, memory, time and cost from a config.",
+        says="Derive batch, FLOPs, memory, checkpoints, time and cost from a config.",
         exits=(0, 2),
     ),
     "train": Command(

@@ -48,19 +48,26 @@ def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
     """Show one run: what it came from and each of its segments."""
     from dataclasses import asdict
 
+    from llmrun.plan.record import lines_of_forecast
     from llmrun.run.directory import find_run
+    from llmrun.run.forecast import read_forecasts
     from llmrun.run.lock import live_owner
     from llmrun.run.overview import lines_of
     from llmrun.run.record import read_record
 
     found = find_run(run, runs_dir)
     record, owner = read_record(found.record_file), live_owner(found.lock_file)
+    forecasts = read_forecasts(found)
     if json:
         who = None if owner is None else owner.describe()
-        console.emit_json({"run": str(found.path), "trained_by": who, **asdict(record)})
+        judged = [asdict(forecast) for forecast in forecasts]
+        console.emit_json({"run": str(found.path), "trained_by": who, **asdict(record), "forecasts": judged})
         return
     for line in lines_of(found, record, owner):
         console.out(line)
+    for forecast in forecasts:
+        for line in lines_of_forecast(forecast):
+            console.out(f"segment {forecast.segment} {line}")
 
 
 def diff(

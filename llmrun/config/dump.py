@@ -11,7 +11,7 @@ from llmrun.config.quantities import show_quantity
 from llmrun.config.schema import Config
 from llmrun.streams import canonical_json
 
-ADDED_LATER: Mapping[str, Any] = {}
+ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
 """Numeric fields that entered the schema after the first release, by key, with the value that means the old
 behaviour.  While a field has that value it is left out of the fingerprint, so that old fingerprints live on."""
 

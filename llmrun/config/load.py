@@ -43,6 +43,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     for index, override in enumerate(overrides):
         apply_override(raw, override, index, findings)
     config, bad = _validate(raw, findings)
+    config = _with_preset(config, raw, findings)
     reads_sound = [rule for rule in RULES if all(raw.is_sound(key, bad) for key in rule.reads)]
     check_rules(config, reads_sound, raw.given, findings)
     findings.raise_if_any()
@@ -97,6 +98,34 @@ def _validate(raw: Raw, findings: Findings) -> tuple[Config, frozenset[str]]:
         _explain(leaves()[key], raw.given[key], cause, findings)
     bad = frozenset(wrong)
     return Config.model_validate(raw.values(without=bad)), bad
+
+
+def _with_preset(config: Config, raw: Raw, findings: Findings) -> Config:
+    """The config with the shape of its preset in every key that was not given beside it.
+
+    A preset named by `--set` stands over the keys of the file, as every `--set` does.
+    """
+    name = config.model.preset
+    if name is None:
+        return config
+    # Parsing the table takes longer than everything else here: only who names a preset pays for it.
+    from llmrun.config.presets import changes_of, nearest_presets, preset_table
+
+    preset = preset_table().get(name)
+    if preset is None:
+        given = raw.given["model.preset"]
+        findings.add(given.place, f"there is no preset {shorten(name)}", given.spelled, nearest_presets(name))
+        return config.model_copy(update={"model": config.model.model_copy(update={"preset": None})})
+    changes = changes_of(preset, _beside(raw, "model.preset"))
+    return config.model_copy(
+        update={section: getattr(config, section).model_copy(update=of) for section, of in changes.items()}
+    )
+
+
+def _beside(raw: Raw, key: str) -> list[str]:
+    """The keys that were given where `key` was: all of them, or those of `--set` where it came from there."""
+    options = [found for found, given in raw.given.items() if given.place.where.startswith("--set ")]
+    return options if key in options else list(raw.given)
 
 
 def _key_at(location: tuple[int | str, ...]) -> str:

@@ -9,7 +9,7 @@ from llmrun.config.load import LoadedConfig
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config
 from llmrun.config.sections import ScheduleConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
+from llmrun.config.shape import ModelShape, beyond_of, complete_model, shape_of
 from llmrun.errors import InputError
 
 
@@ -38,11 +38,13 @@ class Resolved:
 
     config: V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
             hardware.device are written out; A is None at an uneven D.
+    preset: the published model that the config named.
     """
 
     config: Config
     batch: Batch
     shape: ModelShape
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def resolve(
     """The config of a run on this dataset and machine.
 
     dataset:      None where there is none; then the config must give model.vocab_size.
-    for_training: also refuse what would only stop a run, not a plan: `device: cuda` without a GPU.
+    for_training: also refuse what would only stop a run, not a plan: `device: cuda` without a GPU, a preset that
+                  the built-in model cannot train.
     Raises ConfigError with all problems across fields, dataset and machine.
     """
     findings = Findings(loaded.source)
@@ -79,11 +82,13 @@ def resolve(
     if for_training and config.hardware.device == "cuda" and machine.gpus == 0:
         hint = "set `--set hardware.device=cpu`, or run on a machine with a GPU"
         _add(findings, loaded, "hardware.device", "device is cuda, but this machine has no GPU", hint)
+    if for_training:
+        _check_trainable(loaded, findings)
     findings.raise_if_any()
     config = _with_D(config, machine)
     check_rules(config, [AGREEMENT], given, findings)
     findings.raise_if_any()
-    return _complete(config, dataset)
+    return replace(_complete(config, dataset), preset=loaded.config.model.preset)
 
 
 def resolve_for_D(resolved: Resolved, D: int) -> Resolved:
@@ -149,6 +154,19 @@ def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findin
             if split == "validation":
                 hint += ", or `--set eval.every_steps=null`"
             _add(findings, loaded, key, says, hint)
+
+
+def _check_trainable(loaded: LoadedConfig, findings: Findings) -> None:
+    """The preset's shape is one that the built-in model has."""
+    beyond = beyond_of(loaded.config.model)
+    if beyond is None:
+        return
+    says = (
+        f"the preset {loaded.config.model.preset} is for `llmrun plan` only: "
+        f"the built-in model does not have {beyond.described()}"
+    )
+    hint = "leave `model.preset` out and give the shape by its keys, or take a preset of gpt2, gpt3, llama1, llama2 or llama3"
+    _add(findings, loaded, "model.preset", says, hint)
 
 
 def _with_D(config: Config, machine: MachineFacts) -> Config:

@@ -23,6 +23,7 @@ MU_TOK_NAMES = ("\u03bc_tok", "\u00b5_tok", "mu_tok", "micro_tok")
 class ModelConfig(Section):
     """The decoder-only transformer."""
 
+    preset: str | None = numeric(None, unit="name", allowed="the name of a published model, such as llama3-8b", says="Shape of a published model: fills the keys of `model` and the `batch.L_ctx` that are not given; some are for `plan` only")  # fmt: skip
     n_layers: Count = numeric(6, unit="blocks", says="Number of transformer blocks")
     d_model: Width = numeric(256, unit="elements", says="Width of the residual stream")
     n_heads: Count = numeric(8, unit="heads", says="Number of query heads")
@@ -151,7 +152,13 @@ class HardwareConfig(Section):
     accelerator: str | None = operational(
         None, unit="row of the hardware table", says="Device for plan and MFU"
     )
-    assumed_mfu: float = operational(0.4, unit="fraction of peak", says="MFU assumed by plan", gt=0, le=1)
+    assumed_mfu: float = operational(0.4, unit="fraction of peak", says="MFU assumed by plan", ge=0.001, le=1)
     PUE: float = operational(1.15, unit="1", says="Power usage effectiveness of the site", ge=1, le=5)
-    yuan_per_kWh: float = operational(0.6, unit="¥/kWh", says="Price of energy", ge=0)
-    yuan_per_GPU_hour: float | None = operational(None, unit="¥/GPU-hour", says="Price of a GPU-hour; null: unknown", ge=0)  # fmt: skip
+    yuan_per_kWh: float = operational(0.6, unit="¥/kWh", says="Price of energy", ge=0, le=1e6)
+    yuan_per_GPU_hour: float | None = operational(None, unit="¥/GPU-hour", says="Price of a GPU-hour; null: unknown", ge=0, le=1e6)  # fmt: skip
+    kgCO2_per_kWh: float = operational(0.5366, unit="kg/kWh", says="CO2 of a kWh; default the Chinese grid's mean of 2022 (Ministry of Ecology and Environment, December 2024)", ge=0, le=100)  # fmt: skip
+    watts_per_device: float | None = operational(None, unit="W", says="Mean power of one device as measured; null: its TDP", ge=0.1, le=1e5)  # fmt: skip
+    checkpoint_GBps: float = operational(2.0, unit="10^9 bytes/s", says="Rate at which all ranks together write a checkpoint to the disk that keeps it", ge=1e-3, le=1e6)  # fmt: skip
+    device_MTBF_hours: float = operational(50_700.0, unit="hours", says="Mean time between unexpected interruptions of one device; default that of Llama 3 405B: 419 in 54 days on 16,384 (arXiv 2407.21783, section 3.3.4)", ge=1, le=1e9)  # fmt: skip
+    restart_minutes: float = operational(10.0, unit="minutes", says="From an interruption until training goes on: noticed, started, loaded; an assumption", ge=0, le=1e5)  # fmt: skip
+    table: str | None = operational(None, unit="path", says="YAML file with accelerators of your own, in the form of llmrun's hardware table", min_length=1)  # fmt: skip

@@ -73,26 +73,26 @@ class UnreadableError(Exception):
         self.hint = hint
 
 
-def read_text(path: Path) -> str:
-    """The text of a config file.  Raises InputError where it cannot be read as UTF-8 of at most 1 MiB."""
+def read_text(path: Path, what: str = "config") -> str:
+    """The text of a file.  Raises InputError where it cannot be read as UTF-8 of at most 1 MiB."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
     except FileNotFoundError as error:
-        raise InputError(f"there is no config file {path}", hints=_files_beside(path)) from error
+        raise InputError(f"there is no {what} file {path}", hints=_files_beside(path)) from error
     except IsADirectoryError as error:
-        raise InputError(f"the config {path} is a directory, not a file") from error
+        raise InputError(f"the {what} {path} is a directory, not a file") from error
     except OSError as error:
         reason = (error.strerror or "unknown reason").lower()
-        raise InputError(f"the config file {path} cannot be read: {reason}") from error
+        raise InputError(f"the {what} file {path} cannot be read: {reason}") from error
     if len(content) > LARGEST_BYTES:
-        raise InputError(f"the config file {path} is larger than 1 MiB")
+        raise InputError(f"the {what} file {path} is larger than 1 MiB")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
-            f"the config file {path} is not UTF-8: byte 0x{content[error.start]:02x}",
+            f"the {what} file {path} is not UTF-8: byte 0x{content[error.start]:02x}",
             where=f"{path}:{line}",
             hints=["save the file as UTF-8"],
         ) from error

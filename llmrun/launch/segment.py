@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from llmrun.durable import make_directories
 from llmrun.errors import LlmrunError, PreemptedError, RunFailedError
 from llmrun.launch.first_cause import resume_hint
+from llmrun.launch.judge import Judge
 from llmrun.launch.prepared import Prepared
 from llmrun.launch.resume import recorded_step
 from llmrun.launch.signals import StopRequest
@@ -54,6 +55,7 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
         record = prepared.record.with_segment(prepared.segment)
         record.write(run.record_file)
         job = WorkerJob(run, number, prepared.segment.D, prepared.subject.environment)
+        judge = Judge.at_start(prepared)
         workers = starter.start(job)
         watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, spectator)
         end = watch.until_end()
@@ -61,6 +63,8 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
         record = record.closed(end.why, to_step, end.proven_steps, end.remarks)
         if not prepared.lock.lost:
             end = written_down(run, record, end)
+            remarks = judge.at_end(record)
+            end = replace(end, remarks=(*end.remarks, *remarks))
         return Ended(record, end)
 
 

@@ -3,6 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
+from llmrun.plan.flops import utilisation
+
 WINDOW_STEPS = 20
 
 
@@ -55,5 +57,5 @@ class Throughput:
         seconds = max(sum(seconds for seconds, _ in self._steps), 1e-9)
         total = sum(tokens for _, tokens in self._steps) / seconds
         peak = self._peak_flops_per_gpu
-        mfu = None if peak is None else total * self._flops_per_token / (self._D * peak)
+        mfu = None if peak is None else utilisation(total * self._flops_per_token, self._D, peak)
         return Rates(total / self._D, total, mfu)

@@ -1,6 +1,6 @@
 """How amounts are written in a plan: units last, decimal prefixes, `—` for what is unknown."""
 
-from datetime import timedelta
+from llmrun.plan.language import Say, english
 
 UNKNOWN = "—"
 
@@ -29,20 +29,23 @@ def show_FLOPs(FLOPs: int) -> str:
     return f"{FLOPs:.2e}"
 
 
-def show_hours(hours: float) -> str:
+def show_hours(hours: float, say: Say = english) -> str:
     """A duration in the unit that suits it: seconds, minutes, hours or days."""
     if hours * 60 < 2:
-        return f"{hours * 3600:.3g} seconds"
+        return say("{amount} seconds", amount=f"{hours * 3600:.3g}")
     if hours < 2:
-        return f"{hours * 60:.3g} minutes"
+        return say("{amount} minutes", amount=f"{hours * 60:.3g}")
     if hours < 48:
-        return f"{hours:.3g} hours"
-    return f"{timedelta(hours=hours) / timedelta(days=1):,.1f} days"
+        return say("{amount} hours", amount=f"{hours:.3g}")
+    days = hours / 24
+    return say("{amount} days", amount=f"{days:,.1f}" if days < 1e6 else f"{days:.3g}")
 
 
 def show_real(value: float) -> str:
-    """A real number with three digits, or whole with separators where it is large."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """A real number with three digits, whole with separators where it is large, a power of ten beyond."""
+    if abs(value) >= 1e12:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def show_kWh(energy: float) -> str:
@@ -52,7 +55,17 @@ def show_kWh(energy: float) -> str:
 
 def show_yuan(money: float) -> str:
     """Money, always yuan."""
-    return f"¥ {money:,.0f}" if money >= 100 else f"¥ {money:,.2f}"
+    return f"¥ {show_real(money)}" if money >= 100 else f"¥ {money:,.2f}"
+
+
+def show_tonnes(tonnes: float) -> str:
+    """CO2."""
+    return f"{show_real(tonnes)} t" if tonnes >= 1 else f"{show_real(tonnes * 1000)} kg"
+
+
+def show_percent(share: float) -> str:
+    """A share near 1 with the digits that matter: 0.99532 -> 99.53 %."""
+    return f"{100 * share:.4g} %"
 
 
 def _decimals(size: float) -> int:

@@ -1,9 +1,10 @@
 """One global batch as text: optimizer step, accumulation steps, ranks, with the user's numbers."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmrun.config.batch import Batch
 from llmrun.lanes import UnevenCost, cost_of, lanes_of_rank, tree_height
+from llmrun.plan.language import Say, english, padded, width
 
 MOST_RANKS_DRAWN = 4
 
@@ -21,8 +22,7 @@ def micro_batches_per_rank(batch: Batch, lanes: UnevenCost) -> tuple[int, int]:
     return min(lanes.lanes_per_rank) * per_lane, max(lanes.lanes_per_rank) * per_lane
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of the diagram: what it is, its tokens where it has some, and the symbol for them."""
 
     text: str
@@ -30,47 +30,62 @@ class Row:
     symbol: str = ""
 
 
-def batch_diagram(batch: Batch) -> list[str]:
+def batch_diagram(batch: Batch, say: Say = english) -> list[str]:
     """The hierarchy of one optimizer step, one line each; many ranks and steps are drawn by first and last."""
     lanes = cost_of(batch.V, batch.D)
     fewest, most = micro_batches_per_rank(batch, lanes)
-    named = f"of A = {most:,}" if fewest == most else f"of {fewest:,} to {most:,}, by rank"
-    rows = [Row("optimizer step", batch.gb_tok, "GB_tok")]
-    rows.append(Row(f"├─ accumulation step 1 {named}", batch.D * batch.mu_tok, "D · μ_tok"))
-    rows += _ranks(batch)
+    rows = [Row(say("optimizer step, in tokens"), batch.gb_tok, "GB_tok")]
+    first = (
+        say("accumulation step 1 of A = {most:,}", most=most)
+        if fewest == most
+        else say("accumulation step 1 of {fewest:,} to {most:,}, by rank", fewest=fewest, most=most)
+    )
+    rows.append(Row(f"├─ {first}", batch.D * batch.mu_tok, "D · μ_tok"))
+    rows += _ranks(batch, say)
     if most > 2:
-        rows.append(Row(f"├─ ⋮  {most - 2:,} more"))
+        rows.append(Row(f"├─ ⋮  {say('{n:,} more', n=most - 2)}"))
     if most > 1:
         working = sum(_micro_batches(batch, rank) == most for rank in range(batch.D))
-        whose = "" if working == batch.D else f": {working:,} of {batch.D:,} ranks"
-        rows.append(Row(f"├─ accumulation step {most:,}{whose}", working * batch.mu_tok))
-    rows.append(Row(_tree(batch.V)))
+        whose = "" if working == batch.D else say(": {working:,} of {D:,} ranks", working=working, D=batch.D)
+        last = say("accumulation step {most:,}", most=most)
+        rows.append(Row(f"├─ {last}{whose}", working * batch.mu_tok))
+    rows.append(Row(f"└─ {_tree(batch.V, say)}"))
     return _aligned(rows)
 
 
-def _tree(V: int) -> str:
+def _tree(V: int, say: Say) -> str:
     """How lanes become one gradient, in words."""
     if V == 1:
-        return "└─ V = 1 lane: nothing else to add"
-    return f"└─ V = {V:,} lanes, added in one tree of height {tree_height(V)}: the same bits for every D"
+        return say("V = 1 lane: nothing else to add")
+    return say(
+        "V = {V:,} lanes, added in one tree of height {height}: the same bits for every D",
+        V=V,
+        height=tree_height(V),
+    )
 
 
-def _ranks(batch: Batch) -> list[Row]:
+def _ranks(batch: Batch, say: Say) -> list[Row]:
     """The ranks of the first accumulation step."""
     last = batch.D - 1
     drawn = range(batch.D) if batch.D <= MOST_RANKS_DRAWN else range(2)
-    rows = [_rank(batch, rank, "└─" if rank == last else "├─") for rank in drawn]
+    rows = [_rank(batch, rank, "└─" if rank == last else "├─", say) for rank in drawn]
     if batch.D > MOST_RANKS_DRAWN:
-        rows += [Row(f"│  ├─ ⋮  {batch.D - 3:,} more"), _rank(batch, last, "└─")]
+        rows += [Row(f"│  ├─ ⋮  {say('{n:,} more', n=batch.D - 3)}"), _rank(batch, last, "└─", say)]
     return rows
 
 
-def _rank(batch: Batch, rank: int, branch: str) -> Row:
+def _rank(batch: Batch, rank: int, branch: str, say: Say) -> Row:
     """One rank's first micro-batch."""
     lanes = lanes_of_rank(batch.V, batch.D, rank)
-    hosted = f"lane {lanes.start:,}" if len(lanes) == 1 else f"lanes {lanes.start:,}-{lanes.stop - 1:,}"
-    size = f"{batch.sequences:,} sequence{'s' * (batch.sequences > 1)} × {batch.L_ctx:,}"
-    return Row(f"│  {branch} rank {rank:,} ({hosted}): {size}", batch.mu_tok, "" if rank else "μ_tok")
+    hosted = (
+        say("lane {n:,}", n=lanes.start)
+        if len(lanes) == 1
+        else say("lanes {first:,}-{last:,}", first=lanes.start, last=lanes.stop - 1)
+    )
+    n, L = batch.sequences, batch.L_ctx
+    size = say("1 sequence × {L:,}", L=L) if n == 1 else say("{n:,} sequences × {L:,}", n=n, L=L)
+    text = say("rank {rank:,} ({hosted}): {size}", rank=rank, hosted=hosted, size=size)
+    return Row(f"│  {branch} {text}", batch.mu_tok, "" if rank else "μ_tok")
 
 
 def _micro_batches(batch: Batch, rank: int) -> int:
@@ -81,7 +96,7 @@ def _micro_batches(batch: Batch, rank: int) -> int:
 def _aligned(rows: list[Row]) -> list[str]:
     """The rows as lines, their tokens in one column."""
     counted = [row for row in rows if row.tokens is not None]
-    text_width = max(len(row.text) for row in counted)
+    text_width = max(width(row.text) for row in counted)
     number_width = max(len(f"{row.tokens:,}") for row in counted)
     lines = []
     for row in rows:
@@ -89,5 +104,5 @@ def _aligned(rows: list[Row]) -> list[str]:
             lines.append(row.text)
             continue
         symbol = f" = {row.symbol}" if row.symbol else ""
-        lines.append(f"{row.text:<{text_width}}   {row.tokens:>{number_width},} tokens{symbol}")
+        lines.append(f"{padded(row.text, text_width)}  {row.tokens:>{number_width},}{symbol}")
     return lines

@@ -1,17 +1,20 @@
 """Bytes of a checkpoint: the payload of its tensors, without headers and JSON (less than 1 %)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BYTES_PER_PARAMETER = 12
 """fp32 weight, fp32 first moment, fp32 second moment."""
+TEXTBOOK_BYTES_PER_PARAMETER = 10
+"""bf16 weight, fp32 first moment, fp32 second moment."""
 
 
-@dataclass(frozen=True)
-class CheckpointSize:
+class CheckpointSize(NamedTuple):
     """What llmrun writes, and beside it the textbook's bf16 form, in bytes.
 
     total, per_rank:                    12 bytes a parameter; a rank writes 1/D of it, rounded up.
     textbook_total, textbook_per_rank:  2 bytes of bf16 weight and 8 of moments a parameter.
+    parts:                              of `total`: weights and the two moments.
     """
 
     total: int
@@ -19,9 +22,43 @@ class CheckpointSize:
     textbook_total: int
     textbook_per_rank: int
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part, as the manifest calls them."""
+        third = self.total // 3
+        return {"parameter": third, "optimizer/exp_avg": third, "optimizer/exp_avg_sq": third}
+
 
 def checkpoint_size(N_params_total: int, D: int) -> CheckpointSize:
     """Sizes of one checkpoint written by D ranks."""
-    total = BYTES_PER_PARAMETER * N_params_total
-    textbook = (2 + 8) * N_params_total
+    total = payload_bytes(N_params_total, BYTES_PER_PARAMETER)
+    textbook = payload_bytes(N_params_total, TEXTBOOK_BYTES_PER_PARAMETER)
     return CheckpointSize(total, -(-total // D), textbook, -(-textbook // D))
+
+
+def payload_bytes(N_params_total: int, bytes_per_parameter: int) -> int:
+    """Bytes of all tensors; others keep 2 (bf16 weights), 10 (with moments) or 14 (with fp32 weights too)."""
+    return bytes_per_parameter * N_params_total
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Checkpoints on disk at the end of a run, with the one being written: how many, and why.
+
+    newest: `keep_last`.  best: 1 where the best is kept.  permanent: multiples of `keep_every_steps`.
+    """
+
+    newest: int
+    best: int
+    permanent: int
+
+    @property
+    def count(self) -> int:
+        """All of them, and the one being written."""
+        return self.newest + self.best + self.permanent + 1
+
+
+def retention_of(keep_last: int, keep_best: bool, keep_every_steps: int | None, steps: int) -> Retention:
+    """The most checkpoints that are there at once in a run of `steps`."""
+    permanent = steps // keep_every_steps if keep_every_steps is not None else 0
+    return Retention(keep_last, int(keep_best), permanent)

@@ -1,41 +1,56 @@
-"""Time, energy and money of a run: pure functions; None where something they need is unknown, never 0."""
+"""Time, energy, CO2 and money of a run: pure functions; None where something they need is unknown, never 0."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmrun.plan.hardware import Accelerator
+from llmrun.plan.language import Said
 
 SECONDS_PER_HOUR = 3600
 
+COSTS = ("time_hours", "GPU_hours", "energy_kWh", "tCO2", "yuan_energy", "yuan_GPU")
 
-@dataclass(frozen=True)
-class Prices:
-    """What the site pays.  PUE: power usage effectiveness.  yuan_per_GPU_hour: None where unknown."""
+
+class Prices(NamedTuple):
+    """What the site pays and emits.
+
+    PUE:               power usage effectiveness.
+    yuan_per_GPU_hour: None where unknown.
+    watts_per_device:  mean power as measured; None takes the TDP.
+    """
 
     PUE: float
     yuan_per_kWh: float
     yuan_per_GPU_hour: float | None
+    kgCO2_per_kWh: float = 0.0
+    watts_per_device: float | None = None
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes.
+    """What a run takes, without interruptions.
 
-    time_hours:   FLOPs / (D · peak · MFU), longer by the share that ranks wait for the busiest one.
+    time_hours:   FLOPs / (D · peak · MFU), longer by the share that ranks wait for the busiest one;
+                  tokens / tokens a second where a throughput was measured.
     GPU_hours:    D · time_hours.
-    energy_kWh:   TDP · D · time_hours · PUE.
+    watts:        of one device: as measured, else its TDP.
+    energy_kWh:   watts · D · time_hours · PUE.
+    tCO2:         energy_kWh · kgCO2_per_kWh, in tonnes.
     yuan_energy:  energy_kWh · yuan_per_kWh.       yuan_GPU: GPU_hours · yuan_per_GPU_hour.
     unknown:      for each None among them, why.
     """
 
     time_hours: float | None
     GPU_hours: float | None
+    watts: float | None
     energy_kWh: float | None
+    tCO2: float | None
     yuan_energy: float | None
     yuan_GPU: float | None
-    unknown: dict[str, str]
+    unknown: dict[str, Said]
 
 
-def time_hours(FLOPs: int, D: int, peak_FLOPs: float, mfu: float, idle_share: float = 0.0) -> float:
+def time_hours(FLOPs: float, D: int, peak_FLOPs: float, mfu: float, idle_share: float = 0.0) -> float:
     """Hours that D devices need for `FLOPs` at a share `mfu` of their peak.
 
     idle_share: share of the ranks' time spent waiting for the busiest rank, 0 where D divides V.
@@ -43,9 +58,24 @@ def time_hours(FLOPs: int, D: int, peak_FLOPs: float, mfu: float, idle_share: fl
     return FLOPs / (D * peak_FLOPs * mfu * (1.0 - idle_share)) / SECONDS_PER_HOUR
 
 
-def energy_kWh(TDP_W: float, GPU_hours: float, PUE: float) -> float:
-    """Energy of the site: every device at its TDP, times PUE."""
-    return TDP_W * GPU_hours * PUE / 1000.0
+def hours_at(tokens: int, tokens_per_second: float) -> float:
+    """Hours that a run of `tokens` takes at a measured throughput of all devices together."""
+    return tokens / tokens_per_second / SECONDS_PER_HOUR
+
+
+def energy_kWh(watts: float, GPU_hours: float, PUE: float) -> float:
+    """Energy of the site: every device at its power, times PUE."""
+    return watts * GPU_hours * PUE / 1000.0
+
+
+def tonnes_CO2(kWh: float, kgCO2_per_kWh: float) -> float:
+    """Emissions at a stated intensity, gross: without certificates and offsets (Patterson et al. 2021, arXiv 2104.10350)."""
+    return kWh * kgCO2_per_kWh / 1000.0
+
+
+def price(hours: float, per_hour: float) -> float:
+    """Rent, in the currency of `per_hour`."""
+    return hours * per_hour
 
 
 def costs_of(
@@ -57,33 +87,54 @@ def costs_of(
     precision: str,
     mfu: float,
     prices: Prices,
+    measured_hours: float | None = None,
 ) -> Costs:
-    """All costs that can be known."""
-    unknown: dict[str, str] = {}
+    """All costs that can be known.
+
+    measured_hours: of the whole run, from a throughput that was measured; None assumes `mfu`.
+    """
     peak = accelerator.peak_FLOPs(precision) if accelerator else None
-    if peak is None:
+    if measured_hours is not None:
+        hours = measured_hours
+    elif peak is None:
         reason = _why_no_peak(accelerator, precision)
-        names = ("time_hours", "GPU_hours", "energy_kWh", "yuan_energy", "yuan_GPU")
-        return Costs(None, None, None, None, None, dict.fromkeys(names, reason))
-    assert accelerator is not None
-    hours = time_hours(FLOPs, D, peak, mfu, idle_share)
+        return Costs(None, None, None, None, None, None, None, dict.fromkeys(COSTS, reason))
+    else:
+        hours = time_hours(FLOPs, D, peak, mfu, idle_share)
+    return _costs_of_hours(hours, D, accelerator, prices)
+
+
+def _costs_of_hours(hours: float, D: int, accelerator: Accelerator | None, prices: Prices) -> Costs:
+    """What a run of `hours` on D devices takes."""
+    unknown: dict[str, Said] = {}
     GPU_hours = D * hours
-    energy = yuan_energy = yuan_GPU = None
-    if accelerator.TDP_W is None:
-        reason = f"the hardware table has no TDP of {accelerator.name}"
-        unknown |= {"energy_kWh": reason, "yuan_energy": reason}
+    energy = emitted = yuan_energy = yuan_GPU = None
+    watts = prices.watts_per_device or (accelerator.TDP_W if accelerator else None)
+    if watts is None:
+        unknown |= dict.fromkeys(("energy_kWh", "tCO2", "yuan_energy"), _why_no_power(accelerator))
     else:
-        energy = energy_kWh(accelerator.TDP_W, GPU_hours, prices.PUE)
-        yuan_energy = energy * prices.yuan_per_kWh
+        energy = energy_kWh(watts, GPU_hours, prices.PUE)
+        emitted = tonnes_CO2(energy, prices.kgCO2_per_kWh)
+        yuan_energy = price(energy, prices.yuan_per_kWh)
     if prices.yuan_per_GPU_hour is None:
-        unknown["yuan_GPU"] = "hardware.yuan_per_GPU_hour is not set"
+        unknown["yuan_GPU"] = Said("{key} is not set", {"key": "hardware.yuan_per_GPU_hour"})
     else:
-        yuan_GPU = GPU_hours * prices.yuan_per_GPU_hour
-    return Costs(hours, GPU_hours, energy, yuan_energy, yuan_GPU, unknown)
+        yuan_GPU = price(GPU_hours, prices.yuan_per_GPU_hour)
+    return Costs(hours, GPU_hours, watts, energy, emitted, yuan_energy, yuan_GPU, unknown)
 
 
-def _why_no_peak(accelerator: Accelerator | None, precision: str) -> str:
+def _why_no_peak(accelerator: Accelerator | None, precision: str) -> Said:
     """Why no time can be told."""
     if accelerator is None:
-        return "hardware.accelerator is not set"
-    return f"the hardware table has no {precision} peak of {accelerator.name}"
+        return Said("{key} is not set", {"key": "hardware.accelerator"})
+    return Said(
+        "the hardware table has no {precision} peak of {name}",
+        {"precision": precision, "name": accelerator.name},
+    )
+
+
+def _why_no_power(accelerator: Accelerator | None) -> Said:
+    """Why no energy can be told."""
+    if accelerator is None:
+        return Said("{key} is not set", {"key": "hardware.watts_per_device"})
+    return Said("the hardware table has no TDP of {name}", {"name": accelerator.name})

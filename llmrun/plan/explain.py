@@ -1,156 +1,237 @@
 """Every formula of a plan with its numbers put in, and where it comes from."""
 
-from llmrun.plan.amounts import UNKNOWN, show_bytes, show_FLOPs, show_hours, show_kWh, show_real, show_yuan
+from collections.abc import Callable
+
+from llmrun.plan.amounts import UNKNOWN, show_FLOPs, show_hours, show_kWh, show_real, show_tonnes, show_yuan
+from llmrun.plan.conventions import CONVENTIONS, USED
+from llmrun.plan.explain_storage import explain_checkpoint, explain_fit, explain_memory, explain_saving
+from llmrun.plan.explain_tables import degree_lines
 from llmrun.plan.flops import (
     attention_flops_per_token,
     head_flops_per_token,
     projection_flops_per_token,
 )
+from llmrun.plan.language import Say, english
 from llmrun.plan.plan import Plan
+from llmrun.plan.published import petaflop_days, tokens_per_parameter
 
 
-def explanation(plan: Plan) -> str:
+def explanation(plan: Plan, say: Say = english) -> str:
     """The formulas, in the order in which they build on each other."""
-    blocks = {
-        "batch": _batch(plan),
-        "parameters": _parameters(plan),
-        "FLOPs": _flops(plan),
-        "checkpoint": _checkpoint(plan),
-        "memory per rank": _memory(plan),
-        "time, energy, money": _costs(plan),
+    blocks: dict[str, Callable[[Plan, Say], list[str]]] = {
+        say("batch"): _batch,
+        say("what each D costs (the same bits for all)"): degree_lines,
+        say("parameters"): _parameters,
+        "FLOPs": _flops,
+        say("memory per rank"): explain_memory,
+        say("what would fit"): explain_fit,
+        say("checkpoint"): explain_checkpoint,
+        say("interval between checkpoints"): explain_saving,
+        say("time, energy, CO2, money"): _costs,
     }
+    told = {title: block(plan, say) for title, block in blocks.items()}
     return "\n\n".join(
-        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in blocks.items()
+        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in told.items() if lines
     )
 
 
-def _batch(plan: Plan) -> list[str]:
+def _batch(plan: Plan, say: Say) -> list[str]:
     """Batch algebra and lanes."""
-    batch, lanes = plan.batch, plan.lanes
+    batch = plan.batch
     smallest, largest = plan.A_per_rank
-    nodes = " to ".join(
-        f"{count:,}" for count in sorted({min(lanes.nodes_per_rank), max(lanes.nodes_per_rank)})
-    )
-    return [
-        f"M = GB_tok / μ_tok = {batch.gb_tok:,} / {batch.mu_tok:,} = {batch.M:,} micro-batches a step",
+    each = say("micro-batches a step")
+    ranks = (
         f"A = M / D = {batch.M:,} / {batch.D:,} = {batch.A:,}"
         if batch.A is not None
-        else f"A: D = {batch.D:,} does not divide M = {batch.M:,}; ranks compute {smallest:,} to {largest:,} micro-batches",
-        f"sequences of one micro-batch = μ_tok / L_ctx = {batch.mu_tok:,} / {batch.L_ctx:,} = {batch.sequences:,}",
+        else say(
+            "A: D = {D:,} does not divide M = {M:,}; ranks compute {smallest:,} to {largest:,} micro-batches",
+            D=batch.D,
+            M=batch.M,
+            smallest=smallest,
+            largest=largest,
+        )
+    )
+    warmup, warmup_tokens = plan.config.schedule.warmup_tokens, batch.warmup_steps * batch.gb_tok
+    return [
+        f"M = GB_tok / μ_tok = {batch.gb_tok:,} / {batch.mu_tok:,} = {batch.M:,} {each}",
+        ranks,
+        say(
+            "sequences of a micro-batch = μ_tok / L_ctx = {mu:,} / {L:,} = {n:,}",
+            mu=batch.mu_tok,
+            L=batch.L_ctx,
+            n=batch.sequences,
+        ),
         f"steps = floor(T_tokens / GB_tok) = floor({batch.T_tokens:,} / {batch.gb_tok:,}) = {batch.steps:,}",
         f"tokens_seen = steps · GB_tok = {batch.tokens_seen:,}",
-        (
-            f"warm-up = ceil(warmup_tokens / GB_tok) = ceil({plan.config.schedule.warmup_tokens:,} / {batch.gb_tok:,})"
-            f" = {batch.warmup_steps:,} steps"
+        say(
+            "warm-up = ceil(warmup_tokens / GB_tok) = ceil({warmup:,} / {gb:,}) = {steps:,} steps, {tokens:,} tokens",
+            warmup=warmup,
+            gb=batch.gb_tok,
+            steps=batch.warmup_steps,
+            tokens=warmup_tokens,
         ),
-        (
-            f"lanes: V = {batch.V:,}, each of M / V = {batch.micro_batches_per_lane:,} micro-batches; "
-            f"gradient buffers per rank: {lanes.buffers}; partial sums sent per rank: {nodes}; idle {lanes.idle_share:.1%}"
-        ),
+        say("lanes: V = {V:,}, each of M / V = {n:,}", V=batch.V, n=batch.micro_batches_per_lane),
     ]
 
 
-def _parameters(plan: Plan) -> list[str]:
+def _parameters(plan: Plan, say: Say) -> list[str]:
     """Where the parameters are."""
     count, shape = plan.parameters, plan.shape
-    final = count.N_params - shape.n_layers * count.block
-    return [
-        f"block = {count.block:,}",
-        f"N_params = n_layers · block + final norm = {shape.n_layers:,} · {count.block:,} + {final:,} = {count.N_params:,}",
-        f"tables = {count.embedding:,}; output head = {count.head:,}"
-        + (" (shares the token table)" if shape.tie_embeddings else ""),
+    norms = count.N_params - shape.n_layers * count.block
+    tied = say(" (shares the token table)") if shape.tie_embeddings else ""
+    lines = [
+        say("block = {n:,}", n=count.block),
+        say(
+            "N_params = n_layers · block + norms = {layers:,} · {block:,} + {norms:,} = {N:,}",
+            layers=shape.n_layers,
+            block=count.block,
+            norms=norms,
+            N=count.N_params,
+        ),
+        say("tables = {tables:,}; output head = {head:,}", tables=count.embedding, head=count.head) + tied,
         f"N_params_total = {count.N_params:,} + {count.embedding:,} + {count.head:,} = {count.N_params_total:,}",
+        say(
+            "tokens per parameter = {ratio} (about 20 spends FLOPs best: Hoffmann et al. 2022, arXiv 2203.15556)",
+            ratio=show_real(tokens_per_parameter(plan.batch.tokens_seen, count.N_params_total)),
+        ),
     ]
+    if shape.beyond is not None:
+        lines.append(
+            say(
+                "{preset} is for planning only: it has {what}",
+                preset=plan.preset,
+                what=shape.beyond.described(),
+            )
+        )
+    return lines
 
 
-def _flops(plan: Plan) -> list[str]:
-    """Both conventions for attention, and both forms of 6·N·T."""
+def _flops(plan: Plan, say: Say) -> list[str]:
+    """The count that is used, product by product, and beside it how others count."""
     shape, flops, batch, count = plan.shape, plan.flops, plan.batch, plan.parameters
     projections, square = projection_flops_per_token(shape), attention_flops_per_token(shape)
     head = head_flops_per_token(shape)
     lines = [
-        "a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:",
-        f"projections and MLP of a block = {projections:,}",
-        (
-            f"attention of a block = 4·L_ctx·n_heads·head_dim = 4·{shape.L_ctx:,}·{shape.n_heads}·{shape.head_dim} = {square:,}"
-            " (full square; PaLM, arXiv 2204.02311, appendix B)"
+        say("a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:"),
+        say("projections and MLP of a block = {n:,}", n=projections),
+        say(
+            "attention of a block = 4·L_ctx·n_heads·head_dim = 4·{L:,}·{heads}·{dim} = {n:,} (full square)",
+            L=shape.L_ctx,
+            heads=shape.n_heads,
+            dim=shape.head_dim,
+            n=square,
         ),
-        f"output head = 2·d_model·vocab_size = 2·{shape.d_model:,}·{shape.vocab_size:,} = {head:,}",
-        f"FLOPs per token = 3·({shape.n_layers}·({projections:,} + {square:,}) + {head:,}) = {flops.per_token:,}",
-        f"FLOPs = {flops.per_token:,} · tokens_seen {batch.tokens_seen:,} = {show_FLOPs(flops.exact)}",
-        f"with the causal half of the square (Megatron-LM) = {show_FLOPs(flops.causal)}",
-        (
-            f"6·N_params·tokens_seen = 6·{count.N_params:,}·{batch.tokens_seen:,} = {show_FLOPs(flops.six_NT)}"
-            " (Kaplan et al. 2020, arXiv 2001.08361)"
+        say(
+            "output head = 2·d_model·vocab_size = 2·{d:,}·{vocabulary:,} = {n:,}",
+            d=shape.d_model,
+            vocabulary=shape.vocab_size,
+            n=head,
         ),
-        f"6·N_params_total·tokens_seen = {show_FLOPs(flops.six_NT_total)} (GPT-3, arXiv 2005.14165)",
+        say(
+            "FLOPs per token = 3·({layers}·({projections:,} + {square:,}) + {head:,}) = {n:,}",
+            layers=shape.n_layers,
+            projections=projections,
+            square=square,
+            head=head,
+            n=flops.per_token,
+        ),
+        (
+            f"FLOPs = {flops.per_token:,} · tokens_seen {batch.tokens_seen:,} = {show_FLOPs(flops.exact)}"
+            f" = {show_real(petaflop_days(flops.exact))} PF-days"
+        ),
+        say("conventions, over tokens_seen ({used} is used here and by the MFU of a run):", used=USED),
     ]
-    if flops.recomputed:
-        total = flops.exact + flops.recomputed
+    for each in CONVENTIONS:
+        total = each.per_token(shape, count) * batch.tokens_seen
+        kind = "HFU" if each.of_hardware else ""
+        share = f"{total / flops.exact:.3f}"
         lines.append(
-            f"recomputation adds {show_FLOPs(flops.recomputed)}: the hardware does {show_FLOPs(total)} (HFU), MFU does not count it"
+            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({each.source})"
+        )
+    if flops.recomputed:
+        by_hardware = show_FLOPs(flops.exact + flops.recomputed)
+        lines.append(
+            say(
+                "activation checkpointing: the hardware does {total} (HFU), MFU does not count it",
+                total=by_hardware,
+            )
         )
     return lines
 
 
-def _checkpoint(plan: Plan) -> list[str]:
-    """What is written, and the textbook's form."""
-    size, N, D = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D
-    return [
-        (
-            f"llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {size.total:,} bytes"
-            f" = {show_bytes(size.total)}; {show_bytes(size.per_rank)} from each of D = {D:,}"
-        ),
-        (
-            f"textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {size.textbook_total:,} bytes"
-            f" = {show_bytes(size.textbook_total)}; {show_bytes(size.textbook_per_rank)} from each of D = {D:,}"
-        ),
-    ]
-
-
-def _memory(plan: Plan) -> list[str]:
-    """Each part with its formula."""
-    memory = plan.memory
-    parts = [f"{part.name:<18}{show_bytes(part.bytes):>10}   {part.formula}" for part in memory.parts]
-    buffer = memory.checkpoint_buffer
-    return [
-        *parts,
-        f"{'together':<18}{show_bytes(memory.device_bytes):>10}   = {memory.device_bytes:,} bytes",
-        f"{buffer.name:<18}{show_bytes(buffer.bytes):>10}   {buffer.formula}",
-        "activations after Korthikanti et al. 2022 (arXiv 2205.05198, section 4), adapted to this model's operations",
-    ]
-
-
-def _costs(plan: Plan) -> list[str]:
+def _costs(plan: Plan, say: Say) -> list[str]:
     """Each cost with its formula, or why it is unknown."""
+    costs, D = plan.costs, plan.batch.D
+    if costs.time_hours is None or costs.GPU_hours is None:
+        return [f"{UNKNOWN} {costs.unknown['time_hours'].by(say)}"]
+    shown = f"{say('GPU-hours')} = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}"
+    return [*_time(plan, say), shown, *_energy(plan, say), *_rent(plan, say)]
+
+
+def _time(plan: Plan, say: Say) -> list[str]:
+    """The time, from a measured throughput or from the peak and an assumed MFU."""
     costs, hardware, D = plan.costs, plan.config.hardware, plan.batch.D
-    if plan.accelerator is None or costs.time_hours is None or costs.GPU_hours is None:
-        return [f"{UNKNOWN} {costs.unknown['time_hours']}"]
-    name, precision = plan.accelerator.name, plan.config.precision
-    peak = plan.accelerator.peak_FLOPs(precision)
+    assert costs.time_hours is not None
+    shown = f"{costs.time_hours:.4g} h = {show_hours(costs.time_hours, say)}"
+    if plan.measured is not None:
+        rate = show_real(plan.measured.tokens_per_second)
+        return [
+            say(
+                "time = tokens_seen / measured throughput = {tokens:,} / {rate} per second = {time} ({says})",
+                tokens=plan.batch.tokens_seen,
+                rate=rate,
+                time=shown,
+                says=plan.measured.says,
+            )
+        ]
+    assert plan.accelerator is not None
+    peak, precision = plan.accelerator.peak_FLOPs(plan.config.precision), plan.config.precision
     idle = f"·(1 - {plan.lanes.idle_share:.3f})" if plan.lanes.idle_share else ""
     lines = [
-        f"{name}: {peak:.4g} FLOP/s dense {precision}, TDP {plan.accelerator.TDP_W or UNKNOWN} W ({plan.accelerator.source})",
+        f"{plan.accelerator.name}: {peak:.4g} FLOP/s dense {precision} ({plan.accelerator.source})",
         (
-            f"time = FLOPs / (D · peak · MFU) = {plan.flops.exact:.4g} / ({D:,}·{peak:.4g}·{hardware.assumed_mfu:g}{idle})"
-            f" = {costs.time_hours:.4g} hours = {show_hours(costs.time_hours)}"
+            f"{say('time')} = FLOPs / (D · peak · MFU) = {plan.flops.exact:.4g} / ({D:,}·{peak:.4g}·"
+            f"{hardware.assumed_mfu:g}{idle}) = {shown}"
         ),
-        f"GPU-hours = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}",
     ]
-    if costs.energy_kWh is None or costs.yuan_energy is None:
-        lines.append(f"energy {UNKNOWN} {costs.unknown['energy_kWh']}")
-    else:
-        lines += [
-            (
-                f"energy = TDP · GPU-hours · PUE = {plan.accelerator.TDP_W} W · {show_real(costs.GPU_hours)} · {hardware.PUE:g}"
-                f" = {show_kWh(costs.energy_kWh)}"
-            ),
-            f"price of energy = {show_kWh(costs.energy_kWh)} · {hardware.yuan_per_kWh:g} ¥/kWh = {show_yuan(costs.yuan_energy)}",
-        ]
-    if costs.yuan_GPU is None:
-        lines.append(f"price of GPUs {UNKNOWN} {costs.unknown['yuan_GPU']}")
-    else:
+    if plan.flops.recomputed:
+        hfu = hardware.assumed_mfu * (1 + plan.flops.recomputed / plan.flops.exact)
         lines.append(
-            f"price of GPUs = {show_real(costs.GPU_hours)} · {hardware.yuan_per_GPU_hour:g} ¥/GPU-hour = {show_yuan(costs.yuan_GPU)}"
+            say(
+                "with recomputation an MFU of {mfu:g} is an HFU of {hfu:.3g}",
+                mfu=hardware.assumed_mfu,
+                hfu=hfu,
+            )
         )
     return lines
+
+
+def _energy(plan: Plan, say: Say) -> list[str]:
+    """Energy, its price, its CO2."""
+    costs, hardware = plan.costs, plan.config.hardware
+    if costs.energy_kWh is None or costs.yuan_energy is None or costs.tCO2 is None:
+        return [f"{say('energy')} {UNKNOWN} {costs.unknown['energy_kWh'].by(say)}"]
+    assert costs.GPU_hours is not None
+    energy = show_kWh(costs.energy_kWh)
+    power = say("measured") if hardware.watts_per_device else "TDP"
+    return [
+        (
+            f"{say('energy')} = {power} · {say('GPU-hours')} · PUE = {costs.watts:g} W · {show_real(costs.GPU_hours)}"
+            f" · {hardware.PUE:g} = {energy}"
+        ),
+        f"CO2 = {energy} · {hardware.kgCO2_per_kWh:g} kg/kWh = {show_tonnes(costs.tCO2)}",
+        f"{say('price of energy')} = {energy} · {hardware.yuan_per_kWh:g} ¥/kWh = {show_yuan(costs.yuan_energy)}",
+    ]
+
+
+def _rent(plan: Plan, say: Say) -> list[str]:
+    """The price of the devices."""
+    costs, label = plan.costs, say("price of GPUs")
+    if costs.yuan_GPU is None or costs.GPU_hours is None:
+        return [f"{label} {UNKNOWN} {costs.unknown['yuan_GPU'].by(say)}"]
+    per_hour = plan.config.hardware.yuan_per_GPU_hour
+    shown = f"{show_real(costs.GPU_hours)} · {per_hour:g} ¥/GPU-hour = {show_yuan(costs.yuan_GPU)}"
+    return [
+        f"{label} = {shown}",
+        say("¥/kWh and ¥/GPU-hour are two prices, never added: rent includes energy"),
+    ]

@@ -52,6 +52,23 @@ def recomputed_flops_per_token(shape: ModelShape) -> int:
     return shape.n_layers * (projection_flops_per_token(shape) + attention_flops_per_token(shape))
 
 
+def skipped_flops_per_token(shape: ModelShape) -> int:
+    """Of `recomputed_flops_per_token`, what torch leaves out: it stops when all that is needed is there again.
+
+    The output of the MLP's last product is needed only by a dropout behind it.
+    """
+    return 0 if shape.dropout else shape.n_layers * 2 * shape.d_ff * shape.d_model
+
+
+def utilisation(FLOPs_per_second: float, D: int, peak_FLOPs: float) -> float:
+    """Share of the peak of D devices: MFU for the FLOPs of the model, HFU for those of the hardware.
+
+    MFU = tokens/s · FLOPs per token / (D · peak) (Chowdhery et al. 2022, arXiv 2204.02311, appendix B);
+    it leaves out what is recomputed, HFU counts it.
+    """
+    return FLOPs_per_second / (D * peak_FLOPs)
+
+
 def flops_6NT(N_params: int, tokens: int) -> int:
     """6·N·T: two FLOPs per parameter and token forward, four backward (Kaplan et al. 2020, arXiv 2001.08361)."""
     return 6 * N_params * tokens

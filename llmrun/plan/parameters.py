@@ -4,8 +4,8 @@ Names and shapes are those of Hugging Face's Llama; where Llama has no such para
 positions) the name follows the same pattern.  The model registers its parameters in exactly this order.
 """
 
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from llmrun.config.shape import ModelShape
 
@@ -17,11 +17,10 @@ HEAD = "lm_head.weight"
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class ParameterCount:
+class ParameterCount(NamedTuple):
     """How many parameters a model has, by part.
 
-    N_params:       blocks and final norm, without token and position tables and output head.
+    N_params:       blocks and final norm (and the norm of a token table), without token and position tables and output head.
     N_params_total: everything once.
     block:          one transformer block.
     embedding:      token table and position table.
@@ -106,11 +105,16 @@ def _norm(name: str, shape: ModelShape) -> dict[str, Shape]:
 
 
 def count_parameters(shape: ModelShape) -> ParameterCount:
-    """Exact counts, in time that does not grow with the number of layers."""
+    """Exact counts, in time that does not grow with the number of layers; of `beyond` too."""
     block = _elements(block_shapes(shape))
     embedding = _elements(table_shapes(shape))
     head = _elements(head_shapes(shape))
-    N_params = shape.n_layers * block + _elements(_norm(FINAL_NORM, shape))
+    norms = norm = _elements(_norm(FINAL_NORM, shape))
+    if (beyond := shape.beyond) is not None:
+        block += shape.d_model**2 * beyond.relative_attention - norm * beyond.one_norm
+        embedding += shape.d_model * beyond.position_rows
+        norms += norm * beyond.table_norm
+    N_params = shape.n_layers * block + norms
     return ParameterCount(N_params, N_params + embedding + head, block, embedding, head)
 
 

@@ -1,30 +1,40 @@
 """The plan of a run: everything that its config decides, before anything is started."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmrun.config.batch import Batch
 from llmrun.config.resolve import DatasetFacts, Resolved
 from llmrun.config.schema import Config
 from llmrun.config.shape import ModelShape
 from llmrun.lanes import UnevenCost, cost_of
+from llmrun.plan.amounts import show_bytes
 from llmrun.plan.batch_diagram import micro_batches_per_rank
-from llmrun.plan.checkpoint_size import CheckpointSize, checkpoint_size
-from llmrun.plan.costs import Costs, Prices, costs_of
-from llmrun.plan.flops import causal_flops_per_token, flops_6NT, flops_per_token, recomputed_flops_per_token
+from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_of
+from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
+from llmrun.plan.flops import (
+    causal_flops_per_token,
+    flops_6NT,
+    flops_per_token,
+    recomputed_flops_per_token,
+    skipped_flops_per_token,
+)
 from llmrun.plan.hardware import Accelerator, accelerator_named
+from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
 from llmrun.plan.memory import Memory, Setting, memory_of
 from llmrun.plan.parameters import ParameterCount, count_parameters
 
+if TYPE_CHECKING:
+    from llmrun.plan.fitting import Fitting
 
-@dataclass(frozen=True)
-class FlopsCount:
+
+class FlopsCount(NamedTuple):
     """FLOPs of the whole run, forward and backward.
 
     exact:      every matrix product, attention as the full L_ctx square.
     causal:     the same with half of the square.
     six_NT:     6·N_params·tokens_seen.            six_NT_total: the same with N_params_total.
-    recomputed: what activation checkpointing adds; 0 where it is off.
+    recomputed: what activation checkpointing adds, as torch computes it; 0 where it is off.
     """
 
     per_token: int
@@ -35,9 +45,23 @@ class FlopsCount:
     recomputed: int
 
 
+class Measured(NamedTuple):
+    """What was measured and stands in the place of an assumption.
+
+    tokens_per_second: of all ranks together.     says: where it was measured, for the screen.
+    """
+
+    tokens_per_second: float
+    says: str
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Everything that follows from a config.  Counts are exact integers."""
+    """Everything that follows from a config.  Counts are exact integers.
+
+    setting:  what memory depends on.     preset: the published model whose shape this is.
+    measured: None where the time is assumed from an MFU.
+    """
 
     config: Config
     batch: Batch
@@ -46,10 +70,15 @@ class Plan:
     parameters: ParameterCount
     flops: FlopsCount
     checkpoint: CheckpointSize
+    retention: Retention
+    saving: Saving
+    setting: Setting
     memory: Memory
     costs: Costs
     accelerator: Accelerator | None
     train_tokens: int | None
+    preset: str | None
+    measured: Measured | None
 
     @property
     def A_per_rank(self) -> tuple[int, int]:
@@ -61,60 +90,25 @@ class Plan:
         """How often the run reads its training split; None without a dataset."""
         return self.batch.tokens_seen / self.train_tokens if self.train_tokens else None
 
-    def as_json(self) -> dict[str, Any]:
-        """The plan's keys for scripts; they are stable.  None is unknown."""
-        batch, costs = self.batch, self.costs
-        smallest, largest = self.A_per_rank
-        return {
-            "name": self.config.name,
-            "GB_tok": batch.gb_tok,
-            "mu_tok": batch.mu_tok,
-            "L_ctx": batch.L_ctx,
-            "A": batch.A,
-            "A_per_rank": {"smallest": smallest, "largest": largest},
-            "D": batch.D,
-            "V": batch.V,
-            "M": batch.M,
-            "steps": batch.steps,
-            "T_tokens": batch.T_tokens,
-            "tokens_seen": batch.tokens_seen,
-            "train_tokens": self.train_tokens,
-            "epochs": self.epochs,
-            "warmup_steps": batch.warmup_steps,
-            "N_params": self.parameters.N_params,
-            "N_params_total": self.parameters.N_params_total,
-            "FLOPs_6NT": self.flops.six_NT,
-            "FLOPs": self.flops.exact,
-            "FLOPs_per_token": self.flops.per_token,
-            "accelerator": self.accelerator.name if self.accelerator else None,
-            "time_hours": costs.time_hours,
-            "GPU_hours": costs.GPU_hours,
-            "energy_kWh": costs.energy_kWh,
-            "yuan_energy": costs.yuan_energy,
-            "yuan_GPU": costs.yuan_GPU,
-            "unknown": costs.unknown,
-            "idle_share": self.lanes.idle_share,
-            "checkpoint_bytes": self.checkpoint.total,
-            "checkpoint_bytes_per_rank": self.checkpoint.per_rank,
-            "checkpoint_buffer_bytes_per_rank": self.memory.checkpoint_buffer.bytes,
-            "memory_bytes_per_rank": self.memory.device_bytes,
-            "memory_parts_bytes": {part.name.replace(" ", "_"): part.bytes for part in self.memory.parts},
-        }
 
-
-@dataclass(frozen=True)
-class Remark:
+class Remark(NamedTuple):
     """Something worth a warning: a statement and what to do."""
 
     says: str
     hint: str
 
 
-def make_plan(resolved: Resolved, dataset: DatasetFacts | None = None, where: str | None = None) -> Plan:
+def make_plan(
+    resolved: Resolved,
+    dataset: DatasetFacts | None = None,
+    where: str | None = None,
+    measured: Measured | None = None,
+) -> Plan:
     """The plan of a resolved config.
 
-    dataset: token counts of its dataset, where there is one.
-    where:   the place in the user's config that names the accelerator, for the message.
+    dataset:  token counts of its dataset, where there is one.
+    where:    the place in the user's config that names the accelerator, for the message.
+    measured: a throughput that takes the place of the assumed MFU.
     Raises InputError for an accelerator that the hardware table does not have.
     """
     config, batch, shape = resolved.config, resolved.batch, resolved.shape
@@ -122,12 +116,11 @@ def make_plan(resolved: Resolved, dataset: DatasetFacts | None = None, where: st
     parameters = count_parameters(shape)
     recomputes = config.activation_checkpointing == "block"
     flops = flops_of(shape, parameters, batch.tokens_seen, recomputes=recomputes)
-    hardware = config.hardware
-    accelerator = accelerator_named(hardware.accelerator, where) if hardware.accelerator else None
-    device = "cuda" if accelerator else hardware.device
-    setting = Setting(
-        batch.D, batch.mu_tok, lanes, config.precision, recomputes, device, batch.V, config.strategy
-    )
+    accelerator = _accelerator(config, where)
+    setting = _setting(config, batch, lanes, accelerator)
+    size = checkpoint_size(parameters.N_params_total, batch.D)
+    costs = _costs(config, batch, flops, lanes, accelerator, measured)
+    keep = config.checkpoint
     return Plan(
         config=config,
         batch=batch,
@@ -135,55 +128,161 @@ def make_plan(resolved: Resolved, dataset: DatasetFacts | None = None, where: st
         lanes=lanes,
         parameters=parameters,
         flops=flops,
-        checkpoint=checkpoint_size(parameters.N_params_total, batch.D),
+        checkpoint=size,
+        retention=retention_of(keep.keep_last, keep.keep_best, keep.keep_every_steps, batch.steps),
+        saving=_saving(config, batch, size, costs.time_hours),
+        setting=setting,
         memory=memory_of(shape, setting),
-        costs=costs_of(
-            flops.exact,
-            batch.D,
-            idle_share=lanes.idle_share,
-            accelerator=accelerator,
-            precision=config.precision,
-            mfu=hardware.assumed_mfu,
-            prices=Prices(hardware.PUE, hardware.yuan_per_kWh, hardware.yuan_per_GPU_hour),
-        ),
+        costs=costs,
         accelerator=accelerator,
         train_tokens=dataset.train_tokens if dataset else None,
+        preset=resolved.preset,
+        measured=measured,
     )
+
+
+def _accelerator(config: Config, where: str | None) -> Accelerator | None:
+    """The row that the config names."""
+    hardware = config.hardware
+    return accelerator_named(hardware.accelerator, where, hardware.table) if hardware.accelerator else None
+
+
+def _setting(config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accelerator | None) -> Setting:
+    """What memory depends on; a plan for an accelerator is one for CUDA, whatever this machine has."""
+    return Setting(
+        D=batch.D,
+        mu_tok=batch.mu_tok,
+        lanes=lanes,
+        precision=config.precision,
+        recomputes=config.activation_checkpointing == "block",
+        device="cuda" if accelerator else config.hardware.device,
+        V=batch.V,
+        strategy=config.strategy,
+        implementation=config.optimizer.implementation,
+    )
+
+
+def _costs(
+    config: Config,
+    batch: Batch,
+    flops: FlopsCount,
+    lanes: UnevenCost,
+    accelerator: Accelerator | None,
+    measured: Measured | None,
+) -> Costs:
+    """Time, energy, CO2, money.  Recomputation does not lengthen the time: the assumed MFU is with it."""
+    hardware = config.hardware
+    return costs_of(
+        flops.exact,
+        batch.D,
+        idle_share=lanes.idle_share,
+        accelerator=accelerator,
+        precision=config.precision,
+        mfu=hardware.assumed_mfu,
+        prices=Prices(
+            hardware.PUE,
+            hardware.yuan_per_kWh,
+            hardware.yuan_per_GPU_hour,
+            hardware.kgCO2_per_kWh,
+            hardware.watts_per_device,
+        ),
+        measured_hours=hours_at(batch.tokens_seen, measured.tokens_per_second) if measured else None,
+    )
+
+
+def _saving(config: Config, batch: Batch, size: CheckpointSize, time_hours: float | None) -> Saving:
+    """When to save, and what interruptions cost."""
+    keep, hardware = config.checkpoint, config.hardware
+    step_seconds = None if time_hours is None else time_hours * 3600 / batch.steps
+    return saving_of(
+        size,
+        batch.D,
+        GBps=hardware.checkpoint_GBps,
+        device_MTBF_hours=hardware.device_MTBF_hours,
+        restart_minutes=hardware.restart_minutes,
+        configured_s=configured_interval_s(keep.every_steps, keep.every_minutes, step_seconds),
+        run_hours=time_hours,
+    )
+
+
+def fitting(plan: Plan) -> "Fitting | None":
+    """How the plan lies in its accelerator's memory; None where no accelerator is named."""
+    if plan.accelerator is None:
+        return None
+    from llmrun.plan.fitting import fitting_of
+
+    return fitting_of(plan.shape, plan.setting, plan.batch, plan.accelerator.memory_bytes)
 
 
 def flops_of(shape: ModelShape, parameters: ParameterCount, tokens: int, *, recomputes: bool) -> FlopsCount:
     """FLOPs of training on `tokens` tokens."""
     per_token = flops_per_token(shape)
+    recomputed = recomputed_flops_per_token(shape) - skipped_flops_per_token(shape)
     return FlopsCount(
         per_token=per_token,
         exact=per_token * tokens,
         causal=causal_flops_per_token(shape) * tokens,
         six_NT=flops_6NT(parameters.N_params, tokens),
         six_NT_total=flops_6NT(parameters.N_params_total, tokens),
-        recomputed=recomputed_flops_per_token(shape) * tokens if recomputes else 0,
+        recomputed=recomputed * tokens if recomputes else 0,
     )
 
 
 def remarks(plan: Plan) -> list[Remark]:
     """What the user should know before starting."""
-    found = []
+    return [*_uneven(plan), *_epochs(plan), *_memory(plan)]
+
+
+def _uneven(plan: Plan) -> list[Remark]:
+    """Ranks that wait for others."""
     batch = plan.batch
-    if plan.lanes.idle_share > 0:
-        smallest, largest = plan.A_per_rank
-        cheap = max(D for D in range(1, batch.D + 1) if batch.V % D == 0)
-        found.append(
-            Remark(
-                f"D = {batch.D} does not divide V = {batch.V}: ranks compute {smallest} to {largest} "
-                f"micro-batches a step, and {plan.lanes.idle_share:.0%} of their time is waiting",
-                f"D = {cheap} divides V; or start the run with a V that D = {batch.D} divides (other bits)",
-            )
+    if plan.lanes.idle_share == 0:
+        return []
+    smallest, largest = plan.A_per_rank
+    cheap = max(D for D in range(1, batch.D + 1) if batch.V % D == 0)
+    return [
+        Remark(
+            f"D = {batch.D} does not divide V = {batch.V}: ranks compute {smallest} to {largest} "
+            f"micro-batches a step, and {plan.lanes.idle_share:.0%} of their time is waiting",
+            f"D = {cheap} divides V; or start the run with a V that D = {batch.D} divides (other bits)",
         )
-    if plan.train_tokens and plan.train_tokens < batch.tokens_seen:
-        found.append(
-            Remark(
-                f"the training split has {plan.train_tokens:,} tokens and the run sees "
-                f"{batch.tokens_seen:,}: {plan.epochs:.2f} epochs",
-                f"`--set T_tokens={plan.train_tokens // batch.gb_tok * batch.gb_tok}` is at most one epoch",
-            )
+    ]
+
+
+def _epochs(plan: Plan) -> list[Remark]:
+    """Tokens that are seen again."""
+    batch = plan.batch
+    if not plan.train_tokens or plan.train_tokens >= batch.tokens_seen:
+        return []
+    whole = plan.train_tokens // batch.gb_tok * batch.gb_tok
+    return [
+        Remark(
+            f"the training split has {plan.train_tokens:,} tokens and the run sees "
+            f"{batch.tokens_seen:,}: {plan.epochs:.2f} epochs",
+            f"`--set T_tokens={whole}` is at most one epoch" if whole else "prepare more data",
         )
-    return found
+    ]
+
+
+def _memory(plan: Plan) -> list[Remark]:
+    """A rank that needs more than its device has."""
+    if plan.accelerator is None or plan.memory.device_bytes <= plan.accelerator.memory_bytes:
+        return []
+    found = fitting(plan)
+    assert found is not None
+    remedy = next((remedy for remedy in found.remedies if remedy.fits), None)
+    if remedy is None:
+        hint = f"nothing that llmrun can do suffices: at most {found.most_layers:,} blocks of this width fit"
+    else:
+        bits = "the same bits" if remedy.same_bits else "other bits"
+        settings = " ".join(f"--set {setting}" for setting in remedy.settings)
+        hint = (
+            f"`{settings}` needs {show_bytes(remedy.bytes)} ({bits}); `llmrun plan --explain` lists all ways"
+        )
+    return [
+        Remark(
+            f"a rank needs {show_bytes(plan.memory.device_bytes)}, "
+            f"{plan.accelerator.name} has {show_bytes(plan.accelerator.memory_bytes)}",
+            hint,
+        )
+    ]

@@ -30,6 +30,11 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def forecast_file(self) -> Path:
+        """What was planned for each segment, beside what was measured."""
+        return self.path / "forecast.json"
+
+    @property
     def config_file(self) -> Path:
         """The fully resolved config, written once."""
         return self.path / "config.yaml"

@@ -111,6 +111,8 @@ class Outcome:
     proven_steps:  recomputed steps that were compared with an earlier ledger and were equal.
     checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
     remarks:       sentences for the user that did not stop the run.
+    peak_memory_bytes: most memory of its device that the rank held (on a CPU: of the host, since before the
+                   model was built); None where unknown.
     consequence:   this rank failed only because it lost another one: never shown as the first cause.
     """
 
@@ -122,6 +124,7 @@ class Outcome:
     checkpoint: str | None = None
     remarks: tuple[str, ...] = ()
     consequence: bool = False
+    peak_memory_bytes: int | None = None
 
     def write(self, path: Path) -> None:
         """Write the outcome durably: whoever sees the file sees all of it."""

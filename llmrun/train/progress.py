@@ -1,5 +1,6 @@
 """How far one rank has come: what its outcome says, however it ends."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmrun.errors import LlmrunError
@@ -13,6 +14,7 @@ class Progress:
 
     step:          finished steps of the state that the rank holds.
     checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
+    peak:          reads the peak of this rank's memory, bytes; None until the model is about to be built.
     proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
     remarks:       sentences for the user that did not stop the run.
     live:          where remarks are shown while the run goes on; rank 0's.
@@ -21,6 +23,7 @@ class Progress:
     rank: int
     step: int
     checkpoint: str | None
+    peak: Callable[[], int | None] | None = None
     proven_steps: int = 0
     remarks: list[str] = field(default_factory=list)
     live: RemarksWriter | None = None
@@ -49,4 +52,5 @@ class Progress:
             checkpoint=self.checkpoint,
             remarks=tuple(self.remarks),
             consequence=consequence,
+            peak_memory_bytes=None if self.peak is None else self.peak(),
         )

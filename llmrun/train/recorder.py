@@ -75,7 +75,8 @@ class Recorder:
         Raises RunFailedError where a recomputed step differs from what was recorded before, or any from a twin
         at which the run is to stop.
         """
-        rates = self._throughput.step(begun_s, time.perf_counter(), facts.tokens)
+        ended_s = time.perf_counter()
+        rates = self._throughput.step(begun_s, ended_s, facts.tokens)
         tensors = {
             "gradients": by_name(self._slots, facts.gradient_digests),
             "weights": by_name(self._slots, facts.weight_digests),
@@ -110,6 +111,7 @@ class Recorder:
             names.GRAD_NORM: facts.grad_norm,
             names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,
             names.TOTAL_TOKENS_PER_SECOND: rates.total_tokens_per_second,
+            names.STEP_SECONDS: ended_s - begun_s,
             names.MFU: rates.mfu,
             **self._against_baseline(facts.step, loss_smooth),
         }

@@ -33,6 +33,7 @@ from llmrun.train.evaluate import Evaluator
 from llmrun.train.group import device_of, local_rank, process_group
 from llmrun.train.loader import Loader, MicroBatches
 from llmrun.train.loop import Loop
+from llmrun.train.peak import PeakMemory
 from llmrun.train.progress import Progress
 from llmrun.train.recorder import PRODUCER, Recorder
 from llmrun.train.saving import restore
@@ -69,6 +70,7 @@ def run_segment(
     loader = Loader(batches, batch, rank, lanes, steps, config.seed, config.data.num_workers)
     device = device_of(config.hardware.device, local_rank())
     with process_group(orders.D, rank, device):
+        progress.peak = PeakMemory(device).read
         state = initial_state(resolved, rank, device, train.n_windows)
         checkpoint = (
             None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
@@ -150,7 +152,7 @@ def _peak_flops(config: Config) -> float | None:
     accelerator = config.hardware.accelerator
     if config.hardware.device == "cpu" or accelerator is None:
         return None
-    return accelerator_named(accelerator).peak_FLOPs(config.precision)
+    return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
 
 
 def _texts(run: RunDirectory, orders: SegmentOrders) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,41 +20,57 @@ schedule: {warmup_tokens: 256Ki}
 hardware: {accelerator: A100-80G-SXM, assumed_mfu: 0.5}
 """
 
+BIG = """\
+name: big
+T_tokens: 1B
+model: {preset: gpt3-13b}
+batch: {GB_tok: 128Ki, μ_tok: 2Ki, D: 64, V: 64}
+hardware: {accelerator: A100-80G-SXM}
+"""
+
 SUMMARY = """\
-plan of demo: 6 blocks of width 256, 8 heads over 4 key-value heads, swiglu 688, vocabulary of 4,096
+plan of demo
+  6 blocks of width 256, 8 heads (4 key-value), swiglu 688, vocabulary 4,096
 
   GB_tok = D · A · μ_tok      16,384 = 2 · 4 · 2,048
-
-  optimizer step                                16,384 tokens = GB_tok
-  ├─ accumulation step 1 of A = 4                4,096 tokens = D · μ_tok
-  │  ├─ rank 0 (lanes 0-3): 8 sequences × 256    2,048 tokens = μ_tok
-  │  └─ rank 1 (lanes 4-7): 8 sequences × 256    2,048 tokens
+  optimizer step, in tokens                    16,384 = GB_tok
+  ├─ accumulation step 1 of A = 4               4,096 = D · μ_tok
+  │  ├─ rank 0 (lanes 0-3): 8 sequences × 256   2,048 = μ_tok
+  │  └─ rank 1 (lanes 4-7): 8 sequences × 256   2,048
   ├─ ⋮  2 more
-  ├─ accumulation step 4                         4,096 tokens
+  ├─ accumulation step 4                        4,096
   └─ V = 8 lanes, added in one tree of height 3: the same bits for every D
 
-  steps             256               T_tokens / GB_tok, rounded down
-  tokens seen       4,194,304         all of T_tokens
-  warm-up           16 steps          of 262,144 tokens
-  M                 8                 micro-batches a step in V = 8 lanes of 1
+  steps           256             T_tokens / GB_tok, rounded down
+  tokens seen     4.19 M          all of T_tokens
+  warm-up         16 steps        of 262,144 tokens
+  M               8               micro-batches a step, V = 8 lanes of 1
 
-  N_params          4,353,280         blocks and final norm
-  N_params_total    5,401,856         with 1.05 M in tables; head shares the token table
-  FLOPs             1.56e+14          every matrix product, attention as full square (PaLM)
-  6·N_params·T      1.10e+14          1.36e+14 with N_params_total
-  checkpoint        64.8 MB           12 bytes a parameter; 32.4 MB from each of D = 2
+  N_params        4.35 M          4,353,280
+  N_params_total  5.40 M          5,401,856: tables 1.05 M, head tied
+  FLOPs           1.56e+14        every product, attention as full square (PaLM)
+  6·N_params·T    1.10e+14        1.36e+14 with N_params_total
 
-  memory per rank   401 MB            activations 156 MB, logits 101 MB, gradients 64.8 MB
-                                      weights 21.6 MB, exchange 21.6 MB, optimizer 21.6 MB
-                                      bf16 weights 10.8 MB, outside blocks 3.71 MB
-                                      in the host, checkpoint buffer 32.4 MB
-                                      fits the 80.0 GB of A100-80G-SXM
+  memory per rank 446 MB          activations 156 MB, logits 101 MB, gradients
+                                  64.8 MB, digests 34.1 MB
+                                  fits the 80.0 GB of A100-80G-SXM; largest
+                                  μ_tok at this V: 2,048
 
-  time              0.499 seconds     on 2 A100-80G-SXM at an assumed MFU of 0.5
-  GPU-hours         0.000277          D · time
-  energy            0.000127 kWh      TDP · D · time · PUE 1.15
-  price of energy   ¥ 0.00            at 0.6 ¥/kWh
-  price of GPUs     —                 hardware.yuan_per_GPU_hour is not set
+  checkpoint      64.8 MB         12 bytes a parameter, 32.4 MB from each rank
+  on disk         259 MB          at most 4; each takes 0.0324 seconds at 2 GB/s
+  save every      40.5 minutes    Daly: goodput 100 %, MTBF of the run 1,056.2
+                                  days
+                                  as configured, 4 hours: goodput 99.99 %
+
+  time            0.499 seconds   on 2 A100-80G-SXM at an assumed MFU of 0.5
+  GPU-hours       0.000277        D · time; 0.499 seconds with 5.47e-09
+                                  interruptions
+  energy          0.000127 kWh    TDP 400 W · D · time · PUE 1.15
+  CO2             6.84e-05 kg     at 0.5366 kg/kWh
+  price of energy ¥ 0.00          at 0.6 ¥/kWh
+  price of GPUs   —               hardware.yuan_per_GPU_hour is not set
+
+  no run below runs has judged a forecast on this machine yet
 """
 
 
@@ -61,6 +78,7 @@ plan of demo: 6 blocks of width 256, 8 heads over 4 key-value heads, swiglu 688,
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with demo.yaml, which is the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     (tmp_path / "demo.yaml").write_text(DEMO, encoding="utf-8")
     return tmp_path
 
@@ -100,8 +118,8 @@ def test_explain_puts_the_numbers_into_every_formula(demo: Path, capsys: pytest.
         "  N_params_total = 4,353,280 + 1,048,576 + 0 = 5,401,856\n",
         "  output head = 2·d_model·vocab_size = 2·256·4,096 = 2,097,152\n",
         "  FLOPs per token = 3·(6·(1,449,984 + 262,144) + 2,097,152) = 37,109,760\n",
-        "  with the causal half of the square (Megatron-LM) = 1.46e+14\n",
-        "  6·N_params·tokens_seen = 6·4,353,280·4,194,304 = 1.10e+14 (Kaplan et al. 2020, arXiv 2001.08361)\n",
+        "    causal                1.46e+14  0.936      exact - 6·n_layers·L_ctx·d_q (half of the square: ",
+        "    6NT                   1.10e+14  0.704      6·N_params (Kaplan et al. 2020)\n",
         "12·N_params_total = 12·5,401,856 = 64,822,272 bytes = 64.8 MB; 32.4 MB from each of D = 2\n",
         "N·2 + N·8 = 54,018,560 bytes = 54.0 MB; 27.0 MB from each of D = 2\n",
         "arXiv 2205.05198",
@@ -205,3 +223,77 @@ def test_heavy_libraries_stay_out(demo: Path, arguments: list[str]) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_two_plans_side_by_side(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--compare` shows every figure of both and the second as a multiple of the first; as JSON both plans."""
+    (demo / "wide.yaml").write_text(
+        DEMO.replace("D: 2", "D: 4").replace("name: demo", "name: wide"), encoding="utf-8"
+    )
+    assert run(["plan", "demo.yaml", "--compare", "wide.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert run(["plan", "demo.yaml", "--compare", "wide.yaml", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)["plans"]
+
+    assert lines[0].split() == ["demo", "wide", "second", "/", "first"]
+    assert next(line.split() for line in lines if line.startswith("D ")) == ["D", "2", "4", "2"]
+    assert next(line.split() for line in lines if line.startswith("steps")) == ["steps", "256", "256", "="]
+    assert next(line.split()[-1] for line in lines if line.startswith("time")) == "0.5"
+    assert lines[-1].split() == ["fits", "fits"]
+    assert [plan["D"] for plan in plans] == [2, 4]
+
+
+def test_chinese_by_option_and_by_locale(
+    demo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--lang zh` and a Chinese locale give one screen; `--lang en` wins over the locale."""
+    assert run(["plan", "demo.yaml", "--lang", "zh", "--explain"]) == 0
+    asked = capsys.readouterr().out
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert run(["plan", "demo.yaml", "--explain"]) == 0
+    by_locale = capsys.readouterr().out
+    assert run(["plan", "demo.yaml", "--lang", "en"]) == 0
+
+    assert asked == by_locale
+    assert asked.startswith("demo 的计划\n")
+    assert capsys.readouterr().out == SUMMARY
+
+
+def test_a_language_that_is_none(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another language is refused with the two there are."""
+    assert run(["plan", "demo.yaml", "--lang", "fr"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --lang fr is no language of llmrun\n\nhint: write `--lang en` or `--lang zh`\n"
+    )
+
+
+def test_a_plan_that_does_not_fit(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0, the verdict and a way on the screen, and a warning whose setting makes it fit."""
+    (demo / "big.yaml").write_text(BIG, encoding="utf-8")
+    assert run(["plan", "big.yaml"]) == 0
+    screen = capsys.readouterr()
+    settings = re.findall(r"--set \S+", screen.err.split("hint: `")[1].split("`")[0])
+    assert run(["plan", "big.yaml", "--json", *" ".join(settings).split()]) == 0
+
+    assert "does not fit the 80.0 GB of A100-80G-SXM" in screen.out
+    assert screen.err.startswith("warning: a rank needs ")
+    assert json.loads(capsys.readouterr().out)["fits"] is True
+
+
+def test_the_13B_example(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--explain` shows what llmrun writes and beside it the textbook's form, for 64 ranks."""
+    (demo / "big.yaml").write_text(BIG, encoding="utf-8")
+    assert run(["plan", "big.yaml", "--explain"]) == 0
+    shown = capsys.readouterr().out
+
+    assert "= 12·12,853,386,240 = 154,240,634,880 bytes = 154 GB; 2.41 GB from each of D = 64\n" in shown
+    assert "N·2 + N·8 = 128,533,862,400 bytes = 129 GB; 2.01 GB from each of D = 64\n" in shown
+    assert shown.startswith("plan of big (gpt3-13b)\n")
+
+
+def test_a_changed_preset_says_so(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A title never claims a published shape that the config changed."""
+    (demo / "big.yaml").write_text(BIG, encoding="utf-8")
+    assert run(["plan", "big.yaml", "--set", "model.n_layers=12"]) == 0
+
+    assert capsys.readouterr().out.startswith("plan of big (gpt3-13b, changed)\n  12 blocks of width 5,120")

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 NUMERIC = """
 seed T_tokens
-model.n_layers model.d_model model.n_heads model.n_kv_heads model.head_dim model.d_ff model.vocab_size
+model.preset model.n_layers model.d_model model.n_heads model.n_kv_heads model.head_dim model.d_ff model.vocab_size
 model.tie_embeddings model.mlp model.norm model.norm_eps model.position model.rope_theta model.bias
 model.qkv_bias model.qk_norm model.dropout
 batch.GB_tok batch.μ_tok batch.L_ctx batch.V
@@ -32,6 +32,8 @@ checkpoint.every_minutes checkpoint.every_steps checkpoint.keep_last checkpoint.
 checkpoint.keep_every_steps checkpoint.on_disk_full
 reproducibility.compare_with reproducibility.on_difference monitor.baseline
 hardware.accelerator hardware.assumed_mfu hardware.PUE hardware.yuan_per_kWh hardware.yuan_per_GPU_hour
+hardware.kgCO2_per_kWh hardware.watts_per_device hardware.checkpoint_GBps hardware.device_MTBF_hours
+hardware.restart_minutes hardware.table
 """.split()  # noqa: SIM905
 
 

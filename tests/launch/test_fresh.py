@@ -29,7 +29,7 @@ def test_a_whole_run(project):
     assert project.watcher.steps == list(range(1, 21))
     assert project.watcher.checkpoints[-1] == 20
     assert {path.name for path in project.run.path.iterdir()} == {
-        "checkpoints", "config.yaml", "ledger.bin", "logs", "metrics.jsonl", "order", "provenance",
+        "checkpoints", "config.yaml", "forecast.json", "ledger.bin", "logs", "metrics.jsonl", "order", "provenance",
         "run.json", "run.lock",
     }  # fmt: skip
     assert {path.name for path in project.run.provenance.iterdir()} == {

@@ -16,12 +16,12 @@ def make_batch(D: int, V: int, per_lane: int = 1, mu_tok: int = 2048) -> Batch:
 def test_two_ranks() -> None:
     """Step, accumulation steps, ranks with their lanes, all with the user's numbers."""
     assert batch_diagram(make_batch(D=2, V=8)) == [
-        "optimizer step                                16,384 tokens = GB_tok",
-        "├─ accumulation step 1 of A = 4                4,096 tokens = D · μ_tok",
-        "│  ├─ rank 0 (lanes 0-3): 8 sequences × 256    2,048 tokens = μ_tok",
-        "│  └─ rank 1 (lanes 4-7): 8 sequences × 256    2,048 tokens",
+        "optimizer step, in tokens                    16,384 = GB_tok",
+        "├─ accumulation step 1 of A = 4               4,096 = D · μ_tok",
+        "│  ├─ rank 0 (lanes 0-3): 8 sequences × 256   2,048 = μ_tok",
+        "│  └─ rank 1 (lanes 4-7): 8 sequences × 256   2,048",
         "├─ ⋮  2 more",
-        "├─ accumulation step 4                         4,096 tokens",
+        "├─ accumulation step 4                        4,096",
         "└─ V = 8 lanes, added in one tree of height 3: the same bits for every D",
     ]
 
@@ -29,9 +29,9 @@ def test_two_ranks() -> None:
 def test_one_rank_and_one_micro_batch() -> None:
     """The smallest batch has no second step and no tree."""
     assert batch_diagram(make_batch(D=1, V=1, mu_tok=256)) == [
-        "optimizer step                            256 tokens = GB_tok",
-        "├─ accumulation step 1 of A = 1           256 tokens = D · μ_tok",
-        "│  └─ rank 0 (lane 0): 1 sequence × 256   256 tokens = μ_tok",
+        "optimizer step, in tokens                256 = GB_tok",
+        "├─ accumulation step 1 of A = 1          256 = D · μ_tok",
+        "│  └─ rank 0 (lane 0): 1 sequence × 256  256 = μ_tok",
         "└─ V = 1 lane: nothing else to add",
     ]
 

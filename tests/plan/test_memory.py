@@ -16,7 +16,8 @@ from llmrun.plan.parameters import count_parameters
 def make_shape(L_ctx: int = 32, **changed: Any) -> ModelShape:
     """A small Llama-like shape."""
     small = {"n_layers": 3, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 176, "vocab_size": 300}
-    return shape_of(complete_model(ModelConfig(**small | changed), small["vocab_size"]), L_ctx)
+    form = small | changed
+    return shape_of(complete_model(ModelConfig(**form), form["vocab_size"]), L_ctx)
 
 
 def plan_memory(shape: ModelShape, **changed: Any) -> Memory:
@@ -85,7 +86,7 @@ def test_activations_are_what_autograd_keeps(changed: dict[str, Any], precision:
 
 
 def test_state_by_hand() -> None:
-    """Weights 4, gradients 4 per lane buffer, moments 8/D, exchange 4, checkpoint buffer 12/D bytes a parameter."""
+    """Weights 4, gradients 4 per lane buffer, moments 8/D, exchange 4 + 4/D, checkpoint buffer 12/D bytes a parameter."""
     shape = make_shape(d_model=128, d_ff=256)
     N = count_parameters(shape).N_params_total
     assert N % 4 == 0
@@ -93,7 +94,7 @@ def test_state_by_hand() -> None:
 
     assert part(memory, "weights") == 4 * N
     assert part(memory, "gradients") == 4 * N * 3
-    assert part(memory, "exchange") == 4 * N
+    assert part(memory, "exchange") == 4 * N + 4 * N // 4
     assert part(memory, "optimizer") == 8 * N // 4
     assert part(memory, "bf16 weights") == 0
     assert part(memory, "logits") == 12 * 128 * 300
@@ -102,16 +103,38 @@ def test_state_by_hand() -> None:
 
 
 def test_recomputation_keeps_inputs_of_blocks_and_one_block() -> None:
-    """Checkpointed blocks cost 4·d_model a token each, and one of them is there in full."""
-    shape = make_shape()
-    full = part(plan_memory(shape), "activations") // shape.n_layers
+    """Checkpointed blocks cost 4·d_model a token each, and the last one is there in full, its input once."""
+    shape = make_shape(n_layers=8, vocab_size=8)
+    full = part(plan_memory(shape, mu_tok=8192), "activations") // shape.n_layers
+    recomputed = plan_memory(shape, mu_tok=8192, recomputes=True)
 
-    assert part(plan_memory(shape, recomputes=True), "activations") == 3 * 4 * 64 * 128 + full
+    assert recomputed.moment == "backward of the last block"
+    assert part(recomputed, "activations") == 8 * 4 * 64 * 8192 + full - 4 * 64 * 8192
+
+
+def test_a_recomputed_block_is_gone_when_the_logits_are_there() -> None:
+    """With a large vocabulary recomputation keeps inputs of blocks only: the peak is at the loss."""
+    shape = make_shape(vocab_size=20_000)
+    recomputed = plan_memory(shape, mu_tok=8192, recomputes=True)
+
+    assert recomputed.moment == "the loss's gradient"
+    assert part(recomputed, "activations") == 3 * 4 * 64 * 8192
+
+
+def test_a_cpu_holds_what_waits_to_be_written() -> None:
+    """On a CPU the checkpoint's buffer is a part of the rank's memory, on a GPU it lies elsewhere."""
+    shape = make_shape()
+
+    assert (
+        part(plan_memory(shape, device="cpu"), "checkpoint buffer")
+        == 12 * count_parameters(shape).N_params_total
+    )
+    assert part(plan_memory(shape, device="cuda"), "checkpoint buffer") == 0
 
 
 settings_of_memory = {
     "D": st.sampled_from([1, 2, 4, 8]),
-    "mu_tok": st.sampled_from([32, 64, 256]),
+    "mu_tok": st.sampled_from([2048, 4096, 16384]),
     "precision": st.sampled_from(["fp32", "bf16"]),
     "recomputes": st.booleans(),
     "device": st.sampled_from(["cpu", "cuda"]),

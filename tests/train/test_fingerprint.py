@@ -39,9 +39,18 @@ class With:
     settings: tuple[str, ...]
 
 
+SHAPE = (
+    "model.n_layers=2", "model.d_model=64", "model.n_heads=4", "model.n_kv_heads=2", "model.head_dim=16", "model.d_ff=48",
+    "model.vocab_size=300", "batch.L_ctx=64",
+    "model.tie_embeddings=true", "model.mlp=gelu", "model.norm=layernorm", "model.norm_eps=1e-5", "model.position=rope",
+    "model.rope_theta=10000", "model.bias=false", "model.qkv_bias=false", "model.qk_norm=false", "model.dropout=0",
+)  # fmt: skip
+"""All that a preset would fill: beside these keys only its name is left, which counts where it is for planning."""
+
 NUMERIC = {
     "seed": "43",
     "T_tokens": "65Ki",
+    "model.preset": With("bloom-560m", SHAPE),
     "model.n_layers": "3",
     "model.d_model": "72",
     "model.n_heads": "2",
@@ -110,6 +119,12 @@ OPERATIONAL = {
     "hardware.PUE": "1.5",
     "hardware.yuan_per_kWh": "1",
     "hardware.yuan_per_GPU_hour": "18",
+    "hardware.kgCO2_per_kWh": "0.4",
+    "hardware.watts_per_device": "500",
+    "hardware.checkpoint_GBps": "5",
+    "hardware.device_MTBF_hours": "1000",
+    "hardware.restart_minutes": "3",
+    "hardware.table": "gpus.yaml",
 }
 
 

@@ -1,0 +1,127 @@
+"""What `llmrun plan` knows from measurements: steps timed here, and the record of earlier runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrun.cli import console
+
+LINE_COLUMNS = 78
+
+if TYPE_CHECKING:
+    from llmrun.config.resolve import Resolved
+    from llmrun.plan.calibration import TimeEstimate
+    from llmrun.plan.language import Say
+    from llmrun.plan.plan import Measured, Plan
+    from llmrun.plan.record import Basis, Quantity, Record
+
+
+def timed_here(resolved: "Resolved") -> "TimeEstimate":
+    """Time a few steps of a config on this machine.  Nothing is left behind, however it ends."""
+    from llmrun.launch.calibrate import calibrate
+    from llmrun.launch.signals import StopRequest
+    from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.plan.calibration import estimate
+    from llmrun.plan.flops import flops_per_token
+    from llmrun.plan.hardware import accelerator_named
+
+    config = resolved.config
+    accelerator = (
+        accelerator_named(config.hardware.accelerator, table=config.hardware.table)
+        if config.hardware.accelerator
+        else None
+    )
+    console.note("timing a few steps of this config here; Ctrl-C stops it and leaves nothing behind")
+    with StopRequest() as stop:
+        timed = calibrate(resolved, TorchrunStarter(), stop.check)
+    peak = accelerator.peak_FLOPs(config.precision) if accelerator else None
+    return estimate(timed, resolved.batch, flops_per_token(resolved.shape), peak)
+
+
+def as_measured(found: "TimeEstimate", say: "Say") -> "Measured":
+    """A calibration in the place of the assumed MFU."""
+    from llmrun.plan.plan import Measured
+
+    says = say("{n} steps timed on D = {D} {where}", n=found.steps_timed, D=found.D_timed, where=found.where)
+    return Measured(found.tokens_per_second, says)
+
+
+def measured_lines(plan: "Plan", timed: "TimeEstimate | None", say: "Say") -> list[str]:
+    """What was timed here, and the record of earlier forecasts, in words."""
+    from llmrun.plan.language import wrapped
+    from llmrun.plan.record_lines import calibration_lines, record_lines
+
+    config = plan.config
+    timing = [] if timed is None else ["", *calibration_lines(timed, plan.batch.D, say)]
+    records = records_for(plan)
+    lines = [*timing, "", *record_lines(records, plan.costs.time_hours, config.runs_dir, say)]
+    return [part for line in lines for part in wrapped(line, LINE_COLUMNS) or [""]]
+
+
+def measured_json(plan: "Plan", timed: "TimeEstimate | None") -> dict[str, Any]:
+    """The same for scripts."""
+    return {
+        "calibration": None if timed is None else timed.as_json(),
+        "record": records_as_json(records_for(plan), plan.costs.time_hours),
+    }
+
+
+def records_for(plan: "Plan") -> "dict[Quantity, Record]":
+    """The planner's record of such runs on this machine, below the config's runs_dir; empty without any."""
+    from llmrun.run.forecast import forecasts_below
+
+    forecasts = forecasts_below(Path(plan.config.runs_dir))
+    if not forecasts:
+        return {}
+    from llmrun.machine import device_name
+    from llmrun.plan.record import FROM_MEASUREMENT, QUANTITIES, record_of
+
+    device = "cuda" if plan.setting.device == "cuda" else "cpu"
+    machine = {"device": device, "model": device_name(device)}
+    bases: tuple[Basis, ...] = ("assumed_mfu",) if plan.measured is None else FROM_MEASUREMENT
+    found = {
+        quantity: record_of(forecasts, machine, quantity, bases if quantity == "step_s" else None)
+        for quantity in QUANTITIES
+    }
+    return {quantity: record for quantity, record in found.items() if record is not None}
+
+
+def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
+    """The throughput of earlier runs on this machine that did such work; None where there was none."""
+    from llmrun.run.forecast import forecasts_below
+
+    config = resolved.config
+    forecasts = forecasts_below(Path(config.runs_dir))
+    if not forecasts:
+        return None
+    from llmrun.machine import device_name
+    from llmrun.plan.plan import Measured
+    from llmrun.plan.record import step_from_record, work_of
+
+    device = config.hardware.device
+    machine = {"device": device, "model": device_name(device)}
+    found = step_from_record(forecasts, machine, work_of(resolved))
+    if found is None:
+        return None
+    step_s, basis = found
+    if basis == "same_work":
+        says = say("as earlier runs of this work took here")
+    else:
+        says = say("at the FLOP/s of earlier runs here")
+    return Measured(resolved.batch.gb_tok / step_s, says)
+
+
+def records_as_json(records: "dict[Quantity, Record]", hours: float | None) -> dict[str, Any]:
+    """The record for scripts: by quantity, and the planned time as an interval."""
+    step = records.get("step_s")
+    interval = None if step is None or hours is None else step.interval(hours)
+    return {
+        "forecasts": {
+            quantity: {
+                "count": len(record.errors),
+                "median_error": record.median_error,
+                "worst_error": record.worst_error,
+            }
+            for quantity, record in records.items()
+        },
+        "time_hours_interval": None if interval is None else list(interval),
+    }

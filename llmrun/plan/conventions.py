@@ -1,0 +1,145 @@
+"""How others count FLOPs, by name: the same run has other figures in other papers, and this is why.
+
+`exact` is what `plan` and the MFU of a run use; the others are for comparing.  All are FLOPs per token of
+training, forward and backward.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llmrun.config.shape import ModelShape
+from llmrun.plan.flops import (
+    FORWARD_AND_BACKWARD,
+    attention_flops_per_token,
+    causal_flops_per_token,
+    flops_6NT,
+    flops_per_token,
+    projection_flops_per_token,
+    recomputed_flops_per_token,
+)
+from llmrun.plan.parameters import ParameterCount
+
+USED = "exact"
+
+
+class Convention(NamedTuple):
+    """One way to count.
+
+    name:       stable, for scripts.  formula: with the symbols of llmrun.  source: who counts so.
+    of_hardware: counts recomputation too, so that a share of the peak is an HFU, not an MFU.
+    """
+
+    name: str
+    formula: str
+    source: str
+    per_token: Callable[[ModelShape, ParameterCount], int]
+    of_hardware: bool = False
+
+
+def square_per_token(shape: ModelShape) -> int:
+    """12·n_layers·d_q·L_ctx: attention over the full square, forward and backward."""
+    return FORWARD_AND_BACKWARD * shape.n_layers * attention_flops_per_token(shape)
+
+
+def six_N_and_square(N: int, shape: ModelShape) -> int:
+    """6·N + 12·n_layers·d_q·L_ctx: PaLM's approximation, which counts norms and biases as if multiplied by."""
+    return flops_6NT(N, 1) + square_per_token(shape)
+
+
+def position_table(shape: ModelShape, count: ParameterCount) -> int:
+    """Parameters of the position table: what the tables hold beside the token table."""
+    return count.embedding - shape.vocab_size * shape.d_model
+
+
+def layers_and_softmax(shape: ModelShape) -> int:
+    """Every product and the softmax of all blocks, without tables and head."""
+    softmax = 3 * shape.n_heads * shape.L_ctx
+    block = projection_flops_per_token(shape) + attention_flops_per_token(shape) + softmax
+    return FORWARD_AND_BACKWARD * shape.n_layers * block
+
+
+def selective_per_token(shape: ModelShape) -> int:
+    """The exact count with attention's square twice: it is recomputed, and counted forward and backward."""
+    return flops_per_token(shape) + square_per_token(shape)
+
+
+def block_recomputation_per_token(shape: ModelShape) -> int:
+    """The exact count and one more forward pass of every block."""
+    return flops_per_token(shape) + recomputed_flops_per_token(shape)
+
+
+CONVENTIONS = (
+    Convention(
+        "exact",
+        "3·(n_layers·(projections + 4·L_ctx·d_q) + 2·d_model·vocab_size)",
+        "every matrix product, full square: PaLM, Megatron-LM 2021",
+        lambda shape, _: flops_per_token(shape),
+    ),
+    Convention(
+        "causal",
+        "exact - 6·n_layers·L_ctx·d_q",
+        "half of the square: Megatron-LM today, FlashAttention",
+        lambda shape, _: causal_flops_per_token(shape),
+    ),
+    Convention("6NT", "6·N_params", "Kaplan et al. 2020", lambda _, count: flops_6NT(count.N_params, 1)),
+    Convention(
+        "6NT_total", "6·N_params_total", "GPT-3, Gopher", lambda _, count: flops_6NT(count.N_params_total, 1)
+    ),
+    Convention(
+        "palm",
+        "6·N_params_total + 12·n_layers·d_q·L_ctx",
+        "PaLM appendix B, MosaicML",
+        lambda shape, count: six_N_and_square(count.N_params_total, shape),
+    ),
+    Convention(
+        "nanogpt",
+        "palm without the position table in N",
+        "nanoGPT",
+        lambda shape, count: six_N_and_square(count.N_params_total - position_table(shape, count), shape),
+    ),
+    Convention(
+        "torchtitan",
+        "palm without the token table in N",
+        "torchtitan",
+        lambda shape, count: six_N_and_square(count.N_params_total - shape.vocab_size * shape.d_model, shape),
+    ),
+    Convention(
+        "chinchilla",
+        "3·n_layers·(projections + 4·L_ctx·d_q + 3·n_heads·L_ctx)",
+        "Chinchilla appendix F, its table A4",
+        lambda shape, _: layers_and_softmax(shape),
+    ),
+    Convention(
+        "recompute_block",
+        "exact + n_layers·(projections + 4·L_ctx·d_q)",
+        "Narayanan 2021, eq. 3: blocks forward twice",
+        lambda shape, _: block_recomputation_per_token(shape),
+        of_hardware=True,
+    ),
+    Convention(
+        "recompute_selective",
+        "exact + 12·n_layers·d_q·L_ctx",
+        "Korthikanti 2022, appendix A: attention twice",
+        lambda shape, _: selective_per_token(shape),
+        of_hardware=True,
+    ),
+    Convention(
+        "recompute_mosaic",
+        "4/3·palm",
+        "MosaicML with activation checkpointing",
+        lambda shape, count: 4 * six_N_and_square(count.N_params_total, shape) // 3,
+        of_hardware=True,
+    ),
+    Convention(
+        "8NT_total",
+        "8·N_params_total",
+        "Narayanan 2021, eq. 4",
+        lambda _, count: 8 * count.N_params_total,
+        of_hardware=True,
+    ),
+)
+
+
+def convention(name: str) -> Convention:
+    """The convention of a name, which exists."""
+    return next(found for found in CONVENTIONS if found.name == name)

@@ -1,0 +1,243 @@
+"""What comes and goes within a step, at each moment that may be its largest.
+
+The order of torch's own allocations was read off its profiler: docs/planning-accuracy.md lists the moments.
+t: μ_tok.  C: d_model.  F: d_ff.  W: vocab_size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from llmrun.config.shape import ModelShape
+from llmrun.plan.memory_activations import block_bytes_per_token, outside_bytes_per_token
+from llmrun.plan.memory_parts import FP32_BYTES, MemoryPart, Setting
+from llmrun.plan.parameters import block_shapes, head_shapes
+
+NORM_BLOCK_BYTES = 8 * 2**14
+NORM_BLOCKS_CPU, NORM_BLOCKS_CUDA = 16, 1024
+"""Chunks of reduce/norm.py."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment of a step: when it is, and what is there beside the state."""
+
+    says: str
+    parts: tuple[MemoryPart, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All that comes and goes."""
+        return sum(part.bytes for part in self.parts)
+
+
+def largest_moment(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """The moment that needs most.  N: N_params_total."""
+    moments: list[Callable[[], Moment]] = [
+        lambda: _loss(shape, setting, N),
+        lambda: _head(shape, setting, N),
+        lambda: _final_norm(shape, setting, N),
+        lambda: _last_block(shape, setting, N),
+        lambda: _tables(shape, setting, N),
+        lambda: _update(shape, setting, N),
+    ]
+    if setting.is_sharded:
+        moments.append(lambda: _exchange(shape, setting, N))
+    return max((moment() for moment in moments), key=lambda moment: moment.bytes)
+
+
+def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """The backward pass begins: log-probabilities and two gradients of their size, all fp32."""
+    t, W = setting.mu_tok, shape.vocab_size
+    logits = MemoryPart(
+        "logits",
+        3 * FP32_BYTES * t * W,
+        f"3·4·μ_tok·vocab_size = 12·{t:,}·{W:,} (log-probabilities, two gradients)",
+    )
+    parts = (
+        *_low_precision(shape, setting),
+        _kept(shape, setting),
+        _outside(shape, setting),
+        logits,
+        *_fsdp(shape, setting, N, at="head"),
+    )
+    return Moment("the loss's gradient", parts)
+
+
+def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """The head's weights get their gradient: under autocast in bf16 first, then copied to fp32.
+
+    By then the head's own bf16 copy is gone.
+    """
+    t, W, C, half = setting.mu_tok, shape.vocab_size, shape.d_model, setting.half_bytes
+    product = half * (t * W + W * C + t * C)
+    cast = FP32_BYTES * W * C + (half + FP32_BYTES) * t * C if setting.precision == "bf16" else 0
+    says = "gradients of the logits and of the head's weights"
+    parts = (
+        *_low_precision(shape, setting),
+        _kept(shape, setting),
+        _outside(shape, setting),
+        MemoryPart("temporary", max(product, cast), says),
+        *_fsdp(shape, setting, N, at="head"),
+    )
+    return Moment("the output head's gradient", parts)
+
+
+def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """Backward through the final norm; RMSNorm on a CPU is a chain of operations, others are one kernel."""
+    t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
+    tensors = 4 if setting.device == "cpu" and shape.norm == "rmsnorm" else 2
+    tied = FP32_BYTES * W * C if shape.tie_embeddings else 0
+    bytes_ = FP32_BYTES * tensors * t * C - setting.half_bytes * t * C + tied
+    says = f"{tensors}·4·μ_tok·d_model, less the head's input, + {tied:,} (the tied table's gradient waits)"
+    parts = (
+        *_low_precision(shape, setting, in_block=True),
+        _kept(shape, setting),
+        _outside(shape, setting),
+        MemoryPart("temporary", bytes_, says),
+        *_fsdp(shape, setting, N, at="head"),
+    )
+    return Moment("backward of the final norm", parts)
+
+
+def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """Backward through the last block's MLP; a recomputed block is there in full, its input once."""
+    t, C, F, half = setting.mu_tok, shape.d_model, shape.d_ff, setting.half_bytes
+    kept = _kept(shape, setting)
+    if setting.recomputes:
+        block = t * (block_bytes_per_token(shape, setting) - FP32_BYTES * C)
+        kept = MemoryPart(
+            kept.name, kept.bytes + block, f"{kept.formula} + {block:,} (the last block in full)"
+        )
+    inner = (
+        2 * half * t * F
+        if shape.mlp == "swiglu"
+        else half * t * (F + C * _copies_of_gradient(shape, setting))
+    )
+    weight = half * t * F + (half + FP32_BYTES if setting.precision == "bf16" else FP32_BYTES) * C * F
+    tied = FP32_BYTES * shape.vocab_size * C if shape.tie_embeddings else 0
+    says = f"4·μ_tok·d_model + {max(inner, weight):,} (gradients inside the MLP)"
+    says += f" + {tied:,} (the tied table's gradient waits)" if tied else ""
+    temporary = MemoryPart("temporary", FP32_BYTES * t * C + max(inner, weight) + tied, says)
+    return Moment(
+        "backward of the last block",
+        (
+            *_low_precision(shape, setting, in_block=True),
+            kept,
+            temporary,
+            *_fsdp(shape, setting, N, at="block"),
+        ),
+    )
+
+
+def _copies_of_gradient(shape: ModelShape, setting: Setting) -> int:
+    """Copies of the block's gradient before the MLP's: a cast to bf16, a dropout."""
+    return int(setting.precision == "bf16") + int(shape.dropout > 0)
+
+
+def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """The end of the backward pass: a whole table of gradients, and that of a head that shares it.
+
+    In fp32 the head's gradient is a transposed view, into which autograd cannot add: their sum is a third.
+    """
+    t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
+    tables = 1 + shape.tie_embeddings + (shape.tie_embeddings and setting.precision == "fp32")
+    says = f"{tables}·4·vocab_size·d_model + 4·μ_tok·d_model (gradients of the token table and of its output)"
+    return Moment(
+        "the token table's gradient",
+        (
+            MemoryPart("temporary", FP32_BYTES * (tables * W * C + t * C), says),
+            *_fsdp(shape, setting, N, at="tables"),
+        ),
+    )
+
+
+def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """Norm, optimizer, and the gathering of updated shards."""
+    own = -(-N // setting.D)
+    blocks = NORM_BLOCKS_CPU if setting.device == "cpu" else NORM_BLOCKS_CUDA
+    norm = NORM_BLOCK_BYTES * min(blocks, -(-own // 2**14))
+    foreach = FP32_BYTES * own if setting.implementation == "foreach" else 0
+    gather = 0
+    if setting.D > 1 and not setting.is_sharded:
+        gather = FP32_BYTES * (own + (N if setting.device == "cpu" else 0))
+    says = "the norm's chunk, foreach's copy, or the shard that is sent (gloo also copies what it receives)"
+    temporary = MemoryPart("temporary", max(norm, foreach, gather), says)
+    return Moment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
+
+
+def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
+    """FSDP2 reduces the last block's gradients, whose activations are gone: they, a copy to send, what arrives."""
+    each, block = _kept(shape, setting), _elements_of_block(shape)
+    kept = each.bytes * (shape.n_layers - 1) // shape.n_layers
+    tied = FP32_BYTES * shape.vocab_size * shape.d_model if shape.tie_embeddings else 0
+    parts = (
+        *_low_precision(shape, setting, in_block=True),
+        MemoryPart(each.name, kept, f"{each.formula}, without the last block"),
+        MemoryPart(
+            "temporary", 3 * FP32_BYTES * block + tied, f"3·4·{block:,} + {tied:,} (sent and received)"
+        ),
+        *_fsdp(shape, setting, N, at="block"),
+    )
+    return Moment("the exchange of the last block", parts)
+
+
+def _fsdp(
+    shape: ModelShape, setting: Setting, N: int, *, at: Literal["head", "block", "tables", "update"]
+) -> list[MemoryPart]:
+    """What FSDP2 has gathered at a moment, and the sharded gradients that it has left."""
+    if not setting.is_sharded:
+        return []
+    own, block = -(-N // setting.D), _elements_of_block(shape)
+    root = N - shape.n_layers * block
+    gathered = {"head": root, "block": root + 2 * block, "tables": root + block, "update": 0}[at]
+    sent = 2 * root if at == "tables" else 0
+    is_early = at in ("head", "block") and setting.V <= setting.D
+    reduced = 0 if is_early else own
+    return [
+        MemoryPart("gathered weights", FP32_BYTES * gathered, f"4·{gathered:,} (tables, and blocks in use)"),
+        MemoryPart(
+            "reduced gradients",
+            FP32_BYTES * (reduced + sent),
+            f"4·({reduced:,} + {sent:,}) (N_params_total/D once a slot is reduced; tables sent and received)",
+        ),
+    ]
+
+
+def _elements_of_block(shape: ModelShape) -> int:
+    """Parameters of one block."""
+    return sum(prod(size) for size in block_shapes(shape).values())
+
+
+def _kept(shape: ModelShape, setting: Setting) -> MemoryPart:
+    """Activations of all blocks; under recomputation only the blocks' inputs."""
+    t, layers = setting.mu_tok, shape.n_layers
+    if setting.recomputes:
+        stored = FP32_BYTES * shape.d_model
+        says = f"μ_tok·n_layers·4·d_model = {t:,}·{layers}·{stored:,} (inputs of blocks)"
+        return MemoryPart("activations", t * layers * stored, says)
+    each = block_bytes_per_token(shape, setting)
+    says = f"μ_tok·n_layers·(bytes a token and block) = {t:,}·{layers}·{each:,}"
+    return MemoryPart("activations", t * layers * each, says)
+
+
+def _outside(shape: ModelShape, setting: Setting) -> MemoryPart:
+    """What is kept outside blocks."""
+    each = outside_bytes_per_token(shape, setting)
+    says = f"μ_tok·{each:,} (final norm, the head's input)"
+    return MemoryPart("outside blocks", setting.mu_tok * each, says)
+
+
+def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = False) -> list[MemoryPart]:
+    """The bf16 copies of matrices that autocast makes and the backward pass keeps.
+
+    in_block: in the backward pass of the last block; recomputation makes its copies anew and keeps no others.
+    """
+    if setting.precision == "fp32":
+        return []
+    matrices = sum(prod(size) for size in block_shapes(shape).values() if len(size) == 2)
+    head = sum(prod(size) for size in head_shapes(shape).values()) or shape.vocab_size * shape.d_model
+    blocks = int(in_block) if setting.recomputes else shape.n_layers
+    elements = blocks * matrices + (0 if in_block else head)
+    return [MemoryPart("bf16 weights", 2 * elements, f"2·{elements:,} (copies of matrices under autocast)")]

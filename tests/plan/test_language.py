@@ -1,0 +1,172 @@
+"""The words of a plan, English and Chinese."""
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrun.config.load import load_config
+from llmrun.config.resolve import MachineFacts, resolve
+from llmrun.plan.chinese import CHINESE
+from llmrun.plan.compare import comparison
+from llmrun.plan.explain import explanation
+from llmrun.plan.language import (
+    Language,
+    Said,
+    chinese,
+    english,
+    language_of,
+    padded,
+    speaker,
+    width,
+    wrapped,
+)
+from llmrun.plan.plan import Plan, make_plan
+from llmrun.plan.summary import COLUMNS, summary
+
+ROOT = Path(__file__).parents[2]
+
+
+def templates() -> set[str]:
+    """Every text that the sources put into words: the first argument of `say` and of `Said`."""
+    found = set()
+    for path in [*(ROOT / "llmrun" / "plan").glob("*.py"), *(ROOT / "llmrun" / "cli").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("say", "Said")
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                found.add(node.args[0].value)
+    return found
+
+
+def fields(template: str) -> set[str]:
+    """The values that a template takes, each with its format."""
+    return {f"{name}:{form}" for _, name, form, _ in string.Formatter().parse(template) if name is not None}
+
+
+def test_every_text_has_chinese_words() -> None:
+    """No text of the sources lacks a translation; parts of memory are looked up by their names."""
+    assert len(templates()) > 100
+    assert templates() - CHINESE.keys() == set()
+
+
+@pytest.mark.parametrize("template", CHINESE)
+def test_a_translation_has_the_same_values(template: str) -> None:
+    """Nothing is lost or formatted otherwise on the way."""
+    assert fields(CHINESE[template]) == fields(template)
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "zh_TW"}, "zh"),
+        ({"LANG": "zh_CN", "LC_ALL": ""}, "zh"),
+        ({}, "en"),
+    ],
+)
+def test_the_locale_names_the_language(environment: dict[str, str], language: Language) -> None:
+    """LC_ALL before LC_MESSAGES before LANG, empty ones passed over."""
+    assert language_of(environment) == language
+
+
+def test_said_is_english_unless_asked() -> None:
+    """A text that waits for its language."""
+    said = Said("{key} is not set", {"key": "x.y"})
+
+    assert (str(said), said.by(english), said.by(chinese)) == (
+        "x.y is not set",
+        "x.y is not set",
+        "未设置 x.y",
+    )
+
+
+def test_columns_of_wide_letters() -> None:
+    """A Chinese character takes two columns, μ and · one."""
+    assert (width("μ_tok · 2"), width("检查点"), padded("检查点", 8)) == (9, 6, "检查点  ")
+
+
+@given(
+    st.lists(st.sampled_from(["检查", "点", "goodput", "1,024", "a", "，"]), max_size=30), st.integers(8, 40)
+)
+def test_wrapping_keeps_every_letter(words: list[str], columns: int) -> None:
+    """For any text no letter is lost and, as every word is shorter than a line, no line is too long."""
+    text = " ".join(words)
+    lines = wrapped(text, columns)
+
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert all(width(line) <= columns for line in lines)
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    """A shipped config's plan."""
+    loaded = load_config(ROOT / "configs" / name, overrides)
+    return make_plan(resolve(loaded, None, MachineFacts(gpus=0)))
+
+
+CONFIGS = {
+    "gpt3-13b.yaml": [],
+    "llama-1b.yaml": ["data.path=null"],
+    "gpt2-small.yaml": ["data.path=null", "strategy=shard", "hardware.yuan_per_GPU_hour=18"],
+    "demo.yaml": ["model.vocab_size=4096"],
+}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_summary_fits_a_screen(name: str, language: Language) -> None:
+    """At most 46 lines of at most 80 columns, in either language, with the equation in the config's numbers."""
+    plan = plan_of(name, *CONFIGS[name])
+    lines = summary(plan, speaker(language)).splitlines()
+    batch = plan.batch
+
+    assert max(width(line) for line in lines) <= COLUMNS
+    assert len(lines) <= 46
+    assert (
+        f"  GB_tok = D · A · μ_tok      {batch.gb_tok:,} = {batch.D:,} · {batch.A:,} · {batch.mu_tok:,}"
+        in lines
+    )
+
+
+@given(
+    name=st.sampled_from(sorted(CONFIGS)),
+    overrides=st.lists(
+        st.sampled_from(
+            [
+                "activation_checkpointing=block",
+                "strategy=shard",
+                "precision=fp32",
+                "model.dropout=0.1",
+                "hardware.accelerator=H20",
+                "hardware.accelerator=V100-SXM2-16G",
+                "hardware.watts_per_device=300",
+                "checkpoint.keep_every_steps=null",
+                "checkpoint.every_minutes=null",
+                "hardware.checkpoint_GBps=0.001",
+                "hardware.device_MTBF_hours=1",
+                "model.position=alibi",
+                "T_tokens=10B",
+            ]
+        ),
+        unique=True,
+    ),
+)
+@settings(max_examples=30)
+def test_chinese_says_what_english_says(name: str, overrides: list[str]) -> None:
+    """For any config both languages have the same numbers, and no line of the Chinese screen is left English."""
+    plan = plan_of(name, *CONFIGS[name], *overrides)
+    pairs = [(summary(plan), summary(plan, chinese)), (explanation(plan), explanation(plan, chinese))]
+    pairs.append((comparison(plan, plan), comparison(plan, plan, chinese)))
+
+    for said, translated in pairs:
+        assert sorted(re.findall(r"\d[\d,.]*\d", said)) == sorted(re.findall(r"\d[\d,.]*\d", translated))
+    assert not re.search(r"\b(the|with|each|from|unknown)\b", summary(plan, chinese))

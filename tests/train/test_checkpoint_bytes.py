@@ -1,0 +1,48 @@
+"""Planned bytes of checkpoints against the files that real runs write."""
+
+import pytest
+
+from llmrun.checkpoint.safetensors_file import read_header
+from llmrun.config.resolve import resolved_of
+from llmrun.config.schema import Config
+from llmrun.launch.judge import directory_bytes
+from llmrun.plan.checkpoint_files import checkpoint_bytes, metadata_bytes
+from llmrun.plan.checkpoint_size import checkpoint_size
+from llmrun.plan.parameters import count_parameters
+from llmrun.run.record import read_record
+
+FORMS = {
+    "tied": (),
+    "untied": ("model.tie_embeddings=false", "model.n_kv_heads=4"),
+    "gpt": ("model.mlp=gelu", "model.norm=layernorm", "model.bias=true", "model.position=learned"),
+    "heads": ("model.qk_norm=true", "model.qkv_bias=true", "model.head_dim=24", "model.position=alibi"),
+    "two ranks": ("batch.D=2", "model.n_layers=3"),
+    "four ranks": ("batch.D=4", "model.n_layers=6", "model.tie_embeddings=false"),
+    "seven ranks": ("batch.D=7", "batch.V=7", "batch.GB_tok=448"),
+    "sharded": ("batch.D=2", "strategy=shard", "model.d_model=72"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tensors_to_the_byte_headers_and_json_to_one_percent(driver, pool, form: str) -> None:
+    """A real run's checkpoint: parameters and payload exact, what is around them within 1 % of itself."""
+    driver.train(pool, "run", "eval.every_steps=null", *FORMS[form], until=1)
+    run = driver.run("run")
+    record = read_record(run.record_file)
+    resolved = resolved_of(Config.model_validate(record.config), record.segments[0].D)
+    directory = run.checkpoints / "step-00000001"
+    headers = {path: read_header(path) for path in directory.glob("*-of-*.safetensors")}
+    payload = sum(entry.stop - entry.start for header in headers.values() for entry in header.values())
+    elements = sum(
+        (entry.stop - entry.start) // 4
+        for path, header in headers.items()
+        if path.name.startswith("model-")
+        for entry in header.values()
+    )
+    around = directory_bytes(directory) - payload
+    shape, D, strategy = resolved.shape, resolved.batch.D, resolved.config.strategy
+
+    assert elements == count_parameters(shape).N_params_total
+    assert payload == checkpoint_size(elements, D).total
+    assert metadata_bytes(shape, D, strategy) == pytest.approx(around, rel=0.01)
+    assert checkpoint_bytes(shape, D, strategy) == payload + metadata_bytes(shape, D, strategy)
