@@ -4,6 +4,7 @@ On a full disk what does not fit waits in memory and goes first once there is ro
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +31,16 @@ def disk_errors_named(path: Path) -> Iterator[None]:
 
 
 class AppendedFile:
-    """Unbuffered appends.  Every method raises RunFailedError where the disk refuses: nothing is lost in silence."""
+    """Unbuffered appends.  Every method raises RunFailedError where the disk refuses: nothing is lost in silence.
+
+    One thread may sync while another writes: the loop goes on while a checkpoint is committed.
+    """
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self._path = path
         self._disk = disk
         self._waiting = b""
+        self._appending = threading.Lock()
         with disk_errors_named(path):
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._size = disk.size(self._descriptor)
@@ -45,9 +50,8 @@ class AppendedFile:
 
         On a full disk it waits in memory.  Raises DiskFullError where too much waits already.
         """
-        self._waiting += content
         try:
-            self._append_waiting()
+            self._append(content)
         except DiskFullError:
             if len(self._waiting) > WAITING_BYTES_MAX:
                 raise
@@ -57,7 +61,7 @@ class AppendedFile:
 
         Raises DiskFullError where something still waits for room.
         """
-        self._append_waiting()
+        self._append(b"")
         with disk_errors_named(self._path):
             self._disk.fsync(self._descriptor)
 
@@ -68,11 +72,12 @@ class AppendedFile:
         finally:
             self._disk.close(self._descriptor)
 
-    def _append_waiting(self) -> None:
-        """Write what waits; a part that a full disk took is not written again."""
-        if not self._waiting:
-            return
-        with disk_errors_named(self._path):
+    def _append(self, content: bytes) -> None:
+        """Write what waits and `content`; a part that a full disk took is not written again."""
+        with self._appending, disk_errors_named(self._path):
+            self._waiting += content
+            if not self._waiting:
+                return
             try:
                 self._disk.write(self._descriptor, memoryview(self._waiting))
             finally:

@@ -1,5 +1,6 @@
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,31 @@ def test_another_refusal_than_a_full_disk_is_an_error_at_once(tmp_path: Path) ->
     with pytest.raises(RunFailedError, match="file could not be written: Input/output error") as caught:
         file.write(b"line\n")
     assert not isinstance(caught.value, DiskFullError)
+
+
+def test_a_sync_beside_a_write_doubles_nothing(tmp_path: Path) -> None:
+    """A thread syncs while a line is on its way to the system: the line stands there once."""
+
+    class Slow(Disk):
+        def __init__(self) -> None:
+            self.writing, self.go = threading.Event(), threading.Event()
+
+        def write(self, descriptor: int, block: memoryview) -> None:
+            self.writing.set()
+            assert self.go.wait(10)
+            super().write(descriptor, block)
+
+    disk = Slow()
+    file = AppendedFile(tmp_path / "file", disk)
+    writer = threading.Thread(target=file.write, args=(b"line 1\n",))
+    writer.start()
+    assert disk.writing.wait(10)
+    syncer = threading.Thread(target=file.sync)
+    syncer.start()
+    syncer.join(0.2)
+    disk.go.set()
+    writer.join()
+    syncer.join()
+    file.close()
+
+    assert (tmp_path / "file").read_bytes() == b"line 1\n"
