@@ -9,7 +9,7 @@ A rank that dies leaves only a hidden directory, which `sweep` removes before th
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,8 +51,8 @@ _POLL_SECONDS_MAX = 0.1
 GRACE_S = 10.0
 """Once one rank has failed, the others have this long to finish their files before these are removed."""
 
-GivenUp = Callable[[], CheckpointWriteError | None]
-"""Why a rank will not report, where that is known by other ways than its report."""
+GivenUp = Callable[[], Mapping[int, CheckpointWriteError]]
+"""The ranks that failed, where that is known by other ways than their reports: they may have no room for one."""
 
 
 def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, disk: Disk = DISK) -> None:
@@ -122,7 +122,7 @@ def commit(
     world: int,
     timeout_s: float,
     disk: Disk = DISK,
-    given_up: GivenUp = lambda: None,
+    given_up: GivenUp = dict,
 ) -> Path:
     """Rank 0, after its own `save_rank`: make the checkpoint of all ranks' files, and return its directory.
 
@@ -190,17 +190,18 @@ def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp)
     failure: CheckpointWriteError | None = None
     deadline = time.monotonic() + timeout_s
     pause_s = 0.001
-    while len(parts) < save.world:
-        failure = failure or given_up()
+    while len(parts.keys() | given_up().keys()) < save.world:
+        failure = failure or _worst(list(given_up().values()))
         for rank in _reported(directory, save, failure) - parts.keys():
             parts[rank] = read_part(directory, save, rank)
         failure = failure or _first_failure(parts)
         if failure is not None:
             deadline = min(deadline, time.monotonic() + GRACE_S)
-        if len(parts) < save.world and time.monotonic() > deadline:
+        if time.monotonic() > deadline and len(parts) < save.world:
             raise failure or _late(save, parts, timeout_s)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _POLL_SECONDS_MAX)
+    failure = failure or _worst(list(given_up().values()))
     if failure is not None:
         raise failure
     return [parts[rank] for rank in range(save.world)]
@@ -218,9 +219,13 @@ def _reported(directory: Path, save: Save, failure: CheckpointWriteError | None)
 
 
 def _first_failure(parts: dict[int, Part]) -> CheckpointWriteError | None:
-    """Why the first rank that failed could not write; a full disk goes before what may come of it."""
+    """Why the first rank that failed could not write, by the reports."""
     said = [part.failure for _, part in sorted(parts.items()) if part.failure is not None]
-    failures = [CheckpointWriteError(says, code=code) for says, code in said]
+    return _worst([CheckpointWriteError(says, code=code) for says, code in said])
+
+
+def _worst(failures: Sequence[CheckpointWriteError]) -> CheckpointWriteError | None:
+    """The first of some failures; a full disk goes before what may come of it."""
     return next((failure for failure in failures if failure.disk_full), failures[0] if failures else None)
 
 

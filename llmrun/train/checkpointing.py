@@ -14,7 +14,6 @@ from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.retention import prune, sweep
 from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.checkpoint.space import check_room
-from llmrun.durable import DISK_FULL
 from llmrun.errors import DiskFullError, InputError, OtherRankError
 from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers
@@ -164,10 +163,9 @@ class Checkpointing:
 
     def _rank_0_gives_up_on(self, verdicts: list[int]) -> None:
         """Rank 0 need not wait for the report of a rank that failed: it may have had no room for it."""
-        failed = [rank for rank, verdict in enumerate(verdicts) if rank > 0 and verdict != NOTHING]
-        if failed and self._state.rank == 0:
-            rank = next((rank for rank in failed if verdicts[rank] in DISK_FULL), failed[0])
-            self._saver.give_up(self._error_of(verdicts[rank], rank))
+        for rank, verdict in enumerate(verdicts):
+            if self._state.rank == 0 < rank and verdict != NOTHING:
+                self._saver.give_up(rank, self._error_of(verdict, rank))
 
     def _conclude(self, verdict: int, *, must: bool) -> None:
         """Rank 0's verdict is known to all: the save is over."""

@@ -38,7 +38,7 @@ class _Save:
     snapshot: Snapshot
     part: Future[None] = field(default_factory=Future)
     whole: Future[Path] = field(default_factory=Future)
-    given_up: CheckpointWriteError | None = None
+    given_up: dict[int, CheckpointWriteError] = field(default_factory=dict)
     committed_s: float | None = None
 
 
@@ -104,10 +104,10 @@ class Saver:
         """Rank 0: reading of time.monotonic when the save was committed; None before."""
         return None if self._save is None else self._save.committed_s
 
-    def give_up(self, cause: CheckpointWriteError) -> None:
+    def give_up(self, rank: int, cause: CheckpointWriteError) -> None:
         """Rank 0: another rank failed and may have no room to report it; do not wait for it."""
-        if self._save is not None and self._save.given_up is None:
-            self._save.given_up = cause
+        if self._save is not None:
+            self._save.given_up = {**self._save.given_up, rank: cause}
 
     def forget(self) -> None:
         """The save's verdict is known to all ranks."""
@@ -134,7 +134,7 @@ class Saver:
                 save_rank(self._directory, save.snapshot, self._rank, self._world)
                 save.part.set_result(None)
             except CheckpointWriteError as error:
-                save.given_up = error
+                save.given_up = {**save.given_up, self._rank: error}
                 save.part.set_exception(error)
         if self._rank > 0:
             return
@@ -142,7 +142,7 @@ class Saver:
             try:
                 self._before_commit()
             except CheckpointWriteError as error:
-                save.given_up = save.given_up or error
+                save.given_up = {**save.given_up, self._rank: error}
             try:
                 path = commit(
                     self._directory,

@@ -24,7 +24,7 @@ OPERATIONAL = {
     "reproducibility.compare_with": st.sampled_from(["auto", "none"]),
     "reproducibility.on_difference": st.sampled_from(["warn", "stop"]),
     "hardware.assumed_mfu": st.floats(0.01, 1),
-    "hardware.accelerator": st.sampled_from(["null", "H100-SXM", "A100-40G"]),
+    "hardware.accelerator": st.sampled_from(["null", "H100-SXM", "A100-80G-SXM"]),
     "hardware.PUE": st.floats(1, 2),
     "hardware.yuan_per_kWh": st.floats(0, 9),
     "hardware.yuan_per_GPU_hour": st.floats(0, 99),
