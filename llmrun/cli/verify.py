@@ -91,11 +91,13 @@ def run_of_checkpoint(path: Path) -> Path | None:
 
 def compare(path_a: Path, path_b: Path, strict: bool, as_json: bool) -> None:
     """Two runs, checkpoints or ledgers."""
+    from llmrun.cli.reading import verifying
     from llmrun.cli.verdict import show
     from llmrun.verify.runs import verify_runs
     from llmrun.verify.words import lines_of
 
-    verdict = verify_runs(path_a, path_b, strict)
+    with verifying() as progress:
+        verdict = verify_runs(path_a, path_b, strict, progress)
     if as_json:
         console.emit_json(verdict.as_json())
     else:

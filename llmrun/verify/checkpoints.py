@@ -1,6 +1,7 @@
 """`verify` where at least one side is a checkpoint."""
 
 from llmrun.checkpoint.reader import Checkpoint, open_verified
+from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
 from llmrun.verify.diagnosis import cause, diagnose_state
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
@@ -11,12 +12,12 @@ from llmrun.verify.subject import Subject
 from llmrun.verify.verdict import Finding, Verdict
 
 
-def verify_checkpoints(a: Subject, b: Subject) -> Verdict:
+def verify_checkpoints(a: Subject, b: Subject, progress: Progress | None = None) -> Verdict:
     """Two checkpoints, both read byte by byte.
 
     Raises CheckpointDamage, InputError where they are of different steps.
     """
-    one, other = open_verified(a.path), open_verified(b.path)
+    one, other = open_verified(a.path, progress), open_verified(b.path, progress)
     if one.step != other.step:
         raise InputError(
             f"nothing to compare: A is the state after step {one.step}, B that after step {other.step}",
@@ -62,14 +63,14 @@ def state_finding(difference: StateDifference, diagnosis: str) -> Finding:
     )
 
 
-def verify_checkpoint_with_run(a: Subject, b: Subject) -> Verdict:
+def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None = None) -> Verdict:
     """A checkpoint against what a ledger recorded at its step; the order of the two does not matter.
 
     Equal chains mean that all steps up to there were equal.
     Raises CheckpointDamage, InputError where the ledger does not hold the step.
     """
     saved, run = (a, b) if a.kind == "checkpoint" else (b, a)
-    checkpoint = open_verified(saved.path)
+    checkpoint = open_verified(saved.path, progress)
     step = checkpoint.step
     ledger = run.ledger
     assert ledger is not None

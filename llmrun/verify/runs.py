@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llmrun.checkpoint.errors import CheckpointDamage
 from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
 from llmrun.verify.checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
 from llmrun.verify.data_order import explain_rate, explain_tokens
@@ -19,26 +20,29 @@ from llmrun.verify.tensors import name_tensors
 from llmrun.verify.verdict import Finding, Verdict
 
 
-def verify_runs(path_a: Path, path_b: Path, strict: bool = False) -> Verdict:
+def verify_runs(
+    path_a: Path, path_b: Path, strict: bool = False, progress: Progress | None = None
+) -> Verdict:
     """Compare the bits of two subjects; with `strict` also their lengths and fingerprints.
 
     path_a, path_b: directories of runs or checkpoints, or files of ledgers.
+    progress: told how many bytes of a checkpoint were read.
     Raises InputError where a path is none of these or they have nothing in common, DamagedError where
     the header of a ledger is damaged, CheckpointDamage where a checkpoint given by its path is.
     """
     a, b = open_subject("A", path_a), open_subject("B", path_b)
     if a.kind == b.kind == "checkpoint":
-        verdict = verify_checkpoints(a, b)
+        verdict = verify_checkpoints(a, b, progress)
     elif "checkpoint" in (a.kind, b.kind):
-        verdict = verify_checkpoint_with_run(a, b)
+        verdict = verify_checkpoint_with_run(a, b, progress)
     else:
-        verdict = _verify_ledgers(a, b)
+        verdict = _verify_ledgers(a, b, progress)
     if strict and verdict.equal:
         return replace(verdict, finding=_strict_finding(verdict))
     return verdict
 
 
-def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
+def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdict:
     """Two subjects with ledgers."""
     assert a.ledger is not None
     assert b.ledger is not None
@@ -46,7 +50,7 @@ def _verify_ledgers(a: Subject, b: Subject) -> Verdict:
     eras_a, eras_b = _eras(a), _eras(b)
     fingerprints = compare_eras(eras_a, eras_b)
     stop = None if ledgers.difference is None else ledgers.difference.step
-    states = compare_shared(a, b, ledgers.steps, stop)
+    states = compare_shared(a, b, ledgers.steps, stop, progress)
     edited = [*false_statements("A", eras_a), *false_statements("B", eras_b)]
     damage = (*ledgers.damage, *states.damage, *edited)
     finding = _finding(a, b, ledgers, states, fingerprints)

@@ -2,11 +2,14 @@
 
 from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.reader import Checkpoint
+from llmrun.checkpoint.verification import Progress
 from llmrun.verify.states import StatesCompared, compare_states, compare_with_record, sound_checkpoint
 from llmrun.verify.subject import Subject
 
 
-def compare_shared(a: Subject, b: Subject, steps: range, stop: int | None) -> StatesCompared:
+def compare_shared(
+    a: Subject, b: Subject, steps: range, stop: int | None, progress: Progress | None = None
+) -> StatesCompared:
     """Compare the checkpoints of all `steps` before `stop` (None: all) that both runs hold.
 
     Those are read byte by byte; of all others of `steps` the structure is checked.  Each is held against
@@ -14,7 +17,7 @@ def compare_shared(a: Subject, b: Subject, steps: range, stop: int | None) -> St
     """
     compared = StatesCompared()
     shared = {step for step in a.checkpoints.keys() & b.checkpoints.keys() if stop is None or step < stop}
-    opened = {s.label: _open_all(s, steps, shared, compared) for s in (a, b)}
+    opened = {s.label: _open_all(s, steps, shared, compared, progress) for s in (a, b)}
     for step in sorted(shared):
         if step not in opened["A"] or step not in opened["B"]:
             continue
@@ -27,7 +30,7 @@ def compare_shared(a: Subject, b: Subject, steps: range, stop: int | None) -> St
 
 
 def _open_all(
-    subject: Subject, steps: range, shared: set[int], compared: StatesCompared
+    subject: Subject, steps: range, shared: set[int], compared: StatesCompared, progress: Progress | None
 ) -> dict[int, Checkpoint]:
     """The sound checkpoints of one run that are what its ledger recorded; the others go into `compared`."""
     assert subject.ledger is not None
@@ -40,7 +43,9 @@ def _open_all(
             )
         if step not in steps:
             continue
-        checkpoint = sound_checkpoint(path, compared, subject.label, every_byte=step in shared)
+        checkpoint = sound_checkpoint(
+            path, compared, subject.label, every_byte=step in shared, progress=progress
+        )
         if checkpoint is None:
             continue
         unequal = compare_with_record(checkpoint, subject.ledger.record(step))

@@ -9,6 +9,7 @@ import numpy as np
 from llmrun.checkpoint.errors import CheckpointDamage
 from llmrun.checkpoint.manifest import Manifest
 from llmrun.checkpoint.reader import Checkpoint, open_checkpoint, verify_files
+from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
 from llmrun.ledger.combine import TensorDigest, combine_digests
 from llmrun.ledger.record import Record
@@ -111,13 +112,15 @@ def compare_with_record(checkpoint: Checkpoint, record: Record) -> list[str]:
     return [*unequal, *([] if record.chain.hex() == manifest.chain else ["chain"])]
 
 
-def sound_checkpoint(path: Path, compared: StatesCompared, label: str, every_byte: bool) -> Checkpoint | None:
+def sound_checkpoint(
+    path: Path, compared: StatesCompared, label: str, every_byte: bool, progress: Progress | None = None
+) -> Checkpoint | None:
     """A checkpoint, its structure checked, with `every_byte` its files too.
 
     None where it is damaged (which goes into `compared`), or was pruned meanwhile by its own run.
     """
     try:
-        damages = verify_files(path) if every_byte else []
+        damages = verify_files(path, progress) if every_byte else []
         if not damages:
             return open_checkpoint(path)
     except CheckpointDamage as error:
