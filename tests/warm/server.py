@@ -29,6 +29,7 @@ def start(request: dict) -> dict:
     server = os.getpid()
     pid = os.fork()
     if pid:
+        statuses.pop(pid, None)  # of an earlier rank: the system uses numbers again
         return {"pid": pid}
     die_with_parent(server)
     os.chdir(request["directory"])
