@@ -54,8 +54,6 @@ class Display:
         """Take in new rows and show them if it is time to."""
         for row in rows:
             self.view.add(row)
-            for warning in row.get(names.WARNINGS, ()):
-                self.warn(warning)
             if self._live is None and row.get(names.VAL_LOSS) is not None:
                 self.say(evaluation_line(self.view))
         if rows and (self._shown_at is None or self._clock() - self._shown_at >= self._interval_s):
@@ -72,11 +70,9 @@ class Display:
             self._show()
 
     def warn(self, says: str) -> None:
-        """Show a warning, once: it comes by the row of its step, and at once where there is a file for it."""
-        says = " ".join(says.split())
-        if says not in self.warned:
-            self.warned.add(says)
-            self.say(f"warning: {says}")
+        """One line that warns, at once."""
+        self.warned.add(says)
+        self.say(f"warning: {says}")
 
     def say(self, text: str) -> None:
         """One line of plain text that stays, above the panel where there is one."""

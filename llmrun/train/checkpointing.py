@@ -16,11 +16,11 @@ from llmrun.checkpoint.snapshot import Snapshot
 from llmrun.checkpoint.space import check_room
 from llmrun.errors import DiskFullError, InputError, OtherRankError
 from llmrun.metrics import names
+from llmrun.plan.checkpoint_files import checkpoint_bytes
 from llmrun.reduce.collectives import gather_integers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import SegmentOrders
 from llmrun.train.evaluate import Evaluations
-from llmrun.train.optimizer import MOMENTS
 from llmrun.train.private_copy import PrivateCopy
 from llmrun.train.progress import Progress
 from llmrun.train.recorder import Recorder
@@ -31,8 +31,6 @@ from llmrun.train.state import TrainingState
 RETRY_S = 60.0
 """After a full disk: how long until the next try, which waits further until there is room."""
 
-FP32_BYTES = 4
-DESCRIPTION_BYTES = 1024
 _SECONDS_PER_MINUTE = 60.0
 
 
@@ -53,9 +51,11 @@ class Checkpointing:
         self._keep = state.resolved.config.checkpoint
         self._copy = PrivateCopy(state) if orders.saves else None
         self._saver = Saver(run.checkpoints, state.rank, state.D, self._before_commit, self._prune)
-        self._bytes = _about_bytes(state)
+        resolved = state.resolved
+        self._bytes = checkpoint_bytes(resolved.shape, state.D, resolved.config.strategy)
         self._begun_s = time.monotonic()
         self._stall_s = 0.0
+        self._cost: dict[str, float | int] = {}
         self._retry_s: float | None = None
         self._under_way: int | None = None
         """The step whose save has begun and has no verdict that all ranks know; the same on every rank."""
@@ -67,15 +67,15 @@ class Checkpointing:
     def heed(self, rows: list[list[int]], metrics: dict[str, Any]) -> bool:
         """Act on the flags of all ranks; whether the clock asks for a save.
 
-        metrics: of this step; rank 0 adds what a save that is now known to be committed cost.
+        metrics: of this step; rank 0 adds what a save cost that was found committed since the last one.
         Raises CheckpointWriteError, on every rank alike, where a save failed and that may not be.
         """
         verdicts = [verdict for _, verdict in rows]
         if self._under_way is not None:
             self._rank_0_gives_up_on(verdicts)
-            if verdicts[0] == COMMITTED:
-                metrics |= self._cost()
             self._conclude(verdicts[0], must=False)
+        metrics |= self._cost
+        self._cost = {}
         return any(timer for timer, _ in rows)
 
     def is_due(self, step: int) -> bool:
@@ -88,8 +88,9 @@ class Checkpointing:
 
         Raises CheckpointWriteError, on every rank alike, where that fails and may not.
         """
-        self._begun_s = time.monotonic()
+        asked_s = time.monotonic()
         self._settle(must=False)
+        self._begun_s = time.monotonic()
         self._under_way = self._state.step
         lacking = self._lack_of_room()
         if lacking is not None:
@@ -98,7 +99,7 @@ class Checkpointing:
         assert self._copy is not None
         self._copy.take(self._state)
         self._saver.start(self._snapshot(self._copy))
-        self._stall_s = time.monotonic() - self._begun_s
+        self._stall_s = time.monotonic() - asked_s
         if must:
             self._settle(must=True)
 
@@ -116,17 +117,6 @@ class Checkpointing:
             return self._room() is None
         minutes = self._keep.every_minutes
         return minutes is not None and now - self._begun_s >= minutes * _SECONDS_PER_MINUTE
-
-    def _cost(self) -> dict[str, float | int]:
-        """Rank 0: of the save that was just committed."""
-        committed_s = self._saver.committed_s
-        if committed_s is None or self._under_way is None:
-            return {}
-        return {
-            names.CHECKPOINT_STEP: self._under_way,
-            names.CHECKPOINT_STALL_SECONDS: self._stall_s,
-            names.CHECKPOINT_SECONDS: committed_s - self._begun_s,
-        }
 
     def _snapshot(self, copy: PrivateCopy) -> Snapshot:
         """The state's snapshot over the private copy."""
@@ -174,14 +164,24 @@ class Checkpointing:
             return
         if verdict == COMMITTED:
             self._evaluations.note_saved(self._under_way)
+            self._note_cost(self._under_way)
             if self._retry_s is not None:
                 self._remark(f"checkpoints are saved again, that of step {self._under_way} is complete")
             self._progress.checkpoint = step_name(self._under_way)
             self._under_way = self._retry_s = None
             self._saver.forget()
             return
-        own = self._saver.failure() if self._state.rank == 0 else None
+        own = self._saver.failure()
         self._fail(own or self._error_of(verdict, 0), must=must)
+
+    def _note_cost(self, step: int) -> None:
+        """Rank 0: what the save of `step`, which is committed, cost."""
+        if self._saver.committed_s is not None:
+            self._cost = {
+                names.CHECKPOINT_STEP: step,
+                names.CHECKPOINT_STALL_SECONDS: self._stall_s,
+                names.CHECKPOINT_SECONDS: self._saver.committed_s - self._begun_s,
+            }
 
     def _fail(self, error: CheckpointWriteError, *, must: bool) -> None:
         """The save came to nothing: stop, or go on where the disk is full and the config says so."""
@@ -224,10 +224,3 @@ class Checkpointing:
             self._remark(f"nothing was deleted: {damage}")
         for name in pruned.left:
             self._remark(f"{name} could not be removed yet; the next save tries again")
-
-
-def _about_bytes(state: TrainingState) -> int:
-    """Of a whole checkpoint: three fp32 values a parameter, and what headers and manifest say of each tensor."""
-    n_kinds = 1 + len(MOMENTS)
-    slots = state.strategy.slots
-    return n_kinds * sum(FP32_BYTES * slot.numel + DESCRIPTION_BYTES for slot in slots)

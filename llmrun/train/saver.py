@@ -92,11 +92,10 @@ class Saver:
         return NOTHING if self._rank and code == COMMITTED else code
 
     def failure(self) -> CheckpointWriteError | None:
-        """Why the save failed, as far as this rank knows."""
-        if self._save is None:
+        """Rank 0: why the save failed; None elsewhere, and where it did not."""
+        if self._save is None or not self._save.whole.done():
             return None
-        future = self._save.whole if self._rank == 0 else self._save.part
-        error = future.exception() if future.done() else None
+        error = self._save.whole.exception()
         return error if isinstance(error, CheckpointWriteError) else None
 
     @property

@@ -1,14 +1,14 @@
 """A verdict as text: what was compared, what was found, and the most important line last."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from llmrun.ledger.distance import Distance
 from llmrun.verify.diagnosis import said_of_element
 from llmrun.verify.fingerprints import Fingerprints
+from llmrun.verify.labelled import labelled
 from llmrun.verify.sizes import TensorDistance
 from llmrun.verify.verdict import Finding, Verdict
 
-_LABEL_WIDTH = 13
 _TENSORS_MAX = 8
 _CHANGES_MAX = 10
 _CHECKPOINTS_MAX = 8
@@ -18,23 +18,16 @@ def lines_of(verdict: Verdict) -> list[str]:
     """The screen of `llmrun verify A B`."""
     finding = verdict.finding
     return [
-        *_row("A", [verdict.a]),
-        *_row("B", [verdict.b]),
-        *_row("fingerprint", _fingerprints(verdict.fingerprints)),
-        *_row("compared", [_compared(verdict)]),
-        *_row("checkpoints", _checkpoints(verdict)),
-        *_row("chain", [verdict.chain] if verdict.chain else []),
-        *_row("damage", [said for said in verdict.damage if not finding or said != finding.diagnosis]),
-        *_row("note", verdict.notes),
+        *labelled("A", [verdict.a]),
+        *labelled("B", [verdict.b]),
+        *labelled("fingerprint", _fingerprints(verdict.fingerprints)),
+        *labelled("compared", [_compared(verdict)]),
+        *labelled("checkpoints", _checkpoints(verdict)),
+        *labelled("chain", [verdict.chain] if verdict.chain else []),
+        *labelled("damage", [said for said in verdict.damage if not finding or said != finding.diagnosis]),
+        *labelled("note", verdict.notes),
         *(_difference(verdict, finding) if finding else []),
         _last_line(verdict),
-    ]
-
-
-def _row(label: str, texts: Iterable[str]) -> list[str]:
-    """Lines under one label; none for no text."""
-    return [
-        f"{label if index == 0 else '':<{_LABEL_WIDTH}}{text}".rstrip() for index, text in enumerate(texts)
     ]
 
 
@@ -77,12 +70,12 @@ def _difference(verdict: Verdict, finding: Finding) -> list[str]:
     """What differs, how far, in which tensors, and what it means."""
     others = [name for name in finding.quantities if name != finding.quantity]
     return [
-        *_row("also differ", [f"{', '.join(others)} at step {finding.step}"] if others else []),
-        *_row("steps", _steps(verdict)),
-        *(line for name, rows in verdict.distances.items() for line in _row(name, _table(rows))),
-        *_row("tensors", _tensors(verdict, finding)),
-        *_row("how far", _far(verdict.tensor_distances) if not _is_one_table(verdict, finding) else []),
-        *_row("diagnosis", [finding.diagnosis] if finding.quantity else []),
+        *labelled("also differ", [f"{', '.join(others)} at step {finding.step}"] if others else []),
+        *labelled("steps", _steps(verdict)),
+        *(line for name, rows in verdict.distances.items() for line in labelled(name, _table(rows))),
+        *labelled("tensors", _tensors(verdict, finding)),
+        *labelled("how far", _far(verdict.tensor_distances) if not _is_one_table(verdict, finding) else []),
+        *labelled("diagnosis", [finding.diagnosis] if finding.quantity else []),
     ]
 
 

@@ -7,6 +7,7 @@ import pytest
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.reader import verify_files
 from llmrun.errors import EXIT_BUG
+from llmrun.metrics.jsonl import rows
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter
@@ -45,6 +46,12 @@ def test_a_second_save_waits_for_the_first(driver, server, pool):
     assert steps_in(run.checkpoints) == [1, 2, 3, 4, 5, 6]
     assert all(verify_files(run.checkpoints / step_name(step)) == [] for step in range(1, 7))
     assert_equal_runs(driver.run("straight"), run, 6)
+    costs = [row for row in rows(run.metrics_file) if "checkpoint_step" in row]
+    assert [row["checkpoint_step"] for row in costs] == [1, 2, 3, 4]
+    assert all(row["step"] > row["checkpoint_step"] for row in costs)
+    # Each save after the first waited for the one before it, of which most fsyncs were still to come.
+    assert all(row["checkpoint_stall_seconds"] > 0.02 for row in costs[1:])
+    assert all(row["checkpoint_seconds"] > 5 * 0.02 for row in costs)
 
 
 @pytest.mark.parametrize("D", [1, 2])

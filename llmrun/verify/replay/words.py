@@ -1,8 +1,9 @@
 """A replay and a bisection as text: what was executed, what came out, and the most important line last."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from llmrun.verify.fingerprints import Fingerprints
+from llmrun.verify.labelled import labelled
 from llmrun.verify.replay.bisect import Bisection
 from llmrun.verify.replay.gap import Gap
 from llmrun.verify.replay.locate import Located, module_name
@@ -11,7 +12,6 @@ from llmrun.verify.replay.verdict import Replay
 from llmrun.verify.replay.windows import FRACTIONS, Draw, escape_of
 from llmrun.verify.verdict import Finding
 
-_LABEL_WIDTH = 13
 _SHOWN_MAX = 8
 
 
@@ -19,24 +19,19 @@ def lines_of_replay(replay: Replay) -> list[str]:
     """The screen of `llmrun verify RUN`."""
     verdict = replay.verdict
     return [
-        *rows("run", [verdict.a]),
-        *rows("fingerprint", said_fingerprints(verdict.fingerprints)),
-        *rows("windows", [] if replay.draw is None else [said_draw(replay.draw)]),
-        *rows("executed", [said_route(done, replay.D) for done in replay.routes]),
-        *rows("checkpoints", said_states(replay.saved_states)),
-        *rows("chain", [verdict.chain] if verdict.chain else []),
-        *rows("cost", [said_cost(done) for done in replay.routes[:_SHOWN_MAX]]),
-        *rows("escape", [] if replay.draw is None else escape_table(replay.draw)),
-        *rows("damage", verdict.damage),
-        *rows("note", verdict.notes),
+        *labelled("run", [verdict.a]),
+        *labelled("fingerprint", said_fingerprints(verdict.fingerprints)),
+        *labelled("windows", [] if replay.draw is None else [said_draw(replay.draw)]),
+        *labelled("executed", [said_route(done, replay.D) for done in replay.routes]),
+        *labelled("checkpoints", said_states(replay.saved_states)),
+        *labelled("chain", [verdict.chain] if verdict.chain else []),
+        *labelled("cost", [said_cost(done) for done in replay.routes[:_SHOWN_MAX]]),
+        *labelled("escape", [] if replay.draw is None else escape_table(replay.draw)),
+        *labelled("damage", verdict.damage),
+        *labelled("note", verdict.notes),
         *(finding_rows(verdict.finding) if verdict.finding else []),
         last_line(replay),
     ]
-
-
-def rows(label: str, texts: Iterable[str]) -> list[str]:
-    """Lines under one label; none for no text."""
-    return [f"{'' if index else label:<{_LABEL_WIDTH}}{text}".rstrip() for index, text in enumerate(texts)]
 
 
 def cut(texts: Sequence[str], noun: str) -> list[str]:
@@ -125,9 +120,9 @@ def finding_rows(finding: Finding) -> list[str]:
     tensors = cut(finding.tensors, "tensors")
     head = [f"{len(finding.tensors):,} differ after step {finding.tensors_step}:"] if tensors else []
     return [
-        *rows("also differ", [f"{', '.join(others)} at step {finding.step}"] if others else []),
-        *rows("tensors", [*head, *tensors]),
-        *rows("diagnosis", [finding.diagnosis] if finding.quantity else []),
+        *labelled("also differ", [f"{', '.join(others)} at step {finding.step}"] if others else []),
+        *labelled("tensors", [*head, *tensors]),
+        *labelled("diagnosis", [finding.diagnosis] if finding.quantity else []),
     ]
 
 
@@ -150,13 +145,13 @@ def lines_of_bisection(located: Located) -> list[str]:
     if found is None:
         return [f"bisect: {located.says}"]
     return [
-        *rows("run", [] if located.two_runs else [located.verdict.a]),
-        *rows("executed", [said_steps(found)]),
-        *rows("settings", cut([str(change) for change in located.settings], "fields")),
-        *rows("records", [said_record(label, found) for label in found.recorded]),
-        *rows("first", said_entry(found)),
-        *rows("module", [] if found.entry is None else [module_name(found.entry.module)]),
-        *rows("note", located.notes),
+        *labelled("run", [] if located.two_runs else [located.verdict.a]),
+        *labelled("executed", [said_steps(found)]),
+        *labelled("settings", cut([str(change) for change in located.settings], "fields")),
+        *labelled("records", [said_record(label, found) for label in found.recorded]),
+        *labelled("first", said_entry(found)),
+        *labelled("module", [] if found.entry is None else [module_name(found.entry.module)]),
+        *labelled("note", located.notes),
         f"bisect: {located.says}",
     ]
 
