@@ -63,7 +63,11 @@ def test_ci_runs_what_everybody_runs() -> None:
     """CI's script is one make target, which lints first and tests last."""
     script = (ROOT / ".ci" / "run").read_text()
     planned = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "test"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["make", "--no-print-directory", "--dry-run", "test"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
 
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

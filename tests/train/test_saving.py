@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 
-from llmrun.checkpoint.layout import steps_in
+from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.reader import verify_files
 from llmrun.errors import RunFailedError
 from warm.bits import assert_equal_runs
@@ -90,3 +91,31 @@ def test_a_rank_reports_on_a_full_disk(driver, server):
     assert "No space left on device" in error.says
     assert any("no checkpoint at step 10" in remark for remark in ended.end.remarks)
     assert [path.name for path in run.segment_logs(1).iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_after_a_full_disk_it_is_tried_again(driver, server, D):
+    """No room at step 8 and at two later looks; then a save that no step asked for, and not before."""
+    tight = PoolStarter(server, "no_room_at_first", looks=3, retry_s=0.0)
+    ended = driver.train(tight, "full", f"batch.D={D}", "checkpoint.every_steps=8", "checkpoint.keep_last=9")
+
+    steps = steps_in(driver.run("full").checkpoints)
+    assert steps == [11, 16]
+    assert [remark.split(":")[0] for remark in ended.end.remarks] == [
+        "no checkpoint at step 8",
+        "checkpoints are saved again, that of step 11 is complete",
+    ]
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_what_a_checkpoint_names_is_on_the_device_before_it_is(driver, server, D, tmp_path):
+    """Between two commits, ledger and metrics are forced to disk, and the one that follows comes after."""
+    notes = tmp_path / "disk"
+    driver.train(PoolStarter(server, "note_disk", path=str(notes)), "noted", f"batch.D={D}")
+
+    lines = notes.read_text().splitlines()
+    names = {f"rename {step_name(step)}" for step in (5, 10, 15, 16)}
+    commits = [number for number, line in enumerate(lines) if line in names]
+    assert len(commits) == 4
+    for before, commit in pairwise([0, *commits]):
+        assert {"fsync ledger.bin", "fsync metrics.jsonl"} <= set(lines[before:commit])

@@ -171,17 +171,40 @@ def refuse(path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def no_room_at_first() -> None:
-    """Before the first save there is less room than a checkpoint needs."""
+def no_room_at_first(looks: int = 1, retry_s: float = 60.0) -> None:
+    """The first `looks` times that somebody looks, there is less room than a checkpoint needs.
+
+    retry_s: how long until the next look after a full disk.
+    """
     from llmrun.train import checkpointing as module
 
-    check_room = module.check_room
+    check_room, module.RETRY_S = module.check_room, retry_s
+    left = [looks]
 
     def checked(directory, n_bytes):
-        module.check_room = check_room
-        return check_room(directory, 2**60 * n_bytes)
+        left[0] -= 1
+        return check_room(directory, n_bytes if left[0] < 0 else 2**60 * n_bytes)
 
     module.check_room = checked
+
+
+def note_disk(path: str) -> None:
+    """Every fsync and rename is noted in a file: one line each, the operation and the file's name."""
+    fsync, rename = Disk.fsync, Disk.rename
+
+    def note(line: str) -> None:
+        with Path(path).open("a") as file:
+            file.write(f"{line}\n")
+
+    def noted_fsync(self, descriptor):
+        fsync(self, descriptor)
+        note(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+
+    def noted_rename(self, old, new):
+        note(f"rename {new.name}")
+        rename(self, old, new)
+
+    Disk.fsync, Disk.rename = noted_fsync, noted_rename
 
 
 def small_buckets(elements: int) -> None:
