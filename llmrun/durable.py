@@ -10,14 +10,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-BLOCK_BYTES = 8 * 1024 * 1024
-"""Large calls release the GIL: one write or hash update per block."""
+BLOCK_BYTES = 1024 * 1024
+"""Large calls release the GIL: one write or hash update per block.  Larger ones are slower through the page cache."""
 
-PARALLEL_BYTES_MIN = 1024 * 1024
-"""From this size on a block is hashed by a second thread while it is written."""
+SEND_BYTES = 8 * BLOCK_BYTES
+"""Whenever so much of a file is written, it is sent to the device."""
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -48,6 +49,15 @@ class Disk:
     def size(self, descriptor: int) -> int:
         """The bytes that a file has now."""
         return os.fstat(descriptor).st_size
+
+    def send(self, descriptor: int, start: int, n_bytes: int) -> None:
+        """Let the system begin to send bytes to the device, and drop from its cache what is there already.
+
+        A hint: it waits for nothing and promises nothing.  Without it most of a file waits for the fsync, and
+        pushes out of memory what training reads.
+        """
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, descriptor: int) -> None:
         """Force a file's bytes to the device."""
@@ -86,7 +96,7 @@ DISK = Disk()
 
 
 def blocks_of(content: bytes | memoryview) -> Iterable[memoryview]:
-    """`content` in blocks of 8 MiB, without copying."""
+    """`content` in blocks of 1 MiB, without copying."""
     view = memoryview(content)
     if view.nbytes == 0:
         return
@@ -96,31 +106,44 @@ def blocks_of(content: bytes | memoryview) -> Iterable[memoryview]:
 
 
 def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
-    """Write a new file under its own name, hashed while it is written, and fsync it.
+    """Write a new file under its own name and fsync it.
 
     For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
     Raises OSError, also where the file is not as long as what was written (EIO).
     """
-    from concurrent.futures import ThreadPoolExecutor
+    kept = list(contents)
+    return write_unhashed(path, kept, disk), sha256_over(kept)
 
-    digest = hashlib.sha256()
-    n_bytes = 0
+
+def write_unhashed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> int:
+    """`write_new` without its sha256, which `sha256_over` computes meanwhile on another thread; returns the bytes."""
+    n_bytes = sent_bytes = 0
     descriptor = disk.create(path)
     try:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for content in contents:
-                for block in blocks_of(content):
-                    # Hashing takes longer than writing: both at once, as neither holds the GIL.
-                    hashed = pool.submit(digest.update, block) if len(block) >= PARALLEL_BYTES_MIN else None
-                    disk.write(descriptor, block)
-                    hashed.result() if hashed is not None else digest.update(block)
-                    n_bytes += len(block)
+        for content in contents:
+            for block in blocks_of(content):
+                disk.write(descriptor, block)
+                n_bytes += len(block)
+                if n_bytes - sent_bytes >= SEND_BYTES:
+                    disk.send(descriptor, sent_bytes, n_bytes - sent_bytes)
+                    sent_bytes = n_bytes
         if disk.size(descriptor) != n_bytes:
             raise OSError(errno.EIO, f"{disk.size(descriptor)} bytes arrived of {n_bytes}", str(path))
         disk.fsync(descriptor)
+        if sent_bytes:
+            disk.send(descriptor, 0, n_bytes)
     finally:
         disk.close(descriptor)
-    return n_bytes, digest.hexdigest()
+    return n_bytes
+
+
+def sha256_over(contents: Iterable[bytes | memoryview]) -> str:
+    """The sha256 in hex of contents that stay as they are."""
+    digest = hashlib.sha256()
+    for content in contents:
+        for block in blocks_of(content):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
@@ -207,6 +230,6 @@ def make_directories(path: Path, disk: Disk = DISK) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file in hex, read in blocks of 8 MiB."""
+    """The sha256 of a file in hex, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

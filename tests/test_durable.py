@@ -9,9 +9,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmrun.durable import (
     BLOCK_BYTES,
+    SEND_BYTES,
     Disk,
     blocks_of,
     commit_directory,
@@ -22,7 +25,9 @@ from llmrun.durable import (
     replace_text,
     reserve,
     sha256_of,
+    sha256_over,
     write_new,
+    write_unhashed,
 )
 
 OPERATIONS = [
@@ -107,6 +112,46 @@ def test_a_new_file_never_overwrites(tmp_path):
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
+def test_a_large_file_is_sent_to_the_device_on_the_way(tmp_path):
+    """Every byte is handed to the device while the rest is written; after the fsync it all leaves the cache."""
+    content = os.urandom(2 * SEND_BYTES + BLOCK_BYTES + 8)
+    done: list[tuple[str, int, int]] = []
+
+    class Sending(Disk):
+        def send(self, descriptor: int, start: int, n_bytes: int) -> None:
+            done.append(("send", start, n_bytes))
+            super().send(descriptor, start, n_bytes)
+
+        def fsync(self, descriptor: int) -> None:
+            done.append(("fsync", 0, 0))
+            super().fsync(descriptor)
+
+    n_bytes = write_unhashed(tmp_path / "f", [content[:100], content[100:]], Sending())
+    first, second = done[0][2], done[1][2]
+
+    assert (tmp_path / "f").read_bytes() == content
+    assert n_bytes == len(content)
+    assert min(first, second) >= SEND_BYTES
+    assert done == [("send", 0, first), ("send", first, second), ("fsync", 0, 0), ("send", 0, n_bytes)]
+
+
+def test_a_hint_that_the_system_does_not_take_fails_nothing(tmp_path, monkeypatch):
+    """Some file systems know no such hints."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EINVAL, "no such hint")
+
+    monkeypatch.setattr(os, "posix_fadvise", refused)
+
+    assert write_unhashed(tmp_path / "f", [bytes(SEND_BYTES)]) == SEND_BYTES
+
+
+@given(st.lists(st.binary(max_size=50), max_size=6))
+def test_the_sha256_of_contents_is_that_of_their_file(parts):
+    """However a file's bytes are divided."""
+    assert sha256_over(parts) == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def test_an_empty_file_can_be_written(tmp_path):
     """No content at all gives an empty file and the sha256 of nothing."""
     assert write_new(tmp_path / "f", []) == (0, hashlib.sha256(b"").hexdigest())
@@ -114,7 +159,7 @@ def test_an_empty_file_can_be_written(tmp_path):
 
 
 def test_large_contents_go_in_blocks():
-    """Blocks are at most 8 MiB and join to the content, of any element type, without a copy."""
+    """Blocks are at most 1 MiB and join to the content, of any element type, without a copy."""
     content = memoryview(bytes(2 * BLOCK_BYTES + 8)).cast("Q")
     blocks = list(blocks_of(content))
 

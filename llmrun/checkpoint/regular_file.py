@@ -52,7 +52,7 @@ def read_small(path: Path, bytes_max: int) -> bytes:
 
 
 def read_into(path: Path, descriptor: int, target: memoryview, offset: int) -> None:
-    """Fill `target` from byte `offset` on, in blocks of 8 MiB.  Raises CheckpointDamage where the file ends."""
+    """Fill `target` from byte `offset` on, in blocks of 1 MiB.  Raises CheckpointDamage where the file ends."""
     done = 0
     while done < len(target):
         got = os.preadv(descriptor, [target[done : done + BLOCK_BYTES]], offset + done)

@@ -1,4 +1,4 @@
-"""One safetensors file: written from 1-D arrays in one pass, read by ranges of elements.
+"""One safetensors file: written from 1-D arrays, read by ranges of elements.
 
 The layout is that of the `safetensors` library, which can read these files: 8 bytes little-endian
 length of the header, the header in JSON padded with spaces, the tensors' bytes without gaps.
@@ -48,13 +48,16 @@ class Entry:
 
 
 def write_tensors(path: Path, tensors: Sequence[Stored], disk: Disk = DISK) -> tuple[int, str]:
-    """Write a new safetensors file, hashed while it is written, and fsync it.
+    """Write a new safetensors file and fsync it.  Returns (bytes, sha256 in hex)."""
+    return write_new(path, contents_of(tensors), disk)
+
+
+def contents_of(tensors: Sequence[Stored]) -> list[bytes | memoryview]:
+    """The bytes of a safetensors file: its header and views of the tensors' memory.
 
     Wide elements come first, so that each tensor starts at a multiple of its element's size.
-    Returns (bytes, sha256 in hex).
     """
-    ordered = sorted(tensors, key=lambda tensor: -DTYPES[tensor.dtype].itemsize)
-    return write_new(path, _contents(ordered), disk)
+    return list(_contents(sorted(tensors, key=lambda tensor: -DTYPES[tensor.dtype].itemsize)))
 
 
 def _contents(tensors: Sequence[Stored]) -> Iterable[bytes | memoryview]:

@@ -44,7 +44,7 @@ class _Meter:
 def verify_files(path: Path, progress: Progress | None = None, threads: int | None = None) -> list[Damage]:
     """Everything that is wrong with a checkpoint directory; [] means sound.
 
-    Reads every file once and compares its sha256, then checks the structure.  Memory: a block of 8 MiB
+    Reads every file once and compares its sha256, then checks the structure.  Memory: a block of 1 MiB
     for each of `threads` (default: the cores, at most 8).
     Raises InputError where there is no such directory.
     """

@@ -37,12 +37,12 @@ from llmrun.checkpoint.manifest import FileEntry, Manifest, render_manifest
 from llmrun.checkpoint.merge import merge_parts
 from llmrun.checkpoint.part import Part, Save, part_tensor, read_part, write_part
 from llmrun.checkpoint.retention import move_into, remove_hidden
-from llmrun.checkpoint.safetensors_file import Stored, write_tensors
+from llmrun.checkpoint.safetensors_file import Stored, contents_of, write_tensors
 from llmrun.checkpoint.snapshot import Piece, Snapshot
 from llmrun.checkpoint.strict_json import WrongValue
 from llmrun.checkpoint.sums import render_sums
 from llmrun.checkpoint.verification import verify_files
-from llmrun.durable import DISK, Disk, commit_directory, write_new
+from llmrun.durable import DISK, Disk, commit_directory, sha256_over, write_new, write_unhashed
 
 __all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "save_rank"]
 
@@ -76,15 +76,24 @@ def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, 
 
 
 def _write_files(directory: Path, save: Save, snapshot: Snapshot, rank: int, disk: Disk) -> Part:
-    """This rank's two files, one after the other; the digests are computed meanwhile."""
+    """This rank's two files, one after the other.
+
+    Hashes and digests are computed beside, from the same memory: neither they nor the disk wait for each other.
+    """
     pieces = (*snapshot.model, *snapshot.optimizer)
-    files = {}
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    contents = {
+        shard_name(group, rank, save.world): contents_of(
+            [_stored(piece) for piece in held if piece.values.size > 0]
+        )
+        for group, held in ((MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer))
+    }
+    with ThreadPoolExecutor(1 + len(contents)) as pool:
+        sums = {file: pool.submit(sha256_over, content) for file, content in contents.items()}
         digests = pool.submit(snapshot.digests, pieces)
-        for group, held in ((MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)):
-            file = shard_name(group, rank, save.world)
-            stored = [_stored(piece) for piece in held if piece.values.size > 0]
-            files[file] = FileEntry(*write_tensors(directory / file, stored, disk))
+        n_bytes = {
+            file: write_unhashed(directory / file, content, disk) for file, content in contents.items()
+        }
+        files = {file: FileEntry(n_bytes[file], sums[file].result()) for file in contents}
         tensors = [part_tensor(*pair) for pair in zip(pieces, digests.result(), strict=True)]
     return Part(rank, files, tuple(tensors))
 
@@ -188,8 +197,8 @@ def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp)
     """
     parts: dict[int, Part] = {}
     failure: CheckpointWriteError | None = None
-    deadline = time.monotonic() + timeout_s
-    pause_s = 0.001
+    begun_s = time.monotonic()
+    deadline = begun_s + timeout_s
     while len(parts.keys() | given_up().keys()) < save.world:
         failure = failure or _worst(list(given_up().values()))
         for rank in _reported(directory, save, failure) - parts.keys():
@@ -199,8 +208,8 @@ def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp)
             deadline = min(deadline, time.monotonic() + GRACE_S)
         if time.monotonic() > deadline and len(parts) < save.world:
             raise failure or _late(save, parts, timeout_s)
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _POLL_SECONDS_MAX)
+        # A twentieth of the wait so far: looking seldom must not prolong the save.
+        time.sleep(min(0.001 + (time.monotonic() - begun_s) / 20, _POLL_SECONDS_MAX))
     failure = failure or _worst(list(given_up().values()))
     if failure is not None:
         raise failure

@@ -160,9 +160,9 @@ def test_no_kind_of_operation_is_left_out(states, tmp_path):
     abandon(tmp_path, 16, 2, disk)
     (tmp_path / ".tmp-step-00000032-001").mkdir()
     sweep(tmp_path, disk=disk)
-    ledgers_own = {"open", "allocate"}
+    not_here = {"open", "allocate"} | {"send"}  # the ledger's own; a hint that cannot fail, for large files
 
-    assert set(disk.names) | ledgers_own == {name for name in vars(Disk) if not name.startswith("_")}
+    assert set(disk.names) | not_here == {name for name in vars(Disk) if not name.startswith("_")}
 
 
 def test_rank_0_waits_for_the_others(states, tmp_path):

@@ -132,7 +132,7 @@ def test_a_stated_size_reserves_no_memory(states, saved, animal):
     tracemalloc.stop()
 
     assert damages
-    assert peak_bytes < 10_000_000  # the block of 8 MiB that files are read in
+    assert peak_bytes < 3_000_000  # the block of 1 MiB that files are read in
     told(saved)
 
 
