@@ -53,7 +53,8 @@ def measured_lines(plan: "Plan", timed: "TimeEstimate | None", say: "Say") -> li
     config = plan.config
     timing = [] if timed is None else ["", *calibration_lines(timed, plan.batch.D, say)]
     records = records_for(plan)
-    lines = [*timing, "", *record_lines(records, plan.costs.time_hours, config.runs_dir, say)]
+    hours, memory_bytes = plan.costs.time_hours, plan.memory.device_bytes
+    lines = [*timing, "", *record_lines(records, hours, memory_bytes, config.runs_dir, say)]
     return [part for line in lines for part in wrapped(line, LINE_COLUMNS) or [""]]
 
 
@@ -61,7 +62,7 @@ def measured_json(plan: "Plan", timed: "TimeEstimate | None") -> dict[str, Any]:
     """The same for scripts."""
     return {
         "calibration": None if timed is None else timed.as_json(),
-        "record": records_as_json(records_for(plan), plan.costs.time_hours),
+        "record": records_as_json(records_for(plan), plan.costs.time_hours, plan.memory.device_bytes),
     }
 
 
@@ -110,10 +111,16 @@ def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
     return Measured(resolved.batch.gb_tok / step_s, says)
 
 
-def records_as_json(records: "dict[Quantity, Record]", hours: float | None) -> dict[str, Any]:
-    """The record for scripts: by quantity, and the planned time as an interval."""
-    step = records.get("step_s")
-    interval = None if step is None or hours is None else step.interval(hours)
+def records_as_json(
+    records: "dict[Quantity, Record]", hours: float | None, memory_bytes: int
+) -> dict[str, Any]:
+    """The record for scripts: by quantity, and the planned time and memory as intervals."""
+
+    def interval(quantity: "Quantity", planned: float | None) -> list[float] | None:
+        record = records.get(quantity)
+        found = None if record is None or planned is None else record.interval(planned)
+        return None if found is None else list(found)
+
     return {
         "forecasts": {
             quantity: {
@@ -123,5 +130,6 @@ def records_as_json(records: "dict[Quantity, Record]", hours: float | None) -> d
             }
             for quantity, record in records.items()
         },
-        "time_hours_interval": None if interval is None else list(interval),
+        "time_hours_interval": interval("step_s", hours),
+        "memory_bytes_per_rank_interval": interval("peak_memory_bytes", memory_bytes),
     }

@@ -232,6 +232,10 @@ CHINESE: dict[str, str] = {
     ),
     "fewer than {n} forecasts give no interval": "少于 {n} 次预测，无法给出区间",
     "by that record the time is {low} to {high}": "按此记录，时间为 {low} 到 {high}",
+    "by that record the memory of a rank is {low} to {high}": "按此记录，每个 rank 的内存为 {low} 到 {high}",
+    "in use; a CPU process also keeps what it freed, up to half as much again": (
+        "使用中的量；CPU 进程还会保留已释放的内存，最多再加一半"
+    ),
     "{n} steps timed on D = {D} {where}: {step} a step (± {spread}), {rate} tokens/s": (
         "在 D = {D} 的 {where} 上计时 {n} 步：每步 {step}（± {spread}），{rate} token/s"
     ),

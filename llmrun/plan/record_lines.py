@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llmrun.plan.amounts import show_hours, show_kWh, show_real
+from llmrun.plan.amounts import show_bytes, show_hours, show_kWh, show_real
 from llmrun.plan.costs import SECONDS_PER_HOUR
 from llmrun.plan.language import Say
 from llmrun.plan.record import FORECASTS_LEAST, Quantity, Record
@@ -29,11 +29,11 @@ NAMED: tuple[tuple[Quantity, str], ...] = (
 
 
 def record_lines(
-    records: Mapping[Quantity, Record], hours: float | None, runs_dir: str, say: Say
+    records: Mapping[Quantity, Record], hours: float | None, memory_bytes: int, runs_dir: str, say: Say
 ) -> list[str]:
-    """What past forecasts came to, and the planned time as an interval from them.
+    """What past forecasts came to, and the planned time and memory as intervals from them.
 
-    records: by quantity, those that there are.  hours: planned; None where unknown.
+    records: by quantity, those that there are.  hours: planned; None where unknown.  memory_bytes: planned, of a rank.
     """
     if not records:
         return [say("no run below {runs_dir} has judged a forecast on this machine yet", runs_dir=runs_dir)]
@@ -47,7 +47,17 @@ def record_lines(
         for quantity, template in NAMED
         if (found := records.get(quantity)) is not None
     ]
+    lines += memory_lines(records.get("peak_memory_bytes"), memory_bytes, say)
     return lines + time_lines(records.get("step_s"), hours, say)
+
+
+def memory_lines(record: Record | None, planned_bytes: int, say: Say) -> list[str]:
+    """The memory of a rank as an interval."""
+    interval = None if record is None else record.interval(planned_bytes)
+    if interval is None:
+        return []
+    low, high = (show_bytes(round(bound)) for bound in interval)
+    return [say("by that record the memory of a rank is {low} to {high}", low=low, high=high)]
 
 
 def time_lines(record: Record | None, hours: float | None, say: Say) -> list[str]:

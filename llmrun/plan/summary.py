@@ -131,6 +131,8 @@ def _memory(plan: Plan, say: Say) -> list[str]:
     parts = sorted(memory.parts, key=lambda part: -part.bytes)
     named = ", ".join(f"{say(part.name)} {show_bytes(part.bytes)}" for part in parts[:4])
     lines = row(say("memory per rank"), show_bytes(memory.device_bytes), named)
+    if plan.setting.device == "cpu":
+        lines += row("", "", say("in use; a CPU process also keeps what it freed, up to half as much again"))
     found = fitting(plan)
     if found is None:
         return lines

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from llmrun.plan.language import english
 from llmrun.plan.record import FORECASTS_SHOWN, QUANTITIES, Forecast, Record, record_of, step_from_record
+from llmrun.plan.record_lines import record_lines
 
 MACHINE = {"device": "cpu", "model": "A", "host": "one"}
 WORK = {"FLOPs": 1000, "precision": "bf16", "D": 2, "threads_per_rank": 1, "gb_tok": 8}
@@ -93,3 +95,20 @@ def test_time_from_earlier_runs() -> None:
     assert step_from_record(history, MACHINE, WORK | {"precision": "fp32"}) is None
     assert step_from_record(history, MACHINE | {"model": "B"}, WORK) is None
     assert step_from_record([forecast(1.0, None)], MACHINE, WORK) is None
+
+
+def test_past_errors_make_intervals_of_time_and_memory() -> None:
+    """Planned 20 and 33 % too little memory before: this plan may need as much more.  Too few forecasts say nothing."""
+    records = {
+        "step_s": Record((0.25, 0.0, -0.2)),
+        "peak_memory_bytes": Record((-0.2, -1 / 3, -0.25)),
+        "energy_J": Record((0.0, 0.0)),
+    }
+    lines = record_lines(records, 1.0, 600_000_000, "runs", english)
+    few = record_lines({"peak_memory_bytes": Record((-0.2, -0.3))}, None, 600_000_000, "runs", english)
+
+    assert lines[-2:] == [
+        "by that record the memory of a rank is 750 MB to 900 MB",
+        "by that record the time is 48 minutes to 75 minutes",
+    ]
+    assert [line for line in few if "by that record" in line] == []

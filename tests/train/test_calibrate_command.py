@@ -47,7 +47,11 @@ def test_it_times_here_and_leaves_nothing(driver) -> None:
     assert timed["steps_timed"] >= 5
     assert plan["time_hours"] == pytest.approx(timed["time_hours"])
     assert timed["time_hours"] * 3600 == pytest.approx(plan["steps"] * timed["step_s"])
-    assert plan["record"] == {"forecasts": {}, "time_hours_interval": None}
+    assert plan["record"] == {
+        "forecasts": {},
+        "time_hours_interval": None,
+        "memory_bytes_per_rank_interval": None,
+    }
     assert left_in(driver.directory / "temporary") == []
     assert not (driver.directory / "runs").exists()
 
