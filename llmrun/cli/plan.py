@@ -74,7 +74,7 @@ def plan(
 
         for each in plans:
             console.out(f"\n{explanation(each, say)}")
-    _warn(plans)
+    _warn(plans, say)
 
 
 def _plan_of(
@@ -98,12 +98,13 @@ def _plan_of(
     return plan, timed
 
 
-def _warn(plans: "list[Plan]") -> None:
+def _warn(plans: "list[Plan]", say: "Say") -> None:
     """What the user should know, once each."""
-    from llmrun.plan.plan import remarks
+    from llmrun.plan.remarks import remarks
 
-    for remark in dict.fromkeys(remark for plan in plans for remark in remarks(plan)):
-        console.warn(remark.says, remark.hint)
+    said = [(each.says.by(say), each.hint.by(say)) for plan in plans for each in remarks(plan)]
+    for says, hint in dict.fromkeys(said):
+        console.warn(says, hint)
 
 
 def _language(asked: str | None) -> "Language":

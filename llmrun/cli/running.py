@@ -90,13 +90,14 @@ class LiveView:
 
 def tell_plan(resolved: "Resolved") -> None:
     """Say the plan in short, and what `llmrun plan` would warn of."""
-    from llmrun.plan.plan import make_plan, remarks
+    from llmrun.plan.plan import make_plan
+    from llmrun.plan.remarks import remarks
 
     plan = make_plan(resolved)
     for line in plan_in_short(plan):
         console.note(line)
     for remark in remarks(plan):
-        console.warn(remark.says, remark.hint)
+        console.warn(str(remark.says), str(remark.hint))
 
 
 def plan_in_short(plan: "Plan") -> list[str]:

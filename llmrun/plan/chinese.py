@@ -248,4 +248,70 @@ CHINESE: dict[str, str] = {
     "{n} steps timed on D = {D} {where}": "在 D = {D} 的 {where} 上计时 {n} 步",
     "as earlier runs of this work took here": "按本机以前同样的运行",
     "at the FLOP/s of earlier runs here": "按本机以前运行的 FLOP/s",
+    "fp32": "fp32",
+    "two fp32 moments": "两个 fp32 动量",
+    "what the libraries of a process touch beside tensors, measured": "进程的运行库在张量之外占用的内存，实测值",
+    "constants and products": "常数与乘积",
+    "in host memory": "在主机内存中",
+    "flat fp32 buffers of lanes": "各通道的平铺 fp32 缓冲",
+    "partial sums received, and their sum": "收到的部分和，以及它们的和",
+    "rows, and flat for the optimizer": "按行一份，为优化器平铺一份",
+    "flat, and the tree's nodes between slots of lanes": "平铺一份，以及各组通道之间树的节点",
+    "log-probabilities, two gradients": "对数概率，两份梯度",
+    "gradients of the logits and of the head's weights": "logits 与输出头权重的梯度",
+    "gradients around the final norm, less the head's input": "最后归一化前后的梯度，减去输出头的输入",
+    "gradients around the final norm, less the head's input; the tied table's waits": (
+        "最后归一化前后的梯度，减去输出头的输入；共用词表的梯度在等待"
+    ),
+    "inputs of blocks, and the last block in full": "各层的输入，以及完整的最后一层",
+    "gradients inside the MLP": "MLP 内的梯度",
+    "gradients inside the MLP; the tied table's waits": "MLP 内的梯度；共用词表的梯度在等待",
+    "gradients of the token table and of its output": "词表及其输出的梯度",
+    "the norm's chunk, foreach's copy, or the shard that is sent; gloo also copies what it receives": (
+        "求范数的分块、foreach 的副本或发送的分片；gloo 还会复制收到的数据"
+    ),
+    "without the last block": "不含最后一层",
+    "sent and received": "发送与接收",
+    "tables, and blocks in use": "嵌入表与正在使用的层",
+    "N_params_total/D once a slot is reduced; tables sent and received": (
+        "一组通道归约后为 N_params_total/D；另有收发的嵌入表"
+    ),
+    "inputs of blocks": "各层的输入",
+    "bytes that a block keeps of each token": "一层为每个 token 保留的字节",
+    "final norm, the head's input": "最后的归一化，输出头的输入",
+    "copies of matrices under autocast": "autocast 下矩阵的副本",
+    "every matrix product, full square: PaLM, Megatron-LM 2021": "全部矩阵乘，整个方阵：PaLM，Megatron-LM 2021",
+    "half of the square: Megatron-LM today, FlashAttention": "半个方阵：如今的 Megatron-LM，FlashAttention",
+    "Kaplan et al. 2020": "Kaplan et al. 2020",
+    "GPT-3, Gopher": "GPT-3，Gopher",
+    "PaLM appendix B, MosaicML": "PaLM 附录 B，MosaicML",
+    "nanoGPT: no position table in N": "nanoGPT：N 不含位置表",
+    "torchtitan: no token table in N": "torchtitan：N 不含词表",
+    "Chinchilla appendix F, its table A4": "Chinchilla 附录 F，其表 A4",
+    "Narayanan 2021, eq. 3: blocks forward twice": "Narayanan 2021，式 3：各层前向两次",
+    "Korthikanti 2022, appendix A: attention twice": "Korthikanti 2022，附录 A：注意力两次",
+    "MosaicML with activation checkpointing": "MosaicML，启用激活重算",
+    "Narayanan 2021, eq. 4": "Narayanan 2021，式 4",
+    "D = {D} does not divide V = {V}: ranks compute {smallest} to {largest} micro-batches a step, "
+    "and {share:.0%} of their time is waiting": (
+        "D = {D} 不整除 V = {V}：各 rank 每步计算 {smallest} 到 {largest} 个微批次，{share:.0%} 的时间在等待"
+    ),
+    "D = {cheap} divides V; or start the run with a V that D = {D} divides (other bits)": (
+        "D = {cheap} 整除 V；或以能被 D = {D} 整除的 V 开始运行（结果的位不同）"
+    ),
+    "the training split has {train:,} tokens and the run sees {seen:,}: {epochs:.2f} epochs": (
+        "训练集有 {train:,} 个 token，运行要看 {seen:,} 个：{epochs:.2f} 轮"
+    ),
+    "`--set T_tokens={whole}` is at most one epoch": "`--set T_tokens={whole}` 不超过一轮",
+    "prepare more data": "请准备更多数据",
+    "a rank needs {needs}, {name} has {has}": "一个 rank 需要 {needs}，{name} 有 {has}",
+    "nothing that llmrun can do suffices: at most {n:,} blocks of this width fit": (
+        "llmrun 能做的都不够：这个宽度最多放得下 {n:,} 层"
+    ),
+    "`{settings}` needs {bytes} (the same bits); `llmrun plan --explain` lists all ways": (
+        "`{settings}` 需要 {bytes}（逐位相同）；`llmrun plan --explain` 列出全部办法"
+    ),
+    "`{settings}` needs {bytes} (other bits); `llmrun plan --explain` lists all ways": (
+        "`{settings}` 需要 {bytes}（结果的位不同）；`llmrun plan --explain` 列出全部办法"
+    ),
 }

@@ -25,7 +25,8 @@ USED = "exact"
 class Convention(NamedTuple):
     """One way to count.
 
-    name:       stable, for scripts.  formula: with the symbols of llmrun.  source: who counts so.
+    name:       stable, for scripts.  formula: with the symbols of llmrun, without words.  source: who counts so, a text of
+                 `language.py`.
     of_hardware: counts recomputation too, so that a share of the peak is an HFU, not an MFU.
     """
 
@@ -93,14 +94,14 @@ CONVENTIONS = (
     ),
     Convention(
         "nanogpt",
-        "palm without the position table in N",
-        "nanoGPT",
+        "palm - 6·L_ctx·d_model",
+        "nanoGPT: no position table in N",
         lambda shape, count: six_N_and_square(count.N_params_total - position_table(shape, count), shape),
     ),
     Convention(
         "torchtitan",
-        "palm without the token table in N",
-        "torchtitan",
+        "palm - 6·vocab_size·d_model",
+        "torchtitan: no token table in N",
         lambda shape, count: six_N_and_square(count.N_params_total - shape.vocab_size * shape.d_model, shape),
     ),
     Convention(

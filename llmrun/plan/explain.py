@@ -146,7 +146,7 @@ def _flops(plan: Plan, say: Say) -> list[str]:
         kind = "HFU" if each.of_hardware else ""
         share = f"{total / flops.exact:.3f}"
         lines.append(
-            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({each.source})"
+            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({say(each.source)})"
         )
     if flops.recomputed:
         by_hardware = show_FLOPs(flops.exact + flops.recomputed)

@@ -3,26 +3,28 @@
 from llmrun.plan.amounts import UNKNOWN, show_bytes, show_hours, show_percent, show_real
 from llmrun.plan.explain_tables import goodput_lines
 from llmrun.plan.language import Say, padded
+from llmrun.plan.memory_parts import MemoryPart
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.published import activation_bytes_per_block, block_input_bytes, zero_bytes
 
 NAME_WIDTH = 20
 
 
+def _part_line(part: MemoryPart, say: Say) -> str:
+    """Name, bytes, formula and what it means."""
+    formula = f"{part.formula} ({say(part.means)})" if part.formula else say(part.means)
+    return f"{padded(say(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
+
+
 def explain_memory(plan: Plan, say: Say) -> list[str]:
     """Each part with its formula, and the formulas of papers beside."""
     memory, shape, batch = plan.memory, plan.shape, plan.batch
-    buffer = memory.checkpoint_buffer
-    lines = [
-        f"{padded(say(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {part.formula}"
-        for part in memory.parts
-    ]
     N = plan.parameters.N_params_total
     states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
     return [
-        *lines,
+        *(_part_line(part, say) for part in memory.parts),
         f"{padded(say('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
-        f"{padded(say(buffer.name), NAME_WIDTH)}{show_bytes(buffer.bytes):>9}   {buffer.formula}",
+        _part_line(memory.checkpoint_buffer, say),
         say("beside it, what papers give:"),
         say(
             "  activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "

@@ -53,7 +53,8 @@ def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
     logits = MemoryPart(
         "logits",
         3 * FP32_BYTES * t * W,
-        f"3·4·μ_tok·vocab_size = 12·{t:,}·{W:,} (log-probabilities, two gradients)",
+        f"3·4·μ_tok·vocab_size = 12·{t:,}·{W:,}",
+        "log-probabilities, two gradients",
     )
     parts = (
         *_low_precision(shape, setting),
@@ -73,12 +74,16 @@ def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
     t, W, C, half = setting.mu_tok, shape.vocab_size, shape.d_model, setting.half_bytes
     product = half * (t * W + W * C + t * C)
     cast = FP32_BYTES * W * C + (half + FP32_BYTES) * t * C if setting.precision == "bf16" else 0
-    says = "gradients of the logits and of the head's weights"
+    formula = f"{half}·(μ_tok·vocab_size + vocab_size·d_model + μ_tok·d_model)"
+    if cast > product:
+        formula = f"4·vocab_size·d_model + {half + FP32_BYTES}·μ_tok·d_model"
     parts = (
         *_low_precision(shape, setting),
         _kept(shape, setting),
         _outside(shape, setting),
-        MemoryPart("temporary", max(product, cast), says),
+        MemoryPart(
+            "temporary", max(product, cast), formula, "gradients of the logits and of the head's weights"
+        ),
         *_fsdp(shape, setting, N, at="head"),
     )
     return Moment("the output head's gradient", parts)
@@ -90,12 +95,15 @@ def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
     tensors = 4 if setting.device == "cpu" and shape.norm == "rmsnorm" else 2
     tied = FP32_BYTES * W * C if shape.tie_embeddings else 0
     bytes_ = FP32_BYTES * tensors * t * C - setting.half_bytes * t * C + tied
-    says = f"{tensors}·4·μ_tok·d_model, less the head's input, + {tied:,} (the tied table's gradient waits)"
+    formula = f"{tensors}·4·μ_tok·d_model - {setting.half_bytes}·μ_tok·d_model + {tied:,}"
+    means = "gradients around the final norm, less the head's input"
+    if tied:
+        means = "gradients around the final norm, less the head's input; the tied table's waits"
     parts = (
         *_low_precision(shape, setting, in_block=True),
         _kept(shape, setting),
         _outside(shape, setting),
-        MemoryPart("temporary", bytes_, says),
+        MemoryPart("temporary", bytes_, formula, means),
         *_fsdp(shape, setting, N, at="head"),
     )
     return Moment("backward of the final norm", parts)
@@ -108,7 +116,10 @@ def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
     if setting.recomputes:
         block = t * (block_bytes_per_token(shape, setting) - FP32_BYTES * C)
         kept = MemoryPart(
-            kept.name, kept.bytes + block, f"{kept.formula} + {block:,} (the last block in full)"
+            kept.name,
+            kept.bytes + block,
+            f"{kept.formula} + {block:,}",
+            "inputs of blocks, and the last block in full",
         )
     inner = (
         2 * half * t * F
@@ -117,9 +128,9 @@ def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
     )
     weight = half * t * F + (half + FP32_BYTES if setting.precision == "bf16" else FP32_BYTES) * C * F
     tied = FP32_BYTES * shape.vocab_size * C if shape.tie_embeddings else 0
-    says = f"4·μ_tok·d_model + {max(inner, weight):,} (gradients inside the MLP)"
-    says += f" + {tied:,} (the tied table's gradient waits)" if tied else ""
-    temporary = MemoryPart("temporary", FP32_BYTES * t * C + max(inner, weight) + tied, says)
+    formula = f"4·μ_tok·d_model + {max(inner, weight):,} + {tied:,}"
+    means = "gradients inside the MLP; the tied table's waits" if tied else "gradients inside the MLP"
+    temporary = MemoryPart("temporary", FP32_BYTES * t * C + max(inner, weight) + tied, formula, means)
     return Moment(
         "backward of the last block",
         (
@@ -143,11 +154,12 @@ def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
     """
     t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
     tables = 1 + shape.tie_embeddings + (shape.tie_embeddings and setting.precision == "fp32")
-    says = f"{tables}·4·vocab_size·d_model + 4·μ_tok·d_model (gradients of the token table and of its output)"
+    formula = f"{tables}·4·vocab_size·d_model + 4·μ_tok·d_model"
+    means = "gradients of the token table and of its output"
     return Moment(
         "the token table's gradient",
         (
-            MemoryPart("temporary", FP32_BYTES * (tables * W * C + t * C), says),
+            MemoryPart("temporary", FP32_BYTES * (tables * W * C + t * C), formula, means),
             *_fsdp(shape, setting, N, at="tables"),
         ),
     )
@@ -162,8 +174,9 @@ def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
     gather = 0
     if setting.D > 1 and not setting.is_sharded:
         gather = FP32_BYTES * (own + (N if setting.device == "cpu" else 0))
-    says = "the norm's chunk, foreach's copy, or the shard that is sent (gloo also copies what it receives)"
-    temporary = MemoryPart("temporary", max(norm, foreach, gather), says)
+    means = "the norm's chunk, foreach's copy, or the shard that is sent; gloo also copies what it receives"
+    formula = f"max({norm:,}, {foreach:,}, {gather:,})"
+    temporary = MemoryPart("temporary", max(norm, foreach, gather), formula, means)
     return Moment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
 
 
@@ -174,9 +187,11 @@ def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
     tied = FP32_BYTES * shape.vocab_size * shape.d_model if shape.tie_embeddings else 0
     parts = (
         *_low_precision(shape, setting, in_block=True),
-        MemoryPart(each.name, kept, f"{each.formula}, without the last block"),
         MemoryPart(
-            "temporary", 3 * FP32_BYTES * block + tied, f"3·4·{block:,} + {tied:,} (sent and received)"
+            each.name, kept, f"{each.formula}·{shape.n_layers - 1}/{shape.n_layers}", "without the last block"
+        ),
+        MemoryPart(
+            "temporary", 3 * FP32_BYTES * block + tied, f"3·4·{block:,} + {tied:,}", "sent and received"
         ),
         *_fsdp(shape, setting, N, at="block"),
     )
@@ -196,11 +211,12 @@ def _fsdp(
     is_early = at in ("head", "block") and setting.V <= setting.D
     reduced = 0 if is_early else own
     return [
-        MemoryPart("gathered weights", FP32_BYTES * gathered, f"4·{gathered:,} (tables, and blocks in use)"),
+        MemoryPart("gathered weights", FP32_BYTES * gathered, f"4·{gathered:,}", "tables, and blocks in use"),
         MemoryPart(
             "reduced gradients",
             FP32_BYTES * (reduced + sent),
-            f"4·({reduced:,} + {sent:,}) (N_params_total/D once a slot is reduced; tables sent and received)",
+            f"4·({reduced:,} + {sent:,})",
+            "N_params_total/D once a slot is reduced; tables sent and received",
         ),
     ]
 
@@ -215,18 +231,18 @@ def _kept(shape: ModelShape, setting: Setting) -> MemoryPart:
     t, layers = setting.mu_tok, shape.n_layers
     if setting.recomputes:
         stored = FP32_BYTES * shape.d_model
-        says = f"μ_tok·n_layers·4·d_model = {t:,}·{layers}·{stored:,} (inputs of blocks)"
-        return MemoryPart("activations", t * layers * stored, says)
+        formula = f"μ_tok·n_layers·4·d_model = {t:,}·{layers}·{stored:,}"
+        return MemoryPart("activations", t * layers * stored, formula, "inputs of blocks")
     each = block_bytes_per_token(shape, setting)
-    says = f"μ_tok·n_layers·(bytes a token and block) = {t:,}·{layers}·{each:,}"
-    return MemoryPart("activations", t * layers * each, says)
+    formula = f"μ_tok·n_layers·{each:,} = {t:,}·{layers}·{each:,}"
+    return MemoryPart("activations", t * layers * each, formula, "bytes that a block keeps of each token")
 
 
 def _outside(shape: ModelShape, setting: Setting) -> MemoryPart:
     """What is kept outside blocks."""
     each = outside_bytes_per_token(shape, setting)
-    says = f"μ_tok·{each:,} (final norm, the head's input)"
-    return MemoryPart("outside blocks", setting.mu_tok * each, says)
+    means = "final norm, the head's input"
+    return MemoryPart("outside blocks", setting.mu_tok * each, f"μ_tok·{each:,}", means)
 
 
 def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = False) -> list[MemoryPart]:
@@ -240,4 +256,5 @@ def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = Fals
     head = sum(prod(size) for size in head_shapes(shape).values()) or shape.vocab_size * shape.d_model
     blocks = int(in_block) if setting.recomputes else shape.n_layers
     elements = blocks * matrices + (0 if in_block else head)
-    return [MemoryPart("bf16 weights", 2 * elements, f"2·{elements:,} (copies of matrices under autocast)")]
+    means = "copies of matrices under autocast"
+    return [MemoryPart("bf16 weights", 2 * elements, f"2·{elements:,}", means)]

@@ -9,11 +9,16 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """One part of a rank's memory: its name, its bytes, its formula with the numbers put in."""
+    """One part of a rank's memory.
+
+    formula: with the numbers put in, without words; empty where the bytes were measured.
+    means:   what that is, as a phrase; like the name it is a text of `language.py`.
+    """
 
     name: str
     bytes: int
     formula: str
+    means: str
 
 
 @dataclass(frozen=True)

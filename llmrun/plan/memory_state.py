@@ -18,39 +18,41 @@ def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
     parts = [
         *(_sharded(setting, N) if setting.is_sharded else _replicated(setting, N)),
         MemoryPart(
-            "optimizer", MOMENTS_BYTES * -(-N // D), f"8·N_params_total/D = 8·{N:,}/{D} (two fp32 moments)"
+            "optimizer", MOMENTS_BYTES * -(-N // D), f"8·N_params_total/D = 8·{N:,}/{D}", "two fp32 moments"
         ),
     ]
     if setting.device == "cpu":
         parts.append(checkpoint_buffer(setting, N))
-        says = "what the libraries of a process touch beside tensors, measured"
-        parts.append(MemoryPart("libraries", CPU_LIBRARIES_BYTES[setting.precision], says))
+        means = "what the libraries of a process touch beside tensors, measured"
+        parts.append(MemoryPart("libraries", CPU_LIBRARIES_BYTES[setting.precision], "", means))
     else:
-        parts.append(MemoryPart("digests", CUDA_DIGEST_BYTES, "8·65,536·(64 + 1) (constants and products)"))
+        parts.append(MemoryPart("digests", CUDA_DIGEST_BYTES, "8·65,536·(64 + 1)", "constants and products"))
     return parts
 
 
 def checkpoint_buffer(setting: Setting, N: int) -> MemoryPart:
     """The host's copy of a rank's state that waits while it is written."""
-    says = f"12·N_params_total/D = 12·{N:,}/{setting.D} (host)"
-    return MemoryPart("checkpoint buffer", -(-CHECKPOINT_BYTES * N // setting.D), says)
+    formula = f"12·N_params_total/D = 12·{N:,}/{setting.D}"
+    return MemoryPart("checkpoint buffer", -(-CHECKPOINT_BYTES * N // setting.D), formula, "in host memory")
 
 
 def _replicated(setting: Setting, N: int) -> list[MemoryPart]:
     """Weights, gradients and the exchange where every rank holds all weights."""
     buffers = setting.lanes.buffers
     parts = [
-        MemoryPart("weights", FP32_BYTES * N, f"4·N_params_total = 4·{N:,} (fp32)"),
+        MemoryPart("weights", FP32_BYTES * N, f"4·N_params_total = 4·{N:,}", "fp32"),
         MemoryPart(
             "gradients",
             FP32_BYTES * N * buffers,
-            f"4·N_params_total·{buffers} = 4·{N:,}·{buffers} (flat fp32 buffers of lanes)",
+            f"4·N_params_total·{buffers} = 4·{N:,}·{buffers}",
+            "flat fp32 buffers of lanes",
         ),
     ]
     if setting.D > 1:
         nodes = sum(setting.lanes.nodes_per_rank)
-        says = f"4·N_params_total/D·({nodes} + 1) (partial sums received, and their sum)"
-        parts.append(MemoryPart("exchange", FP32_BYTES * -(-N // setting.D) * (nodes + 1), says))
+        received = FP32_BYTES * -(-N // setting.D) * (nodes + 1)
+        formula = f"4·N_params_total/D·({nodes} + 1)"
+        parts.append(MemoryPart("exchange", received, formula, "partial sums received, and their sum"))
     return parts
 
 
@@ -62,12 +64,14 @@ def _sharded(setting: Setting, N: int) -> list[MemoryPart]:
         MemoryPart(
             "weights",
             2 * FP32_BYTES * own,
-            f"2·4·N_params_total/D = 8·{N:,}/{setting.D} (rows, and flat for the optimizer)",
+            f"2·4·N_params_total/D = 8·{N:,}/{setting.D}",
+            "rows, and flat for the optimizer",
         ),
         MemoryPart(
             "gradients",
             (1 + held) * FP32_BYTES * own,
-            f"(1 + {held})·4·N_params_total/D (flat, and the tree's nodes between slots of lanes)",
+            f"(1 + {held})·4·N_params_total/D",
+            "flat, and the tree's nodes between slots of lanes",
         ),
     ]
 

@@ -8,7 +8,6 @@ from llmrun.config.resolve import DatasetFacts, Resolved
 from llmrun.config.schema import Config
 from llmrun.config.shape import ModelShape
 from llmrun.lanes import UnevenCost, cost_of
-from llmrun.plan.amounts import show_bytes
 from llmrun.plan.batch_diagram import micro_batches_per_rank
 from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_of
 from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
@@ -89,13 +88,6 @@ class Plan:
     def epochs(self) -> float | None:
         """How often the run reads its training split; None without a dataset."""
         return self.batch.tokens_seen / self.train_tokens if self.train_tokens else None
-
-
-class Remark(NamedTuple):
-    """Something worth a warning: a statement and what to do."""
-
-    says: str
-    hint: str
 
 
 def make_plan(
@@ -226,63 +218,3 @@ def flops_of(shape: ModelShape, parameters: ParameterCount, tokens: int, *, reco
         six_NT_total=flops_6NT(parameters.N_params_total, tokens),
         recomputed=recomputed * tokens if recomputes else 0,
     )
-
-
-def remarks(plan: Plan) -> list[Remark]:
-    """What the user should know before starting."""
-    return [*_uneven(plan), *_epochs(plan), *_memory(plan)]
-
-
-def _uneven(plan: Plan) -> list[Remark]:
-    """Ranks that wait for others."""
-    batch = plan.batch
-    if plan.lanes.idle_share == 0:
-        return []
-    smallest, largest = plan.A_per_rank
-    cheap = max(D for D in range(1, batch.D + 1) if batch.V % D == 0)
-    return [
-        Remark(
-            f"D = {batch.D} does not divide V = {batch.V}: ranks compute {smallest} to {largest} "
-            f"micro-batches a step, and {plan.lanes.idle_share:.0%} of their time is waiting",
-            f"D = {cheap} divides V; or start the run with a V that D = {batch.D} divides (other bits)",
-        )
-    ]
-
-
-def _epochs(plan: Plan) -> list[Remark]:
-    """Tokens that are seen again."""
-    batch = plan.batch
-    if not plan.train_tokens or plan.train_tokens >= batch.tokens_seen:
-        return []
-    whole = plan.train_tokens // batch.gb_tok * batch.gb_tok
-    return [
-        Remark(
-            f"the training split has {plan.train_tokens:,} tokens and the run sees "
-            f"{batch.tokens_seen:,}: {plan.epochs:.2f} epochs",
-            f"`--set T_tokens={whole}` is at most one epoch" if whole else "prepare more data",
-        )
-    ]
-
-
-def _memory(plan: Plan) -> list[Remark]:
-    """A rank that needs more than its device has."""
-    if plan.accelerator is None or plan.memory.device_bytes <= plan.accelerator.memory_bytes:
-        return []
-    found = fitting(plan)
-    assert found is not None
-    remedy = next((remedy for remedy in found.remedies if remedy.fits), None)
-    if remedy is None:
-        hint = f"nothing that llmrun can do suffices: at most {found.most_layers:,} blocks of this width fit"
-    else:
-        bits = "the same bits" if remedy.same_bits else "other bits"
-        settings = " ".join(f"--set {setting}" for setting in remedy.settings)
-        hint = (
-            f"`{settings}` needs {show_bytes(remedy.bytes)} ({bits}); `llmrun plan --explain` lists all ways"
-        )
-    return [
-        Remark(
-            f"a rank needs {show_bytes(plan.memory.device_bytes)}, "
-            f"{plan.accelerator.name} has {show_bytes(plan.accelerator.memory_bytes)}",
-            hint,
-        )
-    ]

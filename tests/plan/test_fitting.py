@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.plan.fitting import Fitting, Remedy, bytes_of, fitting_of, largest_mu_tok
-from llmrun.plan.plan import Plan, fitting, make_plan, remarks
+from llmrun.plan.plan import Plan, fitting, make_plan
+from llmrun.plan.remarks import remarks
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert not remedies["fewer_lanes"].fits
     assert not remedies["fewer_lanes"].same_bits
     assert "D is at most 128 for ever" in str(remedies["fewer_lanes"].price[0])
-    assert remarks(plan)[0].hint.startswith("`--set strategy=shard` needs ")
+    assert str(remarks(plan)[0].hint).startswith("`--set strategy=shard` needs ")
 
 
 def test_a_remedy_gives_what_it_says() -> None:

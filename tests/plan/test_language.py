@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrun.cli.app import run
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.plan.chinese import CHINESE
 from llmrun.plan.compare import comparison
+from llmrun.plan.conventions import CONVENTIONS
 from llmrun.plan.explain import explanation
 from llmrun.plan.language import (
     Language,
@@ -55,6 +57,35 @@ def test_every_text_has_chinese_words() -> None:
     """No text of the sources lacks a translation; parts of memory are looked up by their names."""
     assert len(templates()) > 100
     assert templates() - CHINESE.keys() == set()
+
+
+def meanings() -> set[str]:
+    """What parts of memory mean: the fourth argument of `MemoryPart`, or a variable that is called `means`."""
+    found: set[str] = set()
+    for path in (ROOT / "llmrun" / "plan").glob("memory*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            given: list[ast.expr] = []
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "MemoryPart"
+            ):
+                given = node.args[3:]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "means":
+                given = [node.value]
+            constants = [each for value in given for each in ast.walk(value)]
+            found |= {
+                each.value
+                for each in constants
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
+    return found
+
+
+def test_every_part_of_memory_and_every_convention_has_chinese_words() -> None:
+    """They are looked up where they are shown."""
+    assert len(meanings()) > 20
+    assert meanings() | {each.source for each in CONVENTIONS} <= CHINESE.keys()
 
 
 @pytest.mark.parametrize("template", CHINESE)
@@ -170,3 +201,13 @@ def test_chinese_says_what_english_says(name: str, overrides: list[str]) -> None
     for said, translated in pairs:
         assert sorted(re.findall(r"\d[\d,.]*\d", said)) == sorted(re.findall(r"\d[\d,.]*\d", translated))
     assert not re.search(r"\b(the|with|each|from|unknown)\b", summary(plan, chinese))
+
+
+def test_warnings_speak_the_language_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan that does not fit says so in Chinese, with what would."""
+    code = run(["plan", str(ROOT / "configs" / "gpt3-13b.yaml"), "--lang", "zh"])
+    screen = capsys.readouterr()
+
+    assert code == 0
+    assert "一个 rank 需要 314 GB，H100-SXM 有 80.0 GB" in screen.err
+    assert "（逐位相同）；`llmrun plan --explain` 列出全部办法" in screen.err

@@ -14,7 +14,8 @@ from llmrun.plan.amounts import show_bytes, show_count, show_hours
 from llmrun.plan.checkpoint_size import checkpoint_size
 from llmrun.plan.explain import explanation
 from llmrun.plan.figures import as_json
-from llmrun.plan.plan import make_plan, remarks
+from llmrun.plan.plan import make_plan
+from llmrun.plan.remarks import remarks
 from llmrun.plan.summary import summary
 
 DEMO = """\
@@ -84,8 +85,8 @@ def test_an_uneven_D_has_no_A(demo_file: Path) -> None:
     assert as_json(uneven)["A"] is None
     assert as_json(uneven)["A_per_rank"] == {"smallest": 2, "largest": 3}
     assert uneven.costs.GPU_hours > plan.costs.GPU_hours
-    assert "D = 3 does not divide V = 8" in remarks(uneven)[0].says
-    assert remarks(uneven)[0].hint.startswith("D = 2 divides V")
+    assert "D = 3 does not divide V = 8" in str(remarks(uneven)[0].says)
+    assert str(remarks(uneven)[0].hint).startswith("D = 2 divides V")
     assert remarks(plan) == []
 
 
@@ -104,8 +105,10 @@ def test_more_tokens_than_the_split_has_are_remarked(demo_file: Path) -> None:
     plan = make_plan(resolved(demo_file), dataset)
     (remark,) = remarks(plan)
 
-    assert remark.says == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
-    assert remark.hint == "`--set T_tokens=2998272` is at most one epoch"
+    assert (
+        str(remark.says) == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
+    )
+    assert str(remark.hint) == "`--set T_tokens=2998272` is at most one epoch"
     assert as_json(plan)["epochs"] == pytest.approx(1.398, abs=1e-3)
 
 

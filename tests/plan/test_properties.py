@@ -17,7 +17,8 @@ from llmrun.plan.compare import comparison
 from llmrun.plan.explain import explanation
 from llmrun.plan.figures import as_json
 from llmrun.plan.language import chinese
-from llmrun.plan.plan import Plan, make_plan, remarks
+from llmrun.plan.plan import Plan, make_plan
+from llmrun.plan.remarks import remarks
 from llmrun.plan.summary import summary
 
 CHOICES: dict[str, st.SearchStrategy[Any]] = {
@@ -109,7 +110,7 @@ def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) 
         assert summary(plan, **say)
         assert explanation(plan, **say)
         assert comparison(plan, plan, **say)
-    assert all(remark.says and remark.hint for remark in remarks(plan))
+    assert all(str(remark.says) and str(remark.hint) for remark in remarks(plan))
 
 
 @settings(max_examples=40)
