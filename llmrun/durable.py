@@ -229,6 +229,17 @@ def make_directories(path: Path, disk: Disk = DISK) -> None:
         disk.fsync_directory(directory.parent)
 
 
+def sweep_files(directory: Path, disk: Disk = DISK) -> None:
+    """Remove the temporary files that killed processes left anywhere below; nobody may be writing there.
+
+    A courtesy: what cannot be removed stays.
+    """
+    for path in list(directory.rglob(f"{TEMPORARY_PREFIX}*")):
+        if path.is_file():
+            with suppress(OSError):
+                disk.remove_file(path)
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file in hex, read in blocks."""
     with path.open("rb") as file:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.checkpoint.retention import abandon, sweep
+from llmrun.durable import sweep_files
 from llmrun.errors import DamagedError, LlmrunError, RefusedError
 from llmrun.launch.choose import Start
 from llmrun.launch.examine import Say
@@ -49,6 +50,7 @@ def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path 
     Checkpoints go first: should this be interrupted, the newest one never lies beyond the ledger.
     """
     sweep(run.checkpoints)
+    sweep_files(run.path)
     left = abandon(run.checkpoints, start.step, segment.segment)
     if left:
         steps = ", ".join(str(step) for step in left)

@@ -177,3 +177,16 @@ rewind.rewind(run, choose_start(run, 5, print), SimpleNamespace(segment=2), prin
     assert ended.end.why == "finished"
     assert interrupted.record.last.from_step == 5
     assert LedgerReader(interrupted.run.ledger_file).steps == range(21)
+
+
+def test_temporary_files_of_killed_processes_are_swept(interrupted):
+    """A launcher killed while it replaced run.json, a rank killed before its outcome: the next start removes both."""
+    left = [
+        interrupted.run.path / ".tmp-run.json-4321",
+        interrupted.run.segment_logs(1) / ".tmp-rank-0.reserved",
+    ]
+    for path in left:
+        path.write_text("half")
+    interrupted.resume()
+
+    assert list(interrupted.run.path.rglob(".tmp-*")) == []
