@@ -29,6 +29,8 @@ from chaos.tables import report
 
 KINDS = {"w": ("warm", warm_kill, fire.play), "t": ("by torchrun", torchrun_kill, torchrun.play)}
 PAGE = Path(__file__).parents[2] / "docs" / "chaos.md"
+MISSED_MAX = 10
+"""So many runs in turn that were over before a kill came: its moment does not exist."""
 MARKS = ("<!-- tally -->\n", "<!-- end of tally -->")
 
 
@@ -91,9 +93,12 @@ class Campaign:
             kill = draw(self.options.seed, label, number)
             self.doing = str(kill)
             self._show(f"{label}  {self.doing}")
+            missed = 0
             while not run.segment(kill, is_torn=self.options.torn):
                 run.finish()
-                life += 1
+                life, missed = life + 1, missed + 1
+                if missed == MISSED_MAX:
+                    raise Finding("ending", f"{missed} runs in turn were finished before this kill came")
                 run = Run(self.ground, f"{label}.{life}", truth, tally, play)
         self.doing = "the last segment, which nobody kills"
         run.segment(None)

@@ -92,6 +92,8 @@ class Watched:
             return False
         if kill.moment == "clock" and not self._wait(self._has_stepped):
             return False
+        if kill.moment == "loading" and not self._wait(lambda: victims(kill, self._launcher) != []):
+            return False
         if kill.moment != "saving":
             time.sleep(kill.delay_s)
         return self._launcher.poll() is None
@@ -135,20 +137,29 @@ class Watched:
 
 def strike(kill: Kill, launcher: subprocess.Popen[bytes]) -> bool:
     """SIGKILL; returns whether there was anybody left to kill."""
-    if kill.victim == "launcher":
-        launcher.kill()
-        return True
-    try:
-        below = psutil.Process(launcher.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return False
     struck = False
+    for process in victims(kill, launcher):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+            struck = True
+    return struck
+
+
+def victims(kill: Kill, launcher: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Who is to die, of those that are there."""
+    try:
+        own = psutil.Process(launcher.pid)
+        below = own.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    if kill.victim == "launcher":
+        return [own]
+    found = []
     for process in below:
         with suppress(psutil.Error):
             if is_meant(process, kill):
-                process.kill()
-                struck = True
-    return struck
+                found.append(process)
+    return found
 
 
 def is_meant(process: psutil.Process, kill: Kill) -> bool:
