@@ -19,14 +19,15 @@ from llmrun.errors import InputError
 class Row:
     """One checkpoint.
 
-    bytes: of all its files, as the file system says.  step, tokens, val_ppl, ranks: None where they cannot
+    bytes: of all its files, as the file system says; None for a symbolic link: what it points at is not the
+    run's.  step, tokens, val_ppl, ranks: None where they cannot
     be known.  damages: what opening found; [] means that names, sizes, manifest and headers hold.
     best_step: that of the best val_ppl saved until then, as this checkpoint knows it.
     """
 
     step: int | None
     path: Path
-    bytes: int
+    bytes: int | None
     tokens: int | None
     val_ppl: float | None
     ranks: int | None
@@ -93,9 +94,9 @@ def damages_of(path: Path, progress: Progress | None = None) -> list[Damage] | N
 
 def row_of(path: Path) -> Row | None:
     """One checkpoint's row, damaged or not; None where its run has deleted it meanwhile."""
-    size = 0
+    size = None
     try:
-        size = sum(entry.lstat().st_size for entry in path.iterdir())
+        size = bytes_in(path)
         checkpoint = open_checkpoint(path)
     except (FileNotFoundError, InputError):
         return None
@@ -110,6 +111,13 @@ def row_of(path: Path) -> Row | None:
     val_ppl = number_of(checkpoint.trainer, "val_ppl")
     best_step = best_step_of(checkpoint)
     return Row(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, (), best_step)
+
+
+def bytes_in(path: Path) -> int | None:
+    """Bytes of a checkpoint's files; None for a link in a checkpoint's place.  Raises OSError."""
+    if step_of(path.name) is not None and path.is_symlink():
+        return None
+    return sum(entry.lstat().st_size for entry in path.iterdir())
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,6 @@ from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, write_new
 from llmrun.errors import RefusedError
 
 
-def peak_count(last_k: int, keep_best: bool, every_n: int | None, steps: int) -> int:
-    """The most checkpoints that retention keeps at once in a run of `steps`, with the one being written.
-
-    steps: optimizer steps of the whole run.
-    """
-    permanent = steps // every_n if every_n is not None else 0
-    return last_k + int(keep_best) + permanent + 1
-
-
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the disk that holds `path`, or its nearest parent."""
     while not path.exists():
@@ -29,17 +20,19 @@ def free_bytes(path: Path) -> int:
 
 def held_bytes(checkpoints_dir: Path) -> int:
     """Bytes of the checkpoints that a run has already."""
-    files = (
-        entry for step in steps_in(checkpoints_dir) for entry in (checkpoints_dir / step_name(step)).iterdir()
-    )
+    directories = [checkpoints_dir / step_name(step) for step in steps_in(checkpoints_dir)]
+    files = (entry for path in directories if not path.is_symlink() for entry in path.iterdir())
     return sum(entry.lstat().st_size for entry in files)
 
 
-def preflight(checkpoints_dir: Path, checkpoint_bytes: int, count: int, disk: Disk = DISK) -> None:
+def preflight(
+    checkpoints_dir: Path, checkpoint_bytes: int, count: int, where: Path, disk: Disk = DISK
+) -> None:
     """Refuse a run whose checkpoints cannot be kept.
 
     checkpoints_dir:   of the run; it exists.
-    checkpoint_bytes:  of one checkpoint.  count: the most that are there at once (`peak_count`).
+    checkpoint_bytes:  of one checkpoint.  count: the most that are there at once.
+    where:             what a refusal names: a new run's own directory is a draft that is gone by then.
     Raises RefusedError with the numbers, or with the operation that failed in a trial commit.
     """
     needed = count * checkpoint_bytes - held_bytes(checkpoints_dir)
@@ -48,13 +41,13 @@ def preflight(checkpoints_dir: Path, checkpoint_bytes: int, count: int, disk: Di
         raise RefusedError(
             f"{count} checkpoints of {shown_bytes(checkpoint_bytes)} need {shown_bytes(needed)} more disk, "
             f"{shown_bytes(free)} are free",
-            where=str(checkpoints_dir),
+            where=str(where),
             hints=["free space, set another `runs_dir`, or lower `checkpoint.keep_last`"],
         )
-    _trial(checkpoints_dir, disk)
+    _trial(checkpoints_dir, where, disk)
 
 
-def _trial(directory: Path, disk: Disk) -> None:
+def _trial(directory: Path, where: Path, disk: Disk) -> None:
     """Write, fsync and rename one file, as a commit does."""
     written = directory / f"{TEMPORARY_PREFIX}trial-{os.getpid()}"
     renamed = written.with_name(f"{written.name}-renamed")
@@ -66,7 +59,7 @@ def _trial(directory: Path, disk: Disk) -> None:
     except OSError as error:
         raise RefusedError(
             f"checkpoints cannot be written: {error.strerror}",
-            where=str(directory),
+            where=str(where),
             hints=["make the directory writable, or set another `runs_dir`"],
         ) from error
 

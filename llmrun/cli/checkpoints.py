@@ -37,7 +37,7 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
     best_step = next((row.best_step for row in reversed(rows) if not row.damages), None)
     for row in rows:
         console.out(console.printable(_line(row, best_step)))
-    total = shown_bytes(sum(row.bytes for row in rows))
+    total = shown_bytes(sum(row.bytes or 0 for row in rows))
     console.note(
         f"{console.counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
         if rows
@@ -53,11 +53,12 @@ def _line(row: "Row", best_step: int | None) -> str:
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
     ranks = "-" if row.ranks is None else str(row.ranks)
+    size = "-" if row.bytes is None else shown_bytes(row.bytes)
     val_ppl = "-" if row.val_ppl is None else f"{row.val_ppl:.4g}"
     whole = "whole, best" if best_step is not None and row.step == best_step else "whole"
     state = f"damaged: {row.damages[0].file} {row.damages[0].says}" if row.damages else whole
     step = "-" if row.step is None else str(row.step)
-    return f"{step:>8} {tokens:>16} {shown_bytes(row.bytes):>10} {ranks:>6} {val_ppl:>10}  {state}"
+    return f"{step:>8} {tokens:>16} {size:>10} {ranks:>6} {val_ppl:>10}  {state}"
 
 
 def check(

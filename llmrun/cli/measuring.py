@@ -74,13 +74,13 @@ def records_for(plan: "Plan") -> "dict[Quantity, Record]":
     if not forecasts:
         return {}
     from llmrun.machine import device_name
-    from llmrun.plan.record import FROM_MEASUREMENT, QUANTITIES, record_of
+    from llmrun.plan.record import FROM_MEASUREMENT, QUANTITIES, TIMES, record_of
 
     device = "cuda" if plan.setting.device == "cuda" else "cpu"
     machine = {"device": device, "model": device_name(device)}
     bases: tuple[Basis, ...] = ("assumed_mfu",) if plan.measured is None else FROM_MEASUREMENT
     found = {
-        quantity: record_of(forecasts, machine, quantity, bases if quantity == "step_s" else None)
+        quantity: record_of(forecasts, machine, quantity, bases if quantity in TIMES else None)
         for quantity in QUANTITIES
     }
     return {quantity: record for quantity, record in found.items() if record is not None}
@@ -130,6 +130,6 @@ def records_as_json(
             }
             for quantity, record in records.items()
         },
-        "time_hours_interval": interval("step_s", hours),
+        "time_hours_interval": interval("time_s", hours),
         "memory_bytes_per_rank_interval": interval("peak_memory_bytes", memory_bytes),
     }

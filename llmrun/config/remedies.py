@@ -17,6 +17,7 @@ LARGEST_COUNT = 65_536
 
 SET_NAMES = {
     "gb_tok": "batch.GB_tok", "mu_tok": "batch.mu_tok", "V": "batch.V", "D": "batch.D", "A": "batch.A", "T_tokens": "T_tokens",
+    "allows_uneven": "batch.uneven",
 }  # fmt: skip
 
 
@@ -66,6 +67,13 @@ def _around(name: str, value: int, most: int) -> tuple[Iterator[Change], Iterato
     below = range(start, max(0, start - FARTHEST), -1)
     above = range(value + 1, min(most, value + FARTHEST) + 1)
     return ({name: v} for v in below), ({name: v} for v in above)
+
+
+def _uneven(s: Stated, fault: Fault) -> Iterator[Change]:
+    """The stated D as it is, at which ranks compute different numbers of micro-batches."""
+    change: Change = {"allows_uneven": True, **({"A": None} if s.A is not None else {})}
+    if mends(s, change, fault):
+        yield change
 
 
 def _other_D(s: Stated, fault: Fault) -> Iterator[Change]:
@@ -150,7 +158,9 @@ def _longer_run(s: Stated, fault: Fault) -> Iterator[Change]:
 
 def _show(s: Stated, change: Change) -> str:
     """A change as `--set` options, with what follows from it."""
-    options = " ".join(f"--set {SET_NAMES[name]}={'null' if v is None else v}" for name, v in change.items())
+    options = " ".join(f"--set {SET_NAMES[name]}={_value(v)}" for name, v in change.items())
+    if "allows_uneven" in change:
+        return f"`{options}` (same bits)"
     after = replace(s, **change)  # type: ignore[arg-type]
     if after.M is None or after.A is not None or not change.keys() & {"gb_tok", "mu_tok", "D"}:
         return f"`{options}`"
@@ -158,12 +168,17 @@ def _show(s: Stated, change: Change) -> str:
     return f"`{options}` ({follows})"
 
 
+def _value(value: int | None) -> str:
+    """A value as `--set` takes it; True stands for an uneven D that is allowed."""
+    return "null" if value is None else "allow" if value is True else str(value)
+
+
 Search = Callable[[Stated, Fault], Iterator[Change]]
 
 SEARCHES: dict[Any, tuple[Search, ...]] = {
     "sequences": (_other_mu,),
     "whole": (_other_gb, _other_mu),
-    "ranks": (_other_D, _other_gb),
+    "ranks": (_uneven, _other_D, _other_gb),
     "agreement": (_agreeing,),
     "lanes": (_other_V, _other_gb),
     "room": (_V_for_D, _other_D),

@@ -1,6 +1,6 @@
 """A loaded config with every derived field written out: a pure function of config, dataset and machine."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llmrun.config.batch import Batch, default_D, default_V
 from llmrun.config.findings import Findings, Place
@@ -39,12 +39,15 @@ class Resolved:
     config: V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
             hardware.device are written out; A is None at an uneven D.
     preset: the published model that the config named.
+    states_A: whether the user gave A: another μ_tok or D then needs another A.  Of the file and not of the run,
+              so two that differ in nothing else are equal.
     """
 
     config: Config
     batch: Batch
     shape: ModelShape
     preset: str | None = None
+    states_A: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ def resolve(
     config = _with_D(config, machine)
     check_rules(config, [AGREEMENT], given, findings)
     findings.raise_if_any()
-    return replace(_complete(config, dataset), preset=loaded.config.model.preset)
+    return replace(
+        _complete(config, dataset),
+        preset=loaded.config.model.preset,
+        states_A=loaded.config.batch.A is not None,
+    )
 
 
 def resolve_for_D(resolved: Resolved, D: int) -> Resolved:

@@ -72,7 +72,7 @@ def prepare_fresh(
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
-            check_space(draft, material.resolved)
+            check_space(draft, material.resolved, runs_dir)
             subject = examine(material, runs_dir, starter, stop.check)
             twin = twin_of(final, [], subject, [Path.cwd()], say)
             baseline = baseline_for(subject, final, [Path.cwd()], say)

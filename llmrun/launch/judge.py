@@ -70,6 +70,7 @@ def measured_of(run: RunDirectory, segment: Segment, forecast: Forecast) -> Figu
     outcomes = [Outcome.read(file) for file in files if file.exists()]
     return {
         **times_of(run, segment.from_step, segment.to_step, forecast.work["gb_tok"]),
+        "time_s": loop_seconds(outcomes),
         "peak_memory_bytes": peak_of(outcomes, segment.D),
         "checkpoint_bytes": newest_checkpoint_bytes(run, segment.from_step),
     }
@@ -112,7 +113,7 @@ def step_time(plan: Plan, recorded: tuple[float, Basis] | None) -> tuple[float |
 
 
 def times_of(run: RunDirectory, from_step: int, to_step: int, gb_tok: int) -> Figures:
-    """Times of a segment's steps as metrics.jsonl has them; the first one only counts for the total."""
+    """Times of a segment's steps as metrics.jsonl has them; the first one is not typical and does not count."""
     seconds = [
         number(row.get(STEP_SECONDS)) for row in rows(run.metrics_file) if from_step < row[STEP] <= to_step
     ]
@@ -121,9 +122,13 @@ def times_of(run: RunDirectory, from_step: int, to_step: int, gb_tok: int) -> Fi
     return {
         "steps": len(known),
         "step_s": step_s,
-        "time_s": sum(known) if known else None,
         "tokens_per_second": gb_tok / step_s if step_s else None,
     }
+
+
+def loop_seconds(outcomes: Sequence[Outcome]) -> float | None:
+    """Seconds of rank 0's loop, evaluation and saving included; None where it did not end by itself."""
+    return next((outcome.loop_s for outcome in outcomes if outcome.rank == 0), None)
 
 
 def peak_of(outcomes: Sequence[Outcome], D: int) -> int | None:

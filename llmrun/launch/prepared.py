@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.checkpoint.space import peak_count, preflight
+from llmrun.checkpoint.space import preflight
 from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError
 from llmrun.launch.examine import Material, Say, Subject
 from llmrun.launch.twin import find_twin, named_twin
 from llmrun.machine import gpu_count, host_name
 from llmrun.metrics.baseline import Baseline
-from llmrun.plan.checkpoint_size import checkpoint_size
+from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
 from llmrun.plan.parameters import count_parameters
 from llmrun.provenance.fingerprint import Fingerprint, differing_preimages
 from llmrun.run.directory import RunDirectory
@@ -59,12 +59,10 @@ def check_devices(resolved: Resolved) -> None:
         )
 
 
-def check_space(run: RunDirectory, resolved: Resolved) -> None:
-    """Room for what retention keeps, and a trial commit.  Raises RefusedError."""
-    keep = resolved.config.checkpoint
+def check_space(run: RunDirectory, resolved: Resolved, where: Path) -> None:
+    """Room for what retention keeps, and a trial commit.  Raises RefusedError, which names `where`."""
     size = checkpoint_size(count_parameters(resolved.shape).N_params_total, resolved.batch.D)
-    count = peak_count(keep.keep_last, keep.keep_best, keep.keep_every_steps, resolved.batch.steps)
-    preflight(run.checkpoints, size.total, count)
+    preflight(run.checkpoints, size.total, retention_in(resolved.config, resolved.batch.steps).count, where)
 
 
 def last_step(steps: int, until: int | None) -> int:

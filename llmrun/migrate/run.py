@@ -87,7 +87,7 @@ def migrate(
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
-            check_space(draft, material.resolved)
+            check_space(draft, material.resolved, runs_dir)
             subject = examine(material, runs_dir, starter, lambda: None)
             migration = write_all(draft, final.name, state, parent, subject, writing, group_bytes)
             commit(draft, final)

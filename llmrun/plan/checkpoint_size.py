@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from llmrun.config.schema import Config
+
 BYTES_PER_PARAMETER = 12
 """fp32 weight, fp32 first moment, fp32 second moment."""
 TEXTBOOK_BYTES_PER_PARAMETER = 10
@@ -46,6 +48,7 @@ class Retention:
     """Checkpoints on disk at the end of a run, with the one being written: how many, and why.
 
     newest: `keep_last`.  best: 1 where the best is kept.  permanent: multiples of `keep_every_steps`.
+    Together they are no more than the run has steps: it saves after a step, at most once after each.
     """
 
     newest: int
@@ -59,6 +62,17 @@ class Retention:
 
 
 def retention_of(keep_last: int, keep_best: bool, keep_every_steps: int | None, steps: int) -> Retention:
-    """The most checkpoints that are there at once in a run of `steps`."""
-    permanent = steps // keep_every_steps if keep_every_steps is not None else 0
-    return Retention(keep_last, int(keep_best), permanent)
+    """The most checkpoints that are there at once in a run of `steps`.
+
+    keep_best: whether the best is kept and there is one: only evaluation finds it.
+    """
+    newest = min(keep_last, steps)
+    best = min(int(keep_best), steps - newest)
+    multiples = steps // keep_every_steps if keep_every_steps is not None else 0
+    return Retention(newest, best, min(multiples, steps - newest - best))
+
+
+def retention_in(config: Config, steps: int) -> Retention:
+    """The most checkpoints that a run of this config has at once."""
+    keep, evaluates = config.checkpoint, config.eval.every_steps is not None
+    return retention_of(keep.keep_last, keep.keep_best and evaluates, keep.keep_every_steps, steps)

@@ -182,6 +182,9 @@ CHINESE: dict[str, str] = {
     "gradient buffers": "梯度缓冲",
     "of each rank": "每 rank",
     "uneven": "不均",
+    "a D that does not divide M = {M:,} takes `--set batch.uneven=allow`, the same bits": (
+        "不整除 M = {M:,} 的 D 要加 `--set batch.uneven=allow`，逐位相同"
+    ),
     "at most {n:,}": "最多 {n:,}",
     "block = {n:,}": "一层 = {n:,}",
     "N_params = n_layers · block + norms = {layers:,} · {block:,} + {norms:,} = {N:,}": (
@@ -217,6 +220,9 @@ CHINESE: dict[str, str] = {
     "my last {n} forecasts of the time of a step on this machine: median error {median}, worst {worst}": (
         "本机最近 {n} 次对每步时间的预测：误差中位数 {median}，最大 {worst}"
     ),
+    "my last {n} forecasts of the time of a run on this machine: median error {median}, worst {worst}": (
+        "本机最近 {n} 次对运行时间的预测：误差中位数 {median}，最大 {worst}"
+    ),
     "my last {n} forecasts of memory on this machine: median error {median}, worst {worst}": (
         "本机最近 {n} 次对内存的预测：误差中位数 {median}，最大 {worst}"
     ),
@@ -239,8 +245,9 @@ CHINESE: dict[str, str] = {
     "{n} steps timed on D = {D} {where}: {step} a step (± {spread}), {rate} tokens/s": (
         "在 D = {D} 的 {where} 上计时 {n} 步：每步 {step}（± {spread}），{rate} token/s"
     ),
-    "evaluation and saving are not in it": "不含评估和保存",
-    "nor is the exchange among D = {D} ranks: {timed} did the same work each": (
+    "{assumed}; evaluation and saving are not in it": "{assumed}；不含评估和保存",
+    "evaluation and saving are not in the time": "时间不含评估和保存",
+    "the exchange among D = {D} ranks is not in it either: {timed} did the same work each": (
         "也不含 D = {D} 个 rank 之间的交换：{timed} 个 rank 各做了同样的工作"
     ),
     "nothing here counts energy": "本机没有能耗计数器",

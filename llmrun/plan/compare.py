@@ -38,7 +38,10 @@ def comparison(first: Plan, second: Plan, say: Say = english) -> str:
     columns = max(width(row[0]) for row in rows)
     rows = [[padded(row[0], columns), *row[1:]] for row in rows]
     rows.append(["", *(_verdict(plan, say) for plan in (first, second)), "", ""])
-    return "\n".join(table(heading, rows))
+    lines = table(heading, rows)
+    if any(plan.costs.time_hours is not None for plan in (first, second)):
+        lines.append(say("evaluation and saving are not in the time"))
+    return "\n".join(lines)
 
 
 def _cells(figure: Figure, first: Plan, second: Plan) -> list[str]:

@@ -25,7 +25,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def degree_lines(plan: Plan, say: Say) -> list[str]:
-    """One row for each D, the plan's own marked."""
+    """One row for each D, the plan's own marked, and what a D takes that does not divide M."""
     heading = [
         "D",
         "A",
@@ -35,8 +35,16 @@ def degree_lines(plan: Plan, say: Say) -> list[str]:
         say("of each rank"),
         "",
     ]
-    rows = [_degree_cells(row, plan, say) for row in degree_table(plan.batch)]
-    return table(heading, rows)
+    degrees = degree_table(plan.batch)
+    lines = table(heading, [_degree_cells(row, plan, say) for row in degrees])
+    if any(row.A is None for row in degrees):
+        lines.append(
+            say(
+                "a D that does not divide M = {M:,} takes `--set batch.uneven=allow`, the same bits",
+                M=plan.batch.M,
+            )
+        )
+    return lines
 
 
 def _degree_cells(row: Degree, plan: Plan, say: Say) -> list[str]:

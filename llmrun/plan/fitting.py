@@ -8,7 +8,7 @@ from llmrun.config.batch import Batch, divisors
 from llmrun.config.shape import ModelShape
 from llmrun.lanes import cost_of
 from llmrun.plan.amounts import show_bytes
-from llmrun.plan.flops import flops_per_token, recomputed_flops_per_token
+from llmrun.plan.flops import checkpointing_flops_per_token, flops_per_token
 from llmrun.plan.language import Said
 from llmrun.plan.memory import Setting, memory_of
 from llmrun.plan.parameters import count_parameters
@@ -21,7 +21,7 @@ class Remedy(NamedTuple):
     """One way to need less memory.
 
     name:      stable, for scripts.
-    settings:  what to set, as `--set` takes it.
+    settings:  what to set, as `--set` takes it; with it an A that the user states and that is another one now.
     same_bits: whether a run that has begun keeps its bits.
     bytes:     of one rank, with the remedy.     fits: whether that suffices.
     price:     what it costs.
@@ -39,7 +39,8 @@ class Fitting(NamedTuple):
     """How a plan lies in the memory of its accelerator.
 
     has, needs:     bytes of the device, bytes of a rank.
-    largest_mu_tok: with all else as it is and M a multiple of V; None where not even one sequence fits.
+    largest_mu_tok: with all else as it is, M a multiple of V and, where it is one now, of D; None where not even
+                    one sequence fits.
     remedies:       what needs less memory, the same bits first; empty where the plan fits.
     most_layers:    blocks of this width that fit with every remedy at once; None where the plan or a remedy fits.
     """
@@ -66,13 +67,28 @@ class Way(NamedTuple):
     price: Said
 
 
-def fitting_of(shape: ModelShape, setting: Setting, batch: Batch, has: int) -> Fitting:
-    """How a rank of this setting lies in `has` bytes."""
+class Question(NamedTuple):
+    """What remedies are sought for: a rank of `setting` that is to lie in `has` bytes.
+
+    states_A: whether the user gave A, so that it has to follow μ_tok and D.
+    """
+
+    shape: ModelShape
+    setting: Setting
+    batch: Batch
+    has: int
+    states_A: bool
+
+
+def fitting_of(
+    shape: ModelShape, setting: Setting, batch: Batch, has: int, *, states_A: bool = False
+) -> Fitting:
+    """How a rank of this setting lies in `has` bytes.  states_A: whether the user gave A."""
     needs = bytes_of(shape, setting)
     largest = largest_mu_tok(shape, setting, batch, has)
     if needs <= has:
         return Fitting(has, needs, largest, (), None)
-    remedies = tuple(_remedies(shape, setting, batch, has, largest))
+    remedies = tuple(_remedies(Question(shape, setting, batch, has, states_A), largest))
     layers = None if any(remedy.fits for remedy in remedies) else _most_layers(shape, setting, batch, has)
     return Fitting(has, needs, largest, remedies, layers)
 
@@ -83,7 +99,10 @@ def bytes_of(shape: ModelShape, setting: Setting) -> int:
 
 
 def largest_mu_tok(shape: ModelShape, setting: Setting, batch: Batch, has: int) -> int | None:
-    """The largest μ_tok that fits and leaves M a whole multiple of V; None where one sequence is too much."""
+    """The largest μ_tok that fits and leaves M a whole multiple of V; None where one sequence is too much.
+
+    Where D divides M now it still does.
+    """
     sequences = batch.gb_tok // (batch.L_ctx * batch.V)
 
     def fits(n: int) -> bool:
@@ -92,7 +111,9 @@ def largest_mu_tok(shape: ModelShape, setting: Setting, batch: Batch, has: int) 
     most = _last_that(fits, min(sequences, MOST_SEQUENCES))
     if most == 0:
         return None
-    return next(n for n in range(most, 0, -1) if sequences % n == 0) * batch.L_ctx
+    D = batch.D if batch.A is not None else 1
+    each = (n for n in range(most, 0, -1) if sequences % n == 0)
+    return next(n for n in each if sequences // n * batch.V % D == 0) * batch.L_ctx
 
 
 def _last_that(fits: Callable[[int], bool], most: int) -> int:
@@ -104,30 +125,28 @@ def _last_that(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _remedies(
-    shape: ModelShape, setting: Setting, batch: Batch, has: int, largest: int | None
-) -> list[Remedy]:
+def _remedies(asked: Question, largest: int | None) -> list[Remedy]:
     """Each way by itself, the two of the same bits together, more ranks, and all ways together."""
-    ways = _ways(shape, setting, batch, largest)
+    ways = _ways(asked.shape, asked.setting, asked.batch, largest)
     same = [way for way in ways if way.same_bits]
     tried = [[way] for way in ways if way.same_bits]
     if len(same) > 1:
         tried.append(same)
-    remedies = [_together(shape, setting, has, few) for few in tried]
+    remedies = [_together(asked, few) for few in tried]
     if not any(remedy.fits for remedy in remedies):
-        remedies += _more_ranks(shape, setting, batch, has, same)
+        remedies += _more_ranks(asked, same)
     others = [[way] for way in ways if not way.same_bits]
     if len(ways) > len(same):
         others.append(ways)
-    remedies += [_together(shape, setting, has, few) for few in others if few]
-    return [remedy for remedy in remedies if remedy.bytes < bytes_of(shape, setting)]
+    remedies += [_together(asked, few) for few in others if few]
+    return [remedy for remedy in remedies if remedy.bytes < bytes_of(asked.shape, asked.setting)]
 
 
 def _ways(shape: ModelShape, setting: Setting, batch: Batch, largest: int | None) -> list[Way]:
     """What this setting does not do yet."""
     ways = []
     if not setting.recomputes:
-        share = recomputed_flops_per_token(shape) / flops_per_token(shape)
+        share = checkpointing_flops_per_token(shape) / flops_per_token(shape)
         price = Said("{share:.0%} more FLOPs: every block forward twice", {"share": share})
         ways.append(
             Way("activation_checkpointing", ("activation_checkpointing=block",), True, _recomputing, price)
@@ -172,28 +191,36 @@ def _fewest_lanes(setting: Setting) -> Setting:
     return replace(setting, V=setting.D, lanes=cost_of(setting.D, setting.D))
 
 
-def _together(shape: ModelShape, setting: Setting, has: int, ways: list[Way]) -> Remedy:
+def _together(asked: Question, ways: list[Way]) -> Remedy:
     """Several ways as one remedy."""
+    setting = asked.setting
     for way in ways:
         setting = way.apply(setting)
-    needs = bytes_of(shape, setting)
+    needs = bytes_of(asked.shape, setting)
     return Remedy(
         name="+".join(way.name for way in ways),
-        settings=tuple(text for way in ways for text in way.settings),
+        settings=tuple(text for way in ways for text in way.settings) + _stated_A(asked, setting),
         same_bits=all(way.same_bits for way in ways),
         bytes=needs,
-        fits=needs <= has,
+        fits=needs <= asked.has,
         price=tuple(way.price for way in ways),
     )
 
 
-def _more_ranks(shape: ModelShape, setting: Setting, batch: Batch, has: int, same: list[Way]) -> list[Remedy]:
+def _stated_A(asked: Question, after: Setting) -> tuple[str, ...]:
+    """The A that goes with a remedy where the user states one; nothing where it stays as it is."""
+    A = asked.batch.gb_tok // (after.mu_tok * after.D)
+    return (f"batch.A={A}",) if asked.states_A and asked.batch.A != A else ()
+
+
+def _more_ranks(asked: Question, same: list[Way]) -> list[Remedy]:
     """The fewest ranks on which it fits without another bit, alone or with every other way of the same bits."""
+    batch, setting = asked.batch, asked.setting
     degrees = [D for D in divisors(batch.V, batch.V) if D > setting.D]
     for ways in ([], same) if same else ([],):
         for D in degrees:
-            wider = replace(setting, D=D, lanes=cost_of(setting.V, D))
-            remedy = _together(shape, wider, has, ways)
+            wider = asked._replace(setting=replace(setting, D=D, lanes=cost_of(setting.V, D)))
+            remedy = _together(wider, ways)
             if remedy.fits:
                 price = Said("{times:.3g} times as many devices", {"times": D / setting.D})
                 return [

@@ -45,7 +45,7 @@ def causal_flops_per_token(shape: ModelShape) -> int:
 
 
 def recomputed_flops_per_token(shape: ModelShape) -> int:
-    """FLOPs that activation checkpointing of whole blocks adds: one more forward pass of every block.
+    """FLOPs of one more forward pass of every block: what papers count for activation checkpointing.
 
     They belong to the hardware's utilisation (HFU), never to MFU.
     """
@@ -58,6 +58,11 @@ def skipped_flops_per_token(shape: ModelShape) -> int:
     The output of the MLP's last product is needed only by a dropout behind it.
     """
     return 0 if shape.dropout else shape.n_layers * 2 * shape.d_ff * shape.d_model
+
+
+def checkpointing_flops_per_token(shape: ModelShape) -> int:
+    """FLOPs that activation checkpointing of whole blocks really adds, as torch computes it."""
+    return recomputed_flops_per_token(shape) - skipped_flops_per_token(shape)
 
 
 def utilisation(FLOPs_per_second: float, D: int, peak_FLOPs: float) -> float:

@@ -49,11 +49,11 @@ def _row(entry: Entry, path: str, findings: Findings) -> Accelerator:
         findings.add(
             entry.place, f"{name} must be a mapping of keys to values", name, f"write `{name}: {EXAMPLE}`"
         )
-        given[REQUIRED] = 0
+        given[REQUIRED] = None
     else:
         for field in entry.value.entries:
             given[field.key] = _value(field, f"{name}.{field.key}", findings)
-        if given.get(REQUIRED) is None:
+        if all(field.key != REQUIRED or plain_value(field.value) is None for field in entry.value.entries):
             findings.add(entry.place, f"{name} gives no {REQUIRED}", name, f"write `{name}: {EXAMPLE}`")
     values: dict[str, Any] = {key: given.get(key) for key in NUMBERS}
     return Accelerator(name=name, source=given.get("source") or path, **values)
@@ -71,12 +71,9 @@ def _value(field: Entry, spelled: str, findings: Findings) -> Any:
             findings.add(field.place, f"{spelled} must be text", spelled, None)
             return None
     elif value is not None and not _is_amount(value):
-        findings.add(
-            field.place,
-            f"{spelled} must be a number from {LEAST:g} to {MOST:g}, or null where it is unknown",
-            spelled,
-            None,
-        )
+        or_null = "" if field.key == REQUIRED else ", or null where it is unknown"
+        says = f"{spelled} must be a number from {LEAST:g} to {MOST:g}{or_null}"
+        findings.add(field.place, says, spelled, None)
         return None
     return value
 

@@ -9,14 +9,13 @@ from llmrun.config.schema import Config
 from llmrun.config.shape import ModelShape
 from llmrun.lanes import UnevenCost, cost_of
 from llmrun.plan.batch_diagram import micro_batches_per_rank
-from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_of
+from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_in
 from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
 from llmrun.plan.flops import (
     causal_flops_per_token,
+    checkpointing_flops_per_token,
     flops_6NT,
     flops_per_token,
-    recomputed_flops_per_token,
-    skipped_flops_per_token,
 )
 from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
@@ -60,6 +59,7 @@ class Plan:
 
     setting:  what memory depends on.     preset: the published model whose shape this is.
     measured: None where the time is assumed from an MFU.
+    states_A: whether the user gave A.
     """
 
     config: Config
@@ -78,6 +78,7 @@ class Plan:
     train_tokens: int | None
     preset: str | None
     measured: Measured | None
+    states_A: bool
 
     @property
     def A_per_rank(self) -> tuple[int, int]:
@@ -112,7 +113,6 @@ def make_plan(
     setting = _setting(config, batch, lanes, accelerator)
     size = checkpoint_size(parameters.N_params_total, batch.D)
     costs = _costs(config, batch, flops, lanes, accelerator, measured)
-    keep = config.checkpoint
     return Plan(
         config=config,
         batch=batch,
@@ -121,7 +121,7 @@ def make_plan(
         parameters=parameters,
         flops=flops,
         checkpoint=size,
-        retention=retention_of(keep.keep_last, keep.keep_best, keep.keep_every_steps, batch.steps),
+        retention=retention_in(config, batch.steps),
         saving=_saving(config, batch, size, costs.time_hours),
         setting=setting,
         memory=memory_of(shape, setting),
@@ -130,6 +130,7 @@ def make_plan(
         train_tokens=dataset.train_tokens if dataset else None,
         preset=resolved.preset,
         measured=measured,
+        states_A=resolved.states_A,
     )
 
 
@@ -203,18 +204,18 @@ def fitting(plan: Plan) -> "Fitting | None":
         return None
     from llmrun.plan.fitting import fitting_of
 
-    return fitting_of(plan.shape, plan.setting, plan.batch, plan.accelerator.memory_bytes)
+    has = plan.accelerator.memory_bytes
+    return fitting_of(plan.shape, plan.setting, plan.batch, has, states_A=plan.states_A)
 
 
 def flops_of(shape: ModelShape, parameters: ParameterCount, tokens: int, *, recomputes: bool) -> FlopsCount:
     """FLOPs of training on `tokens` tokens."""
     per_token = flops_per_token(shape)
-    recomputed = recomputed_flops_per_token(shape) - skipped_flops_per_token(shape)
     return FlopsCount(
         per_token=per_token,
         exact=per_token * tokens,
         causal=causal_flops_per_token(shape) * tokens,
         six_NT=flops_6NT(parameters.N_params, tokens),
         six_NT_total=flops_6NT(parameters.N_params_total, tokens),
-        recomputed=recomputed * tokens if recomputes else 0,
+        recomputed=checkpointing_flops_per_token(shape) * tokens if recomputes else 0,
     )

@@ -19,6 +19,8 @@ QUANTITIES: tuple[Quantity, ...] = (
     "energy_J",
 )
 GROW_WITH_STEPS = ("time_s", "energy_J")
+TIMES = ("step_s", "time_s")
+"""Judged by the basis of the forecast: one from measurements says nothing of one from an assumed MFU."""
 Basis = Literal["same_work", "similar_work", "assumed_mfu"]
 """Where a forecast of time came from: earlier runs of the same work here; the FLOP/s of earlier runs here with the
 same device, precision and D; the config's MFU."""

@@ -17,6 +17,10 @@ NAMED: tuple[tuple[Quantity, str], ...] = (
         "my last {n} forecasts of the time of a step on this machine: median error {median}, worst {worst}",
     ),
     (
+        "time_s",
+        "my last {n} forecasts of the time of a run on this machine: median error {median}, worst {worst}",
+    ),
+    (
         "peak_memory_bytes",
         "my last {n} forecasts of memory on this machine: median error {median}, worst {worst}",
     ),
@@ -48,7 +52,7 @@ def record_lines(
         if (found := records.get(quantity)) is not None
     ]
     lines += memory_lines(records.get("peak_memory_bytes"), memory_bytes, say)
-    return lines + time_lines(records.get("step_s"), hours, say)
+    return lines + time_lines(records.get("time_s"), hours, say)
 
 
 def memory_lines(record: Record | None, planned_bytes: int, say: Say) -> list[str]:
@@ -61,7 +65,7 @@ def memory_lines(record: Record | None, planned_bytes: int, say: Say) -> list[st
 
 
 def time_lines(record: Record | None, hours: float | None, say: Say) -> list[str]:
-    """The time as an interval."""
+    """The time as an interval: past runs took it with evaluation and saving."""
     if hours is None:
         return []
     if record is None:
@@ -89,12 +93,11 @@ def calibration_lines(found: "TimeEstimate", D: int, say: Say) -> list[str]:
             spread=f"{found.spread:.1%}",
             rate=show_real(found.tokens_per_second),
         ),
-        say("evaluation and saving are not in it"),
     ]
     if found.D_timed < D:
         lines.append(
             say(
-                "nor is the exchange among D = {D} ranks: {timed} did the same work each",
+                "the exchange among D = {D} ranks is not in it either: {timed} did the same work each",
                 D=D,
                 timed=found.D_timed,
             )

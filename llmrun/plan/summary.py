@@ -208,7 +208,7 @@ def _costs(plan: Plan, say: Say) -> list[str]:
     power = say("measured") if hardware.watts_per_device else "TDP"
     watts = f"{power} {costs.watts:g} W" if costs.watts is not None else ""
     remarks: dict[str, tuple[str, Callable[[float], str], str]] = {
-        "time_hours": (say("time"), lambda hours: show_hours(hours, say), _assumed(plan, say)),
+        "time_hours": (say("time"), lambda hours: show_hours(hours, say), _time_remark(plan, say)),
         "GPU_hours": (say("GPU-hours"), show_real, _interrupted(plan, say)),
         "energy_kWh": (say("energy"), show_kWh, f"{watts} · D · {say('time')} · PUE {hardware.PUE:g}"),
         "tCO2": ("CO2", show_tonnes, say("at {n:g} kg/kWh", n=hardware.kgCO2_per_kWh)),
@@ -224,6 +224,11 @@ def _costs(plan: Plan, say: Say) -> list[str]:
         for name, (label, show, remark) in remarks.items()
         for line in _cost_row(costs, name, label, show, remark, say)
     ]
+
+
+def _time_remark(plan: Plan, say: Say) -> str:
+    """What the time rests on, and what it leaves out."""
+    return say("{assumed}; evaluation and saving are not in it", assumed=_assumed(plan, say))
 
 
 def _assumed(plan: Plan, say: Say) -> str:

@@ -113,6 +113,8 @@ class Outcome:
     remarks:       sentences for the user that did not stop the run.
     peak_memory_bytes: most memory of its device that the rank held (on a CPU: of the host, since before the
                    model was built); None where unknown.
+    loop_s:        seconds of the loop, from its first step until its last save was committed; None where it did
+                   not come to an end of its own, as when it failed.
     consequence:   this rank failed only because it lost another one: never shown as the first cause.
     """
 
@@ -125,6 +127,7 @@ class Outcome:
     remarks: tuple[str, ...] = ()
     consequence: bool = False
     peak_memory_bytes: int | None = None
+    loop_s: float | None = None
 
     def write(self, path: Path) -> None:
         """Write the outcome durably: whoever sees the file sees all of it."""

@@ -64,6 +64,14 @@ class Loop:
             self._record_initial()
         if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
             return "preempted"
+        begun_s = time.perf_counter()
+        ended = self._steps()
+        self.progress.loop_s = time.perf_counter() - begun_s
+        return ended
+
+    def _steps(self) -> OutcomeKind:
+        """All steps of the segment, with their evaluations and saves."""
+        state = self.state
         while state.step < self.orders.until_step:
             begun_s = time.perf_counter()
             facts = train_step(state, self.loader, self._token_digester, self._flags)

@@ -15,6 +15,7 @@ class Progress:
     step:          finished steps of the state that the rank holds.
     checkpoint:    directory name of the last checkpoint that the rank knows to be committed.
     peak:          reads the peak of this rank's memory, bytes; None until the model is about to be built.
+    loop_s:        seconds that the loop took, evaluation and saving included; None until it has ended.
     proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
     remarks:       sentences for the user that did not stop the run.
     live:          where remarks are shown while the run goes on; rank 0's.
@@ -24,6 +25,7 @@ class Progress:
     step: int
     checkpoint: str | None
     peak: Callable[[], int | None] | None = None
+    loop_s: float | None = None
     proven_steps: int = 0
     remarks: list[str] = field(default_factory=list)
     live: RemarksWriter | None = None
@@ -53,4 +55,5 @@ class Progress:
             remarks=tuple(self.remarks),
             consequence=consequence,
             peak_memory_bytes=None if self.peak is None else self.peak(),
+            loop_s=self.loop_s,
         )

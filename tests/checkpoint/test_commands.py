@@ -98,6 +98,21 @@ def test_list_names_a_damaged_file(run):
     assert line.endswith("damaged: trainer.json has another sha256 than SHA256SUMS states")
 
 
+def test_list_does_not_follow_a_link(run, tmp_path):
+    """A link in a checkpoint's place has no size of its own, and what it points at is not counted."""
+    total = llmrun("list", run).stderr.splitlines()[0].removeprefix("3 ")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(bytes(10**6))
+    (run / "checkpoints" / "step-00000200").symlink_to(tmp_path / "outside")
+    result = llmrun("list", run)
+    rows = json.loads(llmrun("list", run, "--json").stdout)["checkpoints"]
+
+    assert result.stdout.splitlines()[-1].split()[:5] == ["200", "-", "-", "-", "-"]
+    assert result.stdout.endswith("is a symbolic link; checkpoints are directories of their own\n")
+    assert result.stderr.splitlines()[0].removeprefix("4 ") == total
+    assert [row["bytes"] is None for row in rows] == [False, False, False, True]
+
+
 def test_list_of_a_run_without_checkpoints(tmp_path):
     """A run that saved nothing yet has an empty list."""
     (tmp_path / "run.json").write_text("{}")

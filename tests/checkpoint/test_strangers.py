@@ -168,6 +168,19 @@ def test_a_tensor_without_elements_is_read(states, tmp_path):
     assert open_checkpoint(path).read_all("empty").shape == (0, 4096)
 
 
+def test_a_link_in_place_of_a_checkpoint_is_not_followed(saved, tmp_path):
+    """What it points at is not the run's: damaged, and its size unknown."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(bytes(1000))
+    link = saved.with_name("step-00000200")
+    link.symlink_to(tmp_path / "outside")
+    row = row_of(link)
+
+    assert (row.step, row.bytes) == (200, None)
+    assert row.damages[0].says == "is a symbolic link; checkpoints are directories of their own"
+    assert row_of(saved).bytes > 0
+
+
 def test_a_directory_that_may_not_be_listed_is_damage(saved, monkeypatch):
     """Read permission missing on the directory alone: a line, not a bug."""
 

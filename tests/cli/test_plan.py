@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmrun.cli.app import run
+from llmrun.plan.record import QUANTITIES, Basis, Forecast
+from llmrun.run.forecast import write_forecasts
 
 DEMO = """\
 name: demo
@@ -62,7 +64,8 @@ plan of demo
                                   days
                                   as configured, 4 hours: goodput 99.99 %
 
-  time            0.499 seconds   on 2 A100-80G-SXM at an assumed MFU of 0.5
+  time            0.499 seconds   on 2 A100-80G-SXM at an assumed MFU of 0.5;
+                                  evaluation and saving are not in it
   GPU-hours       0.000277        D · time; 0.499 seconds with 5.47e-09
                                   interruptions
   energy          0.000127 kWh    TDP 400 W · D · time · PUE 1.15
@@ -126,6 +129,66 @@ def test_explain_puts_the_numbers_into_every_formula(demo: Path, capsys: pytest.
         "price of GPUs — hardware.yuan_per_GPU_hour is not set\n",
     ):
         assert line in shown
+
+
+def test_an_uneven_D_names_its_switch(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table offers D = 3 and says what it takes; the refusal's first hint is the same, and with it there is a plan."""
+    switch = "--set batch.uneven=allow"
+    assert run(["plan", "demo.yaml", "--explain"]) == 0
+    shown = capsys.readouterr().out
+    assert run(["plan", "demo.yaml", "--set", "batch.D=3"]) == 2
+    refusal = capsys.readouterr().err
+
+    assert f"  a D that does not divide M = 8 takes `{switch}`, the same bits\n" in shown
+    assert f"hint: any of these fits: `{switch}` (same bits); " in refusal
+    assert run(["plan", "demo.yaml", "--set", "batch.D=3", *switch.split()]) == 0
+
+
+def test_checkpoints_on_disk_are_no_more_than_are_saved(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A huge `keep_last` keeps one after each of 256 steps; without evaluation there is no best one."""
+    counts = []
+    for more in ("checkpoint.keep_last=100000000", "eval.every_steps=null", "eval.every_steps=8"):
+        assert run(["plan", "demo.yaml", "--json", "--set", more]) == 0
+        counts.append(json.loads(capsys.readouterr().out)["checkpoints_on_disk"])
+
+    assert counts == [257, 3, 4]
+
+
+def test_past_runs_make_the_interval_of_the_time(
+    demo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole runs took 25 % more than assumed, with evaluation and saving; forecasts of another origin do not count."""
+    monkeypatch.setattr("llmrun.machine.device_name", lambda _device: "A")
+    taken: list[tuple[Basis, float]] = [("assumed_mfu", 12.5)] * 3 + [("same_work", 99.0)]
+    for number, (basis, took) in enumerate(taken):
+        path = demo / "runs" / f"run-{number}"
+        path.mkdir(parents=True)
+        (path / "run.json").write_text("{}", encoding="utf-8")
+        planned = {**dict.fromkeys(QUANTITIES), "steps": 10, "step_s": 1.0, "time_s": 10.0}
+        forecast = Forecast(
+            run=path.name,
+            segment=1,
+            made=f"2026-01-0{number + 1}",
+            machine={"device": "cuda", "model": "A"},
+            work={"FLOPs": 1, "precision": "bf16", "D": 2, "threads_per_rank": None},
+            basis=basis,
+            planned=planned,
+            measured=planned | {"time_s": took},
+        )
+        write_forecasts(path / "forecast.json", [forecast])
+    assert run(["plan", "demo.yaml", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert run(["plan", "demo.yaml"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert plan["record"]["forecasts"]["time_s"]["count"] == 3
+    assert plan["record"]["time_hours_interval"] == [pytest.approx(1.25 * plan["time_hours"])] * 2
+    assert "forecasts of the time of a step on this machine: median error 0.0%, worst 0.0%" in shown
+    assert "forecasts of the time of a run on this machine: median error 20.0%, worst 20.0%" in shown
+    assert "by that record the time is 0.624 seconds to 0.624 seconds" in shown
+    assert shown.count("evaluation and saving are not in it") == 1
 
 
 def test_an_unknown_accelerator(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +302,8 @@ def test_two_plans_side_by_side(demo: Path, capsys: pytest.CaptureFixture[str]) 
     assert next(line.split() for line in lines if line.startswith("D ")) == ["D", "2", "4", "2"]
     assert next(line.split() for line in lines if line.startswith("steps")) == ["steps", "256", "256", "="]
     assert next(line.split()[-1] for line in lines if line.startswith("time")) == "0.5"
-    assert lines[-1].split() == ["fits", "fits"]
+    assert lines[-2].split() == ["fits", "fits"]
+    assert lines[-1] == "evaluation and saving are not in the time"
     assert [plan["D"] for plan in plans] == [2, 4]
 
 

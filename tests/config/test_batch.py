@@ -109,7 +109,7 @@ def changes_in(hint: str) -> list[dict[str, int | None]]:
     names = {name: field for field, name in SET_NAMES.items()}
     alternatives = re.findall(r"`(--set [^`]+)`", hint)
     return [
-        {names[name]: None if value == "null" else int(value) for name, value in re.findall(r"--set (\S+)=(\S+)", each)}
+        {names[name]: {"null": None, "allow": True}[value] if value in ("null", "allow") else int(value) for name, value in re.findall(r"--set (\S+)=(\S+)", each)}
         for each in alternatives
     ]  # fmt: skip
 
@@ -134,6 +134,21 @@ def test_a_batch_that_does_not_divide_gets_a_proposal(s: Stated) -> None:
     assume(not (s.D and s.V and s.D > s.V))
 
     assert hint_for(s, fault) is not None
+
+
+@pytest.mark.parametrize(
+    ("A", "first"),
+    [
+        (None, "`--set batch.uneven=allow` (same bits)"),
+        (5, "`--set batch.uneven=allow --set batch.A=null` (same bits)"),
+    ],
+)
+def test_an_uneven_D_may_be_allowed(A: int | None, first: str) -> None:
+    """Where D is at most V but does not divide M, the first proposal keeps it, and every bit; a larger D has none."""
+    s = Stated(32, 1, 1, 64, V=8, D=6, A=A)
+
+    assert (hint_for(s, "ranks") or "").split(": ", 1)[1].startswith(first)
+    assert "uneven" not in (hint_for(replace(s, D=9), "ranks") or "")
 
 
 def test_numbers_of_any_size_are_answered_at_once() -> None:

@@ -49,6 +49,17 @@ def test_everything_is_there_before_workers_start(project):
     prepared.lock.release()
 
 
+def test_too_little_room_names_the_place_for_runs(project, monkeypatch):
+    """Not the draft, which is gone by then; 20 steps save at most 20 checkpoints, however many may be kept."""
+    monkeypatch.setattr("llmrun.checkpoint.space.free_bytes", lambda _path: 0)
+    with pytest.raises(RefusedError) as caught:
+        project.prepare(overrides=["checkpoint.keep_last=500000"])
+
+    assert caught.value.says.startswith("21 checkpoints of ")
+    assert caught.value.where == "runs"
+    assert list((project.path / "runs").iterdir()) == []
+
+
 def test_config_yaml_is_resolved_and_loads_again(project):
     """What was derived is written out, in the user's symbols, and means the same."""
     project.train()

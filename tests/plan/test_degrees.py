@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.checkpoint.space import peak_count
 from llmrun.config.batch import Batch
 from llmrun.lanes import cost_of
-from llmrun.plan.checkpoint_size import retention_of
+from llmrun.plan.checkpoint_size import Retention, retention_of
 from llmrun.plan.degrees import MOST_WORK, degree, degree_table, search_work
 
 
@@ -55,12 +54,33 @@ def test_every_row_is_what_lanes_say(V: int, D: int, per_lane: int) -> None:
     assert own.A_largest == max(cost.lanes_per_rank) * per_lane
 
 
+@pytest.mark.parametrize(
+    ("last", "best", "every", "steps", "kept", "count"),
+    [
+        (1, False, None, 100, (1, 0, 0), 2),
+        (2, True, None, 100, (2, 1, 0), 4),
+        (2, True, 30, 100, (2, 1, 3), 7),
+        (3, False, 200, 100, (3, 0, 0), 4),
+        (10**8, True, None, 24, (24, 0, 0), 25),
+        (20, True, 1, 24, (20, 1, 3), 25),
+    ],
+)
+def test_the_most_checkpoints_at_once(
+    last: int, best: bool, every: int | None, steps: int, kept: tuple[int, int, int], count: int
+) -> None:
+    """The newest, the best, the permanent ones and the one being written: no more than a run has steps to save."""
+    found = retention_of(last, best, every, steps)
+
+    assert found == Retention(*kept)
+    assert found.count == count
+
+
 @given(
-    last=st.integers(1, 9),
+    last=st.integers(1, 10**9),
     best=st.booleans(),
     every=st.none() | st.integers(1, 50),
     steps=st.integers(1, 10**4),
 )
-def test_retention_is_that_of_the_writer(last: int, best: bool, every: int | None, steps: int) -> None:
-    """The plan counts as many checkpoints as the check for free disk before a run."""
-    assert retention_of(last, best, every, steps).count == peak_count(last, best, every, steps)
+def test_a_run_keeps_no_more_than_it_saves(last: int, best: bool, every: int | None, steps: int) -> None:
+    """For any retention: one after each step at most, and the one being written."""
+    assert 2 <= retention_of(last, best, every, steps).count <= steps + 1

@@ -66,6 +66,73 @@ def test_a_remedy_gives_what_it_says() -> None:
         assert plan_of(*settings).memory.device_bytes == remedy.bytes
 
 
+def test_recomputation_costs_what_the_plan_then_counts() -> None:
+    """The price of activation checkpointing is the share of FLOPs of the plan that has it: 25 %."""
+    settings = ["data.path=null", "hardware.accelerator=V100-SXM2-16G", "activation_checkpointing"]
+    without, with_it = (
+        plan_of(*settings[:2], f"{settings[2]}={value}", config="llama-1b.yaml")
+        for value in ("none", "block")
+    )
+    price = by_name(found(without))["activation_checkpointing"].price[0]
+
+    assert price.values["share"] == with_it.flops.recomputed / with_it.flops.exact
+    assert str(price) == "25% more FLOPs: every block forward twice"
+
+
+STATED_A = (
+    "T_tokens: 1B\n"
+    "batch: {GB_tok: 512Ki, μ_tok: 64Ki, L_ctx: 1024, D: 2, A: 4, V: 8}\n"
+    "model: {preset: gpt2-small, vocab_size: 50304}\n"
+    "hardware: {accelerator: V100-SXM2-16G}\n"
+)
+
+
+def test_remedies_work_as_printed_where_the_config_states_A(tmp_path: Path) -> None:
+    """Each way that changes μ_tok or D carries its A, so that the config with it resolves; what stays is not set."""
+    path = tmp_path / "x.yaml"
+    path.write_text(STATED_A, encoding="utf-8")
+    machine = MachineFacts(gpus=0)
+    remedies = by_name(found(make_plan(resolve(load_config(path), None, machine))))
+    batches = {
+        name: resolve(load_config(path, remedy.settings), None, machine).batch
+        for name, remedy in remedies.items()
+    }
+
+    assert remedies["mu_tok"].settings[1:] == (f"batch.A={batches['mu_tok'].A}",)
+    assert batches["mu_tok"].A != 4
+    assert remedies["fewer_lanes"].settings == ("batch.V=2",)
+    for name, remedy in remedies.items():
+        assert (
+            make_plan(resolve(load_config(path, remedy.settings), None, machine)).memory.device_bytes
+            == remedy.bytes
+        )
+        assert batches[name].A == batches[name].M // batches[name].D
+
+
+def test_more_ranks_carry_a_stated_A() -> None:
+    """Twice as many ranks accumulate half as often."""
+    plan = plan_of()
+    has = plan_of("strategy=shard", "batch.D=256").memory.device_bytes
+    fit = fitting_of(plan.shape, plan.setting, plan.batch, has, states_A=True)
+
+    assert plan.batch.A is not None
+    assert by_name(fit)["D+shard"].settings == (
+        "batch.D=256",
+        "strategy=shard",
+        f"batch.A={plan.batch.A // 2}",
+    )
+
+
+def test_the_largest_mu_tok_leaves_A_whole() -> None:
+    """V = 8 and D = 3 share M = 24 micro-batches of 4 sequences: 3 sequences fit, but M = 32 would have no whole A."""
+    plan = plan_of(config="gpt2-small.yaml")
+    batch = replace(plan.batch, gb_tok=1024 * 96, mu_tok=4096, V=8, D=3)
+    has = bytes_of(plan.shape, replace(plan.setting, mu_tok=3 * 1024))
+
+    assert batch.A == 8
+    assert largest_mu_tok(plan.shape, plan.setting, batch, has) == 2 * 1024
+
+
 def test_more_ranks_where_nothing_else_of_the_same_bits_helps() -> None:
     """On a device that holds just a rank of 256: sharding on 128 does not fit, so the fewest ranks that do are named."""
     plan = plan_of()

@@ -100,13 +100,18 @@ def test_time_from_earlier_runs() -> None:
 def test_past_errors_make_intervals_of_time_and_memory() -> None:
     """Planned 20 and 33 % too little memory before: this plan may need as much more.  Too few forecasts say nothing."""
     records = {
-        "step_s": Record((0.25, 0.0, -0.2)),
+        "step_s": Record((0.5, 0.0, -0.5)),
+        "time_s": Record((0.25, 0.0, -0.2)),
         "peak_memory_bytes": Record((-0.2, -1 / 3, -0.25)),
         "energy_J": Record((0.0, 0.0)),
     }
     lines = record_lines(records, 1.0, 600_000_000, "runs", english)
     few = record_lines({"peak_memory_bytes": Record((-0.2, -0.3))}, None, 600_000_000, "runs", english)
 
+    assert lines[:2] == [
+        "my last 3 forecasts of the time of a step on this machine: median error 50.0%, worst 50.0%",
+        "my last 3 forecasts of the time of a run on this machine: median error 20.0%, worst 25.0%",
+    ]
     assert lines[-2:] == [
         "by that record the memory of a rank is 750 MB to 900 MB",
         "by that record the time is 48 minutes to 75 minutes",

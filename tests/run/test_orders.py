@@ -39,7 +39,9 @@ def test_orders_keep_the_users_symbols_readable(tmp_path):
 @pytest.mark.parametrize("kind", ["finished", "reached", "preempted"])
 def test_outcome_round_trip(tmp_path, kind):
     """An outcome without an error is read back equal, remarks as a tuple."""
-    outcome = Outcome(1, kind, 40, proven_steps=7, checkpoint="step-00000040", remarks=("one", "two"))
+    outcome = Outcome(
+        1, kind, 40, proven_steps=7, checkpoint="step-00000040", remarks=("one", "two"), loop_s=1.5
+    )
     outcome.write(tmp_path / "outcome.json")
 
     assert Outcome.read(tmp_path / "outcome.json") == outcome
