@@ -20,6 +20,7 @@ from llmrun.checkpoint.regular_file import read_small, size_of
 from llmrun.checkpoint.safetensors_file import Entry, read_header, read_range
 from llmrun.checkpoint.strict_json import WrongValue, parse_object, shown
 from llmrun.checkpoint.sums import parse_sums
+from llmrun.checkpoint.trainer_file import check_trainer
 from llmrun.errors import InputError
 
 TRAINER_BYTES_MAX = 64 * 1024 * 1024
@@ -170,9 +171,11 @@ def _read_manifest(path: Path, sums: Mapping[str, str]) -> Manifest:
 
 def _read_trainer(path: Path, sums: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return parse_object(_read_checked(path / TRAINER, TRAINER_BYTES_MAX, sums))
+        document = parse_object(_read_checked(path / TRAINER, TRAINER_BYTES_MAX, sums))
+        check_trainer(document)
     except WrongValue as error:
         raise damaged(path / TRAINER, str(error)) from None
+    return document
 
 
 def _read_checked(path: Path, bytes_max: int, sums: Mapping[str, str]) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmrun.checkpoint.errors import Damage
 from llmrun.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.checkpoint.verification import verify_files
+from llmrun.checkpoint.verification import Progress, verify_files
 from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk
 
 
@@ -53,17 +53,19 @@ def prune(
     protected: Collection[int] = (),
     *,
     dry_run: bool = False,
+    progress: Progress | None = None,
     disk: Disk = DISK,
 ) -> Pruned:
     """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
 
+    progress: told of that reading; what it raises ends it, and nothing is deleted.
     Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
     """
     steps = steps_in(checkpoints_dir)
     surplus = to_delete(steps, last_k, best_step, every_n, protected)
     if not surplus:
         return Pruned((), tuple(steps))
-    damages = verify_files(checkpoints_dir / step_name(steps[-1]))
+    damages = verify_files(checkpoints_dir / step_name(steps[-1]), progress)
     if damages:
         return Pruned((), tuple(steps), tuple(damages))
     left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))

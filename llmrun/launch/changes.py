@@ -123,11 +123,14 @@ def part_lines(part: str, differences: Sequence[Difference]) -> list[str]:
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
-    """Fields that differ between two full config dumps, as `key: old -> new` lines."""
+    """Fields that differ between two full config dumps, as `key: old -> new` lines.
+
+    A field that only one of them has came or went with a version of llmrun: nobody changed it.
+    """
     lines: list[str] = []
-    for name in sorted({*old, *new}):
+    for name in sorted({*old} & {*new}):
         dotted = f"{key}.{name}" if key else name
-        before, after = old.get(name), new.get(name)
+        before, after = old[name], new[name]
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += changed_fields(before, after, dotted)
         elif before != after:

@@ -5,12 +5,11 @@ from typing import Any
 
 from llmrun.checkpoint.contents import Checkpoint, read_sums
 from llmrun.checkpoint.layout import MANIFEST
+from llmrun.checkpoint.trainer_file import TRAINER_FORMAT
 from llmrun.config.resolve import Resolved
 from llmrun.metrics.smooth import MovingAverage
 from llmrun.migrate.mapping import Mapped
 from llmrun.run.origin import MIGRATION_FORMAT, Origin
-
-TRAINER_FORMAT = "llmrun-trainer/1"
 
 
 def migration_of(checkpoint: Checkpoint, state: Mapped, origin: Origin) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`llmrun migrate`: a new run that begins with a mapped state, at the step of the old checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from llmrun.checkpoint.reader import newest_sound, open_verified
 from llmrun.checkpoint.verification import Progress
 from llmrun.config.load import LoadedConfig
 from llmrun.durable import make_directories, replace_file, replace_json
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.launch.choose import passed_over
 from llmrun.launch.examine import Material, Say, Subject, examine, find_material, with_origin
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
@@ -82,7 +83,7 @@ def migrate(
     check_step(parent, material)
     state = run_mapping(script, parent, material)
     runs_dir = order.out.parent
-    with said_as(RefusedError, runs_dir):
+    with _hints_for_out(), said_as(RefusedError, runs_dir):
         draft = draft_directory(runs_dir, final.name)
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
@@ -97,6 +98,17 @@ def migrate(
     for note in notes_on(parent, material.resolved, subject.fingerprint.parts["data"]):
         say(note)
     return Migrated(final, parent, final.checkpoints / step_name(parent.step), state, migration)
+
+
+@contextmanager
+def _hints_for_out() -> Iterator[None]:
+    """`--out` is all that says where a migrated run goes: no advice to `--set` anything."""
+    try:
+        yield
+    except LlmrunError as error:
+        if any("--set" in hint or "runs_dir" in hint for hint in error.hints):
+            error.hints = ("free space, or choose another place with `--out`",)
+        raise
 
 
 def open_parent(source: Path, say: Say, progress: Progress) -> Checkpoint:

@@ -48,7 +48,8 @@ class NewModel(Mapping[str, Shape]):
 
     def array(self, values: object) -> Fresh:
         """Values that the script made itself, kept in memory until they are written."""
-        fixed = np.array(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what fp32 cannot hold is refused where the state is checked
+            fixed = np.array(values, dtype=np.float32)
         return Fresh(fixed.shape, "array", fixed.copy)
 
     def missing(self, state: Iterable[str]) -> list[str]:

@@ -34,6 +34,10 @@ RETRY_S = 60.0
 _SECONDS_PER_MINUTE = 60.0
 
 
+class _HurriedError(Exception):
+    """Deleting is put off: somebody waits for the process to end."""
+
+
 class Checkpointing:
     """One segment's saves on one rank."""
 
@@ -57,6 +61,7 @@ class Checkpointing:
         self._stall_s = 0.0
         self._cost: dict[str, float | int] = {}
         self._retry_s: float | None = None
+        self._is_hurried = False
         self._under_way: int | None = None
         """The step whose save has begun and has no verdict that all ranks know; the same on every rank."""
 
@@ -83,12 +88,14 @@ class Checkpointing:
         every = self._keep.every_steps
         return every is not None and step % every == 0
 
-    def save(self, *, must: bool) -> None:
+    def save(self, *, must: bool, hurried: bool = False) -> None:
         """Begin to save the state as it is; where it must be saved, also wait for the commit.  A collective.
 
+        hurried: a stop was asked for: what is only for deleting old checkpoints is left to a later save.
         Raises CheckpointWriteError, on every rank alike, where that fails and may not.
         """
         asked_s = time.monotonic()
+        self._is_hurried = hurried
         self._settle(must=False)
         self._begun_s = time.monotonic()
         self._under_way = self._state.step
@@ -215,7 +222,15 @@ class Checkpointing:
         """Rank 0, in the background: delete what retention does not keep, after the newest was verified."""
         best: Any = snapshot.trainer["best_saved_step"] if self._keep.keep_best else None
         try:
-            pruned = prune(self._directory, self._keep.keep_last, best, self._keep.keep_every_steps)
+            pruned = prune(
+                self._directory,
+                self._keep.keep_last,
+                best,
+                self._keep.keep_every_steps,
+                progress=self._unless_hurried,
+            )
+        except _HurriedError:
+            return
         except (OSError, InputError) as error:
             says = error.says if isinstance(error, InputError) else error.strerror
             self._remark(f"old checkpoints could not be deleted: {says}")
@@ -224,3 +239,8 @@ class Checkpointing:
             self._remark(f"nothing was deleted: {damage}")
         for name in pruned.left:
             self._remark(f"{name} could not be removed yet; the next save tries again")
+
+    def _unless_hurried(self, _done_bytes: int, _all_bytes: int) -> None:
+        """Reading the newest checkpoint back takes one rank as long as reading all ranks' files: stop it."""
+        if self._is_hurried:
+            raise _HurriedError

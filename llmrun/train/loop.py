@@ -88,7 +88,7 @@ class Loop:
             is_last = is_stopping or state.step == self.orders.until_step
             is_due = is_last or is_best or timer_due or self.checkpointing.is_due(state.step)
             if self.orders.saves and is_due:
-                self.checkpointing.save(must=is_last)
+                self.checkpointing.save(must=is_last, hurried=is_stopping)
             if is_stopping and state.step < self.orders.until_step:
                 return "preempted"
         return "finished" if state.step == state.resolved.batch.steps else "reached"

@@ -8,6 +8,7 @@ import torch
 
 from llmrun.checkpoint.contents import Checkpoint
 from llmrun.checkpoint.snapshot import Snapshot
+from llmrun.checkpoint.trainer_file import TRAINER_FORMAT
 from llmrun.errors import RefusedError
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.run.orders import SegmentOrders
@@ -18,8 +19,6 @@ from llmrun.train.private_copy import PrivateCopy, digests_of
 from llmrun.train.schedule import learning_rate
 from llmrun.train.seeding import generator_states, seed_boundary
 from llmrun.train.state import TrainingState
-
-TRAINER_FORMAT = "llmrun-trainer/1"
 
 
 def snapshot_of(

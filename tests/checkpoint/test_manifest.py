@@ -194,6 +194,38 @@ def test_a_trainer_file_that_is_not_an_object_is_refused(states, tmp_path):
         assert [damage.file for damage in verify_files(path)] == ["trainer.json"]
 
 
+OWN = {
+    "format": "llmrun-trainer/1",
+    "val_ppl": 12.5,
+    "best_val_ppl": None,
+    "best_step": None,
+    "best_saved_step": 8,
+    "optimizer": {"step": 16},
+    "metrics": {"loss_smooth": {"decay": 0.98, "total": 1.0, "weight": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, None),
+        ({"val_ppl": "12"}, "val_ppl is '12', not a number"),
+        ({"best_val_ppl": True}, "best_val_ppl is True, not a number"),
+        ({"best_saved_step": -1}, "best_saved_step is -1, not a whole number from 0 to 2^63-1"),
+        ({"optimizer": {}}, "optimizer step is None, not a whole number from 0 to 2^63-1"),
+        ({"metrics": 3}, "metrics is 3, not an object"),
+        ({"metrics": {"loss_smooth": {}}}, "loss_smooth lacks 'decay'"),
+    ],
+)
+def test_what_a_resume_reads_of_the_trainer_is_checked(states, tmp_path, changed, says):
+    """A stranger's trainer.json with a fitting sha256 is damage where a resume could not use it."""
+    path = states.save(tmp_path, 16)
+    (path / "trainer.json").write_text(json.dumps(OWN | changed))
+    states.resign(path)
+
+    assert [damage.says for damage in verify_files(path)] == ([] if says is None else [says])
+
+
 def test_sums_that_name_other_files_than_the_manifest_are_refused(states, tmp_path):
     """A file that SHA256SUMS lists beyond those of a checkpoint is refused, although its bytes fit."""
     path = states.save(tmp_path, 16)

@@ -1,5 +1,6 @@
 """Resuming: continue exactly, or refuse with a readable difference."""
 
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,18 @@ def test_an_edited_config_file_is_detected(interrupted):
 
     assert interrupted.refusal().says == "optimizer.lr: 0.001 -> 0.0005"
     assert "config.yaml was edited since the run was made: optimizer.lr: 0.001 -> 0.0005" in interrupted.said
+
+
+def test_a_field_of_a_newer_version_is_no_edit(interrupted):
+    """run.json and config.yaml of an older version lack a field that the config has now: nobody edited anything."""
+    run = interrupted.run
+    record = json.loads(run.record_file.read_text())
+    del record["config"]["monitor"], record["config"]["batch"]["uneven"]
+    run.record_file.write_text(json.dumps(record))
+    interrupted.resume()
+
+    assert [line for line in interrupted.said if "was edited" in line] == []
+    assert interrupted.record.last.changes == []
 
 
 def test_an_edited_operational_field_is_told_and_taken(interrupted):

@@ -1,13 +1,15 @@
 """A migrated run is a run: it trains on, on any D, killed or not, with bits that depend on nothing else."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llmrun.checkpoint.reader import open_verified
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.ledger.reader import LedgerReader
+from llmrun.migrate.run import migrate
 from llmrun.run.record import read_record
 from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
@@ -168,3 +170,14 @@ def test_the_optimizer_goes_on_where_it_was(driver, pool, migrator, grow):
         assert not wide[43:].any()
         assert not new.read(f"model.layers.2.mlp.up_proj.weight.{slot}").any()
     assert chain_of(driver.run("bigger")) == new.manifest.chain
+
+
+def test_advice_is_about_out(migrator, pool, tmp_path):
+    """A place that cannot be used is said with the one option that chooses it."""
+    order = migrator.order("new", UNCHANGED)
+    (tmp_path / "file").write_text("not a directory")
+    wrong = replace(order, out=tmp_path / "file" / "new")
+    with pytest.raises(LlmrunError) as caught:
+        migrate(wrong, pool, migrator.said.append, lambda *_: None, lambda *_: None)
+
+    assert caught.value.hints == ("free space, or choose another place with `--out`",)

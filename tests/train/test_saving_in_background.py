@@ -1,5 +1,6 @@
 """Saves in the background: the bits of their own step, one at a time, awaited at the end, heard when they fail."""
 
+import signal
 from itertools import pairwise
 
 import pytest
@@ -91,3 +92,17 @@ def test_only_one_save_by_the_clock_is_under_way(driver, server):
     steps = steps_in(run.checkpoints)
     assert steps[-1] == STEPS
     assert all(later - earlier >= 3 for earlier, later in pairwise(steps[:-1]))
+
+
+def test_a_stop_puts_off_what_is_only_for_deleting(driver, server, pool):
+    """Stopped at step 4: that step is saved and step 2 still stands; saves after a resume delete what is too much."""
+    settings = ["checkpoint.every_steps=2", "checkpoint.keep_last=1", "checkpoint.keep_best=false"]
+    stopped = PoolStarter(server, "signal_itself", step=3, number=int(signal.SIGTERM))
+    ended = driver.train(stopped, "stopped", *settings)
+
+    run = driver.run("stopped")
+    assert (ended.end.why, ended.step) == ("preempted", 4)
+    assert steps_in(run.checkpoints) == [2, 4]
+    assert verify_files(run.checkpoints / step_name(4)) == []
+    assert driver.resume(pool, "stopped").end.why == "finished"
+    assert steps_in(run.checkpoints) == [STEPS]
