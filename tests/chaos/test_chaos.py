@@ -146,3 +146,13 @@ def test_the_second_opinion_sees_damage(tmp_path, damage):
         (tmp_path / "SHA256SUMS").unlink()
 
     assert unsummed(tmp_path)
+
+
+def test_the_page_holds_the_tally_of_a_full_campaign():
+    """docs/chaos.md shows a campaign of 1,000 kills and 40 through torchrun that found nothing."""
+    page = (TESTS.parent / "docs" / "chaos.md").read_text()
+    tally = page[page.index("<!-- tally -->") : page.index("<!-- end of tally -->")]
+
+    assert figure(tally, "kills") == ["1,000", "40"]
+    assert figure(tally, "unsound or of other bits among them") == ["0", "0"]
+    assert figure(tally, "kills that left an orphan") == ["0", "0"]

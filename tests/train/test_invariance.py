@@ -63,7 +63,9 @@ def check_operational(driver, server, data):
     assert_equal_runs(driver.run(plain), driver.run(name), STEPS)
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples", [3, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+)
 def test_operational_settings_change_no_bit(driver, server, examples):
     """Random operational settings, killed at random, resumed under others on any D from 1 to 8."""
 
