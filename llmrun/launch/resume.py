@@ -123,7 +123,7 @@ def _prepare(
         written = config_of(run, record, reference) or record.config
         refuse_other_architecture(start.checkpoint, material.resolved, written)
     check_ledger(run, start)
-    check_space(run, material.resolved, run.path)
+    check_space(run, material.resolved, run.checkpoints)
     subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run))
     allowed, changes = compare(run, record, reference, start, subject, wishes, command)
     bases = [Path.cwd(), Path(record.working_directory)]
