@@ -211,3 +211,12 @@ def test_warnings_speak_the_language_too(capsys: pytest.CaptureFixture[str]) -> 
     assert code == 0
     assert "一个 rank 需要 314 GB，H100-SXM 有 80.0 GB" in screen.err
     assert "（逐位相同）；`llmrun plan --explain` 列出全部办法" in screen.err
+
+
+def test_a_plan_for_a_cpu_says_that_a_process_keeps_what_it_freed() -> None:
+    """The planned memory is what is in use; on an accelerator there is no such sentence."""
+    sentence = "a CPU process also keeps what it freed"
+    cpu = summary(plan_of("demo.yaml", "model.vocab_size=4096"))
+
+    assert sentence in " ".join(cpu.split())
+    assert sentence not in " ".join(summary(plan_of("gpt3-13b.yaml")).split())
