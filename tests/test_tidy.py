@@ -1,14 +1,12 @@
 """The shape of the code: sizes, the direction of imports, nothing dead.  Each message says what to do instead."""
 
 import ast
-import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
-FILE_LINES_MAX = 400
-FILE_LINES_MEDIAN_MAX = 120
+FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 
 ORDER = (
@@ -60,21 +58,15 @@ def length(node: Definition) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def test_files_are_small(sources, llmrun_sources) -> None:
-    """No file is longer than 400 lines, half of the package's are at most 120."""
+def test_files_are_small(sources) -> None:
+    """No file is longer than 600 lines."""
     problems = [
         f"{source.path}: {source.lines} lines, {FILE_LINES_MAX} at most: split it by concept"
         for source in sources
         if source.lines > FILE_LINES_MAX
     ]
-    sizes = [source.lines for source in llmrun_sources if not source.path.endswith("__init__.py")]
-    median = statistics.median(sizes)
-    sys.stdout.write(f"\n{len(sizes)} files, {sum(sizes)} lines, median {median}, largest {max(sizes)}\n")
 
     assert not problems, said(problems)
-    assert median <= FILE_LINES_MEDIAN_MAX, (
-        f"half of llmrun's files are longer than {median} lines: split the longest"
-    )
 
 
 def test_functions_are_short(sources) -> None:
@@ -88,10 +80,6 @@ def test_functions_are_short(sources) -> None:
         for source, node in functions
         if length(node) > FUNCTION_LINES_MAX
     ]
-    ours = [length(node) for source, node in functions if source.path.startswith("llmrun/")]
-    sys.stdout.write(
-        f"\n{len(ours)} functions, median {statistics.median(ours)} lines, longest {max(ours)}\n"
-    )
 
     assert not problems, said(problems)
 
@@ -211,51 +199,6 @@ def test_no_dead_module(llmrun_sources) -> None:
         and source.module not in ENTRY_POINTS
         and source.module.split(".")[-1] not in ENTRY_POINTS
         and not used[source.module] - {source.module}
-    ]
-
-    assert not problems, said(problems)
-
-
-def references(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, name) of every name that a file uses, also as an attribute, an import or a string."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            yield node.lineno, node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.lineno, node.attr
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from (
-                (node.lineno, word) for word in node.value.replace(":", " ").split() if word.isidentifier()
-            )
-
-
-def definitions(tree: ast.Module) -> Iterator[Definition]:
-    """Functions and classes of a module, and methods where no base class may call them."""
-    for node in tree.body:
-        if isinstance(node, Definition):
-            yield node
-        if isinstance(node, ast.ClassDef) and not node.bases:
-            yield from (inner for inner in node.body if isinstance(inner, FUNCTIONS))
-
-
-def test_no_dead_function_or_class(sources, llmrun_sources) -> None:
-    """The name of every function, class and method is used somewhere outside its own body."""
-    used: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for source in sources:
-        for line, name in references(source.tree):
-            used[name].append((source.path, line))
-    problems = [
-        f"{source.path}:{node.lineno}: {node.name} is never used: delete it"
-        for source in llmrun_sources
-        for node in definitions(source.tree)
-        if not node.decorator_list
-        and not (node.name.startswith("__") and node.name.endswith("__"))
-        and all(
-            path == source.path and node.lineno <= line <= (node.end_lineno or line)
-            for path, line in used[node.name]
-        )
     ]
 
     assert not problems, said(problems)
