@@ -163,6 +163,19 @@ def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk 
     return written
 
 
+def replace_streamed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> None:
+    """`replace_file` for contents that are produced block by block: none is held longer than it is written."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    disk.remove_file(temporary)
+    try:
+        write_unhashed(temporary, contents, disk)
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove_file(temporary)
+        raise
+    disk.fsync_directory(path.parent)
+
+
 def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
     """`replace_file` with UTF-8 text."""
     replace_file(path, [text.encode()], disk)
