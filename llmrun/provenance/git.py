@@ -169,6 +169,7 @@ class _Reader:
         commit, base = self._commit(toplevel, "")
         submodules: dict[str, Submodule] = {}
         dirty = self._tree(toplevel, "", base, submodules)
+        submodules = dict(sorted(submodules.items()))
         none: tuple[str, ...] = ()
         no_remotes: dict[str, str] = {}
         untracked = self._part(
