@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
-from .conftest import is_running
 
 from llmrun.provenance.git import read_git
 from llmrun.provenance.git_command import Limits, StoppedError
 from llmrun.provenance.patch import Patch
 from llmrun.provenance.questions import GitQuestion
+
+from .conftest import is_running
 
 
 def sha256(content: bytes) -> str:
@@ -24,11 +25,10 @@ def with_filter(repository, command):
     repository.write(".gitattributes", "*.dat filter=odd\n")
     repository.write("weights.dat", "1\n")
     head = repository.commit()
-    # Git compares contents of files that are no older than its index: let it be written later.
-    os.utime(repository.path / ".git" / "index", (time.time() + 10, time.time() + 10))
     repository.git("config", "filter.odd.clean", command)
     repository.git("config", "filter.odd.required", "true")
-    repository.write("weights.dat", "2\n")
+    # Of another size: git knows that it differs without reading it.
+    repository.write("weights.dat", "two\n")
     repository.write("model/net.py", "width = 2\n")
     return head
 
@@ -39,7 +39,7 @@ def test_a_missing_filter_program(repository):
     state = read_git(repository.path)
 
     assert state.commit == head
-    assert state.dirty == {"model/net.py": sha256(b"width = 2\n"), "weights.dat": sha256(b"2\n")}
+    assert state.dirty == {"model/net.py": sha256(b"width = 2\n"), "weights.dat": sha256(b"two\n")}
     assert state.diff_sha256 is None
     assert state.root_commits
     assert any("no-such-program-of-a-filter" in line for line in state.missing)
@@ -63,8 +63,9 @@ def test_a_question_is_withdrawn_at_once(repository, tmp_path):
     """Stopping the launcher ends git and the programs that it started."""
     with_filter(repository, f"echo $$ > {tmp_path}/pid; sleep 300")
     question = GitQuestion(repository.path, [])
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        time.sleep(0.01)
+    while not question.ready(0.05) and not (tmp_path / "pid").exists():
+        pass
+    assert not question.ready(0.5)
     started_s = time.monotonic()
     question.withdraw()
 

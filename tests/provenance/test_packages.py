@@ -1,12 +1,12 @@
 """Which packages are installed, and who says so."""
 
 import sys
-from pathlib import Path
 
 import pytest
-from .conftest import is_running
 
 from llmrun.provenance.packages import PackageQuestion, Packages, from_metadata, without_secrets
+
+from .conftest import is_running
 
 
 def test_pip_answers_where_it_is_there():
