@@ -129,7 +129,7 @@ def _line_of(distribution: metadata.Distribution) -> Iterator[str]:
     try:
         fields = distribution.metadata
         name, version = fields["Name"], fields["Version"]
-    except Exception as error:  # noqa: BLE001  whatever a broken installation makes the parser raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         name, version = None, type(error).__name__
     path = getattr(distribution, "_path", None)
     if name and version:
