@@ -182,8 +182,16 @@ def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
 
 
 def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
-    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", disk)
+    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities.
+
+    Names of files that are not UTF-8 hold lone surrogates: then the file is ASCII, and `json.loads` gives the same names.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        content = json.dumps(value, indent=2, allow_nan=False).encode()
+    replace_file(path, [content + b"\n"], disk)
 
 
 def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:

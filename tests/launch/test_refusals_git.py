@@ -1,9 +1,11 @@
 """A checkpoint is bound to its commit: what a changed repository means for a resume."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +172,21 @@ def test_a_change_in_a_submodule_is_refused_and_named(in_repository, tmp_path_fa
     assert "libs/sub/layer.py" in edited.says
     assert "submodule libs/sub: " in committed.says
     assert "libs/sub/layer.py" in committed.says
+
+
+def test_names_that_are_not_utf_8_are_on_record(in_repository):
+    """In the tree, changed and untracked: the run goes on, and a second resume finds the same names."""
+    path = os.fsencode(in_repository.path)
+    Path(os.fsdecode(path + b"/changed-\xff.py")).write_text("x = 1\n")
+    git(in_repository.path, "add", "--all")
+    Path(os.fsdecode(path + b"/untracked-\xfe.py")).write_text("y = 1\n")
+    in_repository.starter.dies_after = 13
+    in_repository.resume(allow=["code"])
+    in_repository.starter.dies_after = None
+    in_repository.resume()
+    last = in_repository.record.last
+    recorded = json.loads((in_repository.run.segment_provenance(last.segment) / "git.json").read_text())
+
+    assert [os.fsencode(name) for name in last.git["dirty"]] == [b"changed-\xff.py"]
+    assert [os.fsencode(file["name"]) for file in recorded["untracked"]] == [b"untracked-\xfe.py"]
+    assert last.changes == []
