@@ -163,14 +163,35 @@ def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk 
     return written
 
 
+def replace_streamed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> None:
+    """`replace_file` for contents that are produced block by block: none is held longer than it is written."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    disk.remove_file(temporary)
+    try:
+        write_unhashed(temporary, contents, disk)
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove_file(temporary)
+        raise
+    disk.fsync_directory(path.parent)
+
+
 def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
     """`replace_file` with UTF-8 text."""
     replace_file(path, [text.encode()], disk)
 
 
 def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
-    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", disk)
+    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities.
+
+    Names of files that are not UTF-8 hold lone surrogates: then the file is ASCII, and `json.loads` gives the same names.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        content = json.dumps(value, indent=2, allow_nan=False).encode()
+    replace_file(path, [content + b"\n"], disk)
 
 
 def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:

@@ -1,6 +1,6 @@
 """Continue exactly or refuse: what differs between a run as it was and as it would go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,9 @@ from llmrun.errors import RefusedError
 from llmrun.launch.examine import Subject
 from llmrun.provenance.code import imported_of
 from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, show
-from llmrun.provenance.git import GitState, files_that_differ
+from llmrun.provenance.git import GIT_S
+from llmrun.provenance.git_command import Limits
+from llmrun.provenance.git_difference import RepositoryDifference, compare_repository
 from llmrun.run.record import RunRecord, Segment
 
 NAMED_MAX = 8
@@ -37,34 +39,49 @@ def fingerprint_of_segment(record: RunRecord, segment: Segment) -> Fingerprint:
     return Fingerprint(record.preimages_of(segment))
 
 
-def differences_from(old: Fingerprint, old_git: Mapping[str, Any], subject: Subject) -> list[Difference]:
+def repository_difference(
+    old_git: Mapping[str, Any], subject: Subject, check: Callable[[], None]
+) -> RepositoryDifference:
+    """How the repository differs from the one that a segment ran from.
+
+    check: called several times a second; what it raises ends the comparison.
+    """
+    if not old_git:
+        return RepositoryDifference()
+    return compare_repository(old_git, subject.snapshot.git, Limits(GIT_S, check))
+
+
+def differences_from(
+    old: Fingerprint, repository: RepositoryDifference, subject: Subject
+) -> list[Difference]:
     """Everything that differs between how a segment ran and `subject`, part by part."""
     found = [
         Difference(change.part, str(replace(change, key=shown_key(change.key))))
         for change in compare(old, subject.fingerprint)
     ]
-    git = [
-        Difference("code", line) for line in git_lines(old_git, subject.snapshot.git, subject.source_files)
-    ]
+    git = [Difference("code", line) for line in git_lines(repository, subject.source_files)]
     return sorted([*found, *git], key=lambda difference: PARTS.index(difference.part))
 
 
-def git_lines(old: Mapping[str, Any], new: GitState, source_files: Mapping[str, str]) -> list[str]:
+def git_lines(difference: RepositoryDifference, source_files: Mapping[str, str]) -> list[str]:
     """How the repository differs: commit, uncommitted changes, how many files, which a worker imports."""
-    if not old and new.commit is None:
+    if not difference.refuses:
         return []
-    same_commit = old["commit"] == new.commit
-    if same_commit and old["diff_sha256"] == new.diff_sha256:
-        return []
-    if old["commit"] and new.commit and not set(old["root_commits"]) & set(new.root_commits):
-        roots = f"{short(old['root_commits'][0])} -> {short(new.root_commits[0])}"
+    if difference.roots is not None:
+        roots = " -> ".join(short(root) for root in difference.roots)
         return [f"the repository around the working directory is another one: root commit {roots}"]
-    head = (
-        "uncommitted changes are not the same"
-        if same_commit
-        else f"git commit: {short(old['commit'])} -> {short(new.commit)}"
+    heads = (
+        [] if difference.commits is None else [f"git commit: {' -> '.join(map(short, difference.commits))}"]
     )
-    return [f"{head}; {files_line(old, new, source_files)}"]
+    heads += difference.submodules
+    if not heads:
+        heads = ["uncommitted changes are not the same"]
+    return ["; ".join([*heads, files_line(difference.files, source_files)])]
+
+
+def not_compared(difference: RepositoryDifference) -> list[str]:
+    """What could not be compared, one line each reason."""
+    return [f"uncommitted changes cannot be compared: {why}" for why in difference.unknown]
 
 
 def short(commit: str | None) -> str:
@@ -72,12 +89,11 @@ def short(commit: str | None) -> str:
     return commit[:12] if commit else "none"
 
 
-def files_line(old: Mapping[str, Any], new: GitState, source_files: Mapping[str, str]) -> str:
+def files_line(names: Sequence[str] | None, source_files: Mapping[str, str]) -> str:
     """`3 files differ, the worker imports 1 of them: model/net.py`."""
-    names = files_that_differ(new, dict(old))
     if names is None:
-        return "which files differ cannot be told from here"
-    imported = imported_of(names, source_files)
+        return "which files differ cannot be determined here"
+    imported = imported_of(list(names), source_files)
     count = f"{len(names)} file differs" if len(names) == 1 else f"{len(names)} files differ"
     if not names:
         return f"{count} in content"

@@ -15,8 +15,8 @@ from llmrun.launch.starter import Starter
 from llmrun.machine import gpu_count
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
-from llmrun.provenance.git import read_git
 from llmrun.provenance.packages import PackageQuestion
+from llmrun.provenance.questions import GitQuestion, wait_for
 from llmrun.provenance.snapshot import Snapshot, take_snapshot
 from llmrun.run.origin import Origin
 
@@ -86,23 +86,27 @@ def examine(
     starter: Starter,
     check: Callable[[], None],
     origin: Origin | None = None,
+    say: Say | None = None,
 ) -> Subject:
     """Ask a worker's own environment, the repository and pip, all at once.
 
-    origin: what the run begins with, where it was migrated.
+    origin: what the run begins with, if it was migrated.
     check: called while waiting; what it raises ends the examination.
+    say: tells the user what is waited for, if it takes long.
     Raises RefusedError where a worker could not start here.
     """
     config = material.resolved.config
     environment = worker_environment(os.environ, config.hardware.threads_per_rank)
     packages = PackageQuestion()
+    git = GitQuestion(Path.cwd(), [runs_dir, material.data_path], spool=runs_dir)
     try:
         probe = starter.probe(config.hardware.device, environment, check)
-        git = read_git(Path.cwd(), [runs_dir, material.data_path])
-        check()
-        snapshot = take_snapshot(git, packages.answer(), probe.environment, probe.recorded, environment)
+        wait_for([git, packages], check, say)
+        state = git.answer().with_untracked(probe.source_files)
+        snapshot = take_snapshot(state, packages.answer(), probe.environment, probe.recorded, environment)
     finally:
         packages.withdraw()
+        git.withdraw()
     fingerprint = Fingerprint(
         {
             "config": numeric_fields(config),

@@ -73,7 +73,7 @@ def prepare_fresh(
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
             check_space(draft, material.resolved, runs_dir)
-            subject = examine(material, runs_dir, starter, stop.check)
+            subject = examine(material, runs_dir, starter, stop.check, say=say)
             twin = twin_of(final, [], subject, [Path.cwd()], say)
             baseline = baseline_for(subject, final, [Path.cwd()], say)
             record = write_draft(draft, name, subject, baseline)

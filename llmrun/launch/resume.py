@@ -16,8 +16,10 @@ from llmrun.launch.changes import (
     changed_fields,
     differences_from,
     fingerprint_of_segment,
+    not_compared,
     reference_of,
     refuse_unless_allowed,
+    repository_difference,
 )
 from llmrun.launch.choose import Start, choose_start
 from llmrun.launch.examine import Material, Say, Subject, examine, find_material
@@ -124,8 +126,10 @@ def _prepare(
         refuse_other_architecture(start.checkpoint, material.resolved, written)
     check_ledger(run, start)
     check_space(run, material.resolved, run.checkpoints)
-    subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run))
-    allowed, changes = compare(run, record, reference, start, subject, wishes, command)
+    subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run), say)
+    for missing in subject.snapshot.missing:
+        say(missing)
+    allowed, changes = compare(run, record, reference, start, subject, wishes, command, stop, say)
     bases = [Path.cwd(), Path(record.working_directory)]
     twin = twin_of(run, record.segments, subject, bases, say)
     baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
@@ -205,17 +209,26 @@ def compare(
     subject: Subject,
     wishes: Wishes,
     command: Command,
+    stop: StopRequest,
+    say: Say,
 ) -> tuple[list[str], list[str]]:
-    """Refuse what changed and was not allowed.  Returns the kinds allowed and all changes as lines."""
+    """Refuse what changed and was not allowed.  Returns the kinds allowed and all changes as lines.
+
+    What could not be compared refuses nothing: it is printed and is one of the lines.
+    """
     check_belongs(run, record, start)
     if reference is None:
         old, git = Fingerprint.of_json(record.fingerprint), record.git
     else:
         old, git = fingerprint_of_segment(record, reference), reference.git
-    differences = differences_from(old, git, subject)
+    repository = repository_difference(git, subject, stop.check)
+    differences = differences_from(old, repository, subject)
     allowed = refuse_unless_allowed(differences, wishes.allow, command.text, start.step)
     config = subject.resolved.config.model_dump(mode="json", by_alias=True)
     lines = [f"{difference.part}: {difference.says}" for difference in differences]
+    for line in not_compared(repository):
+        say(line)
+        lines.append(f"code: {line}")
     operational = [f"config: {line}" for line in changed_fields(record.config, config)]
     return allowed, list(dict.fromkeys([*lines, *operational]))
 

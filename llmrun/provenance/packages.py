@@ -1,69 +1,141 @@
-"""Which Python packages are installed: `pip freeze`, or the installed metadata where pip is absent."""
+"""Which Python packages are installed: `pip freeze`, or the installed metadata if pip gives no answer."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
 from llmrun.provenance.git import without_credentials
 
-TIMEOUT_S = 120
+TIMEOUT_S = 20.0
+
+OUTPUT_BYTES_MAX = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Packages:
-    """The installed packages, one `name==version` line each, and who said so."""
+    """The installed packages, one `name==version` line each, and where they come from.
+
+    why: the reason for which pip gave no answer; empty if it did.
+    """
 
     lines: tuple[str, ...]
     source: Literal["pip freeze", "importlib.metadata"]
+    why: str = ""
 
     @property
     def text(self) -> str:
-        """The content of pip-freeze.txt; its first line names the source where that is not pip."""
-        head = () if self.source == "pip freeze" else (f"# from {self.source}: this environment has no pip",)
+        """The content of pip-freeze.txt; its first line names the source if that is not pip."""
+        head = () if self.source == "pip freeze" else (f"# from {self.source}: {self.why}",)
         return "".join(f"{line}\n" for line in (*head, *self.lines))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What could not be recorded, in sentences."""
+        unreadable = sum(line.startswith("# ") for line in self.lines) if self.why else 0
+        return (f"cannot read the metadata of {unreadable} installed packages",) if unreadable else ()
 
 
 class PackageQuestion:
-    """`pip freeze`, started now and answered later: it takes a second that other work can share."""
+    """`pip freeze`, started now and answered later: it takes a second that other work can share.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pip", "freeze", "--disable-pip-version-check"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C at a terminal is the launcher's to handle
-        )
+    timeout_s: from the start; then the installed metadata is read.
+    """
+
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._packages: Packages | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._why = ""
+        try:
+            self._process = subprocess.Popen(
+                # -P and --isolated: neither modules of the working directory nor variables of pip change the answer
+                [sys.executable, "-P", "-m", "pip", "--isolated", "freeze", "--disable-pip-version-check"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C at a terminal is the launcher's to handle
+            )
+        except OSError as error:
+            self._why = f"pip cannot be started: {error}"
+        self._thread = threading.Thread(target=self._ask, name="packages", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        """Wait for pip, then for the metadata."""
+        output = self._pip_output()
+        if output is None:
+            self._packages = from_metadata(self._why)
+            return
+        lines = output.decode(errors="replace").splitlines()
+        self._packages = Packages(tuple(without_secrets(line) for line in lines), "pip freeze")
+
+    def _pip_output(self) -> bytes | None:
+        """What pip printed; None with a reason if it gave no answer."""
+        if self._process is None:
+            return None
+        try:
+            output, _ = self._process.communicate(timeout=self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            self._why = f"pip freeze took longer than {self._timeout_s:g} s"
+            return None
+        if self._process.returncode != 0:
+            self._why = f"pip freeze ended with exit code {self._process.returncode}"
+            return None
+        if len(output) > OUTPUT_BYTES_MAX:
+            self._why = f"pip freeze printed more than {OUTPUT_BYTES_MAX:,} bytes"
+            return None
+        return output
+
+    def ready(self, timeout_s: float) -> bool:
+        """Whether there is an answer, after waiting for at most `timeout_s`."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def answer(self) -> Packages:
-        """The packages; from the installed metadata where pip is absent, fails or hangs."""
-        try:
-            output, _ = self._process.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.withdraw()
-            return from_metadata()
-        if self._process.returncode != 0:
-            return from_metadata()
-        lines = output.decode(errors="replace").splitlines()
-        return Packages(tuple(without_secrets(line) for line in lines), "pip freeze")
+        """The packages; from the installed metadata if pip is absent, fails or hangs."""
+        self._thread.join()
+        assert self._packages is not None
+        return self._packages
 
     def withdraw(self) -> None:
         """End the question without an answer."""
-        self._process.kill()
-        self._process.communicate()
+        self._kill()
+
+    def _kill(self) -> None:
+        """End pip and the programs that it started."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def from_metadata() -> Packages:
-    """The packages that the running interpreter can import."""
-    found = {
-        (distribution.metadata["Name"], distribution.version)
-        for distribution in metadata.distributions()
-        if distribution.metadata["Name"]
-    }
-    lines = sorted((f"{name}=={version}" for name, version in found), key=str.lower)
-    return Packages(tuple(lines), "importlib.metadata")
+def from_metadata(why: str = "") -> Packages:
+    """The packages that the running interpreter can import.  why: the reason for which pip gave no answer."""
+    found: set[str] = set()
+    for distribution in metadata.distributions():
+        found.update(_line_of(distribution))
+    return Packages(tuple(sorted(found, key=str.lower)), "importlib.metadata", why)
+
+
+def _line_of(distribution: metadata.Distribution) -> Iterator[str]:
+    """`name==version`, or a comment if the metadata cannot be read."""
+    try:
+        fields = distribution.metadata
+        name, version = fields["Name"], fields["Version"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        name, version = None, type(error).__name__
+    path = getattr(distribution, "_path", None)
+    if name and version:
+        yield f"{name}=={version}"
+    else:
+        yield f"# cannot read the metadata of {path.name if path is not None else 'a package'}"
 
 
 def without_secrets(line: str) -> str:

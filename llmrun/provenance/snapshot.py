@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.durable import make_directories, replace_file, replace_json, replace_text
+from llmrun.durable import make_directories, replace_json, replace_streamed, replace_text
 from llmrun.provenance.environment import environment_document
 from llmrun.provenance.git import GitState
 from llmrun.provenance.packages import Packages
@@ -22,13 +22,13 @@ class Snapshot:
     @property
     def missing(self) -> tuple[str, ...]:
         """What could not be put on record, in sentences."""
-        return self.git.missing
+        return (*self.git.missing, *self.packages.missing)
 
     def write(self, directory: Path) -> None:
         """Write git.json, git.diff, pip-freeze.txt and environment.json durably."""
         make_directories(directory)
         replace_json(directory / "git.json", self.git.as_json())
-        replace_file(directory / "git.diff", [self.git.diff])
+        replace_streamed(directory / "git.diff", self.git.diff.blocks())
         replace_text(directory / "pip-freeze.txt", self.packages.text)
         replace_json(directory / "environment.json", dict(self.environment))
 

@@ -57,9 +57,11 @@ def difference_of(a: tuple[RunDirectory, RunRecord], b: tuple[RunDirectory, RunR
 
 
 def _git_of(record: RunRecord) -> Mapping[str, Any]:
-    """The repository under the last segment: commit, and each file with uncommitted changes."""
+    """The repository under the last segment: commit, each file with uncommitted changes, submodules, and what is missing."""
     git = record.git if record.last is None else record.last.git
-    return {"commit": git["commit"], "dirty": git["dirty"], "diff_sha256": git["diff_sha256"]}
+    compared = {"commit": git["commit"], "dirty": git["dirty"], "diff_sha256": git["diff_sha256"]}
+    # Records of older versions have neither.
+    return compared | {key: git[key] for key in ("submodules", "incomplete") if git.get(key)}
 
 
 def _operational_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

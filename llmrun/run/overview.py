@@ -81,8 +81,11 @@ def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Itera
     if first_step_of(run):
         yield f"begins at step {first_step_of(run):,} with a migrated state: {run.migration_file}"
     commit = record.git["commit"]
-    dirty = len(record.git["dirty"])
+    modules = record.git.get("submodules", {}).values()
+    dirty = len(record.git["dirty"]) + sum(len(module["dirty"]) for module in modules)
     yield f"git commit {commit or 'none'}, {dirty} {'file' if dirty == 1 else 'files'} with uncommitted changes"
+    for why in record.git.get("incomplete", ()):
+        yield f"  not complete: {why}"
     for segment in record.segments:
         yield from segment_lines(segment)
 

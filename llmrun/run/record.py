@@ -37,7 +37,8 @@ class Segment:
     overrides:      `--set` values that were in force on top of config.yaml.
     fingerprint:    digest and parts.
     preimages:      of the parts that differ from the run's own; empty where none does.
-    git:            commit, root_commits, diff_sha256 and dirty files of the code.
+    git:            what `GitState.identity` says of the code: commit, root_commits, diff_sha256, dirty files, submodules,
+                    and the reasons for which not everything is known.
     host:           where it ran.
     proven_steps:   recomputed steps that were equal to an earlier ledger.
     checkpoint:     name of the checkpoint it started from.
@@ -74,7 +75,7 @@ class RunRecord:
     steps:        steps of the whole run.
     config:       the full resolved config as it was written to config.yaml.
     fingerprint:  {"digest", "parts", "preimages"} of the first segment.
-    git:          commit, root_commits, diff_sha256 and dirty files that the run was made from.
+    git:          as in a segment, of the code that the run was made from.
     working_directory: where `llmrun train` was called: relative paths of the config start there.
     """
 

@@ -46,6 +46,14 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A repository with one commit of two files."""

@@ -9,11 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.provenance.git import files_that_differ, read_git, without_credentials
+from llmrun.provenance.git import read_git, without_credentials
+from llmrun.provenance.git_difference import files_that_differ
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def content(state):
+    """The patch."""
+    return b"".join(state.diff.blocks())
 
 
 def test_a_clean_repository(repository):
@@ -23,7 +29,8 @@ def test_a_clean_repository(repository):
     assert state.commit == repository.git("rev-parse", "HEAD")
     assert state.branch == "main"
     assert state.root_commits == (state.commit,)
-    assert (state.diff, state.dirty, state.untracked, state.missing) == (b"", {}, (), ())
+    assert (content(state), state.dirty, state.untracked_names, state.missing) == (b"", {}, (), ())
+    assert state.incomplete == ()
 
 
 def test_the_repository_is_found_from_below_and_told_by_its_root(repository):
@@ -48,7 +55,7 @@ def test_the_dirty_diff_rebuilds_the_tree(repository, tmp_path):
     state = read_git(repository.path)
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", repository.path, clone], check=True)
-    subprocess.run(["git", "apply", "--binary", "-"], cwd=clone, input=state.diff, check=True)
+    subprocess.run(["git", "apply", "--binary", "-"], cwd=clone, input=content(state), check=True)
 
     assert (clone / "model/net.py").read_text() == "width = 3\n"
     assert (clone / "blob.bin").read_bytes() == bytes(range(256))
@@ -60,32 +67,25 @@ def test_the_dirty_diff_rebuilds_the_tree(repository, tmp_path):
     }
 
 
-def test_the_diff_does_not_depend_on_the_users_configuration(repository, monkeypatch, tmp_path):
-    """Colours, prefixes and external diff programs of the user change nothing."""
-    repository.write("model/net.py", "width = 2\n")
-    plain = read_git(repository.path)
-    config = tmp_path / "gitconfig"
-    config.write_text(
-        "[diff]\nnoprefix = true\nexternal = /bin/false\nrenames = copies\n[color]\nui = always\n"
-    )
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-
-    assert read_git(repository.path).diff == plain.diff
-
-
-def test_untracked_files_have_names_and_hashes(repository):
-    """Names with spaces and letters of all kinds, links, ignored files left out."""
+def test_untracked_files_have_names_sizes_and_times(repository):
+    """Names with spaces and letters of all kinds, links, ignored files left out; hashed if a worker imports them."""
     repository.write("new file ü.py", "x = 1\n")
     repository.write(".gitignore", "*.log\n")
     repository.write("train.log", "no\n")
     (repository.path / "link").symlink_to("nowhere")
-    found = {file.name: file.sha256 for file in read_git(repository.path).untracked}
+    repository.write("src/layers.py", "y = 1\n")
+    os.utime(repository.path / "new file ü.py", (0, 86_400))
+    state = read_git(repository.path).with_untracked({"layers.py": "not the digest of the file"})
+    found = {file.name: (file.bytes, file.sha256) for file in state.untracked.listed}
 
     assert found == {
-        ".gitignore": sha256(b"*.log\n"),
-        "link": sha256(b"nowhere"),
-        "new file ü.py": sha256(b"x = 1\n"),
+        ".gitignore": (6, None),
+        "link": (7, None),
+        "new file ü.py": (6, None),
+        "src/layers.py": (6, sha256(b"y = 1\n")),
     }
+    assert state.untracked.listed[2].modified == "1970-01-02T00:00:00+00:00"
+    assert state.untracked.more == 0
 
 
 def test_runs_and_data_are_left_out_of_the_untracked(repository):
@@ -95,7 +95,7 @@ def test_runs_and_data_are_left_out_of_the_untracked(repository):
     repository.write("runs.py", "3")
     left_out = [repository.path / "runs", repository.path / "data" / "demo"]
 
-    assert [file.name for file in read_git(repository.path, left_out).untracked] == ["runs.py"]
+    assert read_git(repository.path, left_out).untracked_names == ("runs.py",)
 
 
 def test_outside_a_repository_it_says_what_is_missing(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_repository_without_a_commit(tmp_path, repository):
 
     assert state.commit is None
     assert state.dirty == {"a.py": sha256(b"a = 1\n")}
-    assert b"+a = 1" in state.diff
+    assert b"+a = 1" in content(state)
     assert "has no commit yet" in state.missing[0]
 
 
@@ -211,7 +211,7 @@ def test_a_refusing_git_is_quoted(repository):
     state = read_git(repository.path)
 
     assert state.commit is None
-    assert "git refuses to look at" in state.missing[0]
+    assert "cannot read the git repository of" in state.missing[0]
     assert "bad config" in state.missing[0]
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from llmrun.provenance.packages import PackageQuestion, Packages, from_metadata, without_secrets
 
+from .conftest import is_running
+
 
 def test_pip_answers_where_it_is_there():
     """The list holds what the tests themselves import."""
@@ -25,8 +27,49 @@ def test_metadata_answers_where_pip_is_absent(monkeypatch, tmp_path):
     packages = PackageQuestion().answer()
 
     assert packages.source == "importlib.metadata"
-    assert packages.text.startswith("# from importlib.metadata: this environment has no pip\n")
+    assert packages.text.startswith("# from importlib.metadata: pip freeze ended with exit code 1\n")
     assert packages.lines == from_metadata().lines
+
+
+def test_a_pip_that_hangs_is_ended(monkeypatch, tmp_path):
+    """After its time the metadata answers, and no process of pip is left."""
+    hanging = tmp_path / "python"
+    hanging.write_text(f"#!/bin/sh\nsleep 300 & echo $! > {tmp_path}/child\nwait\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    packages = PackageQuestion(timeout_s=1.0).answer()
+    child = int((tmp_path / "child").read_text())
+
+    assert packages.source == "importlib.metadata"
+    assert "longer than 1 s" in packages.why
+    assert packages.lines == from_metadata().lines
+    assert not is_running(child)
+
+
+def test_broken_metadata_is_on_record_and_stops_nothing(monkeypatch, tmp_path):
+    """Bytes that are no text, an empty file and a missing one: each is named, the sound ones are listed."""
+    for name, content in [("bytes", b"Name: \xff\xfe\nVersion\xff"), ("empty", b""), ("absent", None)]:
+        directory = tmp_path / f"broken_{name}-1.0.dist-info"
+        directory.mkdir()
+        if content is not None:
+            (directory / "METADATA").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    packages = from_metadata("no pip")
+
+    assert sum("broken_" in line for line in packages.lines) == 3
+    assert any(line.startswith("pytest==") for line in packages.lines)
+    assert "3 installed packages" in packages.missing[0]
+
+
+def test_the_working_directory_and_variables_of_pip_change_nothing(monkeypatch, tmp_path):
+    """A module of the user that is named like one of Python's is not imported; pip's settings do not hide packages."""
+    (tmp_path / "json.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_EXCLUDE", "pytest")
+    packages = PackageQuestion().answer()
+
+    assert packages.source == "pip freeze"
+    assert any(line.startswith("pytest==") for line in packages.lines)
 
 
 def test_both_sources_agree_on_installed_packages():

@@ -293,7 +293,13 @@ def test_outside_a_repository_it_says_what_is_missing(driver, pool, tmp_path, mo
     assert (recorded["commit"], recorded["missing"]) == (None, [missing])
 
 
-SECRETS = ("s3cret-of-a-remote", "s3cret-of-a-variable", "s3cret-of-a-proxy", "s3cret-of-an-index")
+SECRETS = (
+    "s3cret-of-a-remote",
+    "s3cret-of-a-variable",
+    "s3cret-of-a-proxy",
+    "s3cret-of-an-index",
+    "s3cret-of-a-filter",
+)
 
 
 @pytest.fixture
@@ -301,7 +307,9 @@ def repository(driver, monkeypatch):
     """A dirty repository around the working directory, with secrets wherever people leave them."""
     git("init", "--initial-branch=trunk")
     (driver.directory / "model.py").write_text("WIDTH = 1\n")
-    git("add", "model.py", "config.yaml")
+    (driver.directory / ".gitattributes").write_text("*.dat filter=odd\n")
+    (driver.directory / "weights.dat").write_text("1\n")
+    git("add", "model.py", "config.yaml", ".gitattributes", "weights.dat")
     git("commit", "--message=first")
     git("remote", "add", "origin", f"https://alice:{SECRETS[0]}@example.org/model.git?token={SECRETS[0]}")
     (driver.directory / "model.py").write_text("WIDTH = 2  # a change not committed\n")
@@ -331,9 +339,22 @@ def test_a_dirty_repository_is_on_record(repository, pool):
 
 
 def test_no_secret_is_on_record(repository, pool):
-    """Tokens in variables and credentials in addresses are in no file of the run; the public change is."""
+    """Tokens in variables and credentials in addresses are in no file of the run; the public change is.
+
+    Nor are those in git's words about what it could not read, which are on record.
+    """
+    repository.train(pool, "whole", until=1)
+    git(
+        "config",
+        "filter.odd.clean",
+        f"echo cannot reach https://alice:{SECRETS[4]}@example.org/lfs >&2; exit 1",
+    )
+    git("config", "filter.odd.required", "true")
+    (repository.directory / "weights.dat").write_text("two\n")
     repository.train(pool, "one", until=1)
-    contents = [path.read_bytes() for path in repository.run("one").path.rglob("*") if path.is_file()]
+    runs = [repository.run(name).path for name in ("whole", "one")]
+    contents = [path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()]
 
     assert [secret for secret in SECRETS if any(secret.encode() in content for content in contents)] == []
     assert any(b"a change not committed" in content for content in contents)
+    assert any(b"https://example.org/lfs" in content for content in contents)
