@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from llmrun.checkpoint.reader import Checkpoint, newest_sound
+from llmrun.checkpoint.recorded_state import judge_of
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.manifest import Manifest, read_manifest
@@ -72,7 +73,7 @@ def open_writer(run: RunDirectory) -> Writer:
 
     Raises InputError where there is no checkpoint or the dataset has moved, RefusedError where none is sound.
     """
-    checkpoint, damages = newest_sound(run.checkpoints)
+    checkpoint, damages = newest_sound(run.checkpoints, judge=judge_of(run))
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:

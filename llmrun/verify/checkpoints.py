@@ -1,13 +1,14 @@
 """`verify` where at least one side is a checkpoint."""
 
 from llmrun.checkpoint.reader import Checkpoint, open_verified
+from llmrun.checkpoint.recorded_state import compare_with_record
 from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
 from llmrun.verify.diagnosis import cause, diagnose_state
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
 from llmrun.verify.modules import shared_module
 from llmrun.verify.sizes import distances_of_tensors
-from llmrun.verify.states import StateDifference, compare_states, compare_with_record, differing_names
+from llmrun.verify.states import StateDifference, compare_states, differing_names
 from llmrun.verify.subject import Subject
 from llmrun.verify.verdict import Finding, Verdict
 
@@ -81,10 +82,10 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
         )
     eras = {saved.label: era_of_checkpoint(checkpoint.manifest), run.label: _era_at(run, step)}
     fingerprints = compare_eras(eras["A"], eras["B"])
-    damage = _damage_up_to(run, step)
+    damage = (*_damage_up_to(run, step), *run.contradictions)
     unequal = compare_with_record(checkpoint, ledger.record(step))
     same_history = "chain" not in unequal
-    quantities = tuple(name for name in ("optimizer", "weights") if name in unequal)
+    quantities = tuple(name for name in ("tokens", "optimizer", "weights") if name in unequal)
     finding = None
     if damage:
         finding = Finding(ledger.verify_chain(), None, damage[0])
@@ -116,7 +117,7 @@ def _damage_up_to(run: Subject, step: int) -> tuple[str, ...]:
 
 def _era_at(run: Subject, step: int) -> tuple[Era, ...]:
     """The fingerprint under which a run made `step`."""
-    if run.record is None:
+    if run.record is None or run.contradictions:
         return ()
     era = [era for era in eras_of_run(run.record) if era.from_step < max(step, 1)][-1]
     return (Era(0, era.digest, era.parts, era.preimages),)

@@ -10,7 +10,7 @@ from llmrun.errors import InputError
 from llmrun.verify.checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
 from llmrun.verify.data_order import explain_rate, explain_tokens
 from llmrun.verify.diagnosis import cause, diagnose, diagnose_state, place_of
-from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run, false_statements
+from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run
 from llmrun.verify.ledgers import LedgersCompared, compare_ledgers, distances_of
 from llmrun.verify.shared import compare_shared
 from llmrun.verify.sizes import TensorDistance, distances_of_tensors
@@ -51,8 +51,7 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
     fingerprints = compare_eras(eras_a, eras_b)
     stop = None if ledgers.difference is None else ledgers.difference.step
     states = compare_shared(a, b, ledgers.steps, stop, progress)
-    edited = [*false_statements("A", eras_a), *false_statements("B", eras_b)]
-    damage = (*ledgers.damage, *states.damage, *edited)
+    damage = (*ledgers.damage, *states.damage, *a.contradictions, *b.contradictions)
     finding = _finding(a, b, ledgers, states, fingerprints)
     running = [f"{s.label} is still running, or was killed" for s in (a, b) if s.running]
     return Verdict(
@@ -77,8 +76,8 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
 
 
 def _eras(subject: Subject) -> tuple[Era, ...]:
-    """The fingerprints of a run; () where they are not known."""
-    return () if subject.record is None else eras_of_run(subject.record)
+    """The fingerprints of a run; () if they are not known, or run.json contradicts itself."""
+    return () if subject.record is None or subject.contradictions else eras_of_run(subject.record)
 
 
 def _finding(
