@@ -14,7 +14,7 @@ from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_
 from llmrun.verify.ledgers import LedgersCompared, compare_ledgers, distances_of
 from llmrun.verify.shared import compare_shared
 from llmrun.verify.sizes import TensorDistance, distances_of_tensors
-from llmrun.verify.states import StatesCompared, differing_names
+from llmrun.verify.states import QUANTITY_ORDER, StatesCompared, differing_names
 from llmrun.verify.subject import Subject, open_subject
 from llmrun.verify.tensors import name_tensors
 from llmrun.verify.verdict import Finding, Verdict
@@ -27,7 +27,7 @@ def verify_runs(
 
     path_a, path_b: directories of runs or checkpoints, or files of ledgers.
     progress: told how many bytes of a checkpoint were read.
-    Raises InputError where a path is none of these or they have nothing in common, DamagedError where
+    Raises InputError where a path is none of these, NothingComparedError if they have no step in common, DamagedError where
     the header of a ledger is damaged, CheckpointDamage where a checkpoint given by its path is.
     """
     a, b = open_subject("A", path_a), open_subject("B", path_b)
@@ -58,7 +58,8 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
         a=str(a.path),
         b=str(b.path),
         finding=finding or _damage_finding(ledgers, damage),
-        steps_compared=ledgers.n_steps,
+        steps_compared=ledgers.extent.n_steps,
+        quantities_compared=_quantities(ledgers, states),
         complete=ledgers.complete,
         last_step=ledgers.steps.stop - 1,
         ends=(a.ledger.last_step, b.ledger.last_step),
@@ -73,6 +74,12 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
         damage=damage,
         notes=(*ledgers.notes, *states.notes, *running),
     )
+
+
+def _quantities(ledgers: LedgersCompared, states: StatesCompared) -> tuple[str, ...]:
+    """What was compared: of the ledgers, and of the checkpoints that were equal."""
+    of_states = QUANTITY_ORDER if states.steps else ()
+    return tuple(dict.fromkeys([*ledgers.extent.quantities, *of_states]))
 
 
 def _eras(subject: Subject) -> tuple[Era, ...]:
