@@ -122,6 +122,8 @@ def _prepare(
     check_ledger(run, start)
     check_space(run, material.resolved, run.checkpoints)
     subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run))
+    for remark in subject.remarks:
+        say(remark)
     allowed, changes = compare(run, record, reference, start, subject, wishes, command)
     bases = [Path.cwd(), Path(record.working_directory)]
     twin = twin_of(run, record.segments, subject, bases, say)

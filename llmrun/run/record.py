@@ -168,13 +168,15 @@ def contradictions_of(record: RunRecord) -> list[str]:
     """What run.json states twice with different values, one line each; [] if it agrees with itself.
 
     Compared: each preimage with the digest of its part, the digests of the parts with the fingerprint, for the
-    run and for each segment; `steps` with T_tokens and GB_tok of the last segment's config.
+    run and for each segment; the number of a segment with its place; `steps` with T_tokens and GB_tok of the last segment's config.
     """
     own = record.fingerprint
     lines = list(_of_fingerprint("the run", own.get("digest"), own.get("parts"), own.get("preimages")))
     if lines:
         return lines  # the segments build on these preimages
-    for segment in record.segments:
+    for number, segment in enumerate(record.segments, start=1):
+        if segment.segment != number:
+            lines.append(f"segment {number} of the list has the number {segment.segment}")
         preimages = record.preimages_of(segment)
         who = f"segment {segment.segment}"
         lines += _of_fingerprint(who, segment.fingerprint, segment.parts, preimages)

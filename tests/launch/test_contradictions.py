@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from llmrun.checkpoint.contents import open_checkpoint
+from llmrun.cli.running import closing_lines
+from llmrun.data import stream_check
 from llmrun.errors import RefusedError
 from llmrun.launch.prepared import NothingToDo
 from llmrun.ledger.reader import LedgerReader
@@ -184,3 +186,70 @@ def test_a_run_whose_checkpoints_are_all_gone_is_not_finished(project, until):
     assert any("--from 0" in hint for hint in error.hints)
     project.resume(start="0", until=5)
     assert project.record.last.from_step == 0
+
+
+@pytest.fixture
+def own_data(project, dataset_of_session):
+    """The project's dataset, a copy that may be changed."""
+    (project.path / "data").unlink()
+    shutil.copytree(dataset_of_session, project.path / "data")
+    return project.path / "data"
+
+
+def foreign_stream(data, split):
+    """Name other data for a split; every shard keeps its right sha256."""
+    edit_json(
+        data / "dataset.json", lambda document: document["splits"][split].update(stream_digest="0" * 64)
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_foreign_stream_digest_with_sound_shards_starts_nothing(project, own_data, split):
+    """The fingerprint is built on it: refused before the run has a name, and by a resume, which stays as it was."""
+    content = (own_data / "dataset.json").read_bytes()
+    foreign_stream(own_data, split)
+    with pytest.raises(RefusedError) as caught:
+        project.prepare()
+    assert not project.run.path.exists()
+    (own_data / "dataset.json").write_bytes(content)
+    project.train(until=5)
+    foreign_stream(own_data, split)
+    error = project.refusal()
+
+    for refused in (caught.value, error):
+        assert f"the stream digest of {split}" in refused.says
+        assert refused.where.endswith("data/dataset.json")
+
+
+def test_a_damaged_shard_is_left_to_the_process_that_opens_it(project, own_data):
+    """The stream digest is right then; whoever opens the shard names it (exit 4)."""
+    file = own_data / "train-00000.bin"
+    raw = bytearray(file.read_bytes())
+    raw[0] ^= 1
+    file.write_bytes(raw)
+
+    assert project.train(until=5).end.why == "reached"
+
+
+def test_a_dataset_too_large_to_be_read_at_a_start_is_named(project, own_data, monkeypatch):
+    """What is not compared is said, with the command that compares it."""
+    monkeypatch.setattr(stream_check, "START_TOKENS", 1000)
+    foreign_stream(own_data, "train")
+    project.train(until=5)
+
+    assert sum(f"`llmrun data check {own_data}`" in line for line in project.said) == 1
+    assert llmrun(project, "data", "check", "data").returncode == 1
+
+
+def test_unchecked_shards_stand_on_the_closing_screen(project):
+    """`data.verify: never`: neither shards nor streams are read, and the screen says so."""
+    closing = {}
+    for verify in ("always", "never"):
+        prepared = project.prepare(identity=verify, overrides=[f"data.verify={verify}"])
+        closing[verify] = closing_lines(prepared, project.go(prepared))
+
+    assert [any("data.verify: never" in line for line in lines) for lines in closing.values()] == [
+        False,
+        True,
+    ]
+    assert not any("stream digest" in line for line in project.said)

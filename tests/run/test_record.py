@@ -177,6 +177,7 @@ def edited(document: dict, key: str, value: object) -> None:
         ("segments.0.fingerprint", "0" * 64, "segment 1"),
         ("segments.0.parts.code", "0" * 64, "segment 1"),
         ("segments.0.preimages", {"code": {"a.py": "bb"}}, "segment 1"),
+        ("segments.0.segment", 2, "segment 1"),
         ("steps", 100, "100 steps"),
     ],
 )
