@@ -14,7 +14,7 @@ from llmrun.config.schema import Config
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.order_file import open_order
 from llmrun.data.windows import Split
-from llmrun.errors import LlmrunError
+from llmrun.errors import LlmrunError, RunFailedError
 from llmrun.ledger.audit import Audit
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.reader import LedgerReader
@@ -83,6 +83,10 @@ def run_segment(
             None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
         )
         if checkpoint is not None:
+            if checkpoint.step != orders.from_step:
+                raise RunFailedError(
+                    f"orders.json must name a checkpoint of step {orders.from_step}, got {checkpoint.path.name}"
+                )
             restore(state, checkpoint)
         recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
         trainer = None if checkpoint is None else checkpoint.trainer
