@@ -6,6 +6,7 @@ LlmrunError                what a user can cause; shown as `error: …`, never a
 ├── DamagedError      1    a check found damage
 ├── RefusedError      3    refused before anything was started
 ├── RunFailedError    4    the run failed and can be resumed
+├── NothingComparedError 5 a comparison found nothing to compare: neither equal nor different
 └── PreemptedError   75    stopped on request after saving: run `llmrun resume`
 
 Invariants of our own are plain `assert`; a broken one is a bug (exit 70).
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 EXIT_BUG = 70
 EXIT_DIFFERENT = 1
+EXIT_NOTHING_COMPARED = 5
 
 
 class LlmrunError(Exception):
@@ -77,6 +79,16 @@ class RunFailedError(LlmrunError):
     """The run failed; it can be resumed."""
 
     exit_code = 4
+
+
+class NothingComparedError(LlmrunError):
+    """A comparison found nothing that both sides hold: neither equal nor different."""
+
+    exit_code = EXIT_NOTHING_COMPARED
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a JSON object, with `equal: null` as in a verdict."""
+        return {**super().as_json(), "equal": None}
 
 
 class DiskFullError(RunFailedError):

@@ -137,7 +137,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     manifest = _read_manifest(path, sums)
     headers = {name: read_header(path / name) for name in manifest.files if name.endswith(".safetensors")}
     _check_headers(path, manifest, headers)
-    return Checkpoint(path, manifest, _read_trainer(path, sums), headers)
+    return Checkpoint(path, manifest, _read_trainer(path, sums, manifest.step), headers)
 
 
 def check_directory(path: Path) -> None:
@@ -169,10 +169,10 @@ def _read_manifest(path: Path, sums: Mapping[str, str]) -> Manifest:
     return manifest
 
 
-def _read_trainer(path: Path, sums: Mapping[str, str]) -> dict[str, Any]:
+def _read_trainer(path: Path, sums: Mapping[str, str], step: int) -> dict[str, Any]:
     try:
         document = parse_object(_read_checked(path / TRAINER, TRAINER_BYTES_MAX, sums))
-        check_trainer(document)
+        check_trainer(document, step)
     except WrongValue as error:
         raise damaged(path / TRAINER, str(error)) from None
     return document

@@ -10,7 +10,9 @@ from typing import Any
 from llmrun.checkpoint.contents import Checkpoint, open_checkpoint
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
-from llmrun.checkpoint.verification import Progress, verify_files
+from llmrun.checkpoint.reader import open_judged
+from llmrun.checkpoint.recorded_state import judge_beside
+from llmrun.checkpoint.verification import Progress
 from llmrun.durable import TEMPORARY_PREFIX
 from llmrun.errors import InputError
 
@@ -84,12 +86,17 @@ def checkpoints_of(path: Path) -> Path:
 
 
 def damages_of(path: Path, progress: Progress | None = None) -> list[Damage] | None:
-    """What is wrong with a checkpoint, every byte read; None where its run has deleted it meanwhile."""
+    """What is wrong with a checkpoint; None if its run has deleted it meanwhile.
+
+    Reads every byte, and holds the state against the ledger of the run that the checkpoint lies in.
+    """
     try:
-        damages = verify_files(path, progress)
+        open_judged(path, progress, judge_beside(path))
+    except CheckpointDamage as error:
+        return list(error.damages) if path.exists() else None
     except InputError:
         return None
-    return None if damages and not path.exists() else damages
+    return []
 
 
 def row_of(path: Path) -> Row | None:

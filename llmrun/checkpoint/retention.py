@@ -5,9 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.checkpoint.errors import Damage
+from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.checkpoint.verification import Progress, verify_files
+from llmrun.checkpoint.reader import open_judged
+from llmrun.checkpoint.recorded_state import Judge
+from llmrun.checkpoint.verification import Progress
 from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk
 
 
@@ -54,10 +56,12 @@ def prune(
     *,
     dry_run: bool = False,
     progress: Progress | None = None,
+    judge: Judge | None = None,
     disk: Disk = DISK,
 ) -> Pruned:
     """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
 
+    judge: also holds the newest one against what the run recorded.
     progress: told of that reading; what it raises ends it, and nothing is deleted.
     Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
     """
@@ -65,9 +69,10 @@ def prune(
     surplus = to_delete(steps, last_k, best_step, every_n, protected)
     if not surplus:
         return Pruned((), tuple(steps))
-    damages = verify_files(checkpoints_dir / step_name(steps[-1]), progress)
-    if damages:
-        return Pruned((), tuple(steps), tuple(damages))
+    try:
+        open_judged(checkpoints_dir / step_name(steps[-1]), progress, judge)
+    except CheckpointDamage as error:
+        return Pruned((), tuple(steps), error.damages)
     left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))
     return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus), left=left)
 

@@ -12,9 +12,11 @@ _STEPS = ("best_step", "best_saved_step")
 _AVERAGE = ("decay", "total", "weight")
 
 
-def check_trainer(document: Mapping[str, Any]) -> None:
-    """Raise WrongValue where a document of this format does not hold what the trainer reads back.
+def check_trainer(document: Mapping[str, Any], step: int) -> None:
+    """Raise WrongValue if a document of this format does not hold what the trainer reads back.
 
+    step: that of the checkpoint, which the document states again: a wrong optimizer step would change the bias
+    correction of every later update.  The optimizer of a migrated state has a count of its own.
     Documents of other formats belong to other trainers.
     """
     if document.get("format") != TRAINER_FORMAT:
@@ -28,7 +30,11 @@ def check_trainer(document: Mapping[str, Any]) -> None:
     for key in _STEPS:
         if document.get(key) is not None:
             count_at(document[key], key)
-    count_at(object_at(document["optimizer"], "optimizer").get("step"), "optimizer step")
+    updates = count_at(object_at(document["optimizer"], "optimizer").get("step"), "optimizer step")
+    if document.get("step", step) != step:
+        raise WrongValue(f"is of step {shown(document['step'])}, the checkpoint of step {step}")
+    if updates != step and "migration" not in document:
+        raise WrongValue(f"states {updates} updates of the optimizer, the checkpoint is of step {step}")
     average = object_at(object_at(document["metrics"], "metrics").get("loss_smooth"), "loss_smooth", _AVERAGE)
     for key in _AVERAGE:
         _number_at(average[key], f"loss_smooth {key}")

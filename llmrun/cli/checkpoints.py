@@ -69,7 +69,7 @@ def check(
     runs_dir: RunsDir = "runs",
     json: AsJson = False,
 ) -> None:
-    """Check every byte of a run's checkpoints against SHA256SUMS and the manifest."""
+    """Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger."""
     from llmrun.checkpoint.listing import damages_of, find_checkpoints
     from llmrun.cli.reading import verifying
     from llmrun.run.directory import find_run_or_path

@@ -11,6 +11,7 @@ MEANINGS = {
     2: "the input is wrong",
     3: "refused before anything was started: something changed, is locked, or there is too little disk",
     4: "the run failed and can be resumed: `llmrun resume`",
+    5: "nothing was compared: neither equal nor different",
     70: "a bug of llmrun; the screen names the file with the traceback",
     75: "preempted after saving, or before the first step: `llmrun resume`",
 }
@@ -84,7 +85,7 @@ CHECKPOINTS = Group(
         "check": Command(
             module="llmrun.cli.checkpoints",
             function="check",
-            says="Check every byte of a run's checkpoints against SHA256SUMS and the manifest.",
+            says="Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger.",
             exits=(0, 1, 2),
             meanings=((0, "sound"), (1, "damaged: the files are named")),
         ),
@@ -111,13 +112,15 @@ RUNS_GROUP = Group(
             module="llmrun.cli.runs",
             function="show",
             says="Show one run: what it came from and each of its segments.",
-            exits=(0, 2),
+            exits=(0, 1, 2),
+            meanings=((1, "damaged: run.json contradicts itself"),),
         ),
         "diff": Command(
             module="llmrun.cli.runs",
             function="diff",
             says="Show how two runs differ in config, data, code and environment, as they were last trained.",
-            exits=(0, 2),
+            exits=(0, 1, 2),
+            meanings=((1, "damaged: run.json contradicts itself"),),
         ),
     },
 )
@@ -145,7 +148,7 @@ COMMANDS: dict[str, Command | Group] = {
         module="llmrun.cli.verify",
         function="verify",
         says="Prove two runs bitwise equal, or name the first difference; prove one run by executing steps again.",
-        exits=(0, 1, 2, 3, 4),
+        exits=(0, 1, 2, 3, 4, 5),
         meanings=(
             (0, "equal; groups of runs: equivalent"),
             (
@@ -167,7 +170,8 @@ COMMANDS: dict[str, Command | Group] = {
         module="llmrun.cli.sample",
         function="sample",
         says="Print text that a run's model writes.",
-        exits=(0, 2, 3),
+        exits=(0, 1, 2, 3),
+        meanings=((1, "damaged: run.json contradicts itself"),),
     ),
     "data": DATA,
     "checkpoints": CHECKPOINTS,

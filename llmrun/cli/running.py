@@ -194,6 +194,8 @@ def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
     steps = steps_in(run.checkpoints)
     if steps:
         lines.append(f"newest checkpoint: {run.checkpoints / step_name(steps[-1])}")
+    if prepared.subject.resolved.config.data.verify == "never":
+        lines.append("data: shards were not checked (data.verify: never)")
     lines.append(f"fingerprint: {prepared.segment.fingerprint}")
     if ended.end.why == "reached":
         lines.append(f"next: `llmrun resume {run.path}` continues to step {record.steps:,}")

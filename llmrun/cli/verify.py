@@ -106,8 +106,10 @@ def compare(path_a: Path, path_b: Path, strict: bool, as_json: bool) -> None:
 
 
 def end_with(verdict: "Verdict") -> None:
-    """Exit code 1 where the bits are not equal."""
-    from llmrun.errors import EXIT_DIFFERENT
+    """Exit code 1 if the bits are not equal, 5 if nothing that tells them was compared."""
+    from llmrun.errors import EXIT_DIFFERENT, EXIT_NOTHING_COMPARED
 
+    if verdict.equal is None:
+        raise typer.Exit(EXIT_NOTHING_COMPARED)
     if not verdict.equal:
         raise typer.Exit(EXIT_DIFFERENT)

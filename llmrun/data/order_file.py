@@ -4,7 +4,9 @@ order/order.bin    uint64 little-endian, one per sequence: high 16 bits the sour
                    dataset), low 48 bits the window
 order/order.json   format, bytes, sha256, entries, seed, n_windows
 
-The file and the function agree by construction, so a missing or damaged file is written again.
+The function decides, the file is its printout.  A file is held against the function when a segment starts
+(`COMPARED_ENTRIES`), and each entry again when a loader reads it; one that is not as the function says is
+written again.
 """
 
 import errno
@@ -17,9 +19,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.data.order import Order
+from llmrun.data.order import BLOCK_ENTRIES, Order
 from llmrun.durable import DISK, Disk, make_directories, replace_file, replace_json, sha256_of
-from llmrun.errors import RefusedError
+from llmrun.errors import RefusedError, RunFailedError
 
 FORMAT = "llmrun-order/1"
 ENTRY_BYTES = 8
@@ -28,6 +30,14 @@ WINDOW_MASK = 2**SOURCE_SHIFT - 1
 AUTO_BYTES_MAX = 2**30
 WRITE_ENTRIES = 1024 * 1024
 """Entries per write: 8 MiB."""
+COMPARED_ENTRIES = 16 * 1024 * 1024
+"""Entries held against the function at a start: all of a file of this size (128 MiB, about half a second), as
+many of a larger one, in blocks of BLOCK_ENTRIES spread evenly over it, both ends among them."""
+
+
+class DamagedOrderError(RunFailedError):
+    """The order file does not hold the order (exit 4: found while training)."""
+
 
 Outcome = Literal["written", "reused", "rewritten", "none"]
 
@@ -42,20 +52,37 @@ class Entries(Protocol):
 
 @dataclass(frozen=True)
 class OrderFile:
-    """A memory-mapped order file of `n_entries` entries."""
+    """A memory-mapped order file of `n_entries` entries, and the order that it must hold."""
 
     n_entries: int
     mapped: NDArray[np.uint64]
+    order: Order
 
     def entries(self, start: int, count: int) -> NDArray[np.uint64]:
-        """Positions [start, start + count) of the order: uint64 [count], a copy."""
+        """Positions [start, start + count) of the order: uint64 [count], a copy.
+
+        Raises DamagedOrderError if the file has another entry there than the function gives.
+        """
         assert 0 <= start <= start + count <= self.n_entries, (start, count, self.n_entries)
-        return np.array(self.mapped[start : start + count], dtype=np.uint64)
+        found = np.array(self.mapped[start : start + count], dtype=np.uint64)
+        unequal = np.flatnonzero(found != self.order.entries(start, count))
+        if unequal.size:
+            place = start + int(unequal[0])
+            raise DamagedOrderError(
+                f"entry {place:,} of the order file must be {self.order.entry(place):,}, got "
+                f"{int(found[unequal[0]]):,}",
+                where=str(getattr(self.mapped, "filename", "order.bin")),
+                hints=[
+                    "remove order.bin: `llmrun resume RUN` writes it again",
+                    "`--set data.order_file=never` computes the order, with the same bits",
+                ],
+            )
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, not by content."""
         path = Path(str(getattr(self.mapped, "filename", "")))
-        return _map, (path, self.n_entries)
+        return _map, (path, self.n_entries, self.order)
 
 
 def wanted(policy: Literal["auto", "always", "never"], n_entries: int) -> bool:
@@ -75,8 +102,8 @@ def prepare_order_file(
 ) -> Outcome:
     """Have a sound order file of `n_entries` entries where `policy` wants one.
 
-    An existing file that holds this order is reused after its size and sha256 are checked; any other is
-    written again ("rewritten").  Where none is wanted, order.json goes, so that no file is read unchecked.
+    An existing file that holds this order is reused after its size, its sha256 and its entries are checked; any
+    other is written again ("rewritten").  Where none is wanted, order.json goes, so that no file is read unchecked.
     Raises RefusedError where it cannot be written, such as on a full disk.
     """
     order = Order(seed, n_windows)
@@ -98,7 +125,8 @@ def open_order(run_dir: Path | None, seed: int, n_windows: int, n_entries: int |
     """The order as a loader reads it: the file where the run has one of this order, else the function.
 
     n_entries: a file that holds fewer is not read; None reads a file of any length.
-    Checks names, numbers and size, not the sha256: `prepare_order_file` did before the workers started.
+    Checks names, numbers and size; `prepare_order_file` checked the rest before the workers started, and each
+    entry is compared with the function when it is read.
     """
     order = Order(seed, n_windows)
     if run_dir is None:
@@ -109,12 +137,12 @@ def open_order(run_dir: Path | None, seed: int, n_windows: int, n_entries: int |
         return order
     if n_entries is not None and stated["entries"] < n_entries:
         return order
-    return _map(directory / "order.bin", stated["entries"])
+    return _map(directory / "order.bin", stated["entries"], order)
 
 
-def _map(path: Path, n_entries: int) -> OrderFile:
+def _map(path: Path, n_entries: int, order: Order) -> OrderFile:
     mapped: NDArray[np.uint64] = np.memmap(path, dtype=np.dtype("<u8"), mode="r", shape=(n_entries,))
-    return OrderFile(n_entries, mapped)
+    return OrderFile(n_entries, mapped, order)
 
 
 def _write(directory: Path, order: Order, n_entries: int, disk: Disk) -> None:
@@ -165,18 +193,30 @@ def _has_size(directory: Path, stated: dict[str, Any]) -> bool:
 
 
 def _is_sound(directory: Path, order: Order, n_entries: int) -> bool:
-    """Whether the file holds this order: what it states, its size, its sha256, and both its ends."""
+    """Whether the file holds this order: what it states, its size, its sha256, its entries."""
     stated = _stated(directory)
     if stated is None or not _is_of(stated, order) or stated["entries"] != n_entries:
         return False
     path = directory / "order.bin"
     if not _has_size(directory, stated) or sha256_of(path) != stated["sha256"]:
         return False
-    file, ends = _map(path, n_entries), min(n_entries, 1024)
+    mapped = _map(path, n_entries, order).mapped
     return all(
-        np.array_equal(file.entries(start, ends), order.entries(start, ends))
-        for start in (0, n_entries - ends)
+        np.array_equal(mapped[start : start + count], order.entries(start, count))
+        for start, count in compared_blocks(n_entries)
     )
+
+
+def compared_blocks(n_entries: int) -> Iterator[tuple[int, int]]:
+    """The blocks (start, count) of a file that are held against the function at a start."""
+    if n_entries <= COMPARED_ENTRIES:
+        for start in range(0, n_entries, WRITE_ENTRIES):
+            yield start, min(WRITE_ENTRIES, n_entries - start)
+        return
+    n_blocks = COMPARED_ENTRIES // BLOCK_ENTRIES
+    last_start = n_entries - BLOCK_ENTRIES
+    for block in range(n_blocks):
+        yield last_start * block // (n_blocks - 1), BLOCK_ENTRIES
 
 
 def _refusal(directory: Path, n_entries: int, error: OSError) -> RefusedError:

@@ -9,12 +9,13 @@ import numpy as np
 from llmrun.config.keys import shown_key
 from llmrun.errors import InputError
 from llmrun.launch.examine import Say, Subject
+from llmrun.launch.recorded import believed_record
 from llmrun.metrics.baseline import RUNS_MIN, Baseline, band_of
 from llmrun.metrics.curves import first_equal_pair, read_curve
 from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
-from llmrun.run.record import RunRecord, read_record
+from llmrun.run.record import RunRecord
 
 KEY = "monitor.baseline"
 SHOWN_MAX = 6
@@ -50,7 +51,7 @@ def baseline_for(
             where=KEY,
             hints=[f"`--set '{KEY}=[RUN, RUN, …]'`, or a pattern: `--set '{KEY}=[base-*]'`"],
         )
-    records = [read_record(found.record_file) for found in runs]
+    records = [believed_record(found) for found in runs]
     check_batches(records, subject)
     for line in notes(records, subject):
         say(line)

@@ -8,7 +8,8 @@ from llmrun.checkpoint.contents import Checkpoint
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.listing import best_step_of
-from llmrun.checkpoint.reader import newest_sound, open_verified
+from llmrun.checkpoint.reader import newest_sound, open_judged
+from llmrun.checkpoint.recorded_state import judge_of
 from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError, RefusedError
 from llmrun.run.directory import RunDirectory
@@ -35,17 +36,21 @@ class Start:
 
 
 def choose_start(
-    run: RunDirectory, wish: int | Literal["newest", "best"], say: Say, progress: Progress | None = None
+    run: RunDirectory,
+    wish: int | Literal["newest", "best"],
+    say: Say,
+    progress: Progress | None = None,
+    saved_step: int = 0,
 ) -> Start:
     """The newest sound checkpoint, that of a step, or the best one; damaged ones are named.
 
-    progress: told how many bytes were verified.
+    progress: told how many bytes were verified.  saved_step: the step whose state run.json says is saved.
     Raises InputError where the wished one is not there, RefusedError where it, or every one, is damaged.
     """
     if wish == "newest":
-        return Start(newest(run, say, progress))
+        return Start(newest(run, say, progress, saved_step))
     if wish == "best":
-        return Start(best(run, say, progress))
+        return Start(best(run, say, progress, saved_step))
     if wish == 0:
         refuse_step_0(run)
         return Start(None)
@@ -65,13 +70,24 @@ def refuse_step_0(run: RunDirectory) -> None:
         )
 
 
-def newest(run: RunDirectory, say: Say, progress: Progress | None = None) -> Checkpoint | None:
-    """The newest sound checkpoint; None where none was ever committed."""
+def newest(
+    run: RunDirectory, say: Say, progress: Progress | None = None, saved_step: int = 0
+) -> Checkpoint | None:
+    """The newest sound checkpoint; None if none was ever committed.
+
+    Raises RefusedError if none is sound, or if none is there although the run saved step `saved_step`.
+    """
+    if saved_step and not steps_in(run.checkpoints):
+        raise RefusedError(
+            f"{run.name} saved its state after step {saved_step:,}, and it has no checkpoint any more",
+            where=str(run.checkpoints),
+            hints=["restore one from a copy", "`--from 0` computes the run again from step 0"],
+        )
     if not steps_in(run.checkpoints):
         refuse_step_0(run)
         say("no checkpoint was committed yet: starting at step 0")
         return None
-    checkpoint, damages = newest_sound(run.checkpoints, progress)
+    checkpoint, damages = newest_sound(run.checkpoints, progress, judge=judge_of(run))
     if checkpoint is None:
         raise RefusedError(
             f"{run.name} has checkpoints and none of them is sound",
@@ -81,6 +97,12 @@ def newest(run: RunDirectory, say: Say, progress: Progress | None = None) -> Che
         )
     for line in passed_over(damages):
         say(line)
+    if checkpoint.step < saved_step:
+        say(
+            f"the state after step {saved_step:,} was saved and is missing or damaged: "
+            f"continuing from step {checkpoint.step:,}, steps {checkpoint.step + 1:,} to {saved_step:,} are "
+            "computed again"
+        )
     return checkpoint
 
 
@@ -92,9 +114,11 @@ def passed_over(damages: list[Damage]) -> list[str]:
     return [f"passing over damaged checkpoint {damage}" for damage in first.values()]
 
 
-def best(run: RunDirectory, say: Say, progress: Progress | None = None) -> Checkpoint | None:
+def best(
+    run: RunDirectory, say: Say, progress: Progress | None = None, saved_step: int = 0
+) -> Checkpoint | None:
     """The committed checkpoint of the best val_ppl, as the newest sound one knows it."""
-    known = newest(run, say, progress)
+    known = newest(run, say, progress, saved_step)
     best_step = None if known is None else best_step_of(known)
     if best_step is None:
         raise InputError(
@@ -113,7 +137,7 @@ def at_step(run: RunDirectory, step: int, progress: Progress | None = None) -> C
             f"{run.name} has no checkpoint of step {step}", hints=[f"there are checkpoints of steps: {there}"]
         )
     try:
-        return open_verified(run.checkpoints / step_name(step), progress)
+        return open_judged(run.checkpoints / step_name(step), progress, judge_of(run))
     except CheckpointDamage as error:
         raise RefusedError(
             f"the checkpoint of step {step} is damaged",

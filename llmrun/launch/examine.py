@@ -1,6 +1,7 @@
 """What a segment would run with: config, data, code, environment, put together before anything is changed."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.data.manifest import Manifest, facts, fingerprint_of, read_manifest, recorded_of
-from llmrun.errors import ConfigError, InputError, Problem
+from llmrun.data.manifest_json import MANIFEST_NAME
+from llmrun.data.stream_check import START_TOKENS, contradicted_streams, within_start
+from llmrun.errors import ConfigError, InputError, Problem, RefusedError
 from llmrun.launch.environment import worker_environment
 from llmrun.launch.starter import Starter
 from llmrun.machine import gpu_count
@@ -39,6 +42,7 @@ class Subject:
 
     environment:  variables of the workers.
     source_files: path -> sha256 of all source files that a worker imports.
+    streams_compared: whether the dataset's stream digests were computed again from its shards.
     """
 
     material: Material
@@ -46,6 +50,19 @@ class Subject:
     fingerprint: Fingerprint
     snapshot: Snapshot
     source_files: Mapping[str, str]
+    streams_compared: bool
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before the segment starts, as sentences."""
+        missing = list(self.snapshot.missing)
+        if self.streams_compared or self.resolved.config.data.verify != "always":
+            return missing
+        unread = (
+            f"the dataset has more than {START_TOKENS:,} tokens: its stream digests are not compared with its "
+            f"shards at a start; `llmrun data check {self.material.data_path}` compares them"
+        )
+        return [*missing, unread]
 
     @property
     def resolved(self) -> Resolved:
@@ -93,12 +110,14 @@ def examine(
     origin: what the run begins with, if it was migrated.
     check: called while waiting; what it raises ends the examination.
     say: tells the user what is waited for, if it takes long.
-    Raises RefusedError where a worker could not start here.
+    Raises RefusedError where a worker could not start here, or if dataset.json contradicts its shards.
     """
     config = material.resolved.config
+    reads_streams = config.data.verify == "always" and within_start(material.manifest)
     environment = worker_environment(os.environ, config.hardware.threads_per_rank)
     packages = PackageQuestion()
     git = GitQuestion(Path.cwd(), [runs_dir, material.data_path], spool=runs_dir)
+    streams = StreamQuestion(material) if reads_streams else None
     try:
         probe = starter.probe(config.hardware.device, environment, check)
         wait_for([git, packages], check, say)
@@ -107,6 +126,8 @@ def examine(
     finally:
         packages.withdraw()
         git.withdraw()
+    if streams is not None:
+        streams.refuse_contradictions(check)
     fingerprint = Fingerprint(
         {
             "config": numeric_fields(config),
@@ -115,7 +136,40 @@ def examine(
             "environment": dict(probe.environment),
         }
     )
-    return with_origin(Subject(material, environment, fingerprint, snapshot, probe.source_files), origin)
+    subject = Subject(material, environment, fingerprint, snapshot, probe.source_files, reads_streams)
+    return with_origin(subject, origin)
+
+
+class StreamQuestion:
+    """Reads a dataset on a thread of its own while the probe and pip are waited for."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True, name="streams")
+        self._thread.start()
+
+    def _read(self) -> None:
+        self._lines = contradicted_streams(self._material.data_path, self._material.manifest)
+
+    def refuse_contradictions(self, check: Callable[[], None]) -> None:
+        """Wait for the answer.
+
+        check: called while waiting; what it raises ends the wait.
+        Raises RefusedError if a stream digest is not that of its shards.
+        """
+        while self._thread.is_alive():
+            check()
+            self._thread.join(0.1)
+        if self._lines:
+            raise RefusedError(
+                f"dataset.json contradicts its shards: {self._lines[0]}",
+                where=str(self._material.data_path / MANIFEST_NAME),
+                caused_by=self._lines[1:],
+                hints=[
+                    "make the dataset again with `llmrun data prepare`, or restore dataset.json from a copy"
+                ],
+            )
 
 
 def with_origin(subject: Subject, origin: Origin | None) -> Subject:

@@ -79,8 +79,8 @@ def prepare_fresh(
             record = write_draft(draft, name, subject, baseline)
             stop.check()
             commit(draft, final)
-    for missing in subject.snapshot.missing:
-        say(missing)
+    for remark in subject.remarks:
+        say(remark)
     segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
     orders = orders_for(segment, subject, until, [], twin, baseline)
     return Prepared(final, lock, record, segment, orders, subject)

@@ -3,6 +3,7 @@
 from llmrun.checkpoint.layout import step_name, steps_in
 from llmrun.checkpoint.listing import best_step_of
 from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.checkpoint.recorded_state import judge_of
 from llmrun.checkpoint.retention import Pruned, prune
 from llmrun.launch.examine import Say
 from llmrun.launch.leftover import wait_for_leftovers
@@ -25,4 +26,4 @@ def prune_run(run: RunDirectory, keep_last: int, say: Say, *, dry_run: bool = Fa
         wait_for_leftovers(run, say)
         steps = steps_in(run.checkpoints)
         best = best_step_of(open_checkpoint(run.checkpoints / step_name(steps[-1]))) if steps else None
-        return prune(run.checkpoints, keep_last, best, every_n, dry_run=dry_run)
+        return prune(run.checkpoints, keep_last, best, every_n, dry_run=dry_run, judge=judge_of(run))

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from llmrun.config.dump import numeric_fields
 from llmrun.config.schema import Config
 from llmrun.errors import DamagedError, RefusedError
-from llmrun.provenance.fingerprint import PARTS, Fingerprint, digest_of
+from llmrun.provenance.fingerprint import Fingerprint, digest_of
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import settings_of_segment
-from llmrun.run.record import RunRecord, Segment
+from llmrun.run.record import RunRecord, Segment, contradictions_of, read_record
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,29 @@ def stretches_of(record: RunRecord, last_step: int) -> list[Stretch]:
     return found
 
 
+def believed_record(run: RunDirectory) -> RunRecord:
+    """run.json of a run that a launch builds on.
+
+    Raises InputError if it is no run record, RefusedError if it contradicts itself.
+    """
+    try:
+        return read_record(run.record_file)
+    except DamagedError as error:
+        raise RefusedError(
+            error.says, where=error.where, caused_by=error.caused_by, hints=error.hints
+        ) from error
+
+
 def recorded_fingerprint(run: RunDirectory, record: RunRecord, segment: Segment) -> Fingerprint:
-    """The fingerprint of a segment with its preimages.  Raises DamagedError where run.json lacks one."""
-    preimages = record.preimages_of(segment)
-    if set(preimages) != set(PARTS):
+    """The fingerprint of a segment with its preimages.  Raises DamagedError if run.json contradicts itself."""
+    found = contradictions_of(record)
+    if found:
         raise DamagedError(
-            f"run.json lacks preimages of the fingerprint: it has those of {sorted(preimages)}"
-        )
-    found = Fingerprint(preimages)
-    if found.digest != segment.fingerprint:
-        raise DamagedError(
-            f"run.json of {run.name} states the fingerprint {segment.fingerprint[:12]}… for segment "
-            f"{segment.segment}, its preimages give {found.digest[:12]}…: it was damaged or edited",
+            f"run.json of {run.name} contradicts itself: {found[0]}",
             where=str(run.record_file),
+            caused_by=found[1:],
         )
-    return found
+    return Fingerprint(record.preimages_of(segment))
 
 
 def recorded_config(run: RunDirectory, record: RunRecord, segment: Segment) -> Config:

@@ -37,6 +37,7 @@ from llmrun.launch.prepared import (
     promises_bits,
     twin_of,
 )
+from llmrun.launch.recorded import believed_record
 from llmrun.launch.rewind import check_ledger, rewind, tails_to_audit
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter
@@ -47,7 +48,7 @@ from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.origin import origin_of
-from llmrun.run.record import RunRecord, Segment, read_record
+from llmrun.run.record import RunRecord, Segment
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,11 @@ def _prepare(
     progress: Progress | None,
 ) -> Prepared | NothingToDo:
     """The steps of a resume in their order."""
-    record = close_open_segment(run, read_record(run.record_file), say)
-    if (
-        record.status == "finished"
-        and wishes.start == "newest"
-        and not wishes.overrides
-        and not command.config
-    ):
-        return finished(run, record, record.steps, record.steps)
-    start = choose_start(run, wishes.start, say, progress)
+    record = close_open_segment(run, believed_record(run), say)
+    start = choose_start(run, wishes.start, say, progress, record.saved_step)
+    plain = wishes.start == "newest" and not wishes.overrides and not command.config
+    if plain and record.status == "finished" and start.step == record.steps:
+        return finished(run, record, start.step, record.steps)
     reference = reference_of(record, start.step) if record.segments else None
     going_on = (
         go_on_with_segment(run, record, reference, wishes, say)
@@ -127,8 +124,8 @@ def _prepare(
     check_ledger(run, start)
     check_space(run, material.resolved, run.checkpoints)
     subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run), say)
-    for missing in subject.snapshot.missing:
-        say(missing)
+    for remark in subject.remarks:
+        say(remark)
     allowed, changes = compare(run, record, reference, start, subject, wishes, command, stop, say)
     bases = [Path.cwd(), Path(record.working_directory)]
     twin = twin_of(run, record.segments, subject, bases, say)
@@ -237,8 +234,16 @@ def check_belongs(run: RunDirectory, record: RunRecord, start: Start) -> None:
     """The checkpoint must have been written under one of the run's fingerprints.  Raises RefusedError."""
     if start.checkpoint is None:
         return
-    known = {record.fingerprint["digest"], *(segment.fingerprint for segment in record.segments)}
-    if start.checkpoint.manifest.fingerprint not in known:
+    manifest = start.checkpoint.manifest
+    known = {segment.fingerprint: segment.parts for segment in record.segments}
+    known[record.fingerprint["digest"]] = record.fingerprint["parts"]
+    if known.get(manifest.fingerprint, manifest.parts) != dict(manifest.parts):
+        raise RefusedError(
+            f"the manifest of {start.name} contradicts run.json: same fingerprint, other parts",
+            where=str(start.checkpoint.path),
+            hints=["restore the checkpoint from a copy, or resume from another one: `--from STEP`"],
+        )
+    if manifest.fingerprint not in known:
         raise RefusedError(
             f"{start.name} was not written by {run.name}: no segment of the run has its fingerprint",
             where=str(start.checkpoint.path),

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrun.errors import InputError, LlmrunError, RefusedError
+from llmrun.errors import DamagedError, InputError, LlmrunError, RefusedError
+from llmrun.launch.recorded import believed_record
 from llmrun.ledger.reader import LedgerReader
 from llmrun.provenance.fingerprint import Fingerprint, compare
 from llmrun.run.directory import RunDirectory, runs_below
@@ -27,7 +28,7 @@ def find_twin(runs_dir: Path, fingerprint: str, apart_from: RunDirectory) -> Run
             continue
         try:
             record = read_record(run.record_file)
-        except InputError:
+        except (InputError, DamagedError):
             continue
         if is_twin(record, fingerprint):
             found.append((record.segments[-1].to_step or 0, run))
@@ -45,7 +46,7 @@ def named_twin(
     run = find_run_from(name, apart_from.path.resolve().parent, bases)
     if run.path.resolve() == apart_from.path.resolve():
         raise InputError(f"compare_with names this run itself, {run.name}", where=KEY, hints=[AUTO_HINT])
-    record = read_record(run.record_file)
+    record = believed_record(run)
     if record.fingerprint["digest"] != fingerprint.digest:
         raise another_fingerprint(run, Fingerprint.of_json(record.fingerprint), fingerprint)
     if not is_twin(record, fingerprint.digest):

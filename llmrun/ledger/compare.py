@@ -24,6 +24,10 @@ CAUSAL_ORDER = (
 )
 """Fields of a record, each with the quantity it belongs to; a cause stands before its effects."""
 
+TELLING = ("loss", "gradients_digest", "grad_norm", "optimizer_digest", "weights_digest")
+"""Fields that tell bits of the result, in causal order.  Step, tokens and learning rate are prescribed by the
+config, the tokens' digest tells only the data: two ledgers that share nothing else were not compared."""
+
 _BLOCK_RECORDS = 1 << 16
 _WORD_OF = {name: word for word, name in enumerate(QUANTITIES)}
 
@@ -59,6 +63,35 @@ def common_steps(a: LedgerReader, b: LedgerReader) -> range:
     """The steps that both ledgers hold; empty where there is none."""
     start, stop = max(a.first_step, b.first_step), min(a.last_step, b.last_step) + 1
     return range(start, max(start, stop))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What two ledgers, or one and an execution that records everything, have in common.
+
+    n_steps:    finished steps of which both hold at least one field of TELLING; the initial state is none.
+    quantities: what both hold of finished steps, in causal order: some of data, loss, gradients, grad_norm,
+                optimizer, weights.  Nothing but `data` is no comparison of results.
+    """
+
+    n_steps: int
+    quantities: tuple[str, ...]
+
+
+def common_extent(a: LedgerReader, b: LedgerReader | None, steps: range) -> Extent:
+    """What `a` and `b` both hold of `steps`, which lie in both; b = None: of what `a` holds."""
+    telling = sum(1 << _WORD_OF[name] for name in TELLING)
+    n_steps, held = 0, 0
+    for low in range(max(steps.start, 1), steps.stop, _BLOCK_RECORDS):
+        high = min(low + _BLOCK_RECORDS, steps.stop)
+        present = a.words[low - a.first_step : high - a.first_step, PRESENT_WORD]
+        if b is not None:
+            present = present & b.words[low - b.first_step : high - b.first_step, PRESENT_WORD]
+        n_steps += int(np.count_nonzero(present & np.uint64(telling)))
+        held |= int(np.bitwise_or.reduce(present))
+    names = ("tokens_digest", *TELLING)
+    belongs = dict(CAUSAL_ORDER)
+    return Extent(n_steps, tuple(belongs[name] for name in names if held >> _WORD_OF[name] & 1))
 
 
 def differing_fields(a: Record, b: Record) -> tuple[str, ...]:

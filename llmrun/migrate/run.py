@@ -11,7 +11,8 @@ from llmrun.checkpoint.contents import Checkpoint
 from llmrun.checkpoint.errors import CheckpointWriteError
 from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.listing import checkpoints_of, is_checkpoint
-from llmrun.checkpoint.reader import newest_sound, open_verified
+from llmrun.checkpoint.reader import newest_sound, open_judged
+from llmrun.checkpoint.recorded_state import judge_beside, judge_of
 from llmrun.checkpoint.verification import Progress
 from llmrun.config.load import LoadedConfig
 from llmrun.durable import make_directories, replace_file, replace_json
@@ -117,9 +118,9 @@ def open_parent(source: Path, say: Say, progress: Progress) -> Checkpoint:
     Raises InputError where there is none, CheckpointDamage, RefusedError where a run has no sound one.
     """
     if is_checkpoint(source):
-        return open_verified(source, progress)
+        return open_judged(source, progress, judge_beside(source))
     directory = checkpoints_of(source)
-    checkpoint, damages = newest_sound(directory, progress)
+    checkpoint, damages = newest_sound(directory, progress, judge=judge_of(RunDirectory(directory.parent)))
     if checkpoint is None and damages:
         raise RefusedError(
             f"{source} has checkpoints and none of them is sound", caused_by=[str(d) for d in damages]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmrun.errors import InputError
+from llmrun.errors import DamagedError, InputError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Owner, live_owner
 from llmrun.run.origin import origin_of
@@ -40,7 +40,7 @@ def overview_of(run: RunDirectory) -> Overview:
     """One run in a list; a damaged run.json is said, not raised."""
     try:
         record = read_record(run.record_file)
-    except InputError as error:
+    except (InputError, DamagedError) as error:
         return Overview(run.name, str(run.path), problem=error.says)
     last = record.last
     return Overview(

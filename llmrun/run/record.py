@@ -6,14 +6,15 @@ allowed to differ carries its own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from llmrun.durable import replace_json
-from llmrun.errors import InputError
+from llmrun.errors import DamagedError, InputError
+from llmrun.provenance.fingerprint import PARTS, digest_of
 
 RECORD_FORMAT = "llmrun-run/1"
 
@@ -123,6 +124,18 @@ class RunRecord:
         return replace(self, status=why, segments=[*self.segments[:-1], ended])
 
     @property
+    def saved_step(self) -> int:
+        """The step whose state the run says it has saved; 0 if it says so of none.
+
+        The end of a finished run, or where the last segment stopped by plan or on request.
+        """
+        if self.status == "finished":
+            return self.steps
+        last = self.last
+        saved = last is not None and last.why in ("finished", "reached", "preempted")
+        return (last.to_step or 0) if last is not None and saved else 0
+
+    @property
     def proven_steps(self) -> int:
         """Steps of all segments that were recomputed and found equal."""
         return sum(segment.proven_steps for segment in self.segments)
@@ -133,8 +146,78 @@ def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_record(path: Path) -> RunRecord:
-    """The content of a run.json.  Raises InputError where it is not one."""
+def read_record(path: Path, *, compared: bool = True) -> RunRecord:
+    """The content of a run.json.
+
+    compared: also hold against each other what it states twice (`contradictions_of`); False only for a caller
+    that reports the contradictions itself.
+    Raises InputError if it is no run record, DamagedError if it contradicts itself.
+    """
+    record = _read_record(path)
+    found = contradictions_of(record) if compared else []
+    if found:
+        raise DamagedError(
+            f"run.json contradicts itself: {found[0]}",
+            where=str(path),
+            caused_by=found[1:],
+            hints=[DAMAGED_HINT],
+        )
+    return record
+
+
+def contradictions_of(record: RunRecord) -> list[str]:
+    """What run.json states twice with different values, one line each; [] if it agrees with itself.
+
+    Compared: each preimage with the digest of its part, the digests of the parts with the fingerprint, for the
+    run and for each segment; the number of a segment with its place; `steps` with T_tokens and GB_tok of the last segment's config.
+    """
+    own = record.fingerprint
+    lines = list(_of_fingerprint("the run", own.get("digest"), own.get("parts"), own.get("preimages")))
+    if lines:
+        return lines  # the segments build on these preimages
+    for number, segment in enumerate(record.segments, start=1):
+        if segment.segment != number:
+            lines.append(f"segment {number} of the list has the number {segment.segment}")
+        preimages = record.preimages_of(segment)
+        who = f"segment {segment.segment}"
+        lines += _of_fingerprint(who, segment.fingerprint, segment.parts, preimages)
+    return lines or list(_of_steps(record.steps, record.preimages_of(record.last)["config"]))
+
+
+def _of_fingerprint(who: str, digest: Any, parts: Any, preimages: Any) -> Iterator[str]:
+    """Contradictions within one fingerprint."""
+    for name, value in (("parts", parts), ("preimages", preimages)):
+        if not isinstance(value, Mapping) or set(value) != set(PARTS):
+            yield f"the {name} of the fingerprint of {who} must be {', '.join(PARTS)}"
+            return
+    for part in PARTS:
+        found = digest_of(preimages[part])
+        if found != parts[part]:
+            yield (
+                f"{who} states {_short(parts[part])} for the part {part} of its fingerprint, "
+                f"its preimage gives {_short(found)}"
+            )
+    found = digest_of(dict(parts))
+    if found != digest:
+        yield f"{who} states the fingerprint {_short(digest)}, its parts give {_short(found)}"
+
+
+def _of_steps(steps: Any, config: Any) -> Iterator[str]:
+    """Contradictions between the number of steps and the config in the fingerprint, if that names both sizes."""
+    try:
+        prescribed = config["T_tokens"] // config["batch"]["gb_tok"]
+    except (KeyError, TypeError, ZeroDivisionError):
+        return
+    if steps != prescribed:
+        yield f"the run has {steps} steps, T_tokens and GB_tok of its config give {prescribed}"
+
+
+def _short(digest: Any) -> str:
+    return f"{digest[:12]}…" if isinstance(digest, str) else str(digest)
+
+
+def _read_record(path: Path) -> RunRecord:
+    """The record in a file.  Raises InputError if it is not one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from llmrun.checkpoint.reader import Checkpoint, newest_sound
+from llmrun.checkpoint.recorded_state import judge_of
+from llmrun.config.dump import differences, numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.model.generators import cpu_generator
 from llmrun.model.initialise import build
 from llmrun.model.transformer import Transformer
@@ -72,7 +74,7 @@ def open_writer(run: RunDirectory) -> Writer:
 
     Raises InputError where there is no checkpoint or the dataset has moved, RefusedError where none is sound.
     """
-    checkpoint, damages = newest_sound(run.checkpoints)
+    checkpoint, damages = newest_sound(run.checkpoints, judge=judge_of(run))
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
@@ -81,6 +83,7 @@ def open_writer(run: RunDirectory) -> Writer:
         )
     record = read_record(run.record_file)
     config = Config.model_validate_json(json.dumps(config_in_force(run, record)))
+    refuse_other_model(run, record, config)
     resolved = resolved_of(config, 1)
     directory, manifest = find_dataset(run, record)
     return Writer(
@@ -90,6 +93,25 @@ def open_writer(run: RunDirectory) -> Writer:
         resolved=resolved,
         checkpoint=checkpoint,
     )
+
+
+def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> None:
+    """Hold the config of the last segment's orders against the one that its fingerprint names.
+
+    Raises DamagedError if they differ in a numeric field: other heads make other text of the same weights.
+    """
+    stated = {
+        key: value for key, value in record.preimages_of(record.last)["config"].items() if key != "origin"
+    }
+    found = differences(stated, numeric_fields(config))
+    if found:
+        key, old, new = found[0]
+        last = 0 if record.last is None else record.last.segment
+        raise DamagedError(
+            f"the config of segment {last} must be the one of its fingerprint: {key} is {new}, not {old}",
+            where=str(run.orders_file(last) if last else run.record_file),
+            hints=["restore the run's `logs/` and run.json from a copy"],
+        )
 
 
 def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, Manifest]:

@@ -14,7 +14,7 @@ from llmrun.config.schema import Config
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.order_file import open_order
 from llmrun.data.windows import Split
-from llmrun.errors import LlmrunError
+from llmrun.errors import LlmrunError, RunFailedError
 from llmrun.ledger.audit import Audit
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.reader import LedgerReader
@@ -42,6 +42,11 @@ from llmrun.train.state import TrainingState, initial_state
 from llmrun.train.stopping import StopRequest
 from llmrun.train.strategies import hosted_lanes
 
+UNCHECKED_SHARDS = (
+    "data.verify is never: shards are not held against their sha256, so the fingerprint promises equal bits only "
+    "for undamaged files; `llmrun data check` checks them"
+)
+
 
 def run_segment(
     run: RunDirectory, orders: SegmentOrders, stop: StopRequest, progress: Progress
@@ -53,9 +58,11 @@ def run_segment(
     committed checkpoint.
     """
     rank = progress.rank
+    config = Config.model_validate_json(json.dumps(orders.config))
     if rank == 0:
         progress.live = RemarksWriter(run.remarks_file(orders.segment))
-    config = Config.model_validate_json(json.dumps(orders.config))
+        if config.data.verify == "never" and orders.saves:
+            progress.remark(UNCHECKED_SHARDS)
     resolved = resolved_of(config, orders.D)
     set_determinism(config)
     seed_everything(stream_key(config.seed, "boundary", orders.from_step))
@@ -76,6 +83,10 @@ def run_segment(
             None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
         )
         if checkpoint is not None:
+            if checkpoint.step != orders.from_step:
+                raise RunFailedError(
+                    f"orders.json must name a checkpoint of step {orders.from_step}, got {checkpoint.path.name}"
+                )
             restore(state, checkpoint)
         recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
         trainer = None if checkpoint is None else checkpoint.trainer

@@ -1,13 +1,14 @@
 """`verify` where at least one side is a checkpoint."""
 
 from llmrun.checkpoint.reader import Checkpoint, open_verified
+from llmrun.checkpoint.recorded_state import compare_with_record
 from llmrun.checkpoint.verification import Progress
-from llmrun.errors import InputError
+from llmrun.errors import NothingComparedError
 from llmrun.verify.diagnosis import cause, diagnose_state
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
 from llmrun.verify.modules import shared_module
 from llmrun.verify.sizes import distances_of_tensors
-from llmrun.verify.states import StateDifference, compare_states, compare_with_record, differing_names
+from llmrun.verify.states import QUANTITY_ORDER, StateDifference, compare_states, differing_names
 from llmrun.verify.subject import Subject
 from llmrun.verify.verdict import Finding, Verdict
 
@@ -15,12 +16,12 @@ from llmrun.verify.verdict import Finding, Verdict
 def verify_checkpoints(a: Subject, b: Subject, progress: Progress | None = None) -> Verdict:
     """Two checkpoints, both read byte by byte.
 
-    Raises CheckpointDamage, InputError where they are of different steps.
+    Raises CheckpointDamage, NothingComparedError if they are of different steps.
     """
     one, other = open_verified(a.path, progress), open_verified(b.path, progress)
     if one.step != other.step:
-        raise InputError(
-            f"nothing to compare: A is the state after step {one.step}, B that after step {other.step}",
+        raise NothingComparedError(
+            f"nothing was compared: A is the state after step {one.step}, B that after step {other.step}",
             hints=["give checkpoints of one step, or the runs they belong to"],
         )
     fingerprints = compare_eras(era_of_checkpoint(one.manifest), era_of_checkpoint(other.manifest))
@@ -34,6 +35,7 @@ def verify_checkpoints(a: Subject, b: Subject, progress: Progress | None = None)
         b=str(b.path),
         finding=finding,
         steps_compared=one.step if same_history else 0,
+        quantities_compared=QUANTITY_ORDER if one.manifest.tensors or other.manifest.tensors else (),
         complete=True,
         last_step=one.step,
         fingerprints=fingerprints,
@@ -67,7 +69,7 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
     """A checkpoint against what a ledger recorded at its step; the order of the two does not matter.
 
     Equal chains mean that all steps up to there were equal.
-    Raises CheckpointDamage, InputError where the ledger does not hold the step.
+    Raises CheckpointDamage, NothingComparedError if the ledger does not hold the step.
     """
     saved, run = (a, b) if a.kind == "checkpoint" else (b, a)
     checkpoint = open_verified(saved.path, progress)
@@ -75,16 +77,18 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
     ledger = run.ledger
     assert ledger is not None
     if step not in ledger.steps:
-        raise InputError(
-            f"nothing to compare: {saved.label} is the state after step {step}, "
+        raise NothingComparedError(
+            f"nothing was compared: {saved.label} is the state after step {step}, "
             f"the ledger of {run.label} holds steps {ledger.first_step} to {ledger.last_step}"
         )
     eras = {saved.label: era_of_checkpoint(checkpoint.manifest), run.label: _era_at(run, step)}
     fingerprints = compare_eras(eras["A"], eras["B"])
-    damage = _damage_up_to(run, step)
-    unequal = compare_with_record(checkpoint, ledger.record(step))
+    damage = (*_damage_up_to(run, step), *run.contradictions)
+    record = ledger.record(step)
+    unequal = compare_with_record(checkpoint, record)
     same_history = "chain" not in unequal
-    quantities = tuple(name for name in ("optimizer", "weights") if name in unequal)
+    compared = [("optimizer", record.optimizer_digest), ("weights", record.weights_digest)]
+    quantities = tuple(name for name in ("tokens", "optimizer", "weights") if name in unequal)
     finding = None
     if damage:
         finding = Finding(ledger.verify_chain(), None, damage[0])
@@ -96,6 +100,7 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
         b=str(b.path),
         finding=finding,
         steps_compared=step if same_history and not damage else 0,
+        quantities_compared=tuple(name for name, digest in compared if digest is not None),
         complete=same_history and step == ledger.last_step,
         last_step=step,
         fingerprints=fingerprints,
@@ -116,7 +121,7 @@ def _damage_up_to(run: Subject, step: int) -> tuple[str, ...]:
 
 def _era_at(run: Subject, step: int) -> tuple[Era, ...]:
     """The fingerprint under which a run made `step`."""
-    if run.record is None:
+    if run.record is None or run.contradictions:
         return ()
     era = [era for era in eras_of_run(run.record) if era.from_step < max(step, 1)][-1]
     return (Era(0, era.digest, era.parts, era.preimages),)

@@ -75,14 +75,3 @@ def _changes(old: Era, new: Era) -> list[Change]:
     if not known or old.preimages is None or new.preimages is None:
         return []
     return compare(Fingerprint(old.preimages), Fingerprint(new.preimages))
-
-
-def false_statements(label: str, eras: tuple[Era, ...]) -> list[str]:
-    """What run.json states of a fingerprint although its preimages say otherwise: somebody edited it."""
-    return [
-        f"run.json of {label} states the fingerprint {era.digest[:12]}…, its preimages give {digest[:12]}…"
-        for era in eras
-        if era.preimages is not None
-        and set(era.preimages) == set(PARTS)
-        and (digest := Fingerprint(era.preimages).digest) != era.digest
-    ]

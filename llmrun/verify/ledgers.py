@@ -2,8 +2,16 @@
 
 from dataclasses import dataclass
 
-from llmrun.errors import InputError
-from llmrun.ledger.compare import Difference, common_steps, differing_steps, equal_records, first_difference
+from llmrun.errors import NothingComparedError
+from llmrun.ledger.compare import (
+    Difference,
+    Extent,
+    common_extent,
+    common_steps,
+    differing_steps,
+    equal_records,
+    first_difference,
+)
 from llmrun.ledger.distance import Distance, growth
 from llmrun.ledger.reader import LedgerReader
 from llmrun.ledger.record import QUANTITIES
@@ -19,6 +27,7 @@ class LedgersCompared:
     equal_again:  the step from which on no record differs any more; None where the last one does, or none.
     broken_step:  the first step whose record does not hold in one of them; None where all hold.
     chain:        the chain after the last step, where it is the same in both; None otherwise.
+    extent:       how many of these steps tell bits in both, and which quantities do.
     complete:     both end at the same step, and neither is torn or damaged.
     """
 
@@ -29,23 +38,19 @@ class LedgersCompared:
     complete: bool
     damage: tuple[str, ...]
     notes: tuple[str, ...]
+    extent: Extent
     n_different: int = 0
     equal_again: int | None = None
-
-    @property
-    def n_steps(self) -> int:
-        """Finished steps among those compared; the initial state is none."""
-        return len(self.steps) - (self.steps.start == 0 and len(self.steps) > 0)
 
 
 def compare_ledgers(a: LedgerReader, b: LedgerReader) -> LedgersCompared:
     """Compare two ledgers over the steps that both hold.
 
-    Raises InputError where they have no step in common.
+    Raises NothingComparedError if they have no step in common.
     """
     both = common_steps(a, b)
     if not both:
-        raise InputError(f"nothing to compare: A holds {_held(a)}, B holds {_held(b)}")
+        raise NothingComparedError(f"nothing was compared: A holds {_held(a)}, B holds {_held(b)}")
     found = _first_broken(a, b)
     broken = {label: step for label, step in found.items() if step is not None}
     steps = range(both.start, min([both.stop, *broken.values()]))
@@ -64,7 +69,8 @@ def compare_ledgers(a: LedgerReader, b: LedgerReader) -> LedgersCompared:
             for label, step in broken.items()
         ),
         (*_notes("A", a), *_notes("B", b), *_unrecorded(a, b)),
-        *_extent(a, b, difference, steps),
+        common_extent(a, b, steps),
+        *_later(a, b, difference, steps),
     )
 
 
@@ -75,7 +81,7 @@ def _first_broken(a: LedgerReader, b: LedgerReader) -> dict[str, int | None]:
     return {"A": broken, "B": b.verify_chain(b.first_step + sound)}
 
 
-def _extent(
+def _later(
     a: LedgerReader, b: LedgerReader, difference: Difference | None, steps: range
 ) -> tuple[int, int | None]:
     """(steps that differ, the step from which on none does)."""

@@ -10,11 +10,11 @@ from llmrun.errors import InputError
 from llmrun.verify.checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
 from llmrun.verify.data_order import explain_rate, explain_tokens
 from llmrun.verify.diagnosis import cause, diagnose, diagnose_state, place_of
-from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run, false_statements
+from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run
 from llmrun.verify.ledgers import LedgersCompared, compare_ledgers, distances_of
 from llmrun.verify.shared import compare_shared
 from llmrun.verify.sizes import TensorDistance, distances_of_tensors
-from llmrun.verify.states import StatesCompared, differing_names
+from llmrun.verify.states import QUANTITY_ORDER, StatesCompared, differing_names
 from llmrun.verify.subject import Subject, open_subject
 from llmrun.verify.tensors import name_tensors
 from llmrun.verify.verdict import Finding, Verdict
@@ -27,7 +27,7 @@ def verify_runs(
 
     path_a, path_b: directories of runs or checkpoints, or files of ledgers.
     progress: told how many bytes of a checkpoint were read.
-    Raises InputError where a path is none of these or they have nothing in common, DamagedError where
+    Raises InputError where a path is none of these, NothingComparedError if they have no step in common, DamagedError where
     the header of a ledger is damaged, CheckpointDamage where a checkpoint given by its path is.
     """
     a, b = open_subject("A", path_a), open_subject("B", path_b)
@@ -51,15 +51,15 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
     fingerprints = compare_eras(eras_a, eras_b)
     stop = None if ledgers.difference is None else ledgers.difference.step
     states = compare_shared(a, b, ledgers.steps, stop, progress)
-    edited = [*false_statements("A", eras_a), *false_statements("B", eras_b)]
-    damage = (*ledgers.damage, *states.damage, *edited)
+    damage = (*ledgers.damage, *states.damage, *a.contradictions, *b.contradictions)
     finding = _finding(a, b, ledgers, states, fingerprints)
     running = [f"{s.label} is still running, or was killed" for s in (a, b) if s.running]
     return Verdict(
         a=str(a.path),
         b=str(b.path),
         finding=finding or _damage_finding(ledgers, damage),
-        steps_compared=ledgers.n_steps,
+        steps_compared=ledgers.extent.n_steps,
+        quantities_compared=_quantities(ledgers, states),
         complete=ledgers.complete,
         last_step=ledgers.steps.stop - 1,
         ends=(a.ledger.last_step, b.ledger.last_step),
@@ -76,9 +76,15 @@ def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdic
     )
 
 
+def _quantities(ledgers: LedgersCompared, states: StatesCompared) -> tuple[str, ...]:
+    """What was compared: of the ledgers, and of the checkpoints that were equal."""
+    of_states = QUANTITY_ORDER if states.steps else ()
+    return tuple(dict.fromkeys([*ledgers.extent.quantities, *of_states]))
+
+
 def _eras(subject: Subject) -> tuple[Era, ...]:
-    """The fingerprints of a run; () where they are not known."""
-    return () if subject.record is None else eras_of_run(subject.record)
+    """The fingerprints of a run; () if they are not known, or run.json contradicts itself."""
+    return () if subject.record is None or subject.contradictions else eras_of_run(subject.record)
 
 
 def _finding(

@@ -2,8 +2,9 @@
 
 from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.reader import Checkpoint
+from llmrun.checkpoint.recorded_state import compare_with_record
 from llmrun.checkpoint.verification import Progress
-from llmrun.verify.states import StatesCompared, compare_states, compare_with_record, sound_checkpoint
+from llmrun.verify.states import StatesCompared, compare_states, sound_checkpoint
 from llmrun.verify.subject import Subject
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.checkpoint.errors import CheckpointDamage
-from llmrun.checkpoint.manifest import Manifest
 from llmrun.checkpoint.reader import Checkpoint, open_checkpoint, verify_files
+from llmrun.checkpoint.recorded_state import groups_of
 from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
-from llmrun.ledger.combine import TensorDigest, combine_digests
-from llmrun.ledger.record import Record
 from llmrun.ledger.tensors import differing_tensors
 
 QUANTITY_ORDER = ("optimizer", "weights", "rng")
@@ -53,21 +51,6 @@ class StatesCompared:
     notes: list[str] = field(default_factory=list)
 
 
-def groups_of(manifest: Manifest) -> dict[str, dict[str, TensorDigest]]:
-    """The digests in a manifest, by quantity: weights (parameters, buffers, extra) and optimizer."""
-    groups: dict[str, dict[str, TensorDigest]] = {"weights": {}, "optimizer": {}}
-    for name, entry in manifest.tensors.items():
-        quantity = "optimizer" if entry.kind.startswith("optimizer/") else "weights"
-        groups[quantity][name] = TensorDigest(entry.dtype, entry.shape, int(entry.digest, 16))
-    return groups
-
-
-def parameters_of(manifest: Manifest) -> dict[str, TensorDigest]:
-    """The digests of the parameters: what the ledger calls weights."""
-    weights = groups_of(manifest)["weights"]
-    return {name: weights[name] for name, entry in manifest.tensors.items() if entry.kind == "parameter"}
-
-
 def compare_states(a: Checkpoint, b: Checkpoint) -> StateDifference | None:
     """Compare two sound checkpoints of one step: digests of all tensors, bytes of all random states."""
     groups_a, groups_b = groups_of(a.manifest), groups_of(b.manifest)
@@ -95,21 +78,6 @@ def _differing_rng(a: Checkpoint, b: Checkpoint) -> list[str]:
         if states_a[name].dtype != states_b[name].dtype or not np.array_equal(states_a[name], states_b[name])
     ]
     return [*unequal, *sorted(states_a.keys() ^ states_b.keys())]
-
-
-def compare_with_record(checkpoint: Checkpoint, record: Record) -> list[str]:
-    """In what a checkpoint is not the state that a ledger recorded at its step: some of weights, optimizer, chain."""
-    manifest = checkpoint.manifest
-    stated = {
-        "weights": (record.weights_digest, parameters_of(manifest)),
-        "optimizer": (record.optimizer_digest, groups_of(manifest)["optimizer"]),
-    }
-    unequal = [
-        quantity
-        for quantity, (digest, tensors) in stated.items()
-        if digest is not None and combine_digests(tensors) != digest
-    ]
-    return [*unequal, *([] if record.chain.hex() == manifest.chain else ["chain"])]
 
 
 def sound_checkpoint(

@@ -1,6 +1,7 @@
 """What `llmrun verify` is given: a run's directory, a checkpoint, or the file of a ledger."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from llmrun.errors import InputError
 from llmrun.ledger.header import is_ledger
 from llmrun.ledger.reader import LedgerReader
 from llmrun.run.directory import RunDirectory
-from llmrun.run.record import RunRecord, read_record
+from llmrun.run.record import RunRecord, contradictions_of, read_record
 
 Kind = Literal["run", "checkpoint", "ledger"]
 
@@ -35,6 +36,12 @@ class Subject:
     def ledger_tensors(self) -> Path:
         """Where digests of single tensors are kept; need not exist."""
         return RunDirectory(self.path).ledger_tensors
+
+    @cached_property
+    def contradictions(self) -> tuple[str, ...]:
+        """What run.json states twice with different values, one line each: then none of it is believed."""
+        found = [] if self.record is None else contradictions_of(self.record)
+        return tuple(f"run.json of {self.label} contradicts itself: {line}" for line in found)
 
     @property
     def running(self) -> bool:
@@ -64,7 +71,7 @@ def _open_directory(label: str, path: Path) -> Subject:
     if (path / MANIFEST).is_file():
         return Subject(label, path, "checkpoint", None, None, {})
     if run.ledger_file.is_file():
-        record = read_record(run.record_file) if run.is_run else None
+        record = read_record(run.record_file, compared=False) if run.is_run else None
         # The ledger is opened last: a run that goes on records a step before it saves it.
         found = {step: run.checkpoints / step_name(step) for step in steps_in(run.checkpoints)}
         return Subject(label, path, "run", LedgerReader(run.ledger_file), record, found)

@@ -6,12 +6,12 @@ import numpy as np
 
 from llmrun.checkpoint.errors import CheckpointDamage
 from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.checkpoint.recorded_state import groups_of
 from llmrun.errors import DamagedError, InputError
 from llmrun.ledger.combine import TensorDigest, combine_digests
 from llmrun.ledger.compare import Difference
 from llmrun.ledger.single_word import find_changed_word
 from llmrun.ledger.tensors import TENSOR_QUANTITIES, Group, differing_tensors, read_tensors, steps_kept
-from llmrun.verify.states import groups_of
 from llmrun.verify.subject import Subject
 
 Groups = dict[str, dict[str, TensorDigest]]

@@ -44,7 +44,9 @@ class Verdict:
 
     a, b:              the subjects as the user named them.
     finding:           why they are not equal; None where they are.
-    steps_compared:    finished steps that both hold and that were compared.
+    steps_compared:    finished steps of which something that tells bits was compared.
+    quantities_compared: what both hold and was compared: some of data, loss, gradients, grad_norm, optimizer,
+                       weights, rng.
     complete:          both end at the same step, and neither is torn or damaged.
     last_step:         the last step that was compared.
     ends:              the last steps of A and B; None where there are not two ledgers.
@@ -66,6 +68,7 @@ class Verdict:
     steps_compared: int
     complete: bool
     last_step: int
+    quantities_compared: tuple[str, ...]
     fingerprints: Fingerprints
     ends: tuple[int, int] | None = None
     chain: str | None = None
@@ -79,9 +82,14 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     @property
-    def equal(self) -> bool:
-        """Same bits wherever both hold something; with `strict` also same length and fingerprint."""
-        return self.finding is None
+    def equal(self) -> bool | None:
+        """Same bits wherever both hold something; with `strict` also same length and fingerprint.
+
+        None: nothing that tells bits of the result was compared, so neither equal nor different can be said.
+        """
+        if self.finding is not None:
+            return False
+        return True if set(self.quantities_compared) - {"data"} else None
 
     def as_json(self) -> dict[str, Any]:
         """The verdict with stable keys."""
@@ -91,6 +99,7 @@ class Verdict:
             "equal": self.equal,
             **_finding_json(self.finding),
             "steps_compared": self.steps_compared,
+            "quantities_compared": list(self.quantities_compared),
             "complete": self.complete,
             "last_steps": {"a": self.ends[0], "b": self.ends[1]} if self.ends else None,
             "chain": self.chain,

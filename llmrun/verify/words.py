@@ -151,6 +151,12 @@ def _tensors(verdict: Verdict, finding: Finding) -> list[str]:
 
 def _last_line(verdict: Verdict) -> str:
     finding = verdict.finding
+    if verdict.equal is None:
+        held = "nothing but the data" if verdict.quantities_compared else "nothing"
+        return f"nothing was compared: both record {held} of the steps up to {verdict.last_step:,}"
+    if finding is None and "weights" not in verdict.quantities_compared:
+        quantities = ", ".join(name for name in verdict.quantities_compared if name != "data")
+        return f"equal in {quantities} at every step up to {verdict.last_step:,}; no weights were compared"
     if finding is None:
         return f"equal: the same bits at every step up to {verdict.last_step:,}"
     if finding.quantity is None:

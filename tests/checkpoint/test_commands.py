@@ -10,10 +10,11 @@ from llmrun.checkpoint.layout import steps_in
 from llmrun.cli.checkpoints import check, list_, prune
 from llmrun.durable import Disk
 from llmrun.errors import DamagedError, InputError, RefusedError
+from llmrun.provenance.fingerprint import PARTS, Fingerprint
 from llmrun.run.lock import RunLock
 from llmrun.run.record import RunRecord
 
-FINGERPRINT = {"digest": "ab" * 32, "parts": {}, "preimages": {}}
+FINGERPRINT = Fingerprint({part: {} for part in PARTS}).as_json()
 GIT = {"commit": None, "root_commits": [], "diff_sha256": "0" * 64, "dirty": {}}
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import pickle
+from itertools import pairwise
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from llmrun.data import order_file
 from llmrun.data.order import Order
-from llmrun.data.order_file import OrderFile, open_order, prepare_order_file, wanted
+from llmrun.data.order_file import DamagedOrderError, OrderFile, open_order, prepare_order_file, wanted
 from llmrun.durable import Disk, sha256_of
 from llmrun.errors import RefusedError
 
@@ -174,3 +175,51 @@ def test_unwritable(tmp_path, code, says):
     assert refused.value.says == says
     assert refused.value.hints[0].startswith("set `data.order_file: never`")
     assert list((tmp_path / "order").iterdir()) == []
+
+
+def rewrite_entry(directory, place):
+    """Exchange an entry with its neighbour, and make the sha256 right."""
+    values = np.fromfile(directory / "order.bin", dtype="<u8")
+    values[[place, place + 1]] = values[[place + 1, place]]
+    values.tofile(directory / "order.bin")
+    stated = json.loads((directory / "order.json").read_text())
+    stated["sha256"] = sha256_of(directory / "order.bin")
+    (directory / "order.json").write_text(json.dumps(stated))
+
+
+def test_an_order_changed_in_the_middle_with_its_sha256_made_right_is_written_again(tmp_path):
+    """The function decides: every entry of a file of this size is held against it."""
+    assert prepare_order_file(tmp_path, "always", SEED, W, 50_000) == "written"
+    rewrite_entry(tmp_path / "order", 25_000)
+
+    assert prepare_order_file(tmp_path, "always", SEED, W, 50_000) == "rewritten"
+    assert np.array_equal(
+        np.fromfile(tmp_path / "order/order.bin", dtype="<u8"), Order(SEED, W).entries(0, 50_000)
+    )
+
+
+def test_an_entry_that_a_loader_reads_is_the_functions_or_an_error(run_dir):
+    """Whatever changed the file after the start, in a loader worker too: no other sample is trained on."""
+    order = open_order(run_dir, SEED, W)
+    rewrite_entry(run_dir / "order", 1200)
+    unpickled = pickle.loads(pickle.dumps(open_order(run_dir, SEED, W)))
+
+    assert order.entries(0, 1200).tolist() == Order(SEED, W).entries(0, 1200).tolist()
+    for reader in (order, unpickled):
+        with pytest.raises(DamagedOrderError) as caught:
+            reader.entries(1190, 20)
+        assert caught.value.exit_code == 4
+        assert "entry 1,200" in caught.value.says
+
+
+def test_a_large_file_is_compared_in_blocks_that_reach_both_ends():
+    """At most COMPARED_ENTRIES entries, spread evenly; a smaller file whole."""
+    n_entries = 40 * order_file.COMPARED_ENTRIES + 12_345
+    blocks = list(order_file.compared_blocks(n_entries))
+    gaps = {later - start for (start, _), (later, _) in pairwise(blocks)}
+
+    assert sum(count for _, count in blocks) == order_file.COMPARED_ENTRIES
+    assert blocks[0][0] == 0
+    assert sum(blocks[-1]) == n_entries
+    assert max(gaps) - min(gaps) <= 1
+    assert sum(count for _, count in order_file.compared_blocks(2_500_000)) == 2_500_000

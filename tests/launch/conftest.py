@@ -23,6 +23,7 @@ from llmrun.launch.segment import run_segment
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Probe
 from llmrun.launch.wishes import wishes_of
+from llmrun.ledger.combine import TensorDigest, combine_digests
 from llmrun.ledger.file import LedgerWriter
 from llmrun.ledger.record import Record, quantities_due
 from llmrun.plan.parameters import parameter_shapes
@@ -44,8 +45,16 @@ hardware: {device: cpu}
 STEPS = 20
 
 
-def record_of(step: int, salt: int) -> Record:
-    """A ledger record that depends on nothing but its step and a salt."""
+MOMENT = {"model.norm.weight.exp_avg": (32,)}
+
+
+def digest_of_all(shapes: dict[str, tuple[int, ...]], step: int) -> int:
+    """What the ledger says of tensors that all have the digest `step`, as `_save` writes them."""
+    return combine_digests({name: TensorDigest("F32", shape, step) for name, shape in shapes.items()})
+
+
+def record_of(step: int, salt: int, shapes: dict[str, tuple[int, ...]]) -> Record:
+    """A ledger record that depends on nothing but its step, a salt and the model's shape."""
     values = {
         "tokens": step * 1024,
         "loss": 5.0 - step / 100 + salt,
@@ -53,10 +62,16 @@ def record_of(step: int, salt: int) -> Record:
         "learning_rate": 1e-3,
         "tokens_digest": step,
         "gradients_digest": step + salt,
-        "weights_digest": step + salt,
-        "optimizer_digest": step,
+        "weights_digest": digest_of_all(shapes, step + salt),
+        "optimizer_digest": digest_of_all(MOMENT, step + salt),
     }
     return Record(step, **{name: values[name] for name in quantities_due(step) - {"step"}})
+
+
+def shapes_of(orders: SegmentOrders) -> dict[str, tuple[int, ...]]:
+    """The parameters of the model that a segment trains."""
+    config = Config.model_validate_json(json.dumps(orders.config))
+    return dict(parameter_shapes(resolved_of(config, orders.D).shape))
 
 
 class Bookkeeper:
@@ -100,10 +115,11 @@ class Bookkeeper:
             )
         else:
             ledger = LedgerWriter.create(run.ledger_file, "tests", STEPS)
+        shapes = shapes_of(orders)
         if ledger.next_step == 0:
-            ledger.append(record_of(0, self.salt))
+            ledger.append(record_of(0, self.salt, shapes))
         for step in range(orders.from_step + 1, last + 1):
-            ledger.append(record_of(step, self.salt))
+            ledger.append(record_of(step, self.salt, shapes))
             with run.metrics_file.open("a") as file:
                 file.write(json.dumps({"step": step, "tokens": step * 1024, "loss": 1.0}) + "\n")
             if step % 5 == 0 or step == orders.until_step:
@@ -112,8 +128,7 @@ class Bookkeeper:
         ledger.close()
 
     def _save(self, run: RunDirectory, orders: SegmentOrders, step: int, chain: str) -> None:
-        resolved = resolved_of(Config.model_validate_json(json.dumps(orders.config)), orders.D)
-        shapes = parameter_shapes(resolved.shape)
+        shapes = shapes_of(orders)
         values = {name: np.full(math.prod(shape), step, np.float32) for name, shape in shapes.items()}
         pieces = [Piece(name, "parameter", "F32", shapes[name], 0, values[name]) for name in shapes]
         moment = Piece(
@@ -130,7 +145,7 @@ class Bookkeeper:
             rng={"numpy": np.zeros(2, np.uint8)},
             model=pieces,
             optimizer=[moment],
-            digests=lambda pieces: [step] * len(pieces),
+            digests=lambda pieces: [step + self.salt] * len(pieces),
         )
         save_rank(run.checkpoints, saved, 0, 1)
         commit(run.checkpoints, saved, 1, 5.0)

@@ -4,6 +4,7 @@ import pytest
 
 from llmrun.errors import InputError, RefusedError
 from llmrun.ledger.record import RECORD_BYTES
+from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.record import read_record
 
 
@@ -126,7 +127,10 @@ def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
     path = project.path / "runs" / "first" / "run.json"
     record = read_record(path)
     last = record.segments[-1]
-    other = changed(last, segment=2, fingerprint="0" * 64)
+    preimages = {"code": {"llmrun/train/step.py": "cc" * 32}}
+    fingerprint = Fingerprint({**record.fingerprint["preimages"], **preimages})
+    facts = {"fingerprint": fingerprint.digest, "parts": fingerprint.parts, "preimages": preimages}
+    other = changed(last, segment=2, **facts)
     for segments, says in (
         ([changed(last, why=None, to_step=None)], "it has not ended yet"),
         ([changed(last, to_step=0)], "it has no step"),

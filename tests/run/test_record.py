@@ -5,11 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from llmrun.errors import InputError
+from llmrun.errors import DamagedError, InputError
+from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.overview import lines_of, overview_of, true_status
 from llmrun.run.record import RunRecord, Segment, read_record
 
+PREIMAGES = {
+    "config": {"T_tokens": 204800, "batch": {"gb_tok": 1024}, "μ": 1},
+    "data": {"train": "aa"},
+    "code": {},
+    "environment": {"torch": "2.13.0"},
+}
+FINGERPRINT = Fingerprint(PREIMAGES)
 GIT = {"commit": None, "root_commits": [], "diff_sha256": "0" * 64, "dirty": {}}
 
 
@@ -25,8 +33,8 @@ def segment(number=1, **changed):
         "allowed": [],
         "changes": [],
         "overrides": [],
-        "fingerprint": "ab" * 32,
-        "parts": {"config": "cd" * 32},
+        "fingerprint": FINGERPRINT.digest,
+        "parts": FINGERPRINT.parts,
         "preimages": {},
         "git": GIT,
         "host": "node7",
@@ -43,11 +51,7 @@ def record(**changed):
         "status": "created",
         "steps": 200,
         "config": {"name": "demo"},
-        "fingerprint": {
-            "digest": "ab" * 32,
-            "parts": {"config": "cd" * 32},
-            "preimages": {"config": {"μ": 1}},
-        },
+        "fingerprint": FINGERPRINT.as_json(),
         "git": GIT,
         "working_directory": "/srv/alice/project",
     }
@@ -151,3 +155,42 @@ def test_a_record_is_replaced_not_edited():
 
     assert before == replace(before)
     assert before.last.why is None
+
+
+def edited(document: dict, key: str, value: object) -> None:
+    """Change one dotted key of a JSON document in place."""
+    *parents, last = key.split(".")
+    for name in parents:
+        document = document[int(name)] if isinstance(document, list) else document[name]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "names"),
+    [
+        ("fingerprint.preimages.config.T_tokens", 409600, "part config"),
+        ("fingerprint.preimages.environment.torch", "2.14.0", "part environment"),
+        ("fingerprint.parts.data", "0" * 64, "part data"),
+        ("fingerprint.digest", "0" * 64, "the fingerprint 000000000000"),
+        ("fingerprint.preimages", {}, "preimages"),
+        ("fingerprint.parts", None, "parts"),
+        ("segments.0.fingerprint", "0" * 64, "segment 1"),
+        ("segments.0.parts.code", "0" * 64, "segment 1"),
+        ("segments.0.preimages", {"code": {"a.py": "bb"}}, "segment 1"),
+        ("segments.0.segment", 2, "segment 1"),
+        ("steps", 100, "100 steps"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_damaged(tmp_path, key, value, names):
+    """A preimage edited with its digest left, the reverse, and what else run.json states twice."""
+    path = tmp_path / "run.json"
+    record().with_segment(segment()).write(path)
+    document = json.loads(path.read_text())
+    edited(document, key, value)
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(DamagedError) as caught:
+        read_record(path)
+    assert names in caught.value.says
+    assert caught.value.where == str(path)
+    assert overview_of(RunDirectory(tmp_path)).problem == caught.value.says

@@ -100,3 +100,15 @@ def test_another_tokenizer_in_its_place_is_refused(trained, tmp_path):
 
     with pytest.raises(InputError, match="has another tokenizer than demo was trained with"):
         open_writer(trained.run("demo"))
+
+
+def test_another_model_in_the_orders_is_damage(trained, tmp_path, capsys):
+    """The weights would fit, and the text would be another model's."""
+    orders = trained.run("demo").orders_file(1)
+    document = json.loads(orders.read_text())
+    document["config"]["model"]["norm_eps"] *= 2
+    orders.write_text(json.dumps(document))
+    code = run(["sample", "demo", "--runs-dir", str(tmp_path / "runs"), "--tokens", "3", "--prompt", "a"])
+
+    assert code == 1
+    assert "norm_eps" in capsys.readouterr().err

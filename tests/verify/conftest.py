@@ -14,7 +14,7 @@ from llmrun.checkpoint.writer import commit, save_rank
 from llmrun.durable import Disk
 from llmrun.ledger.combine import TensorDigest, combine_digests
 from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import Record, quantities_due, tensors_due
+from llmrun.ledger.record import QUANTITIES, Record, quantities_due, tensors_due
 from llmrun.ledger.tensors import write_tensors
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
@@ -159,21 +159,24 @@ def make_run(
     preimages: dict[str, object] | None = None,
     later: tuple[int, dict[str, object]] | None = None,
     status: str = "finished",
+    records: Iterable[str] = QUANTITIES,
 ) -> Path:
     """A run of `last_step` steps.
 
     alter: changes a state before it is recorded and saved.  change: changes a record before it is written.
-    later: (step, preimages) of a second segment.
+    later: (step, preimages) of a second segment.  records: the quantities that the ledger holds beside the step.
     """
     run = RunDirectory(path)
     path.mkdir(parents=True)
     run.checkpoints.mkdir()
     fingerprint = Fingerprint(PREIMAGES | (preimages or {}))
-    writer = LedgerWriter.create(run.ledger_file, "test", last_step, disk=QuickDisk())
+    kept = {"step", *records}
+    writer = LedgerWriter.create(run.ledger_file, "test", last_step, kept, disk=QuickDisk())
     for step in range(last_step + 1):
         state = state_at(step)
         alter(state)
-        record = writer.append(change(record_of(state)))
+        full = change(record_of(state))
+        record = writer.append(replace(full, **dict.fromkeys(full.quantities - kept)))
         if tensors_due(step):
             keep_tensors(run, state)
         if step in set(checkpoints):

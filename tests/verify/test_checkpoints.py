@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.checkpoint.errors import CheckpointDamage
-from llmrun.errors import InputError
+from llmrun.errors import NothingComparedError
 from llmrun.ledger.record import RECORD_BYTES
 from llmrun.verify.runs import verify_runs
 
@@ -29,7 +29,7 @@ def test_two_checkpoints_are_compared(runs):
 def test_checkpoints_of_different_steps_have_nothing_in_common(runs):
     """That is said, with both steps."""
     a = runs.make("a") / "checkpoints"
-    with pytest.raises(InputError, match="A is the state after step 10, B that after step 20"):
+    with pytest.raises(NothingComparedError, match="A is the state after step 10, B that after step 20"):
         verify_runs(a / "step-00000010", a / "step-00000020")
 
 
@@ -47,7 +47,9 @@ def test_a_checkpoint_is_compared_with_a_runs_ledger(runs):
     assert (verify_runs(saved, b).equal, verify_runs(saved, b).steps_compared) == (True, 20)
     finding = verify_runs(saved, c).finding
     assert (finding.step, finding.quantity, finding.quantities) == (20, "weights", ("weights",))
-    with pytest.raises(InputError, match="A is the state after step 20, the ledger of B holds steps 0 to 14"):
+    with pytest.raises(
+        NothingComparedError, match="A is the state after step 20, the ledger of B holds steps 0 to 14"
+    ):
         verify_runs(saved, runs.make("short", last_step=14, checkpoints=()))
 
 

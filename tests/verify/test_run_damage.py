@@ -103,7 +103,7 @@ def test_an_edited_fingerprint_is_damage(runs):
     document["fingerprint"]["preimages"]["config"]["seed"] = 43
     (b / "run.json").write_text(json.dumps(document))
 
-    assert "run.json of B states the fingerprint" in verify_runs(a, b).damage[0]
+    assert "run.json of B contradicts itself" in verify_runs(a, b).damage[0]
 
 
 def test_a_damaged_header_is_damage(runs):

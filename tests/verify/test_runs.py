@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, NothingComparedError
 from llmrun.ledger.combine import TensorDigest
 from llmrun.ledger.cut import cut_back
 from llmrun.ledger.explain import INITIALISATION
@@ -272,7 +272,7 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
     verdict = verify_runs(a, tail)
 
     assert (verdict.equal, verdict.steps_compared, verdict.last_step) == (True, 6, 24)
-    with pytest.raises(InputError, match="nothing to compare: A holds steps 0 to 18, B holds steps 19 to 24"):
+    with pytest.raises(NothingComparedError, match="A holds steps 0 to 18, B holds steps 19 to 24"):
         verify_runs(b, tail)
 
 

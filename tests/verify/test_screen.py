@@ -209,7 +209,7 @@ def test_the_json_has_its_keys_in_every_case(runs, llmrun):
     runs.make("c", last_step=20, change=lambda r: replace(r, loss=9.0) if r.step == 5 else r)
     keys = (
         "a b equal first_step quantity quantities tensors tensors_step tensors_quantity module elements diagnosis "
-        "steps_compared complete last_steps chain checkpoints_compared tensors_compared distances "
+        "steps_compared quantities_compared complete last_steps chain checkpoints_compared tensors_compared distances "
         "tensor_distances differing_steps equal_again_from fingerprints_equal fingerprints "
         "fingerprint_parts fingerprint_changes damage notes"
     )
@@ -275,13 +275,6 @@ def test_on_a_terminal_the_words_are_wrapped_and_coloured(monkeypatch, tmp_path)
             (
                 "error: runs/a/run.json is neither a run, nor a checkpoint, nor a ledger\n\n"
                 "hint: give a run's directory or name, a checkpoint's directory, or a ledger.bin\n"
-            ),
-        ),
-        (
-            ["verify", "runs/a/checkpoints/step-00000010", "runs/a/checkpoints/step-00000020"],
-            (
-                "error: nothing to compare: A is the state after step 10, B that after step 20\n\n"
-                "hint: give checkpoints of one step, or the runs they belong to\n"
             ),
         ),
     ],

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from llmrun.cli.app import run
+from llmrun.ledger.file import LedgerWriter
+from llmrun.ledger.record import Record
+from llmrun.metrics.smooth import MovingAverage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
@@ -302,3 +305,33 @@ def test_a_run_that_is_nothing_to_verify(capsys):
     """`llmrun verify` alone says what it can do."""
     assert run(["verify"]) == 2
     assert "there is nothing to verify" in capsys.readouterr().err
+
+
+def test_losses_that_the_ledger_contradicts_are_damage(tmp_path, monkeypatch, capsys):
+    """metrics.jsonl alone would decide here: its smoothed losses must be those of the ledger."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("base-1", "base-2", "new-1", "new-2")):
+        losses, smooth = [5.0 - number / 10 - step / 100 for step in range(1, 9)], MovingAverage()
+        run_ = make(name, seed=number, steps=8)
+        rows = [
+            {"step": step, "loss": loss, "loss_smooth": smooth.add(loss)}
+            for step, loss in enumerate(losses, start=1)
+        ]
+        ledger = LedgerWriter.create(run_.ledger_file, "test", 8, {"step", "loss"})
+        ledger.append(Record(0))
+        for row in rows:
+            ledger.append(Record(row["step"], loss=row["loss"]))
+        ledger.close()
+        run_.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ["verify", "--statistical", "--baseline", "base-*", "--candidate", "new-*", "--json"]
+    run(line, as_json=True)
+    sound = json.loads(capsys.readouterr().out)
+    text = run_.metrics_file.read_text().splitlines()
+    text[4] = json.dumps({**json.loads(text[4]), "loss_smooth": 4.0})
+    run_.metrics_file.write_text("\n".join(text) + "\n")
+    code = run(line, as_json=True)
+    error = json.loads(capsys.readouterr().err)
+
+    assert sound["step"] == 8
+    assert (code, error["exit_code"], error["where"]) == (1, 1, "runs/new-2/metrics.jsonl")
+    assert "step 5" in error["error"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.errors import InputError
+from llmrun.ledger.compare import common_extent
 from llmrun.ledger.distance import Distance, growth
 from llmrun.ledger.explain import explain
 from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras
@@ -176,6 +177,7 @@ def conclude(audited: Audited, draw: Draw | None, done: list[RouteDone], finding
         b="replay",
         finding=finding,
         steps_compared=n_equal,
+        quantities_compared=quantities_of(audited, done, bool(met)),
         complete=n_equal == audited.ledger.last_step,
         last_step=last_step,
         ends=(audited.ledger.last_step, last_step),
@@ -189,6 +191,16 @@ def conclude(audited: Audited, draw: Draw | None, done: list[RouteDone], finding
     )
     D = done[-1].grounds[-1].resolved.batch.D if done else 0
     return Replay(verdict, tuple(done), draw, D)
+
+
+def quantities_of(audited: Audited, done: Sequence[RouteDone], saved: bool) -> tuple[str, ...]:
+    """What the executed steps were compared in: they record everything, so it is what the run's ledger holds.
+
+    saved: whether checkpoints on the way were compared too.
+    """
+    steps = [range(route.route.start.step + 1, route.route.start.step + route.n_equal + 1) for route in done]
+    found = [name for some in steps for name in common_extent(audited.ledger, None, some).quantities]
+    return tuple(dict.fromkeys([*found, *(("optimizer", "weights") if saved else ())]))
 
 
 def distances_of(audited: Audited, done: Sequence[RouteDone]) -> dict[str, list[Distance]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llmrun.checkpoint.layout import step_name
 from llmrun.checkpoint.reader import Checkpoint, newest_sound
+from llmrun.checkpoint.recorded_state import compare_with_record
 from llmrun.errors import InputError
 from llmrun.launch.ground import Ground, ground_for
 from llmrun.launch.recorded import Stretch, stretches_of
@@ -12,7 +13,6 @@ from llmrun.launch.starter import Starter
 from llmrun.ledger.reader import LedgerReader
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
-from llmrun.verify.states import compare_with_record
 from llmrun.verify.subject import Subject, open_subject
 
 

@@ -75,8 +75,9 @@ def locate_between(path_a: Path, path_b: Path, crew: Crew) -> Located:
     Raises InputError where one is no run, and what `state_before` and `bisect` raise.
     """
     verdict = verify_runs(path_a, path_b)
-    if verdict.equal or verdict.finding is None:
-        return Located(verdict, None, (), "nothing to bisect: A and B are equal")
+    if verdict.finding is None:
+        says = "A and B are equal" if verdict.equal else "nothing of A and B could be compared"
+        return Located(verdict, None, (), f"nothing to bisect: {says}")
     step, quantity = verdict.finding.step, verdict.finding.quantity
     if step is None or quantity not in OF_MODULES:
         what = "damaged" if quantity is None else f"different in {quantity} first"
@@ -117,6 +118,7 @@ def locate_in(path: Path, from_step: int | None, n_steps: int, crew: Crew) -> Lo
         b="replay",
         finding=finding_of(found),
         steps_compared=len(steps),
+        quantities_compared=("loss", "gradients"),
         complete=False,
         last_step=last,
         fingerprints=Fingerprints(side.ground.here.digest == side.ground.recorded.digest, (), ()),

@@ -129,6 +129,8 @@ def finding_rows(finding: Finding) -> list[str]:
 def last_line(replay: Replay) -> str:
     """The verdict."""
     finding, verdict = replay.verdict.finding, replay.verdict
+    if verdict.equal is None:
+        return "nothing was compared: the ledger records nothing that tells bits of the executed steps"
     if finding is None:
         n = verdict.steps_compared
         return f"equal: {n:,} step{' comes' if n == 1 else 's come'} out with the bits that the run recorded"

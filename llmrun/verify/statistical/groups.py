@@ -1,12 +1,18 @@
 """Groups of runs that are compared: their curves, and what the comparison has to know of their making."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.errors import InputError
+import numpy as np
+
+from llmrun.errors import DamagedError, InputError
+from llmrun.ledger.reader import LedgerReader
+from llmrun.ledger.record import QUANTITIES
 from llmrun.metrics.curves import Curve, first_equal_pair, read_curve
+from llmrun.metrics.smooth import MovingAverage
 from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
@@ -62,7 +68,8 @@ class Group:
 def load_group(label: str, wanted: Sequence[str], runs_dir: str | Path) -> Group:
     """The runs that `wanted` names: names, paths, patterns, several in one entry with commas.
 
-    Raises InputError where they are not there, fewer than two, or without metrics.
+    Raises InputError where they are not there, fewer than two, or without metrics, DamagedError if the metrics
+    or run.json of one contradict its ledger or themselves.
     """
     entries = [part.strip() for entry in wanted for part in entry.split(",") if part.strip()]
     runs = find_runs(entries, runs_dir)
@@ -77,8 +84,35 @@ def load_group(label: str, wanted: Sequence[str], runs_dir: str | Path) -> Group
         curve = read_curve(run.metrics_file)
         if not curve.steps:
             raise InputError(f"{run.path} has no metrics: it has trained no step", hints=["leave it out"])
+        refuse_other_losses(run, curve)
         members.append(Member(run, read_record(run.record_file), curve))
     return Group(label, tuple(members))
+
+
+def refuse_other_losses(run: RunDirectory, curve: Curve) -> None:
+    """Hold the smoothed losses in metrics.jsonl against the losses of the ledger, if the run has one.
+
+    The smoothed loss is computed again from the ledger, so the two must have equal bits.  Steps that either of
+    them lacks are not compared.
+    Raises DamagedError with the first step that differs.
+    """
+    if not run.ledger_file.is_file():
+        return
+    ledger, smooth = LedgerReader(run.ledger_file), MovingAverage()
+    recorded = ledger.array["present"] >> np.uint64(QUANTITIES.index("loss")) & np.uint64(1)
+    losses = ledger.array["loss"]
+    for place, step in enumerate(ledger.steps):
+        if step == 0:
+            continue
+        if step > curve.steps or not recorded[place]:
+            return
+        expected, found = smooth.add(float(losses[place])), float(curve.loss_smooth[step - 1])
+        if found != expected and not math.isnan(found):
+            raise DamagedError(
+                f"loss_smooth of step {step:,} must be that of the ledger's losses, {expected!r}, got {found!r}",
+                where=str(run.metrics_file),
+                hints=["restore metrics.jsonl from a copy, or leave the run out"],
+            )
 
 
 def check_comparable(groups: Sequence[Group]) -> None:
