@@ -13,8 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, OtherRankError, RunFailedError
-from llmrun.machine import AGENT_PID, die_with_parent
+from llmrun.errors import (
+    DESCRIPTORS_HINT,
+    EXIT_BUG,
+    SHARED_MEMORY_HINTS,
+    TOO_MANY_FILES,
+    DamagedError,
+    LlmrunError,
+    OtherRankError,
+    RunFailedError,
+    hints_for,
+)
+from llmrun.machine import AGENT_PID, die_with_parent, raise_open_files_limit
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
 
@@ -22,6 +32,7 @@ from llmrun.run.orders import Outcome, SegmentOrders
 def main() -> NoReturn:
     """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
     die_with_parent(int(os.environ.get(AGENT_PID) or os.getppid()))
+    raise_open_files_limit()
     run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
     _log_to(run.rank_log(segment, rank))
     outcome, code = work(run, segment, rank)
@@ -89,6 +100,9 @@ def as_known(error: Exception) -> LlmrunError:
         return error
     says = str(error)
     own_words = says.splitlines()[:1]
+    limit = as_system_limit(error)
+    if limit is not None:
+        return limit
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
         return RunFailedError(
             "out of memory",
@@ -122,6 +136,36 @@ def as_known(error: Exception) -> LlmrunError:
     )
     assert bug.exit_code == EXIT_BUG
     return bug
+
+
+DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata", "error code: <24>")
+"""How torch reports EMFILE: by the system's text, by a descriptor that a socket could not deliver, by its number."""
+
+SHARED_MEMORY_GONE = (
+    "is killed by signal: Bus error",
+    "shared memory object",
+    "shared memory file",
+    "shm_open",
+)
+"""How torch reports that /dev/shm is full, read-only or not there."""
+
+
+def as_system_limit(error: Exception) -> RunFailedError | None:
+    """`error` if a limit of open files or of shared memory is behind it, whoever raised it; else None."""
+    says = str(error)
+    own_words = says.splitlines()[:1]
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
+    if isinstance(error, RuntimeError) and any(text in says for text in DESCRIPTORS_GONE):
+        return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
+    if isinstance(error, RuntimeError) and any(text in says for text in SHARED_MEMORY_GONE):
+        return RunFailedError(
+            "a loader worker cannot use shared memory: /dev/shm is full or cannot be written",
+            where="/dev/shm",
+            caused_by=own_words,
+            hints=list(SHARED_MEMORY_HINTS),
+        )
+    return None
 
 
 if __name__ == "__main__":
