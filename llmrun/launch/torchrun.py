@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import psutil
 
+from llmrun.durable import open_to_append
 from llmrun.launch.probe import run_probe
 from llmrun.launch.starter import Probe, WorkerJob
 
@@ -102,7 +103,7 @@ class TorchrunStarter:
     def start(self, job: WorkerJob) -> TorchrunWorkers:
         """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked."""
         rendezvous = f"{job.run.name}-{job.segment}-{secrets.token_hex(8)}"
-        with job.run.torchrun_log(job.segment).open("ab") as log:
+        with os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log:
             agent = subprocess.Popen(
                 command_line(job, os.getpid(), rendezvous),
                 env=dict(job.environment),

@@ -21,8 +21,8 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The run's identity: the directory's name."""
-        return self.path.resolve().name
+        """The name under which the directory is found; that of the link if it is reached through one."""
+        return Path(os.path.abspath(self.path)).name
 
     @property
     def record_file(self) -> Path:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from llmrun.durable import open_to_append
 from llmrun.errors import (
     DESCRIPTORS_HINT,
     EXIT_BUG,
@@ -46,7 +47,7 @@ def main() -> NoReturn:
 def _log_to(path: Path) -> None:
     """Turn standard output and error into this rank's log; SIGUSR2 prints all stacks there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = open_to_append(path)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     faulthandler.enable(file=2)
