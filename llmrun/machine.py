@@ -2,6 +2,7 @@
 
 import ctypes
 import getpass
+import math
 import os
 import platform
 import re
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llmrun.cgroups import cgroup_limits
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
@@ -131,8 +134,10 @@ def cpu_flags() -> list[str]:
 
 
 def cpus_usable() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may run on, by its affinity and by the limits of its control groups."""
+    processors = len(os.sched_getaffinity(0))
+    allowed = cgroup_limits().cpus
+    return processors if allowed is None else max(1, min(processors, math.ceil(allowed)))
 
 
 def device_name(device: str) -> str:
@@ -142,8 +147,10 @@ def device_name(device: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Physical memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory that this process may use: that of the machine, or less if a control group allows less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = cgroup_limits().memory_bytes
+    return physical if allowed is None else min(physical, allowed)
 
 
 def host_name() -> str:

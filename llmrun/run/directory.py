@@ -22,7 +22,7 @@ class RunDirectory:
     @property
     def name(self) -> str:
         """The name under which the directory is found; that of the link if it is reached through one."""
-        return Path(os.path.abspath(self.path)).name
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow the link
 
     @property
     def record_file(self) -> Path:

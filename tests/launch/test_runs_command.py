@@ -163,4 +163,5 @@ def test_a_run_that_is_a_link_has_a_name_that_is_found(two_runs, capsys):
     for name in names:
         assert run(["runs", "show", name]) == 0
         assert capsys.readouterr().out.startswith(f"{name}: ")
-    assert run(["verify", "linked", "elsewhere/second"]) == 0
+    assert run(["runs", "diff", "linked", "elsewhere/second"]) == 0
+    assert "equal fingerprints" in capsys.readouterr().out
