@@ -26,7 +26,7 @@ DESCRIPTORS_HINT = "raise the limit of open files, for example `ulimit -n 65536`
 DESCRIPTORS_HINT_SYSTEM = "raise the limit of open files of the machine: `sysctl fs.file-max`"
 
 SHARED_MEMORY_HINTS = (
-    "`--set data.num_workers=0` uses no shared memory (the same bits)",
+    "`--set data.num_workers=0` needs no shared memory (the same bits)",
     "enlarge it: `mount -o remount,size=1G /dev/shm`, or `--shm-size=1g` for a container",
 )
 

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import resource
+import secrets
 import signal
 import socket
 import sys
@@ -151,6 +152,19 @@ def memory_bytes() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     allowed = cgroup_limits().memory_bytes
     return physical if allowed is None else min(physical, allowed)
+
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the system's own place for it
+"""Where loader workers lay down what they hand over."""
+
+
+def shared_memory_bytes() -> int:
+    """Room that is free in /dev/shm.  Raises OSError if nothing can be written there."""
+    probe = SHARED_MEMORY / f"llmrun-{os.getpid()}-{secrets.token_hex(8)}"
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    probe.unlink()
+    found = os.statvfs(SHARED_MEMORY)
+    return found.f_bavail * found.f_frsize
 
 
 def host_name() -> str:

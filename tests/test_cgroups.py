@@ -72,7 +72,9 @@ def test_version_1_and_both_side_by_side(tmp_path):
     assert oom_kills(proc) == 4
 
 
-@pytest.mark.parametrize(("path", "root"), [("/docker/abc", "/docker/abc"), ("/../../x", "/"), ("/gone", "/")])
+@pytest.mark.parametrize(
+    ("path", "root"), [("/docker/abc", "/docker/abc"), ("/../../x", "/"), ("/gone", "/")]
+)
 def test_a_container_sees_its_own_group_as_the_root(tmp_path, path, root):
     """The path of the process is that of the host, and the mount shows only a part of the tree."""
     proc = laid_out(
@@ -99,7 +101,9 @@ def memory_group() -> Path | None:
             group.mkdir()
         except OSError:
             continue
-        limit = next((group / n for n in ("memory.limit_in_bytes", "memory.max") if (group / n).exists()), None)
+        limit = next(
+            (group / n for n in ("memory.limit_in_bytes", "memory.max") if (group / n).exists()), None
+        )
         if limit is not None:
             limit.write_text(str(512 << 20))
             return group

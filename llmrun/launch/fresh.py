@@ -25,6 +25,7 @@ from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine
 from llmrun.launch.prepared import (
     Prepared,
     check_devices,
+    check_shared_memory,
     check_space,
     last_step,
     open_segment,
@@ -63,6 +64,7 @@ def prepare_fresh(
     config = material.resolved.config
     until = last_step(material.resolved.batch.steps, wishes.until)
     check_devices(material.resolved)
+    check_shared_memory(material.resolved)
     runs_dir = Path(config.runs_dir)
     name = identity or run_id(config.name, datetime.now().astimezone())
     final = RunDirectory(runs_dir / name)

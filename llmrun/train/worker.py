@@ -17,7 +17,6 @@ from llmrun.durable import open_to_append
 from llmrun.errors import (
     DESCRIPTORS_HINT,
     EXIT_BUG,
-    SHARED_MEMORY_HINTS,
     TOO_MANY_FILES,
     DamagedError,
     LlmrunError,
@@ -118,6 +117,12 @@ def as_known(error: Exception) -> LlmrunError:
         )
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
         return OtherRankError("lost another rank", caused_by=own_words)
+    if LOADER_WORKER_LOST in says and "Bus error" in says:
+        return RunFailedError(
+            "a loader worker was killed by SIGBUS: a shard was cut short while it was read, or its disk failed",
+            caused_by=own_words,
+            hints=["`llmrun data check DIR` names damaged shards"],
+        )
     if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",
@@ -139,33 +144,18 @@ def as_known(error: Exception) -> LlmrunError:
     return bug
 
 
-DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata", "error code: <24>")
-"""How torch reports EMFILE: by the system's text, by a descriptor that a socket could not deliver, by its number."""
-
-SHARED_MEMORY_GONE = (
-    "is killed by signal: Bus error",
-    "shared memory object",
-    "shared memory file",
-    "shm_open",
-)
-"""How torch reports that /dev/shm is full, read-only or not there."""
+DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")
+"""How torch reports EMFILE: by the system's text, or by a descriptor that a socket could not deliver."""
 
 
 def as_system_limit(error: Exception) -> RunFailedError | None:
-    """`error` if a limit of open files or of shared memory is behind it, whoever raised it; else None."""
+    """`error` if a limit of open files is behind it, whoever raised it; else None."""
     says = str(error)
     own_words = says.splitlines()[:1]
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
     if isinstance(error, RuntimeError) and any(text in says for text in DESCRIPTORS_GONE):
         return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
-    if isinstance(error, RuntimeError) and any(text in says for text in SHARED_MEMORY_GONE):
-        return RunFailedError(
-            "a loader worker cannot use shared memory: /dev/shm is full or cannot be written",
-            where="/dev/shm",
-            caused_by=own_words,
-            hints=list(SHARED_MEMORY_HINTS),
-        )
     return None
 
 

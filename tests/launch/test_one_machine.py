@@ -120,3 +120,55 @@ def test_a_network_of_its_own(setup, code, says):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert says in done.stdout + done.stderr
+
+
+@needs_namespaces
+@pytest.mark.parametrize("options", ["size=64k", "ro"])
+def test_shared_memory_that_loader_workers_cannot_use_is_refused(config, tmp_path, options):
+    """Small or read-only: exit 3 before anything started, and the setting that needs none is named."""
+    command = in_namespace(
+        f"mount -t tmpfs -o {options} none /dev/shm", *llmrun("train", str(config), "--json")
+    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stderr)
+    assert error["where"] == "/dev/shm"
+    assert any("data.num_workers=0" in hint for hint in error["hints"])
+    assert not (tmp_path / "runs").exists()
+
+
+LOADER = """
+import os, resource, subprocess, sys
+from pathlib import Path
+import torch
+from llmrun.config.batch import Batch
+from llmrun.data.manifest import read_manifest
+from llmrun.data.order import Order
+from llmrun.data.windows import Split
+from llmrun.train.loader import Loader, MicroBatches
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"], check=True)
+directory = Path(sys.argv[1])
+batch = Batch(gb_tok=1 << 18, mu_tok=1 << 18, L_ctx=64, V=1, D=1, T_tokens=1 << 21, warmup_tokens=0)
+split = Split(directory, read_manifest(directory), "train", batch.L_ctx, verify=True)
+batches = MicroBatches(split, Order(42, split.n_windows), batch)
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
+loader = Loader(batches, batch, 0, [0], range(batch.steps), seed=42, num_workers=1)
+kept = [loader.next(step, 0).tokens for step in range(batch.steps)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
+assert all(torch.equal(tokens, batches.tokens(step, 0)) for step, tokens in enumerate(kept))
+print("right", len(kept))
+os._exit(0)
+"""
+
+
+@needs_namespaces
+@pytest.mark.timeout(120)
+def test_tokens_need_neither_shared_memory_nor_descriptors(tmp_path, dataset_of_session):
+    """Micro-batches of 1 MiB each, all kept, with 64 KiB of shared memory and 12 more descriptors."""
+    command = in_namespace("true", sys.executable, "-c", LOADER, str(dataset_of_session))
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+
+    assert done.stdout.split() == ["right", "8"], done.stderr[-2000:]
