@@ -28,7 +28,7 @@ class CgroupLimits:
 def cgroup_limits(proc: Path = PROC) -> CgroupLimits:
     """The limits of a process.  proc: its directory below /proc."""
     memory = [found for group in _groups(proc, "memory") if (found := _memory_bytes(group)) is not None]
-    cpus = [found for group in _groups(proc, "cpu") if (found := _cpus(group)) is not None]
+    cpus = [share for group in _groups(proc, "cpu") if (share := _cpus(group)) is not None]
     return CgroupLimits(min(memory, default=None), min(cpus, default=None))
 
 

@@ -205,13 +205,27 @@ def open_to_write(path: Path, disk: Disk = DISK) -> int:
 
 
 def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
-    """`replace_file` with UTF-8 text."""
-    replace_file(path, [text.encode()], disk)
+    """`replace_file` with UTF-8 text; what is not UTF-8 in it is written as an escape (`as_utf8`)."""
+    replace_file(path, [as_utf8(text)], disk)
+
+
+def as_utf8(text: str) -> bytes:
+    r"""`text` as UTF-8, each byte of a name that is not UTF-8 as an escape such as `\udcff`.
+
+    That is how JSON writes what Python has in place of such a byte: `os.fsencode` of the string that is read back
+    gives the name again.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
+def json_bytes(value: Any, indent: int | None = 2) -> bytes:
+    """Readable JSON with a final newline, UTF-8 (`as_utf8`).  Raises ValueError for NaN and infinities."""
+    return as_utf8(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
     """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", disk)
+    replace_file(path, [json_bytes(value)], disk)
 
 
 def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:
@@ -231,7 +245,7 @@ def replace_reserved(path: Path, text: str, disk: Disk = DISK) -> None:
     if not reserved.exists():
         replace_text(path, text, disk)
         return
-    content = text.encode()
+    content = as_utf8(text)
     descriptor = open_to_write(reserved, disk)
     try:
         disk.write(descriptor, memoryview(content))

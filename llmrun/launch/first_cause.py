@@ -9,6 +9,7 @@ from pathlib import Path
 from llmrun.errors import LlmrunError, RunFailedError, error_of
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome
+from llmrun.text import command
 
 LAST_LINES = 20
 TAIL_BYTES = 65536
@@ -144,7 +145,7 @@ def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
 
 def resume_hint(run: RunDirectory) -> str:
     """What to do next."""
-    return f"`llmrun resume {run.path}` continues from the newest sound checkpoint"
+    return f"`{command('llmrun', 'resume', run.path)}` continues from the newest sound checkpoint"
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:

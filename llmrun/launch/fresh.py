@@ -41,6 +41,7 @@ from llmrun.metrics.baseline import Baseline
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, live_owner
 from llmrun.run.record import RunRecord, now_utc
+from llmrun.text import command
 
 
 def check_identity(identity: str) -> None:
@@ -140,7 +141,7 @@ def commit(draft: RunDirectory, final: RunDirectory) -> None:
             raise
         raise RefusedError(
             f"{final.path} was made, but its name could not be forced to the disk: {error.strerror}",
-            hints=[f"`llmrun resume {final.path}` starts that run"],
+            hints=[f"`{command('llmrun', 'resume', final.path)}` starts that run"],
         ) from error
 
 
@@ -148,7 +149,7 @@ def taken(run: RunDirectory) -> RefusedError:
     """Two commands with one `--run ID` at once: the other was first."""
     return RefusedError(
         f"{run.path} was made by another process meanwhile",
-        hints=[f"`llmrun resume {run.path}` continues that run"],
+        hints=[f"`{command('llmrun', 'resume', run.path)}` continues that run"],
     )
 
 

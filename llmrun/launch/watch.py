@@ -22,6 +22,7 @@ from llmrun.run.lock import RunLock
 from llmrun.run.orders import Outcome
 from llmrun.run.record import Ending
 from llmrun.run.remarks import RemarksTail
+from llmrun.text import command
 
 POLL_S = 0.1
 CHECKPOINTS_EVERY_S = 1.0
@@ -180,5 +181,5 @@ def lost_lock(run: RunDirectory) -> RunFailedError:
     return RunFailedError(
         f"another process took {run.name} over while this one was suspended; it trains the run now",
         where=str(run.lock_file),
-        hints=[f"`llmrun runs show {run.path}` names it"],
+        hints=[f"`{command('llmrun', 'runs', 'show', run.path)}` names it"],
     )
