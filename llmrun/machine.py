@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import resource
-import secrets
 import signal
 import socket
 import sys
@@ -160,9 +159,10 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the system's own place for it
 
 def shared_memory_bytes() -> int:
     """Room that is free in /dev/shm.  Raises OSError if nothing can be written there."""
-    probe = SHARED_MEMORY / f"llmrun-{os.getpid()}-{secrets.token_hex(8)}"
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    probe.unlink()
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=SHARED_MEMORY):
+        pass
     found = os.statvfs(SHARED_MEMORY)
     return found.f_bavail * found.f_frsize
 
