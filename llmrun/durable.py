@@ -8,7 +8,9 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -176,22 +178,67 @@ def replace_streamed(path: Path, contents: Iterable[bytes | memoryview], disk: D
     disk.fsync_directory(path.parent)
 
 
+def is_shared(path: Path) -> bool:
+    """Whether a file has other names: hard links, or a symbolic link that leads to it.  Raises OSError."""
+    found = path.lstat()
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
+
+
+def make_private(path: Path, disk: Disk = DISK) -> None:
+    """Give a file that shares its content with others by links a copy of its own, durably.
+
+    To be called before a file is written in place: `cp -al` and `rsync --link-dest` make copies of a run whose
+    files are those of the original.  A file that is missing, private or not a regular file stays as it is.
+    Raises OSError.
+    """
+    if not os.path.lexists(path) or not is_shared(path) or not path.is_file():
+        return
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with path.open("rb") as file:
+            write_unhashed(temporary, iter(lambda: file.read(BLOCK_BYTES), b""), disk)
+        shutil.copystat(path, temporary)
+        disk.rename(temporary, path)
+    except BaseException:
+        disk.remove_file(temporary)
+        raise
+    disk.fsync_directory(path.parent)
+
+
+def open_to_append(path: Path, disk: Disk = DISK) -> int:
+    """A descriptor that writes at the end of a file of our own (`make_private`), made if missing.  Raises OSError."""
+    make_private(path, disk)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
+
+
+def open_to_write(path: Path, disk: Disk = DISK) -> int:
+    """A descriptor that writes at the beginning of a file of our own (`make_private`).  Raises OSError."""
+    make_private(path, disk)
+    return disk.open(path)
+
+
 def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
-    """`replace_file` with UTF-8 text."""
-    replace_file(path, [text.encode()], disk)
+    """`replace_file` with UTF-8 text; what is not UTF-8 in it is written as an escape (`as_utf8`)."""
+    replace_file(path, [as_utf8(text)], disk)
+
+
+def as_utf8(text: str) -> bytes:
+    r"""`text` as UTF-8, each byte of a name that is not UTF-8 as an escape such as `\udcff`.
+
+    That is how JSON writes what Python has in place of such a byte: `os.fsencode` of the string that is read back
+    gives the name again.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
+def json_bytes(value: Any, indent: int | None = 2) -> bytes:
+    """Readable JSON with a final newline, UTF-8 (`as_utf8`).  Raises ValueError for NaN and infinities."""
+    return as_utf8(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
-    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities.
-
-    Names of files that are not UTF-8 hold lone surrogates: then the file is ASCII, and `json.loads` gives the same names.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        content = text.encode()
-    except UnicodeEncodeError:
-        content = json.dumps(value, indent=2, allow_nan=False).encode()
-    replace_file(path, [content + b"\n"], disk)
+    """`replace_file` with readable JSON.  Raises ValueError for NaN and infinities."""
+    replace_file(path, [json_bytes(value)], disk)
 
 
 def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:
@@ -211,8 +258,8 @@ def replace_reserved(path: Path, text: str, disk: Disk = DISK) -> None:
     if not reserved.exists():
         replace_text(path, text, disk)
         return
-    content = text.encode()
-    descriptor = disk.open(reserved)
+    content = as_utf8(text)
+    descriptor = open_to_write(reserved, disk)
     try:
         disk.write(descriptor, memoryview(content))
         os.ftruncate(descriptor, len(content))

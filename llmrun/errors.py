@@ -12,6 +12,7 @@ LlmrunError                what a user can cause; shown as `error: …`, never a
 Invariants of our own are plain `assert`; a broken one is a bug (exit 70).
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +20,24 @@ from typing import Any, ClassVar
 EXIT_BUG = 70
 EXIT_DIFFERENT = 1
 EXIT_NOTHING_COMPARED = 5
+
+TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+"""The limit of open files of this process, or of the whole system, is reached: no file is at fault."""
+
+DESCRIPTORS_HINT = "raise the limit of open files, for example `ulimit -n 65536`"
+DESCRIPTORS_HINT_SYSTEM = "raise the limit of open files of the machine: `sysctl fs.file-max`"
+
+SHARED_MEMORY_HINTS = (
+    "`--set data.num_workers=0` needs no shared memory (the same bits)",
+    "enlarge it: `mount -o remount,size=1G /dev/shm`, or `--shm-size=1g` for a container",
+)
+
+
+def hints_for(error: OSError) -> list[str]:
+    """What helps against an error of the system, whatever file it names; empty if only the file can be mended."""
+    if error.errno == errno.EMFILE:
+        return [DESCRIPTORS_HINT]
+    return [DESCRIPTORS_HINT_SYSTEM] if error.errno == errno.ENFILE else []
 
 
 class LlmrunError(Exception):

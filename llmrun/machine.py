@@ -2,17 +2,21 @@
 
 import ctypes
 import getpass
+import math
 import os
 import platform
 import re
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llmrun.cgroups import cgroup_limits
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
@@ -130,8 +134,10 @@ def cpu_flags() -> list[str]:
 
 
 def cpus_usable() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may run on, by its affinity and by the limits of its control groups."""
+    processors = len(os.sched_getaffinity(0))
+    allowed = cgroup_limits().cpus
+    return processors if allowed is None else max(1, min(processors, math.ceil(allowed)))
 
 
 def device_name(device: str) -> str:
@@ -141,8 +147,24 @@ def device_name(device: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Physical memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory that this process may use: that of the machine, or less if a control group allows less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = cgroup_limits().memory_bytes
+    return physical if allowed is None else min(physical, allowed)
+
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the system's own place for it
+"""Where loader workers lay down what they hand over."""
+
+
+def shared_memory_bytes() -> int:
+    """Room that is free in /dev/shm.  Raises OSError if nothing can be written there."""
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=SHARED_MEMORY):
+        pass
+    found = os.statvfs(SHARED_MEMORY)
+    return found.f_bavail * found.f_frsize
 
 
 def host_name() -> str:
@@ -193,6 +215,20 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+OPEN_FILES_WANTED = 65536
+"""More open files than a rank ever has; a limit of a million makes programs slow that close all they might have."""
+
+
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files as far as the hard one lets us; children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def host_facts() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the machine says, checked against the system's own tools."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from llmrun.cgroups import cgroup_limits
 from llmrun.machine import (
     batch_job_id,
     cpus_usable,
@@ -19,9 +21,12 @@ from llmrun.machine import (
 
 
 def test_memory_and_cpus_agree_with_psutil():
-    """Two ways to ask one question."""
-    assert memory_bytes() == pytest.approx(psutil.virtual_memory().total, rel=0.01)
-    assert cpus_usable() == len(psutil.Process().cpu_affinity())
+    """Two ways to ask one question; a control group that this test runs in may allow less."""
+    limits = cgroup_limits()
+    machine = psutil.virtual_memory().total
+    assert memory_bytes() == pytest.approx(min(machine, limits.memory_bytes or machine), rel=0.01)
+    cpus = len(psutil.Process().cpu_affinity())
+    assert cpus_usable() == max(1, min(cpus, math.ceil(limits.cpus or cpus)))
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", " , ", "no-such-gpu"])

@@ -29,7 +29,7 @@ ORDER = (
     ("lanes",),
     ("config",),
     ("streams", "splitmix", "durable", "machine"),
-    ("errors",),
+    ("errors", "text", "cgroups"),
 )
 """Imports point down: a row may import itself and the rows below it, never a row above or a neighbour."""
 

@@ -17,6 +17,7 @@ from llmrun.checkpoint.contents import (
 from llmrun.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.checkpoint.regular_file import opened, size_of
 from llmrun.durable import BLOCK_BYTES
+from llmrun.machine import cpus_usable
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all), from any thread, one call at a time."""
@@ -75,7 +76,7 @@ def _unsound_files(path: Path, progress: Progress | None, threads: int | None) -
         return damages
     present = [name for name in sums if name not in named]
     meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress)
-    with ThreadPoolExecutor(threads or min(THREADS_MAX, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads or min(THREADS_MAX, cpus_usable())) as pool:
         checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
         damages += [damage for damage in checked if damage is not None]
     return damages

@@ -4,6 +4,8 @@ Nothing else in the project ends the process for an error.  A command's module i
 runs or its help is asked for.
 """
 
+import contextlib
+import errno
 import io
 import os
 import sys
@@ -18,10 +20,15 @@ import typer.main
 
 from llmrun.cli import console
 from llmrun.cli.registry import COMMANDS, Command, Group
-from llmrun.errors import InputError, LlmrunError
+from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, RefusedError, hints_for
+from llmrun.text import command as as_command
+from llmrun.text import printable
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for wrong arguments; Typer does not export it under a name of its own."""
+
+SHOWN_NAME = 80
+"""Characters of a name that is too long."""
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -148,6 +155,8 @@ def command_tree() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and end the process with its exit code."""
+    if arguments is None:
+        _use_utf8()
     _tolerate_any_encoding()
     _never_for_everybody_to_write()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -162,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str], as_json: bool = False) -> int:
     """Run one command line; the only mapping from error to text and exit code."""
     try:
+        _refuse_lost_directory(arguments)
         return _invoke(arguments)
     except LlmrunError as error:
         return console.fail(error, as_json)
@@ -174,7 +184,7 @@ def run(arguments: list[str], as_json: bool = False) -> int:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001  the entry: what nobody caught is a bug of ours
-        return console.fail(_bug(error), as_json)
+        return console.fail(_system_limit(error) or _bug(error), as_json)
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -187,6 +197,45 @@ def _invoke(arguments: list[str]) -> int:
     except typer.Exit as ending:
         return ending.exit_code
     return 0
+
+
+def _use_utf8() -> None:
+    """Begin again in Python's UTF-8 mode if the locale wants another encoding of names and arguments.
+
+    A config is UTF-8, so a name in it and the same name on the command line are the same bytes in every locale.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    interpreter, *rest = sys.orig_argv
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [interpreter, "-X", "utf8", *rest])  # noqa: S606  there is no shell to need
+
+
+def _refuse_lost_directory(arguments: Sequence[str]) -> None:
+    """Relative names and new processes need a working directory.  Raises InputError if it is gone."""
+    if not arguments or {"--help", "-h", "--version"} & set(arguments):
+        return
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"cannot use the working directory: {error.strerror}",
+            hints=["it was deleted or moved: `cd` to a directory that exists"],
+        ) from error
+
+
+def _system_limit(error: Exception) -> LlmrunError | None:
+    """The error for a limit of the system that no command handles by itself; None for anything else."""
+    if not isinstance(error, OSError):
+        return None
+    name = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    if error.errno == errno.ENAMETOOLONG:
+        shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}…"
+        return InputError(f"cannot use the name {shown}: it is too long")
+    if error.errno in TOO_MANY_FILES:
+        return RefusedError("too many open files", where=name or None, hints=hints_for(error))
+    return None
 
 
 def _usage_problem(error: Any) -> InputError:
@@ -218,7 +267,7 @@ def _bug(error: Exception) -> LlmrunError:
     text = "".join(traceback.format_exception(error))
     try:
         log = Path(tempfile.mkdtemp(prefix="llmrun-bug-")) / "traceback.log"
-        replace_text(log, f"llmrun {' '.join(sys.argv[1:])}\n{text}")
+        replace_text(log, f"{as_command('llmrun', *sys.argv[1:])}\n{text}")
     except OSError:
         return LlmrunError(says, caused_by=text.splitlines())
     return LlmrunError(says, where=f"{log}  (traceback)")

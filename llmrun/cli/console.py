@@ -31,7 +31,12 @@ def out(text: str = "") -> None:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document on stdout.  Raises ValueError for NaN and infinities."""
-    out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    out(json.dumps(value, indent=2, ensure_ascii=not _is_utf8(sys.stdout), allow_nan=False))
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    """Whether a stream takes every character.  Another one would write escapes that JSON does not have."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
 
 
 def note(text: str) -> None:
@@ -47,7 +52,11 @@ def warn(says: str, *hints: str) -> None:
 
 def fail(error: LlmrunError, as_json: bool = False) -> int:
     """Print an error on stderr, as text or as one JSON object; returns its exit code."""
-    note(json.dumps(error.as_json(), indent=2, ensure_ascii=False) if as_json else render_error(error))
+    note(
+        json.dumps(error.as_json(), indent=2, ensure_ascii=not _is_utf8(sys.stderr))
+        if as_json
+        else render_error(error)
+    )
     return error.exit_code
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
+from llmrun.text import command
 
 if TYPE_CHECKING:
     from llmrun.migrate.run import Migrated
@@ -73,7 +74,7 @@ def lines_of(migrated: "Migrated") -> list[str]:
     lines += _named("old and new", state.mixed)
     lines += _named("carried over with moments of zero", state.without_moments)
     lines += _named("of the old model, left out", state.dropped)
-    return [*lines, f"next: `llmrun resume {migrated.run.path}` trains on from step {step:,}"]
+    return [*lines, f"next: `{command('llmrun', 'resume', migrated.run.path)}` trains on from step {step:,}"]
 
 
 NAMED_MAX = 6

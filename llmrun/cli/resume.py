@@ -1,10 +1,12 @@
 """`llmrun resume`: continue a run from its newest sound checkpoint, or from another one."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmrun.cli import console
+from llmrun.text import command as typed
 
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, Prepared
@@ -60,7 +62,7 @@ def resume(
 
     wishes = wishes_of(overrides or [], allow or [], until, D, start)
     found = find_run(run, runs_dir)
-    command = Command(f"llmrun resume {run}{wishes.as_typed()}")
+    command = Command(f"{typed('llmrun', 'resume', Path(run))}{wishes.as_typed()}")
 
     def prepare(starter: "Starter", stop: "StopRequest") -> "Prepared | NothingToDo":
         with verifying() as progress:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmrun.cli import console
+from llmrun.text import command
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
@@ -140,7 +141,9 @@ def close_idle(ready: "NothingToDo", as_json: bool) -> None:
         console.emit_json(closing_json(str(ready.run.path), ready.record, step, None))
         return
     console.out(ready.says)
-    console.out(f"next: `llmrun verify {ready.run.path} OTHER_RUN` proves two runs bitwise equal")
+    console.out(
+        f"next: `{command('llmrun', 'verify', ready.run.path)} OTHER_RUN` proves two runs bitwise equal"
+    )
 
 
 def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str, Any]:
@@ -172,7 +175,9 @@ def close(prepared: "Prepared", ended: "Ended", as_json: bool, warned: Collectio
     if as_json:
         console.emit_json(closing_json(path, ended.record, ended.step, end.why))
     if end.at_once is not None:
-        console.note(f"stopped at once at step {ended.step:,}; `llmrun resume {path}` continues")
+        console.note(
+            f"stopped at once at step {ended.step:,}; `{command('llmrun', 'resume', prepared.run.path)}` continues"
+        )
         raise typer.Exit(128 + end.at_once)
     error = ended.error(prepared.run)
     if error is not None:
@@ -198,7 +203,9 @@ def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
         lines.append("data: shards were not checked (data.verify: never)")
     lines.append(f"fingerprint: {prepared.segment.fingerprint}")
     if ended.end.why == "reached":
-        lines.append(f"next: `llmrun resume {run.path}` continues to step {record.steps:,}")
+        lines.append(f"next: `{command('llmrun', 'resume', run.path)}` continues to step {record.steps:,}")
     else:
-        lines.append(f"next: `llmrun verify {run.path} OTHER_RUN` proves two runs bitwise equal")
+        lines.append(
+            f"next: `{command('llmrun', 'verify', run.path)} OTHER_RUN` proves two runs bitwise equal"
+        )
     return lines

@@ -24,9 +24,13 @@ def sample(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Print text that a run's model writes."""
+    from llmrun.errors import InputError
     from llmrun.run.directory import find_run
     from llmrun.sample.generate import Sampling, open_writer
+    from llmrun.text import is_utf8, printable
 
+    if not is_utf8(prompt):
+        raise InputError(f"--prompt must be UTF-8, got {printable(prompt)}")
     writer = open_writer(find_run(run, runs_dir))
     text = writer.write(prompt, Sampling(seed, tokens, temperature, top_k))
     if as_json:

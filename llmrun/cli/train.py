@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
+from llmrun.text import command as typed
 
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, Prepared
@@ -58,7 +59,9 @@ def train(
             check_identity(run)
             there = RunDirectory(Path(loaded.config.runs_dir) / run)
             if there.is_run:
-                command = Command(f"llmrun train {config} --run {run}{wishes.as_typed()}", loaded)
+                command = Command(
+                    f"{typed('llmrun', 'train', Path(config), '--run', run)}{wishes.as_typed()}", loaded
+                )
                 with verifying() as progress:
                     return prepare_resume(there, wishes, command, starter, stop, console.note, progress)
         return prepare_fresh(loaded, run, wishes, starter, stop, console.note)

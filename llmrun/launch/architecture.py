@@ -8,6 +8,7 @@ from llmrun.config.resolve import Resolved
 from llmrun.errors import RefusedError
 from llmrun.launch.changes import changed_fields
 from llmrun.plan.parameters import parameter_shapes
+from llmrun.text import command
 
 SHOWN_MAX = 4
 
@@ -42,7 +43,7 @@ def refuse_other_architecture(
         hints=[
             "undo the change to continue exactly",
             (
-                f"`llmrun migrate {checkpoint.path} --config CONFIG --script FILE --out DIR` makes a new run of it, "
+                f"`{command('llmrun', 'migrate', checkpoint.path)} --config CONFIG --script FILE --out DIR` makes a new run of it, "
                 "by a script that says what becomes of each tensor (docs/migration.md)"
             ),
         ],

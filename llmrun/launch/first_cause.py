@@ -9,6 +9,7 @@ from pathlib import Path
 from llmrun.errors import LlmrunError, RunFailedError, error_of
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome
+from llmrun.text import command
 
 LAST_LINES = 20
 TAIL_BYTES = 65536
@@ -65,9 +66,28 @@ def read_deaths(path: Path) -> list[Death]:
 
 
 def first_cause(
-    run: RunDirectory, segment: int, outcomes: Sequence[Outcome], agent_exit_code: int | None
+    run: RunDirectory,
+    segment: int,
+    outcomes: Sequence[Outcome],
+    agent_exit_code: int | None,
+    oom_kills: int = 0,
 ) -> LlmrunError:
     """The error to show for a failed segment.
+
+    oom_kills: processes of this control group that the kernel killed for memory while the segment ran.
+    """
+    error = _first_cause(run, segment, outcomes, agent_exit_code)
+    if oom_kills and isinstance(error, RunFailedError):
+        processes = "a process" if oom_kills == 1 else f"{oom_kills:,} processes"
+        reason = f"memory ran out: the kernel killed {processes} of this control group"
+        error.caused_by = (reason, *error.caused_by)
+    return error
+
+
+def _first_cause(
+    run: RunDirectory, segment: int, outcomes: Sequence[Outcome], agent_exit_code: int | None
+) -> LlmrunError:
+    """The error of the process that ended first.
 
     A rank killed from outside comes first (nobody kills because of a lost peer), then the earliest rank
     that failed by itself, then other deaths, then ranks that only lost a peer.
@@ -91,8 +111,14 @@ def first_cause(
         f"the workers ended without a word: torchrun {ended_how(agent_exit_code)}",
         where=str(run.torchrun_log(segment)),
         caused_by=last_lines(run.torchrun_log(segment)),
-        hints=[resume_hint(run)],
+        hints=[*signal_hints(agent_exit_code), resume_hint(run)],
     )
+
+
+def signal_hints(exit_code: int | None) -> list[str]:
+    """What a signal that ended a process usually means; empty for an exit code."""
+    killer = None if exit_code is None else signal_of(exit_code)
+    return [SIGNAL_HINTS[killer]] if killer in SIGNAL_HINTS else []
 
 
 def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError:
@@ -107,21 +133,19 @@ def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError
 
 def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
     """The error for a rank that died without reporting anything."""
-    killer = death.signal
     how = ended_how(death.exit_code)
     log = run.rank_log(segment, death.rank)
-    hints = [SIGNAL_HINTS[killer]] if killer in SIGNAL_HINTS else []
     return RunFailedError(
         f"rank {death.rank} {how} (PID {death.pid})",
         where=str(log),
         caused_by=last_lines(log),
-        hints=[*hints, resume_hint(run)],
+        hints=[*signal_hints(death.exit_code), resume_hint(run)],
     )
 
 
 def resume_hint(run: RunDirectory) -> str:
     """What to do next."""
-    return f"`llmrun resume {run.path}` continues from the newest sound checkpoint"
+    return f"`{command('llmrun', 'resume', run.path)}` continues from the newest sound checkpoint"
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:

@@ -25,6 +25,7 @@ from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine
 from llmrun.launch.prepared import (
     Prepared,
     check_devices,
+    check_shared_memory,
     check_space,
     last_step,
     open_segment,
@@ -40,6 +41,7 @@ from llmrun.metrics.baseline import Baseline
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, live_owner
 from llmrun.run.record import RunRecord, now_utc
+from llmrun.text import command
 
 
 def check_identity(identity: str) -> None:
@@ -63,6 +65,7 @@ def prepare_fresh(
     config = material.resolved.config
     until = last_step(material.resolved.batch.steps, wishes.until)
     check_devices(material.resolved)
+    check_shared_memory(material.resolved)
     runs_dir = Path(config.runs_dir)
     name = identity or run_id(config.name, datetime.now().astimezone())
     final = RunDirectory(runs_dir / name)
@@ -138,7 +141,7 @@ def commit(draft: RunDirectory, final: RunDirectory) -> None:
             raise
         raise RefusedError(
             f"{final.path} was made, but its name could not be forced to the disk: {error.strerror}",
-            hints=[f"`llmrun resume {final.path}` starts that run"],
+            hints=[f"`{command('llmrun', 'resume', final.path)}` starts that run"],
         ) from error
 
 
@@ -146,7 +149,7 @@ def taken(run: RunDirectory) -> RefusedError:
     """Two commands with one `--run ID` at once: the other was first."""
     return RefusedError(
         f"{run.path} was made by another process meanwhile",
-        hints=[f"`llmrun resume {run.path}` continues that run"],
+        hints=[f"`{command('llmrun', 'resume', run.path)}` continues that run"],
     )
 
 

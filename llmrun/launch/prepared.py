@@ -1,5 +1,6 @@
 """A segment that is ready to start, and the other thing that preparing may find: nothing to do."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 from llmrun.checkpoint.space import preflight
 from llmrun.config.resolve import Resolved
-from llmrun.errors import InputError
+from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
 from llmrun.launch.examine import Material, Say, Subject
 from llmrun.launch.twin import find_twin, named_twin
-from llmrun.machine import gpu_count, host_name
+from llmrun.machine import SHARED_MEMORY, gpu_count, host_name, shared_memory_bytes
 from llmrun.metrics.baseline import Baseline
 from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
 from llmrun.plan.parameters import count_parameters
@@ -56,6 +57,32 @@ def check_devices(resolved: Resolved) -> None:
             hints=[
                 f"any D from 1 to {max(gpus, 1)} has the same bits: `llmrun resume RUN --D {max(gpus, 1)}`"
             ],
+        )
+
+
+PAGES_PER_LOADER_WORKER = 12
+"""Shared memory for the semaphores of a loader worker's queues; tokens travel through pipes."""
+
+
+def check_shared_memory(resolved: Resolved) -> None:
+    """Room for what ranks and their loader workers share.  Raises RefusedError."""
+    workers = resolved.config.data.num_workers
+    if workers == 0:
+        return
+    needs = resolved.batch.D * workers * PAGES_PER_LOADER_WORKER * mmap.PAGESIZE
+    try:
+        free = shared_memory_bytes()
+    except OSError as error:
+        raise RefusedError(
+            f"cannot use shared memory for data.num_workers = {workers}: {error.strerror}",
+            where=str(SHARED_MEMORY),
+            hints=SHARED_MEMORY_HINTS,
+        ) from error
+    if free < needs:
+        raise RefusedError(
+            f"shared memory must have {needs:,} bytes free for data.num_workers = {workers}, got {free:,}",
+            where=str(SHARED_MEMORY),
+            hints=SHARED_MEMORY_HINTS,
         )
 
 

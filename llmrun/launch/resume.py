@@ -30,6 +30,7 @@ from llmrun.launch.prepared import (
     NothingToDo,
     Prepared,
     check_devices,
+    check_shared_memory,
     check_space,
     last_step,
     open_segment,
@@ -122,6 +123,7 @@ def _prepare(
         written = config_of(run, record, reference) or record.config
         refuse_other_architecture(start.checkpoint, material.resolved, written)
     check_ledger(run, start)
+    check_shared_memory(material.resolved)
     check_space(run, material.resolved, run.checkpoints)
     subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run), say)
     for remark in subject.remarks:

@@ -86,9 +86,12 @@ def tails_to_audit(
     whole_run = all(earlier.fingerprint == segment.fingerprint for earlier in record.segments)
     numbers = range(1, segment.segment + 1) if whole_run else [segment.segment]
     paths = [path for number in numbers for path in run.ledger_tails(number)]
-    tails = [tail for path in paths if (tail := sound_tail(path)) is not None]
-    useful = [tail for tail in tails if tail.first_step <= segment.from_step + 1 <= tail.last_step]
-    return [tail.path.name for tail in sorted(useful, key=lambda tail: tail.last_step, reverse=True)]
+    useful: list[tuple[int, str]] = []
+    for path in paths:  # one at a time: a reader keeps its file open, and a run may have many tails
+        tail = sound_tail(path)
+        if tail is not None and tail.first_step <= segment.from_step + 1 <= tail.last_step:
+            useful.append((tail.last_step, path.name))
+    return [name for _, name in sorted(useful, key=lambda entry: entry[0], reverse=True)]
 
 
 def sound_tail(path: Path) -> LedgerReader | None:

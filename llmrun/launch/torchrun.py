@@ -9,6 +9,8 @@ from contextlib import suppress
 
 import psutil
 
+from llmrun.durable import open_to_append
+from llmrun.launch.loopback import Loopback, find_loopback
 from llmrun.launch.probe import run_probe
 from llmrun.launch.starter import Probe, WorkerJob
 
@@ -16,7 +18,7 @@ WORKER_MODULE = "llmrun.train.worker"
 GONE_WITHIN_S = 30
 
 
-def command_line(job: WorkerJob, parent: int, rendezvous: str) -> list[str]:
+def command_line(job: WorkerJob, parent: int, rendezvous: str, loopback: Loopback) -> list[str]:
     """The command that starts torchrun's agent and D workers.
 
     Port 0 lets the system choose a free one, and the rendezvous has a name of its own: two runs on one
@@ -34,9 +36,9 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str) -> list[str]:
         "--max-restarts=0",
         "--monitor-interval=0.1",
         "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
+        f"--rdzv-endpoint={loopback.endpoint}",
         f"--rdzv-id={rendezvous}",
-        "--local-addr=127.0.0.1",
+        f"--local-addr={loopback.address}",
         f"--log-dir={run.segment_logs(segment) / 'torchrun'}",
         "-m",
         WORKER_MODULE,
@@ -100,11 +102,14 @@ class TorchrunStarter:
         return run_probe(device, environment, check)
 
     def start(self, job: WorkerJob) -> TorchrunWorkers:
-        """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked."""
-        rendezvous = f"{job.run.name}-{job.segment}-{secrets.token_hex(8)}"
-        with job.run.torchrun_log(job.segment).open("ab") as log:
+        """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked.
+
+        Raises RefusedError if this machine has no loopback interface.
+        """
+        rendezvous = f"{job.segment}-{secrets.token_hex(16)}"  # not the run's name, which may be no UTF-8
+        with os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log:
             agent = subprocess.Popen(
-                command_line(job, os.getpid(), rendezvous),
+                command_line(job, os.getpid(), rendezvous, find_loopback()),
                 env=dict(job.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -10,6 +10,7 @@ from llmrun.provenance.fingerprint import Fingerprint, compare
 from llmrun.run.directory import RunDirectory, runs_below
 from llmrun.run.groups import find_run_from
 from llmrun.run.record import RunRecord, read_record
+from llmrun.text import command
 
 KEY = "reproducibility.compare_with"
 CHANGES_SHOWN = 6
@@ -57,7 +58,7 @@ def named_twin(
         raise RefusedError(
             f"the ledger of {run.name} does not hold: what it says would prove nothing",
             where=str(run.ledger_file),
-            hints=[f"`llmrun verify {run.path} {run.path}` says more", AUTO_HINT],
+            hints=[f"`{command('llmrun', 'verify', run.path, run.path)}` says more", AUTO_HINT],
         )
     return run
 

@@ -22,6 +22,8 @@ def said_as(
     except BrokenPipeError:
         raise
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise  # the entry of the command line has words for it
         raise refused_by_system(kind, path, error, hints) from error
 
 

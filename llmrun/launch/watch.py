@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from llmrun.cgroups import oom_kills
 from llmrun.checkpoint.layout import steps_in
 from llmrun.durable import replace_text
 from llmrun.errors import LlmrunError, RunFailedError
@@ -21,6 +22,7 @@ from llmrun.run.lock import RunLock
 from llmrun.run.orders import Outcome
 from llmrun.run.record import Ending
 from llmrun.run.remarks import RemarksTail
+from llmrun.text import command
 
 POLL_S = 0.1
 CHECKPOINTS_EVERY_S = 1.0
@@ -83,8 +85,10 @@ class Watch:
     _asked: bool = False
     _looked_at: float | None = None
     _remarks: RemarksTail = field(init=False)
+    _oom_kills_before: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._oom_kills_before = oom_kills() or 0
         self._remarks = RemarksTail(self.run.remarks_file(self.segment))
 
     def until_end(self) -> SegmentEnd:
@@ -155,7 +159,8 @@ class Watch:
         """How the segment ended, from what the ranks reported."""
         kinds = {outcome.kind for outcome in outcomes}
         if "failed" in kinds or len(outcomes) < self.D:
-            error = first_cause(self.run, self.segment, outcomes, exit_code)
+            killed = max((oom_kills() or 0) - self._oom_kills_before, 0)
+            error = first_cause(self.run, self.segment, outcomes, exit_code, killed)
             return SegmentEnd("failed", proven_of(outcomes), error, remarks=remarks_of(outcomes))
         assert len(kinds) == 1, f"ranks ended differently: {sorted(kinds)}"
         return SegmentEnd(kinds.pop(), proven_of(outcomes), remarks=remarks_of(outcomes))
@@ -176,5 +181,5 @@ def lost_lock(run: RunDirectory) -> RunFailedError:
     return RunFailedError(
         f"another process took {run.name} over while this one was suspended; it trains the run now",
         where=str(run.lock_file),
-        hints=[f"`llmrun runs show {run.path}` names it"],
+        hints=[f"`{command('llmrun', 'runs', 'show', run.path)}` names it"],
     )

@@ -1,12 +1,12 @@
 """What the user asks of a start or a resume, beside the config."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from llmrun.errors import InputError
 from llmrun.provenance.fingerprint import PARTS
+from llmrun.text import command
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Wishes:
         options += [("--D", str(self.D))] if self.D is not None else []
         options += [("--from", str(self.start))] if self.start != "newest" else []
         options += [("--until", str(self.until))] if self.until is not None else []
-        return "".join(f" {name} {shlex.quote(value)}" for name, value in options)
+        return "".join(f" {command(name, value)}" for name, value in options)
 
     def with_D_of_overrides(self) -> Self:
         """`--set batch.D=n` as the wish `--D n`, so that any n from 1 to V will do."""

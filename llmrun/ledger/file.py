@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk
+from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, open_to_write
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.ledger.chain import next_chain
 from llmrun.ledger.header import HEADER_BYTES, Header
@@ -98,7 +98,11 @@ class LedgerWriter:
             raise RefusedError(f"{path} ends at step {reader.last_step}, not at step {last_step}")
         if not reader.ends_cleanly:
             raise RefusedError(f"{path} does not end cleanly: a torn record follows step {last_step}")
-        writer = cls(disk.open(path), path, reader.header, n_steps, disk)
+        try:
+            descriptor = open_to_write(path, disk)
+        except OSError as error:
+            raise _no_room(RefusedError, path, error) from error
+        writer = cls(descriptor, path, reader.header, n_steps, disk)
         writer.chain = reader.chain
         writer.next_step = writer._reserved_step = last_step + 1
         os.lseek(writer._descriptor, HEADER_BYTES + reader.n_records * RECORD_BYTES, os.SEEK_SET)

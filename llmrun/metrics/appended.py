@@ -3,13 +3,12 @@
 On a full disk what does not fit waits in memory and goes first once there is room: a run outlives a full disk.
 """
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmrun.durable import DISK, DISK_FULL, Disk
+from llmrun.durable import DISK, DISK_FULL, Disk, open_to_append
 from llmrun.errors import DiskFullError, RunFailedError
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
@@ -42,7 +41,7 @@ class AppendedFile:
         self._waiting = b""
         self._appending = threading.Lock()
         with disk_errors_named(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = open_to_append(path, disk)
             self._size = disk.size(self._descriptor)
 
     def write(self, content: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrun.durable import DISK, Disk, replace_file
+from llmrun.durable import DISK, Disk, json_bytes, replace_file
 from llmrun.metrics.appended import AppendedFile, disk_errors_named
 from llmrun.metrics.names import STEP
 
@@ -65,8 +65,7 @@ class JsonLines:
 
     def write(self, row: Row) -> None:
         """Append one row: after this the process may be killed without losing it."""
-        line = json.dumps(spell(row), ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode())
+        self._file.write(json_bytes(spell(row), indent=None))
 
     def sync(self) -> None:
         """Force the rows to the device: before a checkpoint commits, so that none below it is missing."""

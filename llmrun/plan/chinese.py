@@ -311,6 +311,12 @@ CHINESE: dict[str, str] = {
     ),
     "`--set T_tokens={whole}` is at most one epoch": "`--set T_tokens={whole}` 不超过一轮",
     "prepare more data": "请准备更多数据",
+    "the run needs {needs} on this machine, which lets it have {has}": "运行在本机上需要 {needs}，本机允许使用 {has}",
+    "lower batch.D, or batch.μ_tok (other bits)": "减小 batch.D，或减小 batch.μ_tok（结果的位不同）",
+    "the run has {threads:,} threads, a control group lets {cpus:g} processors run": (
+        "运行有 {threads:,} 个线程，控制组（cgroup）只允许使用 {cpus:g} 个处理器"
+    ),
+    "lower batch.D, or raise the limit": "减小 batch.D，或提高该限制",
     "a rank needs {needs}, {name} has {has}": "一个 rank 需要 {needs}，{name} 有 {has}",
     "nothing that llmrun can do suffices: at most {n:,} blocks of this width fit": (
         "llmrun 能做的都不够：这个宽度最多放得下 {n:,} 层"

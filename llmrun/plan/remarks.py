@@ -1,7 +1,10 @@
 """What a user should know of a plan before starting: each remark says it, and what to do."""
 
+import math
 from typing import NamedTuple
 
+from llmrun.cgroups import cgroup_limits
+from llmrun.machine import memory_bytes
 from llmrun.plan.amounts import show_bytes
 from llmrun.plan.fitting import Remedy
 from llmrun.plan.language import Said
@@ -16,8 +19,8 @@ class Remark(NamedTuple):
 
 
 def remarks(plan: Plan) -> list[Remark]:
-    """Ranks that wait for others, tokens seen again, a rank that needs more than its device has."""
-    return [*_uneven(plan), *_epochs(plan), *_memory(plan)]
+    """Ranks that wait for others, tokens seen again, a rank that needs more than its device or machine has."""
+    return [*_uneven(plan), *_epochs(plan), *_memory(plan), *_machine(plan)]
 
 
 def _uneven(plan: Plan) -> list[Remark]:
@@ -82,6 +85,29 @@ def _memory(plan: Plan) -> list[Remark]:
         {"n": found.most_layers},
     )
     return [Remark(says, nothing)]
+
+
+def _machine(plan: Plan) -> list[Remark]:
+    """CPU ranks that need more than this machine, or a control group of it, lets them have."""
+    if plan.config.hardware.device != "cpu" or plan.accelerator is not None:
+        return []
+    found = []
+    D, has = plan.batch.D, memory_bytes()
+    needs = D * plan.memory.device_bytes
+    if needs > has:
+        says = Said(
+            "the run needs {needs} on this machine, which lets it have {has}",
+            {"needs": show_bytes(needs), "has": show_bytes(has)},
+        )
+        found.append(Remark(says, Said("lower batch.D, or batch.μ_tok (other bits)", {})))
+    threads, allowed = D * plan.config.hardware.threads_per_rank, cgroup_limits().cpus
+    if allowed is not None and threads > math.ceil(allowed):
+        says = Said(
+            "the run has {threads:,} threads, a control group lets {cpus:g} processors run",
+            {"threads": threads, "cpus": allowed},
+        )
+        found.append(Remark(says, Said("lower batch.D, or raise the limit", {})))
+    return found
 
 
 def _way(remedy: Remedy) -> Said:

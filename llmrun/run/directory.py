@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llmrun.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.errors import InputError
+from llmrun.text import command
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The run's identity: the directory's name."""
-        return self.path.resolve().name
+        """The name under which the directory is found; that of the link if it is reached through one."""
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow the link
 
     @property
     def record_file(self) -> Path:
@@ -240,4 +241,6 @@ def near_runs(name: str, runs_dir: str | Path) -> list[str]:
     if near:
         return [f"did you mean {' or '.join(near)}"]
     runs = "run" if len(names) == 1 else "runs"
-    return [f"`llmrun runs list --runs-dir {runs_dir}` shows the {len(names)} {runs} below {runs_dir}"]
+    return [
+        f"`{command('llmrun', 'runs', 'list', '--runs-dir', str(runs_dir))}` shows the {len(names)} {runs} below {runs_dir}"
+    ]

@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from llmrun.durable import is_shared, make_private
 from llmrun.errors import RefusedError
 from llmrun.machine import batch_job_id, boot_id, host_name, process_start, user_name
 
@@ -130,10 +131,7 @@ class RunLock:
     @classmethod
     def acquire(cls, path: Path, beat_s: float = BEAT_S, stale_after_s: float = STALE_AFTER_S) -> Self:
         """Take the lock.  Raises RefusedError with the owner's name where somebody holds it."""
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+        descriptor = _open_own(path)
         try:
             with guarded(descriptor):
                 previous = _parse(os.pread(descriptor, 65536, 0))
@@ -206,6 +204,30 @@ def guarded(descriptor: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _open_own(path: Path) -> int:
+    """A descriptor of a lock file that no other run's directory shares.  Raises RefusedError.
+
+    A shared one is replaced by a private copy under the shared one's `flock`, so that of two processes that find
+    it shared one replaces it, and the other opens the new one.
+    """
+    try:
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                with guarded(descriptor):
+                    same = os.path.samestat(os.fstat(descriptor), path.stat())
+                    if same and not is_shared(path):
+                        return descriptor
+                    if same:
+                        make_private(path)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def _judge(path: Path, descriptor: int, previous: Owner | None, stale_after_s: float) -> str | None:

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from llmrun.durable import DISK, Disk
+from llmrun.durable import DISK, Disk, as_utf8
 
 REMARKS_BYTES = 64 * 1024
 
@@ -24,7 +24,7 @@ class RemarksWriter:
 
     def write(self, says: str) -> None:
         """One line; what does not fit any more is not written."""
-        line = " ".join(says.split()).encode() + b"\n"
+        line = as_utf8(" ".join(says.split())) + b"\n"
         if self._descriptor is None or self._size + len(line) >= REMARKS_BYTES:
             return
         with suppress(OSError):

@@ -21,6 +21,7 @@ from llmrun.model.transformer import Transformer
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, read_record
 from llmrun.run.settings import config_in_force, dataset_places
+from llmrun.text import command
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def open_writer(run: RunDirectory) -> Writer:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
         raise InputError(
-            f"{run.name} has no checkpoint yet", hints=[f"train it first: `llmrun resume {run.path}`"]
+            f"{run.name} has no checkpoint yet",
+            hints=[f"train it first: `{command('llmrun', 'resume', run.path)}`"],
         )
     record = read_record(run.record_file)
     config = Config.model_validate_json(json.dumps(config_in_force(run, record)))

@@ -56,10 +56,14 @@ class MicroBatches(Dataset[tuple[int, int, Any]]):
         return torch.from_numpy(np.stack([self._split.window(int(w)) for w in entries]))
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Any]:
-        """Tokens, or the error that reading them met: an exception would lose its fields on the way."""
+        """Tokens, or the error that reading them met: an exception would lose its fields on the way.
+
+        An array travels through the worker's pipe.  A tensor would need shared memory and a descriptor; if one
+        of these runs out, torch prints that in the worker and the rank waits for ever.
+        """
         step, number = key
         try:
-            return step, number, self.tokens(step, number)
+            return step, number, self.tokens(step, number).numpy()
         except LlmrunError as error:
             return step, number, error.as_json()
 
@@ -114,7 +118,7 @@ class Loader:
         assert (found_step, found_number) == (step, number), "the loader is out of step"
         if isinstance(content, dict):
             raise error_of(content)
-        return MicroBatch(step, number, content)
+        return MicroBatch(step, number, torch.from_numpy(content))
 
 
 def _as_it_is(item: Any) -> Any:

@@ -19,6 +19,7 @@ from llmrun.metrics.smooth import MovingAverage
 from llmrun.metrics.throughput import Throughput
 from llmrun.reduce.layout import Slot
 from llmrun.run.directory import RunDirectory
+from llmrun.text import command
 from llmrun.train.digests import by_name, moments_by_name
 from llmrun.train.progress import Progress
 from llmrun.train.step import StepFacts
@@ -161,7 +162,7 @@ class Recorder:
                 says,
                 caused_by=["equal fingerprints must give equal bits: one of the two runs was computed wrong"],
                 hints=[
-                    f"`llmrun verify {twin.earlier.path.parent} {self._run.path}` says more",
+                    f"`{command('llmrun', 'verify', twin.earlier.path.parent, self._run.path)}` says more",
                     "go on all the same: `llmrun resume RUN --set reproducibility.on_difference=warn`",
                 ],
             )

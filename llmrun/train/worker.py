@@ -13,8 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from llmrun.errors import EXIT_BUG, DamagedError, LlmrunError, OtherRankError, RunFailedError
-from llmrun.machine import AGENT_PID, die_with_parent
+from llmrun.durable import open_to_append
+from llmrun.errors import (
+    DESCRIPTORS_HINT,
+    EXIT_BUG,
+    TOO_MANY_FILES,
+    DamagedError,
+    LlmrunError,
+    OtherRankError,
+    RunFailedError,
+    hints_for,
+)
+from llmrun.machine import AGENT_PID, die_with_parent, raise_open_files_limit
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
 
@@ -22,6 +32,7 @@ from llmrun.run.orders import Outcome, SegmentOrders
 def main() -> NoReturn:
     """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
     die_with_parent(int(os.environ.get(AGENT_PID) or os.getppid()))
+    raise_open_files_limit()
     run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
     _log_to(run.rank_log(segment, rank))
     outcome, code = work(run, segment, rank)
@@ -35,7 +46,7 @@ def main() -> NoReturn:
 def _log_to(path: Path) -> None:
     """Turn standard output and error into this rank's log; SIGUSR2 prints all stacks there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = open_to_append(path)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     faulthandler.enable(file=2)
@@ -89,6 +100,9 @@ def as_known(error: Exception) -> LlmrunError:
         return error
     says = str(error)
     own_words = says.splitlines()[:1]
+    limit = as_system_limit(error)
+    if limit is not None:
+        return limit
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
         return RunFailedError(
             "out of memory",
@@ -103,6 +117,12 @@ def as_known(error: Exception) -> LlmrunError:
         )
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
         return OtherRankError("lost another rank", caused_by=own_words)
+    if LOADER_WORKER_LOST in says and "Bus error" in says:
+        return RunFailedError(
+            "a loader worker was killed by SIGBUS: a shard was cut short while it was read, or its disk failed",
+            caused_by=own_words,
+            hints=["`llmrun data check DIR` names damaged shards"],
+        )
     if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",
@@ -122,6 +142,21 @@ def as_known(error: Exception) -> LlmrunError:
     )
     assert bug.exit_code == EXIT_BUG
     return bug
+
+
+DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")
+"""How torch reports EMFILE: by the system's text, or by a descriptor that a socket could not deliver."""
+
+
+def as_system_limit(error: Exception) -> RunFailedError | None:
+    """`error` if a limit of open files is behind it, whoever raised it; else None."""
+    says = str(error)
+    own_words = says.splitlines()[:1]
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
+    if isinstance(error, RuntimeError) and any(text in says for text in DESCRIPTORS_GONE):
+        return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
+    return None
 
 
 if __name__ == "__main__":

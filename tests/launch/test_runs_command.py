@@ -148,3 +148,20 @@ def test_an_unknown_run_is_exit_2(two_runs, capsys):
     """With the nearest name."""
     assert run(["runs", "show", "secnd"]) == 2
     assert capsys.readouterr().err == "error: there is no run secnd\n\nhint: did you mean second\n"
+
+
+def test_a_run_that_is_a_link_has_a_name_that_is_found(two_runs, capsys):
+    """The name in the list is one that the other commands accept; the run of the link's target is the same one."""
+    (two_runs.path / "elsewhere").mkdir()
+    (two_runs.path / "runs" / "second").rename(two_runs.path / "elsewhere" / "second")
+    (two_runs.path / "runs" / "linked").symlink_to(two_runs.path / "elsewhere" / "second")
+
+    assert run(["runs", "list", "--json"], as_json=True) == 0
+    names = [found["name"] for found in json.loads(capsys.readouterr().out)]
+
+    assert names == ["first", "linked"]
+    for name in names:
+        assert run(["runs", "show", name]) == 0
+        assert capsys.readouterr().out.startswith(f"{name}: ")
+    assert run(["runs", "diff", "linked", "elsewhere/second"]) == 0
+    assert "equal fingerprints" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 
 from llmrun.launch.first_cause import first_cause
 from llmrun.launch.leftover import leftovers
+from llmrun.launch.loopback import Loopback
 from llmrun.launch.starter import WorkerJob
 from llmrun.launch.torchrun import TorchrunStarter, command_line
 from llmrun.run.directory import RunDirectory
@@ -27,8 +28,8 @@ runs/demo/logs/segment-003/failures.json
 --max-restarts=0
 --monitor-interval=0.1
 --rdzv-backend=c10d
---rdzv-endpoint=localhost:0
---rdzv-id=demo-3-0123456789abcdef
+--rdzv-endpoint=127.0.0.1:0
+--rdzv-id=3-0123456789abcdef
 --local-addr=127.0.0.1
 --log-dir=runs/demo/logs/segment-003/torchrun
 -m
@@ -68,7 +69,7 @@ def test_golden_command_line():
     from pathlib import Path
 
     job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
-    line = command_line(job, 4242, "demo-3-0123456789abcdef")
+    line = command_line(job, 4242, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
 
     assert "\n".join(["PYTHON", *line[1:], ""]) == GOLDEN
     assert line[0] == sys.executable
@@ -76,7 +77,7 @@ def test_golden_command_line():
 
 def test_two_runs_never_meet():
     """Port 0 and a rendezvous of its own: nothing of a command line can collide with another run's."""
-    assert "--rdzv-endpoint=localhost:0" in GOLDEN
+    assert "--rdzv-endpoint=127.0.0.1:0" in GOLDEN
     assert "port" not in GOLDEN
 
 
@@ -171,6 +172,7 @@ LAUNCHER = """
 import os, sys, time
 from pathlib import Path
 import llmrun.launch.torchrun as torchrun
+from llmrun.launch.loopback import Loopback
 from llmrun.launch.starter import WorkerJob
 from llmrun.run.directory import RunDirectory
 torchrun.WORKER_MODULE = "tiny_worker"

@@ -311,6 +311,16 @@ def test_a_kill_goes_before_the_words_of_others(run):
     assert first_cause(run, 1, [outcome], 1).says == "rank 1 was killed by SIGKILL (PID 101)"
 
 
+def test_memory_that_ran_out_is_a_cause(run):
+    """The kernel's count of kills says why a rank, or the agent itself, was killed."""
+    alone = first_cause(run, 1, [], -9)
+    assert any("memory runs out" in hint for hint in alone.hints)
+    assert first_cause(run, 1, [], -9, 2).caused_by[0].startswith("memory ran out")
+    failures(run, (1, -9))
+    assert first_cause(run, 1, [], 1).caused_by == ()
+    assert first_cause(run, 1, [], 1, 1).caused_by[0].startswith("memory ran out")
+
+
 def test_last_lines_of_a_long_log(run):
     """The end is read, not the whole; odd bytes do not hurt; a missing log is empty."""
     run.rank_log(1, 0).write_bytes(b"x\n" * 200_000 + b"\xff last words\n\n")

@@ -13,6 +13,7 @@ from llmrun.launch.replay import Leg, LegDone, run_leg
 from llmrun.ledger.compare import Difference, first_difference
 from llmrun.ledger.reader import LedgerReader
 from llmrun.run.trace import TRACE_NAME, Entry, first_different, read_kept, read_trace
+from llmrun.text import command
 from llmrun.verify.replay.audited import Audited
 from llmrun.verify.replay.gap import Gap, gap_between
 from llmrun.verify.replay.route import Crew, Route, execute, saved_checkpoint
@@ -75,7 +76,7 @@ def state_before(audited: Audited, step: int, crew: Crew) -> Path | None:
             f"the steps before do not come out as {audited.run.name} recorded them: step "
             f"{done.difference.step} differs in {done.difference.quantity}",
             hints=[
-                f"`llmrun verify {audited.run.path} --bisect --from {done.difference.step - 1}` looks into it"
+                f"`{command('llmrun', 'verify', audited.run.path)} --bisect --from {done.difference.step - 1}` looks into it"
             ],
         )
     return saved_checkpoint(done.done)

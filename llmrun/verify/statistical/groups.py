@@ -17,6 +17,7 @@ from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
 from llmrun.run.record import RunRecord, read_record
+from llmrun.text import command
 
 RUNS_MIN = 2
 
@@ -125,7 +126,7 @@ def check_comparable(groups: Sequence[Group]) -> None:
             f"{a.run.path} and {b.run.path} have equal losses: they are one draw, not two",
             hints=[
                 "groups are of different seeds, or of hardware that gives other bits; leave one of the two out",
-                f"`llmrun verify {a.run.path} {b.run.path}` compares their bits",
+                f"`{command('llmrun', 'verify', a.run.path, b.run.path)}` compares their bits",
             ],
         )
     _check_same(members, "GB_tok", [m.record.config["batch"]["GB_tok"] for m in members], "their steps")

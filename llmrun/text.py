@@ -1,0 +1,59 @@
+"""Names and commands as text: printable, and so that a printed command can be pasted into a shell."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+_NEEDS_ANSI_QUOTES = re.compile(r"[^\x20-\x7e]")
+_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t", "\r": r"\r"}
+
+
+def printable(text: str | Path) -> str:
+    r"""A name as one line of UTF-8: bytes that are not UTF-8 and characters that do not print as escapes (`\xff`)."""
+    encoded = str(text).encode("utf-8", "surrogateescape")
+    decoded = encoded.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded)
+
+
+def quoted(word: str | Path) -> str:
+    r"""One word of a command line, so that a shell reads it as it is.
+
+    Names with bytes that are not UTF-8, or with characters that do not print, are written `$'…\xff…'`, which bash,
+    zsh and ksh read.
+    """
+    text = str(word)
+    if not _NEEDS_ANSI_QUOTES.search(text) or (text.isprintable() and is_utf8(text)):
+        return shlex.quote(text)
+    return f"$'{''.join(_escaped(char) for char in text)}'"
+
+
+def _escaped(char: str) -> str:
+    """One character inside `$'…'`."""
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable() and is_utf8(char):
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def command(*words: str | Path) -> str:
+    """A command line to paste: `llmrun resume 'my runs/a'`.
+
+    A Path that begins with a dash gets `./` in front: as it is it would be read as an option.
+    """
+    return " ".join(quoted(_no_option(word)) for word in words)
+
+
+def _no_option(word: str | Path) -> str:
+    text = str(word)
+    return f".{os.sep}{text}" if isinstance(word, Path) and text.startswith("-") else text
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name or an argument was UTF-8: Python stands in for every other byte with half a surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
