@@ -1,0 +1,56 @@
+"""Attempts by what surrounds a process: processors, limits, directories, the shell."""
+
+import shutil
+from collections.abc import Callable
+
+from falsify.attempt import EQUAL, HARMLESS, Attempt, Ending, Pair, variant
+from falsify.ground import NotHereError, Place
+
+NO_BITS = "no number of a step depends on it"
+
+
+def _under(*prefix: str) -> Callable[[Place], Pair]:
+    """The command after a prefix."""
+
+    def play(place: Place) -> Pair:
+        if shutil.which(prefix[0]) is None:
+            raise NotHereError(f"no {prefix[0]}")
+        return variant(prefix=prefix)(place)
+
+    return play
+
+
+def _shell(statement: str) -> Callable[[Place], Pair]:
+    """The command after a statement of the shell."""
+    return _under("bash", "-c", f'{statement} && exec "$@"', "bash")
+
+
+def _directory(place: Place) -> Pair:
+    """A working directory with a name that needs quoting."""
+    folder = place.path / "a dir with 'quotes' and μ" / "below"
+    folder.mkdir(parents=True)
+    return variant(cwd=folder)(place)
+
+
+def _homes(place: Place) -> Pair:
+    """A home that cannot be written, and caches and temporary files elsewhere."""
+    (place.path / "tmp").mkdir()
+    return variant(env={"HOME": "/proc", "XDG_CACHE_HOME": "/proc/cache", "TMPDIR": str(place.path / "tmp")})(
+        place
+    )
+
+
+ATTEMPTS = (
+    Attempt("one-core", "one processor core (taskset)", EQUAL, "threads come from the config", _under("taskset", "-c", "0")),
+    Attempt("nice", "lowest priority (nice 19)", EQUAL, NO_BITS, _under("nice", "-n", "19")),
+    Attempt("no-randomised-addresses", "fixed addresses (setarch -R)", EQUAL, NO_BITS, _under("setarch", "-R")),
+    Attempt("umask", "umask 077", EQUAL, NO_BITS, _shell("umask 077")),
+    Attempt("stack-small", "a stack of 1 MiB", EQUAL, NO_BITS, _shell("ulimit -s 1024")),
+    Attempt("stack-unlimited", "a stack without limit, which changes the layout of addresses", EQUAL, NO_BITS, _shell("ulimit -s unlimited")),
+    Attempt("few-descriptors", "64 file descriptors", (Ending.EQUAL, Ending.REFUSED, Ending.STOPPED), "too few may end a run, not change it", _shell("ulimit -n 64")),
+    Attempt("no-output", "standard output and error closed or full", (Ending.EQUAL,), NO_BITS, _shell("exec >/dev/full")),
+    Attempt("interpreter-OO", "python -OO", HARMLESS, "asserts and docstrings make no number", variant(interpreter=["-OO"])),
+    Attempt("interpreter-isolated", "python -E -s", EQUAL, NO_BITS, variant(interpreter=["-E", "-s"])),
+    Attempt("directory", "a working directory with spaces, quotes and letters beyond ASCII", EQUAL, NO_BITS, _directory),
+    Attempt("home", "HOME and the caches cannot be written, TMPDIR is another one", EQUAL, NO_BITS, _homes),
+)  # fmt: skip
