@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TEXTS = ("LICENSE", "README.md", "docs/design.md")
-TIMEOUT_S = 240
+TIMEOUT_S = 480
 POLL_S = 0.001
 
 _BF16 = """
@@ -84,7 +84,8 @@ class Ground:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data = path / "data"
-        self._locks = {name: threading.Lock() for name in CONFIGS}
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
         self._references: dict[str, Path] = {}
         (path / "text").mkdir(parents=True)
         for number, name in enumerate(TEXTS):
@@ -108,12 +109,18 @@ class Ground:
 
     def reference(self, config: str) -> Path:
         """The finished reference run of a config."""
-        with self._locks[config]:
-            if config not in self._references:
-                done = self.place(f"reference-{config}").train(config, name="reference")
-                assert done.code == 0, f"the reference run of {config} failed:\n{done.err}"
-                self._references[config] = done.run
-            return self._references[config]
+        return self.once(config, lambda place: place.train(config, name="reference"))
+
+    def once(self, name: str, train: "Callable[[Place], Finished]") -> Path:
+        """The directory of a run that several attempts share; the first one that needs it makes it."""
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            if name not in self._references:
+                done = train(self.place(f"reference-{name}"))
+                assert done.code == 0, f"the reference run {name} failed:\n{done.err}"
+                self._references[name] = done.run
+            return self._references[name]
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,38 @@
 """A violation made on purpose, which the campaign has to find, and everything harmless at once, which it may not."""
 
-from falsify import by_config
-from falsify.attempt import EQUAL, Attempt, Pair, variant
-from falsify.ground import EDITED, Place, copy_package, numeric_source, replace_text
+from pathlib import Path
+from typing import Any
+
+from falsify.attempt import EQUAL, Attempt, Pair
+from falsify.ground import EDITED, Finished, Ground, Place, copy_package, numeric_source, replace_text
 
 SWITCH = "LLMRUN_FALSIFY_PLANTED"
 
 
-def _planted(place: Place) -> Pair:
-    """Both runs load the same source, in which a variable that nobody records chooses a number."""
-    package = copy_package(place)
-    file = numeric_source(package)
+def _train_reference(place: Place) -> Finished:
+    """A run of a copy of the package in which a variable that nobody records chooses a number."""
+    file = numeric_source(copy_package(place))
     name, _, value = EDITED[0].partition(" = ")
     line = f"{name} = {value} if {SWITCH!r} not in __import__('os').environ else 0.03"
     replace_text(file, file.read_text().replace(EDITED[0], line))
-    env = {"PYTHONPATH": str(package)}
-    before = place.train(name="reference", env=env)
-    assert before.code == 0, before.err
-    return Pair(before.run, place.train(env={**env, SWITCH: "1"}))
+    return place.train(name="reference", env={"PYTHONPATH": str(place.path / "install")})
+
+
+def reference(ground: Ground) -> Path:
+    """The reference run of this module's attempts: of a copy of the package, the variable not set."""
+    return ground.once("planted", _train_reference)
+
+
+def _compare(place: Place, env: dict[str, str], **how: Any) -> Pair:
+    """The same copy of the package, run in another way."""
+    before = reference(place.ground)
+    package = before.parents[1] / "install"
+    return Pair(before, place.train(env={**env, "PYTHONPATH": str(package)}, **how))
+
+
+def _planted(place: Place) -> Pair:
+    """Both runs load the same source."""
+    return _compare(place, {SWITCH: "1"})
 
 
 PLANTED = Attempt(
@@ -37,11 +52,9 @@ def _everything_harmless(place: Place) -> Pair:
     (place.path / "profile.py").write_text("raise SystemExit('not to be imported')\n")
     options = ["--set", "activation_checkpointing=block", "--set", "checkpoint.every_steps=1"]
     prefix = ["bash", "-c", 'umask 077; ulimit -s 1024; exec nice -n 5 "$@"', "bash"]
-    return variant(env=env, cwd=folder, options=options, prefix=prefix)(place)
+    return _compare(place, env, cwd=folder, options=options, prefix=prefix)
 
 
-QUICK = (
-    Attempt("harmless", "many harmless things at once", EQUAL, "none is a number", _everything_harmless),
-    *(attempt for attempt in by_config.ATTEMPTS if attempt.name == "last-bit"),
+HARMLESS = Attempt(
+    "harmless", "many harmless things at once", EQUAL, "none is a number", _everything_harmless
 )
-"""For `make test`: one shared reference, little time."""
