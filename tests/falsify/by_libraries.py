@@ -1,6 +1,8 @@
 """Attempts by libraries that a process loads beside its own or instead of them."""
 
+import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +21,6 @@ def _torch_library(name: str) -> Path:
 
 
 def _python_version() -> str:
-    import sys
-
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -59,8 +59,9 @@ def _shadow(statement: str, config: str) -> Callable[[Place], Pair]:
 
 def _other_math(place: Place) -> Pair:
     """A libm on LD_LIBRARY_PATH with another exp and cos."""
-    real = next(Path(folder, "libm.so.6") for folder in ("/lib/x86_64-linux-gnu", "/lib64", "/usr/lib"))
-    if not real.exists():
+    folders = (Path("/lib") / f"{platform.machine()}-linux-gnu", Path("/lib64"), Path("/usr/lib"))
+    real = next((folder / "libm.so.6" for folder in folders if (folder / "libm.so.6").exists()), None)
+    if real is None:
         raise NotHereError("no libm.so.6 in its usual place")
     native.instead_of(place.path / "lib" / real.name, real, native.MATH)
     return variant(env={"LD_LIBRARY_PATH": str(place.path / "lib")})(place)
@@ -103,9 +104,7 @@ def _replaced_library(place: Place) -> Pair:
     file = site_packages(place) / "torch" / "lib" / "libgomp.so.1"
     if not file.exists():
         raise NotHereError("torch has no libgomp of its own")
-    real = file.with_name("libgomp-real.so.1")
-    file.rename(real)
-    native.instead_of(file, real, native.constructor(native.ROUND_UP))
+    native.instead_of(file, file, native.constructor(native.ROUND_UP))
     return variant()(place)
 
 
@@ -116,7 +115,7 @@ def _edited_package(place: Place) -> Pair:
     line = "return F.linear(input, self.weight, self.bias)"
     text = file.read_text()
     assert line in text
-    replace_text(file, text.replace(line, f"{line} * 1.001"))
+    replace_text(file, text.replace(line, f"{line} * 1.125"))
     return variant()(place)
 
 

@@ -18,7 +18,7 @@ def judge(pair: Pair, place: Place) -> tuple[Ending, str]:
     done = pair.variant
     if done.code is None:
         return Ending.HANG, "killed after its time limit"
-    if "Traceback" in done.err or (done.code != 0 and done.code not in FOUND):
+    if is_traceback(done.err) or (done.code != 0 and done.code not in FOUND):
         return Ending.CRASH, f"exit code {done.code}: {(done.err.strip().splitlines() or ['no output'])[-1]}"
     if done.code != 0:
         errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
@@ -28,6 +28,11 @@ def judge(pair: Pair, place: Place) -> tuple[Ending, str]:
             else (Ending.CRASH, "no error line")
         )
     return compare(pair, place)
+
+
+def is_traceback(screen: str) -> bool:
+    """Whether a command ended in a traceback of its own; one that is cited is indented."""
+    return any(line.startswith("Traceback") for line in screen.splitlines())
 
 
 def compare(pair: Pair, place: Place) -> tuple[Ending, str]:

@@ -128,8 +128,19 @@ def module(directory: Path, name: str, statement: str) -> Path:
 
 
 def instead_of(file: Path, real: Path, source: str) -> Path:
-    """Compile a library with the name of another one, which it loads, and from which it has its functions."""
-    return library(file, source, f"-Wl,-soname,{file.name}", "-Wl,--no-as-needed", str(real))
+    """Compile a library with the name of a real one, from which it has all functions that `source` does not define.
+
+    The real one is copied beside it under another name of the same length, the name in the file included:
+    libgomp.so.1 becomes zibgomp.so.1.
+    """
+    name, other = real.name, f"z{real.name[1:]}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = real.read_bytes().replace(f"\0{name}\0".encode(), f"\0{other}\0".encode())
+    aside = file.with_name(other)
+    aside.write_bytes(content)
+    file.unlink(missing_ok=True)  # may be a hard link
+    options = [f"-Wl,-soname,{name}", "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", str(aside)]
+    return library(file, source, *options)
 
 
 def _compile(file: Path, source: str, *options: str) -> Path:
