@@ -7,6 +7,8 @@ from falsify.attempt import EQUAL, Attempt, Pair
 from falsify.ground import EDITED, Finished, Ground, Place, copy_package, numeric_source, replace_text
 
 SWITCH = "LLMRUN_FALSIFY_PLANTED"
+CONFIG = "odd"
+"""A small one: these attempts are part of `make test`."""
 
 
 def _train_reference(place: Place) -> Finished:
@@ -15,7 +17,7 @@ def _train_reference(place: Place) -> Finished:
     name, _, value = EDITED[0].partition(" = ")
     line = f"{name} = {value} if {SWITCH!r} not in __import__('os').environ else 0.03"
     replace_text(file, file.read_text().replace(EDITED[0], line))
-    return place.train(name="reference", env={"PYTHONPATH": str(place.path / "install")})
+    return place.train(CONFIG, name="reference", env={"PYTHONPATH": str(place.path / "install")})
 
 
 def reference(ground: Ground) -> Path:
@@ -27,7 +29,7 @@ def _compare(place: Place, env: dict[str, str], **how: Any) -> Pair:
     """The same copy of the package, run in another way."""
     before = reference(place.ground)
     package = before.parents[1] / "install"
-    return Pair(before, place.train(env={**env, "PYTHONPATH": str(package)}, **how))
+    return Pair(before, place.train(CONFIG, env={**env, "PYTHONPATH": str(package)}, **how))
 
 
 def _planted(place: Place) -> Pair:
