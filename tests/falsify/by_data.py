@@ -63,5 +63,5 @@ ATTEMPTS = (
     Attempt("data-linked", "the dataset behind a symbolic link", EQUAL, STREAM, _with_data(_linked)),
     Attempt("data-split", "another share of validation", OTHER, "the training stream is another one", _with_data(_other_split)),
     Attempt("damage-always", "damaged shards, data.verify: always", DAMAGE, "every shard is checked", _with_data(_damaged, "data.verify=always")),
-    Attempt("damage-never", "damaged shards, data.verify: never", (*DAMAGE, Ending.DISCLOSED), "whoever asks for no check is told so", _with_data(_damaged, "data.verify=never", disclosure="verify")),
+    Attempt("damage-never", "damaged shards, data.verify: never", (*DAMAGE, Ending.DISCLOSED), "whoever asks for no check is told so", _with_data(_damaged, "data.verify=never", disclosure="data.verify")),
 )  # fmt: skip

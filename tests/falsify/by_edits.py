@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,15 +49,18 @@ def _edited(
     def play(place: Place) -> Pair:
         package = copy_package(place)
         file = numeric_source(package)
-        original = file.read_text()
+        original, made = file.read_text(), threading.Event()
 
         def meanwhile(process: "subprocess.Popen[str]", run: Path) -> None:
             if wait_for(process, lambda: when(run)):
                 change(file)
+                made.set()
                 if back is not _never and wait_for(process, lambda: back(run)):
                     replace_text(file, original)
 
-        return variant(env={"PYTHONPATH": str(package)}, meanwhile=meanwhile)(place)
+        pair = variant(env={"PYTHONPATH": str(package)}, meanwhile=meanwhile)(place)
+        assert made.is_set(), "the moment of the edit did not come"
+        return pair
 
     return play
 
@@ -80,12 +84,19 @@ def _same_install(place: Place) -> Pair:
 def _orders(place: Place) -> Pair:
     """The launcher's orders get another seed before a worker reads them."""
 
+    made = threading.Event()
+
     def meanwhile(process: "subprocess.Popen[str]", run: Path) -> None:
         file = run / "logs" / "segment-001" / "orders.json"
         if wait_for(process, file.exists):
-            replace_text(file, file.read_text().replace('"seed": 42', '"seed": 43'))
+            text = file.read_text()
+            replace_text(file, text.replace('"seed": 42', '"seed": 43'))
+            if '"seed": 42' in text:
+                made.set()
 
-    return variant(meanwhile=meanwhile)(place)
+    pair = variant(meanwhile=meanwhile)(place)
+    assert made.is_set(), "the seed did not stand in the orders"
+    return pair
 
 
 def _between_segments(change: Callable[[Path], None]) -> Callable[[Place], Pair]:
@@ -107,7 +118,9 @@ def _record_config(run: Path) -> None:
     document["config"]["optimizer"]["lr"] = 0.002
     replace_text(file, json.dumps(document))
     settings = run / "config.yaml"
-    replace_text(settings, settings.read_text().replace("lr: 0.001", "lr: 0.002"))
+    text = settings.read_text()
+    assert "lr: 0.001" in text
+    replace_text(settings, text.replace("lr: 0.001", "lr: 0.002"))
 
 
 def _record_preimage(run: Path) -> None:
