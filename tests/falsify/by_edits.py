@@ -83,7 +83,6 @@ def _same_install(place: Place) -> Pair:
 
 def _orders(place: Place) -> Pair:
     """The launcher's orders get another seed before a worker reads them."""
-
     made = threading.Event()
 
     def meanwhile(process: "subprocess.Popen[str]", run: Path) -> None:

@@ -103,7 +103,7 @@ def _numpy(folder: Path) -> None:
         "import importlib.machinery as _i, sys as _y\n"
         "_here = __path__[0].rpartition('/')[0]\n"
         "_real = _i.PathFinder.find_spec('numpy', [p for p in _y.path if p != _here])\n"
-        "__path__[:] = _real.submodule_search_locations; __file__ = _real.origin\n"
+        "__path__[:] = _real.submodule_search_locations\n"
         "exec(compile(open(_real.origin).read(), _real.origin, 'exec'))\n" + OTHER_COSINE,
     )
 
