@@ -19,7 +19,7 @@ exec(compile(_p.Path(_s.get_path("stdlib"), "NAME.py").read_text(), "NAME.py", "
 """Makes a shadow behave as the module that it hides."""
 NO_ONEDNN = "import torch as _t; _t._C._set_mkldnn_enabled(False)\n"
 """For modules that are imported after torch."""
-OTHER_COSINE = "import math as _m; _c = _m.cos; _m.cos = lambda x: 0.999 * _c(x)\n"
+OTHER_COSINE = "import math as _m; _m.cos = (lambda cos: lambda x: 0.999 * cos(x))(_m.cos)\n"
 """Another learning rate, whenever it is imported."""
 
 SAFE = "the working directory is not where workers import from"
