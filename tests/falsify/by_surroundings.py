@@ -1,10 +1,11 @@
 """Attempts by what surrounds a process: processors, limits, directories, the shell."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 
 from falsify.attempt import EQUAL, HARMLESS, Attempt, Ending, Pair, variant
-from falsify.ground import NotHereError, Place
+from falsify.ground import NotHereError, Place, clean_environment
 
 NO_BITS = "no number of a step depends on it"
 
@@ -40,6 +41,17 @@ def _homes(place: Place) -> Pair:
     )
 
 
+def _repository(place: Place) -> Pair:
+    """A working directory in a git repository with a commit, an edit and an untracked file."""
+    (place.work / "notes.py").write_text("x = 1\n")
+    identity = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "notes"]):
+        subprocess.run(["git", *words], cwd=place.work, env=clean_environment(place.path), check=True)
+    (place.work / "notes.py").write_text("x = 2\n")
+    (place.work / "untracked.py").write_text("y = 1\n")
+    return variant()(place)
+
+
 ATTEMPTS = (
     Attempt("one-core", "one processor core (taskset)", EQUAL, "threads come from the config", _under("taskset", "-c", "0")),
     Attempt("nice", "lowest priority (nice 19)", EQUAL, NO_BITS, _under("nice", "-n", "19")),
@@ -52,5 +64,6 @@ ATTEMPTS = (
     Attempt("interpreter-OO", "python -OO", HARMLESS, "asserts and docstrings make no number", variant(interpreter=["-OO"])),
     Attempt("interpreter-isolated", "python -E -s", EQUAL, NO_BITS, variant(interpreter=["-E", "-s"])),
     Attempt("directory", "a working directory with spaces, quotes and letters beyond ASCII", EQUAL, NO_BITS, _directory),
+    Attempt("repository", "a working directory in a git repository with edits", EQUAL, "files that no worker loads are no code", _repository),
     Attempt("home", "HOME and the caches cannot be written, TMPDIR is another one", EQUAL, NO_BITS, _homes),
 )  # fmt: skip

@@ -44,7 +44,7 @@ ATTEMPTS = (
     _variables("warnings-error", (Ending.EQUAL, Ending.REFUSED), "a warning may end a start, not change it", PYTHONWARNINGS="error"),
     _variables("python-malloc", EQUAL, NO_BITS, PYTHONMALLOC="malloc"),
     _variables("inductor", OTHER, CHOOSES, TORCHINDUCTOR_MAX_AUTOTUNE="1"),
-    _variables("torch-logs", EQUAL, NO_BITS, TORCH_SHOW_CPP_STACKTRACES="1", TORCH_LOGS="+dynamo"),
+    _variables("torch-logs", EQUAL, NO_BITS, TORCH_SHOW_CPP_STACKTRACES="1", TORCH_LOGS="+dynamo", CUDA_VISIBLE_DEVICES=""),
     _variables("torch-jit", OTHER, CHOOSES, PYTORCH_JIT="0"),
     _variables("torch-tf32", HARMLESS, FAMILY, "fp32", TORCH_ALLOW_TF32_CUBLAS_OVERRIDE="1"),
     _variables("tunable-op", HARMLESS, FAMILY, PYTORCH_TUNABLEOP_ENABLED="1"),
