@@ -33,14 +33,9 @@ def _spelled(text: str) -> str:
     return text
 
 
-def _mu(text: str) -> str:
-    """The micro sign U+00B5 in place of the Greek letter."""
-    return text.replace("μ_tok", "\u00b5_tok")
-
-
 def _reversed(text: str) -> str:
-    """All mappings in reverse order, in block style, with comments and an end mark."""
-    document = yaml.safe_load(text)
+    """All mappings in reverse order, in block style, with a comment, and U+00B5 in μ_tok."""
+    document = yaml.safe_load(text.replace("μ_tok", "\u00b5_tok"))
     turned = {
         key: dict(reversed(value.items())) if isinstance(value, dict) else value
         for key, value in reversed(document.items())
@@ -90,8 +85,7 @@ def _number(old: str, new: str) -> Callable[[Place], Pair]:
 
 ATTEMPTS = (
     Attempt("spellings", "8_192 for 8Ki, micro_tok for μ_tok, 0.001 for 1e-3, …", EQUAL, SAME, _text(_spelled)),
-    Attempt("micro-sign", "U+00B5 for U+03BC in μ_tok", EQUAL, SAME, _text(_mu)),
-    Attempt("field-order", "fields in reverse order", EQUAL, SAME, _text(_reversed)),
+    Attempt("field-order", "fields in reverse order, U+00B5 for U+03BC in μ_tok", EQUAL, SAME, _text(_reversed)),
     Attempt("anchors", "numbers shared by YAML anchors", (Ending.EQUAL, Ending.REFUSED), "a config may refuse anchors", _text(_anchored)),
     Attempt("defaults", "every default written out", EQUAL, SAME, _resolved),
     Attempt("overrides", "numbers from --set", EQUAL, SAME, _overridden),

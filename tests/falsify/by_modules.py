@@ -39,12 +39,6 @@ def _in_working_directory(name: str, payload: str) -> Callable[[Place], Pair]:
     return play
 
 
-def _beside_config(place: Place) -> Pair:
-    """The working directory is another one."""
-    (place.path / "profile.py").write_text(_shadow("profile", NO_ONEDNN))
-    return variant()(place)
-
-
 def _second_checkout(place: Place) -> Pair:
     """The command is run inside another checkout, which has other numbers."""
     shutil.copytree(ROOT / "llmrun", place.work / "llmrun")
@@ -117,8 +111,9 @@ def _user_site(place: Place) -> Pair:
     return variant(env={"PYTHONUSERBASE": str(place.path / "base")})(place)
 
 
-def _startup(place: Place) -> Pair:
-    """PYTHONSTARTUP is for interactive sessions."""
+def _beside_config(place: Place) -> Pair:
+    """Neither the directory of the config nor PYTHONSTARTUP is where workers import from."""
+    (place.path / "profile.py").write_text(_shadow("profile", NO_ONEDNN))
     _write(place.path / "startup.py", OTHER_COSINE)
     return variant(env={"PYTHONSTARTUP": str(place.path / "startup.py")})(place)
 
@@ -139,7 +134,7 @@ ATTEMPTS = (
     Attempt("cwd-random", "random.py in the working directory changes the learning rate", HONEST, SAFE, _in_working_directory("random", OTHER_COSINE)),
     Attempt("cwd-types", "types.py in the working directory changes the learning rate", HONEST, SAFE, _in_working_directory("types", OTHER_COSINE)),
     Attempt("cwd-llmrun", "another checkout of llmrun in the working directory, with other numbers", HONEST, SAFE, _second_checkout),
-    Attempt("config-profile", "profile.py beside the config file", EQUAL, SAFE, _beside_config),
+    Attempt("config-profile", "profile.py beside the config file, PYTHONSTARTUP", EQUAL, SAFE, _beside_config),
     Attempt("path-profile", "profile.py on PYTHONPATH switches oneDNN off", HONEST, OWN, _on_path(_source("profile", _shadow("profile", NO_ONEDNN)))),
     Attempt("path-profile-pyc", "profile.pyc without source on PYTHONPATH switches oneDNN off", HONEST, OWN, _on_path(_compiled("profile", _shadow("profile", NO_ONEDNN)))),
     Attempt("path-sitecustomize", "sitecustomize.py on PYTHONPATH changes the learning rate", HONEST, OWN, _on_path(_source("sitecustomize", OTHER_COSINE))),
@@ -149,7 +144,6 @@ ATTEMPTS = (
     Attempt("path-numpy", "a package on PYTHONPATH hides numpy", HONEST, OWN, _on_path(_numpy)),
     Attempt("path-pth", "a .pth file on PYTHONPATH", EQUAL, "Python does not read it there", _on_path(lambda folder: _write(folder / "x.pth", OTHER_COSINE))),
     Attempt("user-site", "usercustomize.py under PYTHONUSERBASE", HONEST, OWN, _user_site),
-    Attempt("startup", "PYTHONSTARTUP names a file", EQUAL, "it is for interactive sessions", _startup),
     Attempt("installed-pth", "a .pth file in site-packages changes the learning rate", HONEST, LATE, _installed("zz.pth", OTHER_COSINE)),
     Attempt("installed-sitecustomize", "sitecustomize.py in site-packages changes the learning rate", HONEST, LATE, _installed("sitecustomize.py", OTHER_COSINE)),
 )  # fmt: skip

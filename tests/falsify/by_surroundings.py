@@ -54,9 +54,8 @@ def _repository(place: Place) -> Pair:
 
 ATTEMPTS = (
     Attempt("one-core", "one processor core (taskset)", EQUAL, "threads come from the config", _under("taskset", "-c", "0")),
-    Attempt("nice", "lowest priority (nice 19)", EQUAL, NO_BITS, _under("nice", "-n", "19")),
     Attempt("no-randomised-addresses", "fixed addresses (setarch -R)", EQUAL, NO_BITS, _under("setarch", "-R")),
-    Attempt("umask", "umask 077", EQUAL, NO_BITS, _shell("umask 077")),
+    Attempt("umask", "umask 077 and the lowest priority", EQUAL, NO_BITS, _shell("umask 077 && renice -n 19 $$")),
     Attempt("stack-small", "a stack of 1 MiB", EQUAL, NO_BITS, _shell("ulimit -s 1024")),
     Attempt("stack-unlimited", "a stack without limit, which changes the layout of addresses", EQUAL, NO_BITS, _shell("ulimit -s unlimited")),
     Attempt("few-descriptors", "64 file descriptors", (Ending.EQUAL, Ending.REFUSED, Ending.STOPPED), "too few may end a run, not change it", _shell("ulimit -n 64")),
