@@ -10,7 +10,7 @@ GPU_PYTHON = $(or $(PYTHON),python3)
 # Test processes start quicker with byte code on disk.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo lint test test-all chaos bench docs gpu lock
+.PHONY: help setup demo lint test test-all chaos falsify bench docs gpu lock
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -20,6 +20,7 @@ help:
 	@echo "make test      lint, types and all tests but the slow ones; what CI runs"
 	@echo "make test-all  the slow tests too"
 	@echo "make chaos     SIGKILL at N=1000 seeded moments, and TORCHRUN=40 through torchrun; SEED=1, ONLY=w7 for one run"
+	@echo "make falsify   tries to get other bits under the same fingerprint; ONLY=name, JOBS=2, WRITE=1"
 	@echo "make bench     the benchmarks"
 	@echo "make lint      ruff, formatting, types"
 	@echo "make docs      write the generated pages of docs/ anew"
@@ -50,6 +51,11 @@ SEED ?= 1
 chaos: setup
 	@PYTHONPATH=$(CURDIR)/tests$(if $(PYTHONPATH),:$(PYTHONPATH)) $(BIN)/python -m chaos \
 	  --kills $(N) --torchrun $(TORCHRUN) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
+
+# WRITE=1 puts the table into docs/falsify.md.
+JOBS ?= 2
+falsify: setup
+	@PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m falsify --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 bench: setup
 	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
