@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
+from llmrun.data.input_files import left_out_words
 from llmrun.data.manifest import Manifest, dtype_for, read_manifest, write_manifest
 from llmrun.data.recipe import (
     DEFAULT_SHARD_TOKENS,
@@ -72,7 +73,7 @@ def prepare(
     check_options(options)
     existing = _existing(out)
     given = user_tokenizer(Path(tokenizer), eot) if options.kind == "file" else None
-    corpus = read_corpus(inputs, report)
+    corpus = read_corpus(inputs, report, out)
     recipe = recipe_of(corpus, options, _identity(given))
     if existing is not None:
         _refuse_other(out, existing, recipe)
@@ -159,6 +160,13 @@ def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:
 
 def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str]:
     """What is unusual about this dataset."""
+    if corpus.left_out:
+        words = left_out_words(corpus.left_out, corpus.endings)
+        yield f"files left out: {sum(corpus.left_out.values()):,}: {words}"
+    if corpus.n_marks:
+        yield f"byte-order marks removed: {corpus.n_marks:,}"
+    if corpus.n_crlf:
+        yield f"documents with CRLF line ends, kept as they are: {corpus.n_crlf:,}"
     if corpus.n_empty:
         yield f"empty documents left out: {corpus.n_empty:,}"
     if corpus.n_identical:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
+from llmrun.data.regular_file import read_regular_file
+from llmrun.data.text_engine import Unspeakable, renumbered, text_content
 from llmrun.errors import InputError
 from llmrun.streams import canonical_json
 
@@ -94,7 +97,7 @@ class FileTokenizer:
 
     def __init__(self, content: bytes, kind: str, eot_id: int) -> None:
         self._engine = load_engine(content)
-        self._cuts = kind == "bpe"
+        self._is_own = kind == "bpe"
         self.content = content
         self.record = TokenizerRecord(
             kind=kind,
@@ -104,17 +107,31 @@ class FileTokenizer:
             sha256=hashlib.sha256(content).hexdigest(),
         )
 
+    @cached_property
+    def _text_engine(self) -> Any:
+        """The engine without control tokens.  Raises InputError if text needs one of them."""
+        try:
+            return load_engine(text_content(self.content, self._engine, self.record.eot_id))
+        except Unspeakable as error:
+            raise InputError(
+                f"the tokenizer cannot encode text: {error}", hints=["choose another token with `--eot NAME`"]
+            ) from error
+
+    def check_speakable(self) -> None:
+        """Raises InputError if the tokenizer needs a control token for ordinary text."""
+        _ = self._text_engine
+
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; nothing is added at its ends."""
-        ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        return ids
+        """The ids of a text; nothing is added at its ends.  Raises InputError as `encode_batch` does."""
+        return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of many texts.  Long ones go in pieces where that cannot change a token.
 
-        Raises InputError where the tokenizer has no id for something, such as without an unknown token.
+        Raises InputError if the tokenizer has no id for something, such as without an unknown token, or has none
+        but the token that ends documents.
         """
-        pieces = [list(pieces_of(text)) if self._cuts else [text] for text in texts]
+        pieces = [list(pieces_of(text)) if self._is_own else [text] for text in texts]
         ids = iter(self._encode_pieces([piece for own in pieces for piece in own]))
         return [np.concatenate([next(ids) for _ in own]) for own in pieces]
 
@@ -124,10 +141,15 @@ class FileTokenizer:
         try:
             for group in grouped(pieces):
                 with _plain_exceptions():
-                    encodings = self._engine.encode_batch_fast(group, add_special_tokens=False)
+                    encodings = self._text_engine.encode_batch_fast(group, add_special_tokens=False)
                 ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         except ValueError as error:
             raise InputError("the tokenizer cannot encode this text", caused_by=[str(error)]) from error
+        if any((own == self.record.eot_id).any() for own in ids):
+            raise InputError(
+                f"the tokenizer cannot encode this text: it has only the token {self.record.eot_id}, which ends"
+                " documents, for some of it"
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -173,7 +195,7 @@ def _plain_exceptions() -> Iterator[None]:
 
 
 def load_engine(content: bytes) -> Any:
-    """The `tokenizers.Tokenizer` of a `tokenizer.json`: text is never cut, padded or taken for special tokens.
+    """The `tokenizers.Tokenizer` of a `tokenizer.json`, without truncation and padding.
 
     Raises ValueError where the content is none.
     """
@@ -184,7 +206,6 @@ def load_engine(content: bytes) -> Any:
         engine = Engine.from_str(content.decode())
     engine.no_truncation()
     engine.no_padding()
-    engine.encode_special_tokens = True
     return engine
 
 
@@ -222,10 +243,11 @@ def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
     """A tokenizer given as a `tokenizer.json`.
 
     eot: the name of the token that ends a document; None looks for a usual one.
-    Raises InputError where the file is none, or has no such token.
+    Raises InputError if the file is none, has no such token, numbers a token otherwise than the library does, or
+    needs a control token for ordinary text.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path)
         engine = load_engine(content)
     except OSError as error:
         raise InputError(
@@ -238,7 +260,25 @@ def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
         ) from error
     if not 1 <= vocabulary_size(engine) <= LARGEST_VOCABULARY:
         raise InputError(f"the tokenizer {path} has {vocabulary_size(engine):,} tokens")
-    return FileTokenizer(content, "file", _end_id(engine, path, eot))
+    _refuse_renumbered(content, engine, path)
+    tokenizer = FileTokenizer(content, "file", _end_id(engine, path, eot))
+    tokenizer.check_speakable()
+    return tokenizer
+
+
+def _refuse_renumbered(content: bytes, engine: Any, path: Path) -> None:
+    """Refuse added tokens to which the library gives another id than the file states."""
+    wrong = renumbered(content, engine)
+    if not wrong:
+        return
+    token, given = wrong[0]
+    more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+    raise InputError(
+        f"the id of the added token {token.content!r} must be {given}, got {token.id}{more}: the tokenizers library"
+        " numbers added tokens behind the model's vocabulary, without gaps",
+        where=str(path),
+        hints=["correct the ids in `added_tokens`, or add the tokens to the model's vocabulary"],
+    )
 
 
 def _end_id(engine: Any, path: Path, eot: str | None) -> int:
@@ -274,7 +314,7 @@ def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
 def _load_file(path: Path, record: TokenizerRecord) -> FileTokenizer:
     hints = ["copy the file again, or make the dataset anew"]
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path)
     except OSError as error:
         raise InputError(f"cannot read the tokenizer {path}: {error.strerror}", hints=hints) from error
     found = hashlib.sha256(content).hexdigest()

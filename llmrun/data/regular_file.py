@@ -1,0 +1,21 @@
+"""Read a whole file, and nothing that is not a regular file: opening a FIFO must not wait for a writer."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def read_regular_file(path: Path) -> bytes:
+    """The content of a regular file, or of the one that a link leads to.
+
+    Raises OSError if it cannot be read or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
