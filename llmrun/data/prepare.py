@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrun.data.bpe_training import WORD_CHARS
 from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
 from llmrun.data.input_files import left_out_words
 from llmrun.data.manifest import Manifest, dtype_for, read_manifest, write_manifest
@@ -78,10 +79,12 @@ def prepare(
     if existing is not None:
         _refuse_other(out, existing, recipe)
         return Prepared(out, existing, already=True, notes=())
+    training = _Training(corpus)
     with _temporary(out, disk) as directory:
-        manifest = _build(directory, corpus, options, given, recipe, report, disk)
+        manifest = _build(directory, corpus, options, given, recipe, report, disk, training)
         _commit(directory, out, disk)
-    return Prepared(out, manifest, already=False, notes=tuple(_notes(corpus, options, manifest)))
+    notes = [*_notes(corpus, options, manifest), *([training.note()] if training.words_cut else [])]
+    return Prepared(out, manifest, already=False, notes=tuple(notes))
 
 
 def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
@@ -124,9 +127,10 @@ def _build(
     recipe: dict[str, Any],
     report: Report,
     disk: Disk,
+    training: "_Training",
 ) -> Manifest:
     """Write every file of the dataset into `directory`."""
-    tokenizer = given or _own_tokenizer(corpus, options, report)
+    tokenizer = given or _own_tokenizer(training, options, report)
     if isinstance(tokenizer, FileTokenizer):
         write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
     write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
@@ -136,26 +140,58 @@ def _build(
         splits=write_splits(
             directory, corpus, tokenizer, options.val_fraction, options.shard_tokens, report, disk
         ),
-        recipe=recipe,
+        recipe=recipe | ({"tokenizer_training": training.recipe()} if options.kind == "bpe" else {}),
     )
     write_manifest(directory, manifest, disk)
     return manifest
 
 
-def _own_tokenizer(corpus: Corpus, options: Options, report: Report) -> Tokenizer:
+@dataclass
+class _Training:
+    """The corpus as text to train on, and the words in it that are cut for training.
+
+    longest: characters of the longest of them.  longest_in: the document that has it.
+    """
+
+    corpus: Corpus
+    words_cut: int = 0
+    longest: int = 0
+    longest_in: str = ""
+    _document: str = ""
+
+    def texts(self, report: Report) -> Iterator[str]:
+        """The corpus in pieces."""
+        done = 0
+        for document in self.corpus.documents:
+            self._document = document.name
+            yield from pieces_of(read_text(document))
+            done += document.bytes
+            report("training the tokenizer", done, self.corpus.n_bytes)
+
+    def note_long_word(self, n_chars: int) -> None:
+        """Count a word of the current document."""
+        self.words_cut += 1
+        if n_chars > self.longest:
+            self.longest, self.longest_in = n_chars, self._document
+
+    def recipe(self) -> dict[str, int]:
+        """What the recipe records."""
+        return {"word_chars": WORD_CHARS, "words_cut": self.words_cut, "longest_word": self.longest}
+
+    def note(self) -> str:
+        """What the user should know."""
+        return (
+            f"words longer than {WORD_CHARS} characters, cut for training the tokenizer only: {self.words_cut:,};"
+            f" the longest has {self.longest:,} characters, in {self.longest_in}"
+        )
+
+
+def _own_tokenizer(training: _Training, options: Options, report: Report) -> Tokenizer:
     """Bytes, or a BPE trained on the whole corpus."""
     if options.kind == "byte":
         return ByteTokenizer()
-    return train_bpe(_training_text(corpus, report), options.vocab_size or DEFAULT_VOCAB_SIZE)
-
-
-def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:
-    """The corpus in pieces."""
-    done = 0
-    for document in corpus.documents:
-        yield from pieces_of(read_text(document))
-        done += document.bytes
-        report("training the tokenizer", done, corpus.n_bytes)
+    vocab_size = options.vocab_size or DEFAULT_VOCAB_SIZE
+    return train_bpe(training.texts(report), vocab_size, report, training.note_long_word)
 
 
 def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str]:

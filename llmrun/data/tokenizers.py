@@ -6,7 +6,7 @@ A document's text never yields the token that ends documents, even where it spel
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrun.data.bpe_training import cut_long_words, train_in_process
+from llmrun.data.bpe_worker import END_OF_TEXT
+from llmrun.data.documents import Report, silent
 from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
 from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_engine import Unspeakable, renumbered, text_content
@@ -23,7 +26,6 @@ from llmrun.errors import InputError
 from llmrun.streams import canonical_json
 
 TOKENIZER_NAME = "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 """Names of the token that ends a document, in the order they are looked for."""
 
@@ -214,29 +216,23 @@ def vocabulary_size(engine: Any) -> int:
     return 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
+def train_bpe(
+    texts: Iterable[str],
+    vocab_size: int,
+    report: Report = silent,
+    on_long_word: Callable[[int], None] = lambda _: None,
+) -> FileTokenizer:
     """A byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) trained on `texts`.
 
+    on_long_word: called with the characters of each word that is cut for training (`bpe_training.WORD_CHARS`).
     The same texts in the same order give the same file.  A small corpus may give a smaller vocabulary.
+    Raises RunFailedError if the process that trains is killed.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from tokenizers import Tokenizer as Engine
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    engine = Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    engine.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    engine.train_from_iterator(texts, trainer)
-    eot_id = engine.token_to_id(END_OF_TEXT)
+    pieces = (piece for text in texts for piece in cut_long_words(text, on_long_word))
+    content = train_in_process(pieces, vocab_size, report)
+    eot_id = load_engine(content).token_to_id(END_OF_TEXT)
     assert eot_id is not None
-    return FileTokenizer((engine.to_str(pretty=True) + "\n").encode(), "bpe", eot_id)
+    return FileTokenizer(content, "bpe", eot_id)
 
 
 def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
