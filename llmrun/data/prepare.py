@@ -4,11 +4,10 @@ Each document's tokens are followed by the token that ends a document.  The dire
 temporary name beside its own, every file fsynced, and renamed at the end.
 """
 
-import errno
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from llmrun.data.bpe_training import WORD_CHARS
 from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
 from llmrun.data.input_files import left_out_words
-from llmrun.data.manifest import Manifest, dtype_for, read_manifest, write_manifest
+from llmrun.data.manifest import Manifest, dtype_for, read_manifest, share_of, write_manifest
 from llmrun.data.recipe import (
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VAL_FRACTION,
@@ -29,7 +28,7 @@ from llmrun.data.recipe import (
     sources_text,
 )
 from llmrun.data.split_files import write_splits
-from llmrun.data.splitting import FEW_DOCUMENTS
+from llmrun.data.splitting import FEW_DOCUMENTS, check_share, validation_documents
 from llmrun.data.tokenizers import (
     TOKENIZER_NAME,
     ByteTokenizer,
@@ -39,7 +38,15 @@ from llmrun.data.tokenizers import (
     train_bpe,
     user_tokenizer,
 )
-from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, commit_directory, make_directories, write_new
+from llmrun.durable import (
+    DISK,
+    DISK_FULL,
+    TEMPORARY_PREFIX,
+    Disk,
+    commit_directory,
+    make_directories,
+    write_new,
+)
 from llmrun.errors import InputError, RefusedError
 
 
@@ -79,6 +86,7 @@ def prepare(
     if existing is not None:
         _refuse_other(out, existing, recipe)
         return Prepared(out, existing, already=True, notes=())
+    _check_share(corpus, options)
     training = _Training(corpus)
     with _temporary(out, disk) as directory:
         manifest = _build(directory, corpus, options, given, recipe, report, disk, training)
@@ -92,6 +100,15 @@ def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
     if given is None:
         return None
     return {"sha256": given.record.sha256, "eot_id": given.record.eot_id}
+
+
+def _check_share(corpus: Corpus, options: Options) -> None:
+    """Refuse an absurd split before the work of tokenizing it.  Raises InputError."""
+    if len(corpus.documents) < FEW_DOCUMENTS:
+        return
+    chosen = validation_documents([document.sha256 for document in corpus.documents], options.val_fraction)
+    val_bytes = sum(document.bytes for document in corpus.documents if document.sha256 in chosen)
+    check_share(val_bytes, corpus.n_bytes, options.val_fraction)
 
 
 def _existing(out: Path) -> Manifest | None:
@@ -215,6 +232,9 @@ def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str
     asked, got = options.vocab_size or DEFAULT_VOCAB_SIZE, manifest.tokenizer.vocab_size
     if options.kind == "bpe" and got < asked:
         yield f"the text yields a vocabulary of {got:,} only; {asked:,} were asked for"
+    share = share_of(manifest, "val")
+    if abs(share - options.val_fraction) > options.val_fraction / 2 and share > 0:
+        yield f"validation has {share:.2%} of the tokens; --val-fraction asks for {options.val_fraction:.2%}"
     if manifest.splits["val"].tokens == 0:
         yield "the validation split is empty: set `eval.every_steps: null` to train on it"
 
@@ -232,8 +252,9 @@ def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
     except OSError as error:
         raise _write_error(out, error) from error
     finally:
-        if directory.is_dir():
-            disk.remove_tree(directory)
+        with suppress(OSError):  # the first error is the one to show
+            if directory.is_dir():
+                disk.remove_tree(directory)
 
 
 def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
@@ -258,7 +279,7 @@ def _commit(directory: Path, out: Path, disk: Disk) -> None:
 
 def _write_error(out: Path, error: OSError) -> InputError | RefusedError:
     """A file could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return RefusedError(
             f"the disk is full: the dataset {out} could not be written",
             hints=["free some space, or choose an --out on another disk; nothing was left behind"],
