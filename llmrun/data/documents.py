@@ -66,6 +66,8 @@ class Corpus:
 
 def printable_name(name: str) -> str:
     """A file name as one line of UTF-8: bytes that are not, and control characters, as escapes."""
+    if name.isascii() and name.isprintable():
+        return name
     text = name.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 

@@ -6,6 +6,7 @@ temporary name beside its own, every file fsynced, and renamed at the end.
 
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from llmrun.durable import (
     write_new,
 )
 from llmrun.errors import InputError, RefusedError
+
+_PID = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
 
     for path in parent.iterdir():
         pid = path.name.removeprefix(owner)
-        if path.name.startswith(owner) and pid.isdecimal() and not pid_exists(int(pid)):
+        if path.name.startswith(owner) and _PID.fullmatch(pid) and not pid_exists(int(pid)):
             disk.remove_tree(path)
 
 
