@@ -50,7 +50,9 @@ def main() -> None:
 
     vocab_size, parent = map(int, sys.argv[1:])
     die_with_parent(parent)
-    sys.stdout.write(train(pieces_from(sys.stdin.buffer), vocab_size))
+    content = train(pieces_from(sys.stdin.buffer), vocab_size).encode()
+    with os.fdopen(1, "wb") as result:
+        result.write(content)
 
 
 if __name__ == "__main__":
