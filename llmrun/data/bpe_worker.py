@@ -46,13 +46,13 @@ def train(pieces: Iterator[str], vocab_size: int) -> str:
 
 def main() -> None:
     """Train what stdin brings."""
+    from llmrun.durable import DISK
     from llmrun.machine import die_with_parent
 
     vocab_size, parent = map(int, sys.argv[1:])
     die_with_parent(parent)
     content = train(pieces_from(sys.stdin.buffer), vocab_size).encode()
-    with os.fdopen(1, "wb") as result:
-        result.write(content)
+    DISK.write(sys.stdout.fileno(), memoryview(content))
 
 
 if __name__ == "__main__":
