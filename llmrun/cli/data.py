@@ -158,6 +158,8 @@ def _show_window(
 
 def summary(directory: Path, manifest: "Manifest") -> dict[str, Any]:
     """What `--json` prints of a dataset."""
+    from llmrun.data.manifest import share_of
+
     return {
         "path": str(directory),
         "tokenizer": vars(manifest.tokenizer),
@@ -173,8 +175,16 @@ def summary(directory: Path, manifest: "Manifest") -> dict[str, Any]:
             }
             for name, split in manifest.splits.items()
         },
+        "val_share": {"asked": _asked_share(manifest), "got": round(share_of(manifest, "val"), 6)},
         "recipe": dict(manifest.recipe),
     }
+
+
+def _asked_share(manifest: "Manifest") -> float | None:
+    """`--val-fraction` as the recipe records it; None for a dataset that was made otherwise."""
+    options = manifest.recipe.get("options")
+    asked = options.get("val_fraction") if isinstance(options, dict) else None
+    return asked if isinstance(asked, int | float) else None
 
 
 def _bytes_per_token(split: "SplitRecord") -> float | None:
@@ -183,6 +193,8 @@ def _bytes_per_token(split: "SplitRecord") -> float | None:
 
 def _print_summary(directory: Path, manifest: "Manifest") -> None:
     """The dataset as a small table."""
+    from llmrun.data.manifest import share_of
+
     record = manifest.tokenizer
     console.out(f"dataset    {directory}")
     console.out(
@@ -200,6 +212,10 @@ def _print_summary(directory: Path, manifest: "Manifest") -> None:
             f"{name:<6}{split.tokens:>18,}{split.documents:>14,}{split.bytes_of_text:>20,}"
             f"{shown:>13}{len(split.shards):>8,}"
         )
+    asked = _asked_share(manifest)
+    if asked is not None:
+        got = f"{100 * share_of(manifest, 'val'):.2f} %"
+        console.out(f"validation has {got} of the tokens, {100 * asked:.2f} % asked for")
     console.out()
     for name, split in manifest.splits.items():
         console.out(f"{name:<6} stream {split.stream_digest}")

@@ -19,23 +19,24 @@ class StageReport:
         self._stage = ""
         self._said_at = -INTERVAL_S
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Report `done` of `total` bytes of text."""
+    def __call__(self, stage: str, done: int, total: int, unit: str = "bytes", /) -> None:
+        """Report `done` of `total` units; bytes are shown in MB."""
         now, fresh, last = self._clock(), stage != self._stage, done >= total
         interval = INTERVAL_S if self._live else PLAIN_INTERVAL_S
         if not (fresh or (last and self._live) or now - self._said_at >= interval):
             return
         self._stage, self._said_at = stage, now
-        line = f"{stage} {_megabytes(done)} of {_megabytes(total)} MB"
+        whole = _quantity(total, unit)
+        line = f"{stage} {_quantity(done, unit).split()[0]} of {whole}"
         if self._live:
             sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
             sys.stderr.flush()
         else:
-            console.note(line if not fresh else f"{stage} {_megabytes(total)} MB")
+            console.note(line if not fresh else f"{stage} {whole}")
 
 
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f}"
+def _quantity(count: int, unit: str) -> str:
+    return f"{count / 1e6:,.1f} MB" if unit == "bytes" else f"{count:,} {unit}"
 
 
 def stage_report() -> StageReport:

@@ -161,6 +161,24 @@ def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findin
             if split == "validation":
                 hint += ", or `--set eval.every_steps=null`"
             _add(findings, loaded, key, says, hint)
+        elif split == "validation":
+            _check_validation_windows(loaded, tokens, findings)
+
+
+def _check_validation_windows(loaded: LoadedConfig, val_tokens: int, findings: Findings) -> None:
+    """A stated `eval.windows` is not above what the validation split has; the default means at most as many."""
+    windows, key = loaded.config.eval.windows, "eval.windows"
+    L_ctx = loaded.config.batch.L_ctx
+    there = _windows_in(val_tokens, L_ctx)
+    if key in loaded.locations and windows > there:
+        says = f"windows must be at most the {there:,} windows of L_ctx = {L_ctx:,} in the validation split, got {windows:,}"
+        hint = f"set `--set {key}={there}`, or prepare more validation text with `--val-fraction`"
+        _add(findings, loaded, key, says, hint)
+
+
+def _windows_in(n_tokens: int, L_ctx: int) -> int:
+    """Windows in a split: each needs one token beyond its L_ctx."""
+    return max(n_tokens - 1, 0) // L_ctx
 
 
 def _check_trainable(loaded: LoadedConfig, findings: Findings) -> None:
@@ -196,6 +214,10 @@ def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
     """The resolved config of sound parts."""
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else None)
     assert vocab_size is not None
+    if dataset is not None and config.eval.every_steps is not None:
+        there = _windows_in(dataset.val_tokens, config.batch.L_ctx)
+        windows = min(config.eval.windows, there)
+        config = config.model_copy(update={"eval": config.eval.model_copy(update={"windows": windows})})
     batch = _batch_of(config)
     changes = {
         "model": complete_model(config.model, vocab_size),

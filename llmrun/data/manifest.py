@@ -84,6 +84,11 @@ def dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= SMALL_VOCABULARY else "uint32"
 
 
+def share_of(manifest: Manifest, split: str) -> float:
+    """The part of all tokens that a split has."""
+    return manifest.splits[split].tokens / max(sum(record.tokens for record in manifest.splits.values()), 1)
+
+
 def facts(manifest: Manifest) -> DatasetFacts:
     """What a config needs to know of a dataset."""
     return DatasetFacts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrun.data.regular_file import read_regular_file
 from llmrun.errors import InputError
 
 FORMAT = "llmrun-dataset/1"
@@ -126,7 +127,7 @@ def _read(directory: Path, path: Path) -> bytes:
     """The bytes of the file, or an error that says what is there instead."""
     make = "make a dataset with `llmrun data prepare INPUT… --out DIR --tokenizer bpe`"
     try:
-        return path.read_bytes()
+        return read_regular_file(path)
     except FileNotFoundError as error:
         if directory.is_dir():
             says = f"{directory} is not a dataset: it has no dataset.json"

@@ -4,17 +4,19 @@ Each document's tokens are followed by the token that ends a document.  The dire
 temporary name beside its own, every file fsynced, and renamed at the end.
 """
 
-import errno
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrun.data.bpe_training import WORD_CHARS
 from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
-from llmrun.data.manifest import Manifest, dtype_for, read_manifest, write_manifest
+from llmrun.data.input_files import left_out_words
+from llmrun.data.manifest import Manifest, dtype_for, read_manifest, share_of, write_manifest
 from llmrun.data.recipe import (
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VAL_FRACTION,
@@ -27,7 +29,7 @@ from llmrun.data.recipe import (
     sources_text,
 )
 from llmrun.data.split_files import write_splits
-from llmrun.data.splitting import FEW_DOCUMENTS
+from llmrun.data.splitting import FEW_DOCUMENTS, check_share, validation_documents
 from llmrun.data.tokenizers import (
     TOKENIZER_NAME,
     ByteTokenizer,
@@ -37,8 +39,18 @@ from llmrun.data.tokenizers import (
     train_bpe,
     user_tokenizer,
 )
-from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, commit_directory, make_directories, write_new
+from llmrun.durable import (
+    DISK,
+    DISK_FULL,
+    TEMPORARY_PREFIX,
+    Disk,
+    commit_directory,
+    make_directories,
+    write_new,
+)
 from llmrun.errors import InputError, RefusedError
+
+_PID = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -72,15 +84,18 @@ def prepare(
     check_options(options)
     existing = _existing(out)
     given = user_tokenizer(Path(tokenizer), eot) if options.kind == "file" else None
-    corpus = read_corpus(inputs, report)
+    corpus = read_corpus(inputs, report, out)
     recipe = recipe_of(corpus, options, _identity(given))
     if existing is not None:
         _refuse_other(out, existing, recipe)
         return Prepared(out, existing, already=True, notes=())
+    _check_share(corpus, options)
+    training = _Training(corpus)
     with _temporary(out, disk) as directory:
-        manifest = _build(directory, corpus, options, given, recipe, report, disk)
+        manifest = _build(directory, corpus, options, given, recipe, report, disk, training)
         _commit(directory, out, disk)
-    return Prepared(out, manifest, already=False, notes=tuple(_notes(corpus, options, manifest)))
+    notes = [*_notes(corpus, options, manifest), *([training.note()] if training.words_cut else [])]
+    return Prepared(out, manifest, already=False, notes=tuple(notes))
 
 
 def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
@@ -88,6 +103,15 @@ def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
     if given is None:
         return None
     return {"sha256": given.record.sha256, "eot_id": given.record.eot_id}
+
+
+def _check_share(corpus: Corpus, options: Options) -> None:
+    """Refuse an absurd split before the work of tokenizing it.  Raises InputError."""
+    if len(corpus.documents) < FEW_DOCUMENTS:
+        return
+    chosen = validation_documents([document.sha256 for document in corpus.documents], options.val_fraction)
+    val_bytes = sum(document.bytes for document in corpus.documents if document.sha256 in chosen)
+    check_share(val_bytes, corpus.n_bytes, options.val_fraction)
 
 
 def _existing(out: Path) -> Manifest | None:
@@ -123,9 +147,10 @@ def _build(
     recipe: dict[str, Any],
     report: Report,
     disk: Disk,
+    training: "_Training",
 ) -> Manifest:
     """Write every file of the dataset into `directory`."""
-    tokenizer = given or _own_tokenizer(corpus, options, report)
+    tokenizer = given or _own_tokenizer(training, options, report)
     if isinstance(tokenizer, FileTokenizer):
         write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
     write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
@@ -135,30 +160,69 @@ def _build(
         splits=write_splits(
             directory, corpus, tokenizer, options.val_fraction, options.shard_tokens, report, disk
         ),
-        recipe=recipe,
+        recipe=recipe | ({"tokenizer_training": training.recipe()} if options.kind == "bpe" else {}),
     )
     write_manifest(directory, manifest, disk)
     return manifest
 
 
-def _own_tokenizer(corpus: Corpus, options: Options, report: Report) -> Tokenizer:
+@dataclass
+class _Training:
+    """The corpus as text to train on, and the words in it that are cut for training.
+
+    longest: characters of the longest of them.  longest_in: the document that has it.
+    """
+
+    corpus: Corpus
+    words_cut: int = 0
+    longest: int = 0
+    longest_in: str = ""
+    _document: str = ""
+
+    def texts(self, report: Report) -> Iterator[str]:
+        """The corpus in pieces."""
+        done = 0
+        for document in self.corpus.documents:
+            self._document = document.name
+            yield from pieces_of(read_text(document))
+            done += document.bytes
+            report("training the tokenizer", done, self.corpus.n_bytes)
+
+    def note_long_word(self, n_chars: int) -> None:
+        """Count a word of the current document."""
+        self.words_cut += 1
+        if n_chars > self.longest:
+            self.longest, self.longest_in = n_chars, self._document
+
+    def recipe(self) -> dict[str, int]:
+        """What the recipe records."""
+        return {"word_chars": WORD_CHARS, "words_cut": self.words_cut, "longest_word": self.longest}
+
+    def note(self) -> str:
+        """What the user should know."""
+        return (
+            f"words longer than {WORD_CHARS} characters, cut for training the tokenizer only: {self.words_cut:,};"
+            f" the longest has {self.longest:,} characters, in {self.longest_in}"
+        )
+
+
+def _own_tokenizer(training: _Training, options: Options, report: Report) -> Tokenizer:
     """Bytes, or a BPE trained on the whole corpus."""
     if options.kind == "byte":
         return ByteTokenizer()
-    return train_bpe(_training_text(corpus, report), options.vocab_size or DEFAULT_VOCAB_SIZE)
-
-
-def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:
-    """The corpus in pieces."""
-    done = 0
-    for document in corpus.documents:
-        yield from pieces_of(read_text(document))
-        done += document.bytes
-        report("training the tokenizer", done, corpus.n_bytes)
+    vocab_size = options.vocab_size or DEFAULT_VOCAB_SIZE
+    return train_bpe(training.texts(report), vocab_size, report, training.note_long_word)
 
 
 def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str]:
     """What is unusual about this dataset."""
+    if corpus.left_out:
+        words = left_out_words(corpus.left_out, corpus.endings)
+        yield f"files left out: {sum(corpus.left_out.values()):,}: {words}"
+    if corpus.n_marks:
+        yield f"byte-order marks removed: {corpus.n_marks:,}"
+    if corpus.n_crlf:
+        yield f"documents with CRLF line ends, kept as they are: {corpus.n_crlf:,}"
     if corpus.n_empty:
         yield f"empty documents left out: {corpus.n_empty:,}"
     if corpus.n_identical:
@@ -171,6 +235,9 @@ def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str
     asked, got = options.vocab_size or DEFAULT_VOCAB_SIZE, manifest.tokenizer.vocab_size
     if options.kind == "bpe" and got < asked:
         yield f"the text yields a vocabulary of {got:,} only; {asked:,} were asked for"
+    share = share_of(manifest, "val")
+    if abs(share - options.val_fraction) > options.val_fraction / 2 and share > 0:
+        yield f"validation has {share:.2%} of the tokens; --val-fraction asks for {options.val_fraction:.2%}"
     if manifest.splits["val"].tokens == 0:
         yield "the validation split is empty: set `eval.every_steps: null` to train on it"
 
@@ -188,8 +255,9 @@ def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
     except OSError as error:
         raise _write_error(out, error) from error
     finally:
-        if directory.is_dir():
-            disk.remove_tree(directory)
+        with suppress(OSError):  # the first error is the one to show
+            if directory.is_dir():
+                disk.remove_tree(directory)
 
 
 def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
@@ -198,7 +266,7 @@ def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
 
     for path in parent.iterdir():
         pid = path.name.removeprefix(owner)
-        if path.name.startswith(owner) and pid.isdecimal() and not pid_exists(int(pid)):
+        if path.name.startswith(owner) and _PID.fullmatch(pid) and not pid_exists(int(pid)):
             disk.remove_tree(path)
 
 
@@ -214,7 +282,7 @@ def _commit(directory: Path, out: Path, disk: Disk) -> None:
 
 def _write_error(out: Path, error: OSError) -> InputError | RefusedError:
     """A file could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return RefusedError(
             f"the disk is full: the dataset {out} could not be written",
             hints=["free some space, or choose an --out on another disk; nothing was left behind"],

@@ -12,6 +12,7 @@ import numpy as np
 from llmrun import __version__
 from llmrun.config.quantities import LARGEST, show_quantity
 from llmrun.data.documents import Corpus
+from llmrun.data.text_rules import LEFT_OUT
 from llmrun.data.tokenizers import LARGEST_BPE, SMALLEST_BPE
 from llmrun.errors import InputError
 
@@ -70,7 +71,7 @@ def _check_vocab_size(options: Options, vocab_size: int) -> None:
 
 def sources_text(corpus: Corpus) -> str:
     """The listing of the documents, in the form of `sha256sum`."""
-    return "".join(f"{document.sha256}  {document.name}\n" for document in corpus.documents)
+    return "".join(f"{document.file_sha256}  {document.name}\n" for document in corpus.documents)
 
 
 def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -87,6 +88,8 @@ def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None)
             "documents": len(corpus.documents),
             "bytes": corpus.n_bytes,
         },
+        "left_out": _left_out(corpus),
+        "text": {"byte_order_marks_removed": corpus.n_marks, "documents_with_crlf": corpus.n_crlf},
         "options": {
             "tokenizer": tokenizer,
             "val_fraction": options.val_fraction,
@@ -94,6 +97,12 @@ def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None)
         },
         "versions": _versions(options),
     }
+
+
+def _left_out(corpus: Corpus) -> dict[str, int]:
+    """How many files were left out, by reason; reasons that did not occur are not there."""
+    counts = {key: corpus.left_out.get(key, 0) for key in LEFT_OUT} | {"empty": corpus.n_empty}
+    return {key: count for key, count in counts.items() if count}
 
 
 def _versions(options: Options) -> dict[str, str]:

@@ -8,6 +8,8 @@ validation split is the last fraction of the token stream.
 from collections.abc import Sequence
 from fractions import Fraction
 
+from llmrun.errors import InputError
+
 FEW_DOCUMENTS = 100
 
 
@@ -40,3 +42,30 @@ def validation_documents(hashes: Sequence[str], val_fraction: float) -> set[str]
 def tail_tokens(n_tokens: int, val_fraction: float) -> int:
     """Tokens of the validation split where it is the end of the stream: rounded down."""
     return int(n_tokens * exact_fraction(val_fraction))
+
+
+LARGEST_EXCESS = 0.05
+"""Validation may always take so much more of the text than was asked for."""
+
+
+def check_share(val_bytes: int, all_bytes: int, val_fraction: float) -> None:
+    """Refuse a split by documents that is far from what was asked for, by bytes of text.
+
+    The rule: validation gets at most 5 points more than --val-fraction, or twice of it if that is more, and never all.
+    Raises InputError.
+    """
+    got = val_bytes / all_bytes
+    if val_bytes == all_bytes:
+        raise InputError(
+            "the training split would be empty: all documents fall to validation",
+            hints=["set a smaller `--val-fraction`"],
+        )
+    if got > val_fraction + max(LARGEST_EXCESS, val_fraction):
+        raise InputError(
+            f"validation would take {got:.1%} of the text, --val-fraction asks for {val_fraction:.2%}:"
+            " documents are split whole, and a large one falls to validation",
+            hints=[
+                "cut large documents into several files, for example with `split -C 1M`",
+                "`--val-fraction 0` keeps no validation split",
+            ],
+        )

@@ -6,21 +6,26 @@ A document's text never yields the token that ends documents, even where it spel
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrun.data.bpe_training import cut_long_words, train_in_process
+from llmrun.data.bpe_worker import END_OF_TEXT
+from llmrun.data.documents import Report, silent
 from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
+from llmrun.data.regular_file import read_regular_file
+from llmrun.data.text_engine import Unspeakable, renumbered, text_content
 from llmrun.errors import InputError
 from llmrun.streams import canonical_json
 
 TOKENIZER_NAME = "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 """Names of the token that ends a document, in the order they are looked for."""
 
@@ -94,7 +99,7 @@ class FileTokenizer:
 
     def __init__(self, content: bytes, kind: str, eot_id: int) -> None:
         self._engine = load_engine(content)
-        self._cuts = kind == "bpe"
+        self._is_own = kind == "bpe"
         self.content = content
         self.record = TokenizerRecord(
             kind=kind,
@@ -104,17 +109,31 @@ class FileTokenizer:
             sha256=hashlib.sha256(content).hexdigest(),
         )
 
+    @cached_property
+    def _text_engine(self) -> Any:
+        """The engine without control tokens.  Raises InputError if text needs one of them."""
+        try:
+            return load_engine(text_content(self.content, self._engine, self.record.eot_id))
+        except Unspeakable as error:
+            raise InputError(
+                f"the tokenizer cannot encode text: {error}", hints=["choose another token with `--eot NAME`"]
+            ) from error
+
+    def check_speakable(self) -> None:
+        """Raises InputError if the tokenizer needs a control token for ordinary text."""
+        _ = self._text_engine
+
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; nothing is added at its ends."""
-        ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        return ids
+        """The ids of a text; nothing is added at its ends.  Raises InputError as `encode_batch` does."""
+        return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of many texts.  Long ones go in pieces where that cannot change a token.
 
-        Raises InputError where the tokenizer has no id for something, such as without an unknown token.
+        Raises InputError if the tokenizer has no id for something, such as without an unknown token, or has none
+        but the token that ends documents.
         """
-        pieces = [list(pieces_of(text)) if self._cuts else [text] for text in texts]
+        pieces = [list(pieces_of(text)) if self._is_own else [text] for text in texts]
         ids = iter(self._encode_pieces([piece for own in pieces for piece in own]))
         return [np.concatenate([next(ids) for _ in own]) for own in pieces]
 
@@ -124,10 +143,15 @@ class FileTokenizer:
         try:
             for group in grouped(pieces):
                 with _plain_exceptions():
-                    encodings = self._engine.encode_batch_fast(group, add_special_tokens=False)
+                    encodings = self._text_engine.encode_batch_fast(group, add_special_tokens=False)
                 ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         except ValueError as error:
             raise InputError("the tokenizer cannot encode this text", caused_by=[str(error)]) from error
+        if any((own == self.record.eot_id).any() for own in ids):
+            raise InputError(
+                f"the tokenizer cannot encode this text: it has only the token {self.record.eot_id}, which ends"
+                " documents, for some of it"
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -173,7 +197,7 @@ def _plain_exceptions() -> Iterator[None]:
 
 
 def load_engine(content: bytes) -> Any:
-    """The `tokenizers.Tokenizer` of a `tokenizer.json`: text is never cut, padded or taken for special tokens.
+    """The `tokenizers.Tokenizer` of a `tokenizer.json`, without truncation and padding.
 
     Raises ValueError where the content is none.
     """
@@ -184,7 +208,6 @@ def load_engine(content: bytes) -> Any:
         engine = Engine.from_str(content.decode())
     engine.no_truncation()
     engine.no_padding()
-    engine.encode_special_tokens = True
     return engine
 
 
@@ -193,39 +216,34 @@ def vocabulary_size(engine: Any) -> int:
     return 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
+def train_bpe(
+    texts: Iterable[str],
+    vocab_size: int,
+    report: Report = silent,
+    on_long_word: Callable[[int], None] = lambda _: None,
+) -> FileTokenizer:
     """A byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) trained on `texts`.
 
+    on_long_word: called with the characters of each word that is cut for training (`bpe_training.WORD_CHARS`).
     The same texts in the same order give the same file.  A small corpus may give a smaller vocabulary.
+    Raises RunFailedError if the process that trains is killed.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from tokenizers import Tokenizer as Engine
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    engine = Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    engine.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    engine.train_from_iterator(texts, trainer)
-    eot_id = engine.token_to_id(END_OF_TEXT)
+    pieces = (piece for text in texts for piece in cut_long_words(text, on_long_word))
+    content = train_in_process(pieces, vocab_size, report)
+    eot_id = load_engine(content).token_to_id(END_OF_TEXT)
     assert eot_id is not None
-    return FileTokenizer((engine.to_str(pretty=True) + "\n").encode(), "bpe", eot_id)
+    return FileTokenizer(content, "bpe", eot_id)
 
 
 def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
     """A tokenizer given as a `tokenizer.json`.
 
     eot: the name of the token that ends a document; None looks for a usual one.
-    Raises InputError where the file is none, or has no such token.
+    Raises InputError if the file is none, has no such token, numbers a token otherwise than the library does, or
+    needs a control token for ordinary text.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path)
         engine = load_engine(content)
     except OSError as error:
         raise InputError(
@@ -238,7 +256,25 @@ def user_tokenizer(path: Path, eot: str | None) -> FileTokenizer:
         ) from error
     if not 1 <= vocabulary_size(engine) <= LARGEST_VOCABULARY:
         raise InputError(f"the tokenizer {path} has {vocabulary_size(engine):,} tokens")
-    return FileTokenizer(content, "file", _end_id(engine, path, eot))
+    _refuse_renumbered(content, engine, path)
+    tokenizer = FileTokenizer(content, "file", _end_id(engine, path, eot))
+    tokenizer.check_speakable()
+    return tokenizer
+
+
+def _refuse_renumbered(content: bytes, engine: Any, path: Path) -> None:
+    """Refuse added tokens to which the library gives another id than the file states."""
+    wrong = renumbered(content, engine)
+    if not wrong:
+        return
+    token, given = wrong[0]
+    more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+    raise InputError(
+        f"the id of the added token {token.content!r} must be {given}, got {token.id}{more}: the tokenizers library"
+        " numbers added tokens behind the model's vocabulary, without gaps",
+        where=str(path),
+        hints=["correct the ids in `added_tokens`, or add the tokens to the model's vocabulary"],
+    )
 
 
 def _end_id(engine: Any, path: Path, eot: str | None) -> int:
@@ -274,7 +310,7 @@ def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
 def _load_file(path: Path, record: TokenizerRecord) -> FileTokenizer:
     hints = ["copy the file again, or make the dataset anew"]
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path)
     except OSError as error:
         raise InputError(f"cannot read the tokenizer {path}: {error.strerror}", hints=hints) from error
     found = hashlib.sha256(content).hexdigest()

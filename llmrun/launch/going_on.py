@@ -6,7 +6,7 @@ started, then this command's `--set`.  `llmrun train CONFIG --run ID` goes on wi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmrun.config.dump import yaml_value
@@ -78,6 +78,10 @@ def go_on_with_segment(
         f"batch.D={D if V % D == 0 else 'null'}",
     ]  # an uneven D is settled after resolving
     loaded = load_config(run.config_file, [*carried, *ranks, *wishes.overrides])
+    if "eval.windows" not in {key_of(override) for override in wishes.overrides}:
+        # What a run was started with is never refused later: above the split's windows it means all of them.
+        kept = {key: place for key, place in loaded.locations.items() if key != "eval.windows"}
+        loaded = replace(loaded, locations=kept)
     return GoingOn(loaded, overrides, edits, D)
 
 

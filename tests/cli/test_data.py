@@ -54,6 +54,7 @@ tokenizer  byte, 257 tokens, 256 ends a document, uint16
 split             tokens     documents       bytes of text  bytes/token  shards
 train              7,734           107               7,627         0.99       2
 val                1,021            13               1,008         0.99       1
+validation has 11.66 % of the tokens, 10.00 % asked for
 
 train  stream b2d35e11917d781a47a811cff4b74cf08d4b9d088d5812b03fb28e202fbaca4b
 val    stream 3eda7b5e1a5c82172fb236674bca8093a512f1455660ff21c7877bb0070150a2

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.data.documents import find_files, printable_name, read_corpus, read_text
+from llmrun.data.documents import printable_name, read_corpus, read_text
+from llmrun.data.input_files import find_files
 from llmrun.errors import InputError
 
 
@@ -17,7 +18,7 @@ def test_order(tmp_path):
         path.write_text(name)
     last = tmp_path / "last.TXT"
     last.write_text("x")
-    names = [name for _, name in find_files([last, tmp_path / "corpus"])]
+    names = [name for _, name in find_files([last, tmp_path / "corpus"]).files]
 
     assert names == ["last.TXT", "Z.txt", "a/10.txt", "a/9.txt", "b.txt", "b/z.txt", "é.txt"]
 
@@ -33,13 +34,14 @@ def test_corpus_counts(tmp_path):
 
 
 def test_links(tmp_path):
-    """Links to files are documents, links to directories are not followed, dangling ones are no files."""
+    """A link to a file is a document, links to directories are not followed, dangling ones are no files."""
+    (tmp_path / "elsewhere").write_text("text")
     (tmp_path / "a.txt").write_text("text")
-    (tmp_path / "b.txt").symlink_to("a.txt")
+    (tmp_path / "b.txt").symlink_to("elsewhere")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.txt").symlink_to("nowhere")
 
-    assert [name for _, name in find_files([tmp_path])] == ["a.txt", "b.txt"]
+    assert [name for _, name in find_files([tmp_path]).files] == ["a.txt", "b.txt"]
 
 
 def test_pipes(tmp_path):
@@ -49,13 +51,13 @@ def test_pipes(tmp_path):
     with pytest.raises(InputError) as refused:
         find_files([tmp_path / "pipe.txt"])
 
-    assert [name for _, name in find_files([tmp_path])] == ["a.txt"]
+    assert [name for _, name in find_files([tmp_path]).files] == ["a.txt"]
     assert refused.value.says == f"the input {tmp_path}/pipe.txt is not a regular file"
 
 
 def test_bytes_are_kept(tmp_path):
-    """Line ends, a byte-order mark and zero bytes come through as they are."""
-    content = "\ufeffone\r\ntwo\rthree\n\0\x1b[0m".encode()
+    """Line ends, control characters other than NUL and a mark that is not the first character stay as they are."""
+    content = "one\ufeff\r\ntwo\rthree\n\x1b[0m".encode()
     (tmp_path / "a.txt").write_bytes(content)
 
     assert read_text(read_corpus([tmp_path]).documents[0]).encode() == content

@@ -300,13 +300,15 @@ def test_killed(corpus, tmp_path):
     done = subprocess.run([sys.executable, "-c", script, corpus, place / "out"], check=False)
     left = [path.name for path in place.iterdir()]
     other = place / f".tmp-out-{platform.node()}-{os.getpid()}x"
+    no_pid = place / f".tmp-out-{platform.node()}-99999999999999999999"
     other.mkdir()
+    no_pid.mkdir()
     prepare([corpus], place / "out", "byte")
 
     assert done.returncode == -signal.SIGKILL
     assert len(left) == 1
     assert left[0].startswith(f".tmp-out-{platform.node()}-")
-    assert sorted(path.name for path in place.iterdir()) == [other.name, "out"]
+    assert sorted(path.name for path in place.iterdir()) == sorted([other.name, no_pid.name, "out"])
 
 
 def test_taken_meanwhile(corpus, tmp_path):
@@ -337,3 +339,37 @@ def test_input_changes_meanwhile(corpus, tmp_path, tokenizer):
 
     assert refused.value.says == f"{corpus}/part-0/0117.txt changed while it was being prepared"
     assert list((tmp_path / "place").iterdir()) == []
+
+
+FORBIDDEN = """
+import os, sys
+from pathlib import Path
+from llmrun.data import prepare as module
+from llmrun.errors import InputError
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    module.prepare([Path(sys.argv[1])], Path("out"), "byte")
+except InputError as error:
+    print(error.says)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "unlistable", "unsearchable", "below"])
+def test_forbidden(what):
+    """Whatever may not be read is named: a file, a directory that cannot be listed or searched, or one above it."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "in/d").mkdir(parents=True)
+        (place / "in/d/a.txt").write_text("x")
+        forbidden = place / ("in/d/a.txt" if what == "file" else "in/d")
+        forbidden.chmod({"file": 0, "unlistable": 0o311, "unsearchable": 0o444, "below": 0}[what])
+        given = place / ("in/d/a.txt" if what == "below" else "in")
+        done = subprocess.run(
+            [sys.executable, "-c", FORBIDDEN, given], cwd=place, capture_output=True, text=True, check=True
+        )
+        forbidden.chmod(0o755)
+
+        assert done.stdout.endswith("Permission denied\n"), done.stderr
+        assert f"{place}/in/d" in done.stdout

@@ -93,6 +93,7 @@ TRAIN = """
 import hashlib, sys
 from llmrun.data.tokenizers import train_bpe
 texts = [f"Document {i}: the {i * i % 97} sums of {i % 13} lanes und Übermut" for i in range(3000)]
+texts.append("x" * 5000 + " " * 999 + "".join(chr(0x4E00 + i * i % 3000) for i in range(2000)))
 print(hashlib.sha256(train_bpe(texts, 600).content).hexdigest())
 """
 

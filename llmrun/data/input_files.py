@@ -1,0 +1,140 @@
+"""Find the input files: a fixed order, each file once, and a count of everything that is left out."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmrun.data.text_rules import LEFT_OUT, has_suffix, leftover_kind
+from llmrun.errors import InputError
+
+ACCEPTED = "accepted are files that end in .txt, and directories that hold some"
+SHOWN_ENDINGS = 5
+
+Identity = tuple[int, int]
+"""Device and inode: two names with the same identity are one file."""
+
+
+@dataclass
+class InputFiles:
+    """The files in order, as (path, name), and what was left out: how many by key of LEFT_OUT, and by ending.
+
+    n_bytes: of all files, as the file system states them.
+    """
+
+    files: list[tuple[str, str]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file that may be a document.  name: its path below the input, or its own name."""
+
+    path: str
+    name: str
+    identity: Identity
+    n_bytes: int
+
+
+def find_files(inputs: Sequence[Path], out: Path | None = None) -> InputFiles:
+    """Every document of the inputs: inputs in the order given, a directory's files sorted by the bytes of their names.
+
+    out: a directory that is not searched.  Links to directories are not followed.
+    Raises InputError for an input that does not exist, is not text by its name, holds no document, or cannot be read.
+    """
+    found = InputFiles()
+    avoided = None if out is None else os.path.realpath(out)
+    seen: set[Identity] = set()
+    for given in inputs:
+        try:
+            entries = _entries_of(given, avoided, found)
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename or given}: {error.strerror}") from error
+        for entry in entries:
+            if entry.identity in seen:
+                found.left_out["duplicates"] += 1
+                continue
+            seen.add(entry.identity)
+            found.files.append((entry.path, entry.name))
+            found.n_bytes += entry.n_bytes
+    return found
+
+
+def _entries_of(given: Path, avoided: str | None, found: InputFiles) -> list[_Entry]:
+    """The files of one input.  Raises InputError, OSError."""
+    try:
+        state = given.stat()
+    except FileNotFoundError as error:
+        says = "is a link without a target" if given.is_symlink() else "does not exist"
+        raise InputError(f"the input {given} {says}", hints=[ACCEPTED]) from error
+    if stat.S_ISDIR(state.st_mode):
+        before = Counter(found.left_out)
+        entries = sorted(_walk(str(given), avoided, found), key=lambda entry: os.fsencode(entry.name))
+        if not entries:
+            counts = {key: n - before[key] for key, n in found.left_out.items() if n > before[key]}
+            causes = [f"left out: {left_out_words(counts, {})}"] if counts else []
+            raise InputError(f"the directory {given} holds no .txt file", caused_by=causes, hints=[ACCEPTED])
+        return entries
+    if not has_suffix(given.name):
+        raise InputError(f"the input {given} does not end in .txt", hints=[ACCEPTED])
+    if not stat.S_ISREG(state.st_mode):
+        raise InputError(f"the input {given} is not a regular file", hints=[ACCEPTED])
+    return [_Entry(str(given), given.name, (state.st_dev, state.st_ino), state.st_size)]
+
+
+def _walk(root: str, avoided: str | None, found: InputFiles) -> Iterator[_Entry]:
+    """The files below a directory that may be documents; counts the others.  Raises OSError."""
+    waiting = [(root, "")]
+    while waiting:
+        folder, below = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = below + entry.name
+                kind = _kind_of(entry)
+                if kind == "directory":
+                    if os.path.realpath(entry.path) != avoided:
+                        waiting.append((entry.path, f"{name}/"))
+                elif kind is not None:
+                    found.left_out[kind] += 1
+                    if kind == "other_endings":
+                        found.endings[Path(entry.name).suffix or "none"] += 1
+                else:
+                    state = entry.stat()
+                    yield _Entry(entry.path, name, (state.st_dev, state.st_ino), state.st_size)
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str | None:
+    """None for a document, `directory` for one to search, else why it is left out: a key of LEFT_OUT."""
+    leftover = leftover_kind(entry.name)
+    if leftover is not None:
+        return leftover
+    if entry.is_dir(follow_symlinks=False):
+        return "directory"
+    if entry.is_symlink():
+        try:
+            if stat.S_ISDIR(entry.stat().st_mode):
+                return "directory_links"
+        except OSError:
+            return "broken_links"
+    if not has_suffix(entry.name):
+        return "other_endings"
+    return None if entry.is_file() else "special_files"
+
+
+def left_out_words(left_out: Mapping[str, int], endings: Mapping[str, int]) -> str:
+    """The counts as one line for the screen."""
+    parts = []
+    for key, words in LEFT_OUT.items():
+        if not left_out.get(key):
+            continue
+        part = f"{words} {left_out[key]:,}"
+        if key == "other_endings" and endings:
+            common = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+            shown = [f"{ending} {count:,}" for ending, count in common[:SHOWN_ENDINGS]]
+            part += f" ({', '.join([*shown, '…'] if len(common) > SHOWN_ENDINGS else shown)})"
+        parts.append(part)
+    return ", ".join(parts)

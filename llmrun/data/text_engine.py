@@ -1,0 +1,113 @@
+"""An engine for text: the `tokenizer.json` of a dataset without its control tokens, so that no text yields one.
+
+The library looks for added tokens in the raw text, and a model may also hold them as entries of its vocabulary: as
+words (WordLevel, WordPiece), as pieces (Unigram), as results of merges (BPE).  Both ways are closed here.  All other
+tokens keep their ids, so a text that spells no such token is encoded as before.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_NEVER_IN_TEXT = "\U0010ffff"
+"""A noncharacter: begins the new name of a vocabulary entry that no text may reach."""
+
+
+class Unspeakable(ValueError):
+    """The tokenizer needs a control token for ordinary text."""
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """One entry of `added_tokens`."""
+
+    content: str
+    id: int
+    special: bool
+
+
+def added_tokens(content: bytes) -> list[AddedToken]:
+    """The added tokens that a tokenizer.json states, which the library has accepted already."""
+    tokens = json.loads(content).get("added_tokens") or []
+    return [AddedToken(token["content"], token["id"], token["special"]) for token in tokens]
+
+
+def renumbered(content: bytes, engine: Any) -> list[tuple[AddedToken, int | None]]:
+    """The added tokens to which the library gives another id than the file states, with that id."""
+    found = [(token, engine.token_to_id(token.content)) for token in added_tokens(content)]
+    return [(token, given) for token, given in found if given != token.id]
+
+
+def text_content(content: bytes, engine: Any, eot_id: int) -> bytes:
+    """A tokenizer.json like `content` that encodes text alone.
+
+    engine: the library's engine of `content`.
+    Raises Unspeakable if the end of documents, or a special token, is a single character that text needs.
+    """
+    whole: dict[str, Any] = json.loads(content)
+    model = whole["model"]
+    kind = type(engine.model).__name__
+    control = _control_names(content, engine, model, kind, eot_id)
+    new_name = _renamer(control)
+    whole["added_tokens"] = []
+    whole["post_processor"] = None
+    if kind == "Unigram":
+        model["vocab"] = [[new_name(piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {new_name(entry): number for entry, number in model["vocab"].items()}
+    if kind == "BPE":
+        model["merges"] = _merges_without(model, control)
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = new_name(model["unk_token"])
+    return json.dumps(whole).encode()
+
+
+def _renamer(control: set[str]) -> Callable[[str], str]:
+    """Gives the entries that no text may reach a name that no text has."""
+    return lambda name: _NEVER_IN_TEXT + name if name in control else name
+
+
+def _control_names(content: bytes, engine: Any, model: Mapping[str, Any], kind: str, eot_id: int) -> set[str]:
+    """The entries of the model's vocabulary that no text may reach.  Raises Unspeakable.
+
+    Left to the text: the bytes of a byte fallback, and in a BPE an added token that is not special and that the
+    model's own merges spell, such as a run of newlines.
+    """
+    vocabulary = {entry[0] for entry in model["vocab"]} if kind == "Unigram" else set(model["vocab"])
+    end = engine.id_to_token(eot_id)
+    spelled = {_joined(left, right, model) for left, right in _pairs(model)} if kind == "BPE" else set()
+    control: set[str] = set()
+    for token in [*added_tokens(content), AddedToken(end, eot_id, special=True)]:
+        name = token.content
+        if name not in vocabulary or (model.get("byte_fallback") and _BYTE.fullmatch(name)):
+            continue
+        if not token.special and name != end and (len(name) == 1 or name in spelled):
+            continue
+        if len(name) == 1:
+            what = "the token that ends a document" if name == end else "a special token"
+            raise Unspeakable(f"{name!r} is {what} and a single character, which text needs as well")
+        control.add(name)
+    return control
+
+
+def _pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a BPE, which older files write as `left right`."""
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return [(left, right) for left, right in merges]
+
+
+def _joined(left: str, right: str, model: Mapping[str, Any]) -> str:
+    """The token that a merge makes."""
+    return left + right.removeprefix(model.get("continuing_subword_prefix") or "")
+
+
+def _merges_without(model: Mapping[str, Any], control: set[str]) -> list[list[str]]:
+    """The merges that neither need nor make a control token, in their order."""
+    return [
+        [left, right]
+        for left, right in _pairs(model)
+        if control.isdisjoint((left, right, _joined(left, right, model)))
+    ]
