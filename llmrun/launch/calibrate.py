@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError
 from llmrun.lanes import cost_of
+from llmrun.launch.devices import usable_gpus
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.first_cause import first_cause
 from llmrun.launch.starter import Starter, Workers
 from llmrun.launch.trial import SEGMENT, trial, trial_config, usable_data
-from llmrun.machine import cpus_usable, device_name, visible_gpus
+from llmrun.machine import cpus_usable, device_name
 from llmrun.metrics.jsonl import Row
 from llmrun.metrics.names import STEP_SECONDS
 from llmrun.metrics.tail import Tail
@@ -87,8 +88,8 @@ def calibrate(resolved: Resolved, starter: Starter, check: Callable[[], None]) -
 def devices_here(resolved: Resolved) -> int:
     """How many ranks this machine can give a device each.  Raises InputError where it has none of the kind."""
     hardware = resolved.config.hardware
-    gpus = len(visible_gpus())
     wants_gpu = hardware.device == "cuda" or hardware.accelerator is not None
+    gpus = usable_gpus().count if wants_gpu else 0
     if wants_gpu and not gpus:
         raise InputError(
             "there is no GPU here to time this config on",

@@ -9,10 +9,12 @@ from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.data.manifest import Manifest, facts, fingerprint_of, read_manifest, recorded_of
-from llmrun.errors import ConfigError, InputError, Problem
+from llmrun.errors import ConfigError, InputError, Problem, RefusedError
+from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.environment import worker_environment
-from llmrun.launch.starter import Starter
-from llmrun.machine import gpu_count
+from llmrun.launch.starter import Probe, Starter
+from llmrun.plan.hardware import accelerator_named
+from llmrun.plan.own_hardware import read_rows
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.git import read_git
@@ -76,8 +78,26 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
             ],
         )
     manifest = read_manifest(data_path)
-    resolved = resolve(loaded, facts(manifest), MachineFacts(gpu_count()), for_training=True)
+    device = loaded.config.hardware.device
+    gpus = UsableGpus(0) if device == "cpu" else usable_gpus()
+    refuse_unusable(device, gpus)
+    resolved = resolve(loaded, facts(manifest), MachineFacts(gpus.count), for_training=True)
+    check_accelerator(loaded)
     return Material(resolved, data_path.resolve(), manifest)
+
+
+def check_accelerator(loaded: LoadedConfig) -> None:
+    """The row of the hardware table that plan, MFU and forecasts use must be there, before anything is written.
+
+    Raises InputError or ConfigError.
+    """
+    hardware = loaded.config.hardware
+    if hardware.accelerator is not None:
+        given = loaded.locations.get("hardware.accelerator", loaded.source)
+        where = given if given.endswith("hardware.accelerator") else f"{given}  hardware.accelerator"
+        accelerator_named(hardware.accelerator, where, hardware.table)
+    elif hardware.table is not None:
+        read_rows(hardware.table)
 
 
 def examine(
@@ -98,6 +118,7 @@ def examine(
     packages = PackageQuestion()
     try:
         probe = starter.probe(config.hardware.device, environment, check)
+        check_torch_has(material.resolved, probe)
         git = read_git(Path.cwd(), [runs_dir, material.data_path])
         check()
         snapshot = take_snapshot(git, packages.answer(), probe.environment, probe.recorded, environment)
@@ -112,6 +133,20 @@ def examine(
         }
     )
     return with_origin(Subject(material, environment, fingerprint, snapshot, probe.source_files), origin)
+
+
+def check_torch_has(resolved: Resolved, probe: Probe) -> None:
+    """On GPUs, torch must show one for each rank: a driver may list GPUs that torch cannot use.
+
+    Raises RefusedError.
+    """
+    shown, D = probe.recorded.get("cuda_devices"), resolved.batch.D
+    if resolved.config.hardware.device == "cuda" and shown is not None and shown < D:
+        raise RefusedError(
+            f"D = {D} ranks need {D} GPUs, torch {probe.environment.get('torch')} can use {shown}",
+            where="hardware.device",
+            hints=["install a torch that is built for this driver", "`--set hardware.device=cpu`"],
+        )
 
 
 def with_origin(subject: Subject, origin: Origin | None) -> Subject:
