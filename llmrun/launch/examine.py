@@ -13,6 +13,7 @@ from llmrun.errors import ConfigError, InputError, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.environment import worker_environment
 from llmrun.launch.starter import Probe, Starter
+from llmrun.launch.unwritable import attempting
 from llmrun.plan.hardware import accelerator_named
 from llmrun.plan.own_hardware import read_rows
 from llmrun.provenance.code import code_preimage
@@ -77,7 +78,8 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
                 "`--set data.path=DIR` names another place",
             ],
         )
-    manifest = read_manifest(data_path)
+    with attempting("read the dataset", data_path):
+        manifest = read_manifest(data_path)
     device = loaded.config.hardware.device
     gpus = UsableGpus(0) if device == "cpu" else usable_gpus()
     refuse_unusable(device, gpus)
@@ -115,11 +117,14 @@ def examine(
     """
     config = material.resolved.config
     environment = worker_environment(os.environ, config.hardware.threads_per_rank)
-    packages = PackageQuestion()
+    with attempting("ask pip for the installed packages"):
+        packages = PackageQuestion()
     try:
-        probe = starter.probe(config.hardware.device, environment, check)
+        with attempting("start the probe of the workers' environment"):
+            probe = starter.probe(config.hardware.device, environment, check)
         check_torch_has(material.resolved, probe)
-        git = read_git(Path.cwd(), [runs_dir, material.data_path])
+        with attempting("read the git repository around the working directory"):
+            git = read_git(Path.cwd(), [runs_dir, material.data_path])
         check()
         snapshot = take_snapshot(git, packages.answer(), probe.environment, probe.recorded, environment)
     finally:

@@ -3,13 +3,14 @@
 Writes {"count": …, "problem": …} as JSON to the file ANSWER: standard output belongs to the libraries.
 """
 
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from llmrun.durable import replace_json
 
 
 def gpus() -> dict[str, Any]:
@@ -30,4 +31,4 @@ def gpus() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(gpus()), encoding="utf-8")
+    replace_json(Path(sys.argv[1]), gpus())

@@ -3,6 +3,8 @@
 import errno
 import json
 import pickle
+import tracemalloc
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -174,3 +176,18 @@ def test_unwritable(tmp_path, code, says):
     assert refused.value.says == says
     assert refused.value.hints[0].startswith("set `data.order_file: never`")
     assert list((tmp_path / "order").iterdir()) == []
+
+
+def test_the_file_is_written_block_by_block(tmp_path: Path, monkeypatch) -> None:
+    """Writing 16 MiB holds a few blocks at a time, never the whole file."""
+    monkeypatch.setattr(order_file, "WRITE_ENTRIES", 2**15)
+    n_entries = 2**21
+    tracemalloc.start()
+    try:
+        prepare_order_file(tmp_path, "always", seed=1, n_windows=10**6, n_entries=n_entries)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (tmp_path / "order" / "order.bin").stat().st_size == 8 * n_entries
+    assert peak < 8 * 2**20
