@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmrun.durable import DISK_FULL
+from llmrun.durable import DISK_FULL, TEMPORARY_PREFIX
 from llmrun.errors import RefusedError, RunFailedError
 
 UNWRITABLE = DISK_FULL | {errno.EROFS}
@@ -55,8 +55,8 @@ def refused_by_system(
 
 
 def is_below(named: str, path: Path) -> bool:
-    """Whether a file that the system names is `path` or lies below it; a bare descriptor counts as such."""
-    if named.isdigit():
+    """Whether a file that the system names is `path`, lies below it, or is what `path` is first written as."""
+    if named.isdigit() or Path(named).name.startswith(f"{TEMPORARY_PREFIX}{path.name}"):
         return True
     absolute = Path(os.path.abspath(path))  # noqa: PTH100  links stay: the system's own names are compared
     return Path(os.path.abspath(named)).is_relative_to(absolute)  # noqa: PTH100
