@@ -152,12 +152,12 @@ def _prepare(
         overrides=going_on.overrides,
         edits=going_on.edits,
     )
-    rewind(run, start, segment, say)
-    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
-    write_order(run, material)
+    write_order(run, material)  # what a full disk refuses comes before anything is cut back
     subject.snapshot.write(run.segment_provenance(segment.segment))
     if baseline is not None:
         baseline.write(run.baseline_file)
+    rewind(run, start, segment, say)
+    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
     orders = orders_for(segment, subject, last, audited, twin, baseline)
     return Prepared(run, lock, record, segment, orders, subject)

@@ -1,5 +1,6 @@
 """What is wrong is found before anything is written and named by its role; nothing is left behind."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmrun.durable import Disk
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.unwritable import said_as
 
@@ -63,6 +65,28 @@ def test_a_resume_is_refused_before_files_are_cut_back(interrupted) -> None:
         interrupted.prepare_resume(overrides=MISSPELT, start="5")
 
     assert interrupted.files() == before
+
+
+@pytest.mark.parametrize("name", ["order.bin", "environment.json"])
+def test_a_full_disk_refuses_a_resume_before_files_are_cut_back(interrupted, monkeypatch, name) -> None:
+    """The order of a longer run, or the new segment's provenance, has no room: exit 3, history as it was."""
+    create = Disk.create
+
+    def refusing(self, path):
+        if name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return create(self, path)
+
+    kept = ("ledger", "metrics.jsonl", "checkpoints", "run.json")
+    before = {path: content for path, content in interrupted.files().items() if path.startswith(kept)}
+    with monkeypatch.context() as full:
+        full.setattr(Disk, "create", refusing)
+        with pytest.raises(RefusedError):
+            interrupted.prepare_resume(overrides=["T_tokens=25Ki"], allow=["config"], start="5")
+    after = {path: content for path, content in interrupted.files().items() if path.startswith(kept)}
+
+    assert after == before
+    assert interrupted.resume().end.why == "finished"
 
 
 def test_a_table_that_goes_away_later_costs_only_the_forecast(project, table) -> None:
