@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,16 @@ def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = D
     For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
     Raises OSError, also where the file is not as long as what was written (EIO).
     """
-    kept = list(contents)
-    return write_unhashed(path, kept, disk), sha256_over(kept)
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[memoryview]:
+        """Block by block: the contents may be larger than memory."""
+        for content in contents:
+            for block in blocks_of(content):
+                digest.update(block)
+                yield block
+
+    return write_unhashed(path, hashed(), disk), digest.hexdigest()
 
 
 def write_unhashed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> int:

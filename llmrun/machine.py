@@ -35,45 +35,122 @@ class Gpu:
     driver: str
 
 
+@dataclass(frozen=True)
+class GpuSurvey:
+    """The GPUs that a process started here may use, as NVML knows them.
+
+    gpus:    in the order of CUDA_VISIBLE_DEVICES, up to the first that NVML cannot describe.
+    problem: why these may not be all, or not what CUDA shows; None if NVML knows.
+    """
+
+    gpus: tuple[Gpu, ...]
+    problem: str | None = None
+
+
 def gpu_count() -> int:
-    """GPUs that a process started here may use: NVML's, cut down by CUDA_VISIBLE_DEVICES; 0 without a driver."""
+    """GPUs that NVML knows a process started here may use; 0 without a driver."""
     return len(visible_gpus())
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; all of them where it is not set."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; all of them if it is not set.  Never raises."""
+    return list(survey_gpus().gpus)
+
+
+def survey_gpus() -> GpuSurvey:
+    """Ask NVML.  Never raises: a GPU that does not answer is a problem of the survey, not of the command."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip(" ,"):
-        return []
+    if visible is not None and _hides_all(visible):
+        return GpuSurvey(())
     with nvml() as driver:
         if driver is None:
-            return []
-        found = [_gpu(driver, index) for index in range(driver.nvmlDeviceGetCount())]
+            return GpuSurvey((), "NVML, the library of the NVIDIA driver, cannot be used")
+        try:
+            found = [_described(driver, index) for index in range(driver.nvmlDeviceGetCount())]
+        except driver.NVMLError as error:
+            return GpuSurvey((), f"NVML cannot list the GPUs: {error}")
     if visible is None:
-        return [gpu for gpu, _ in found]
-    return list(_chosen(visible, found))
+        return _first_sound(found)
+    return _chosen(visible, found)
 
 
-def _gpu(driver: Any, index: int) -> tuple[Gpu, str]:
-    """One GPU and its UUID."""
-    handle = driver.nvmlDeviceGetHandleByIndex(index)
-    gpu = Gpu(
-        index=index,
-        name=_text(driver.nvmlDeviceGetName(handle)),
-        memory_bytes=int(driver.nvmlDeviceGetMemoryInfo(handle).total),
-        driver=_text(driver.nvmlSystemGetDriverVersion()),
-    )
-    return gpu, _text(driver.nvmlDeviceGetUUID(handle))
+@dataclass(frozen=True)
+class _Described:
+    """What NVML says about the GPU with one index; gpu: None if it does not answer."""
+
+    gpu: Gpu | None
+    uuid: str
+    problem: str | None
 
 
-def _chosen(visible: str, found: list[tuple[Gpu, str]]) -> Iterator[Gpu]:
+def _described(driver: Any, index: int) -> _Described:
+    """One GPU, its UUID, and why CUDA may show something else."""
+    try:
+        handle = driver.nvmlDeviceGetHandleByIndex(index)
+        gpu = Gpu(
+            index=index,
+            name=_text(driver.nvmlDeviceGetName(handle)),
+            memory_bytes=int(driver.nvmlDeviceGetMemoryInfo(handle).total),
+            driver=_text(driver.nvmlSystemGetDriverVersion()),
+        )
+        uuid = _text(driver.nvmlDeviceGetUUID(handle))
+    except driver.NVMLError as error:
+        return _Described(None, "", f"GPU {index} does not answer: {error}")
+    problem = f"GPU {index} is divided (MIG)" if _is_divided(driver, handle) else None
+    return _Described(gpu, uuid, problem)
+
+
+def _is_divided(driver: Any, handle: Any) -> bool:
+    """Whether a GPU is in MIG mode: CUDA then shows its instances, which NVML counts otherwise."""
+    try:
+        current, _ = driver.nvmlDeviceGetMigMode(handle)
+    except (driver.NVMLError, AttributeError):  # a GPU or a binding that does not know MIG
+        return False
+    return bool(current)
+
+
+def _first_sound(found: list[_Described]) -> GpuSurvey:
+    """GPUs in order up to the first with a problem."""
+    gpus: list[Gpu] = []
+    for entry in found:
+        if entry.problem is not None or entry.gpu is None:
+            return GpuSurvey(tuple(gpus), entry.problem)
+        gpus.append(entry.gpu)
+    return GpuSurvey(tuple(gpus))
+
+
+def _chosen(visible: str, found: list[_Described]) -> GpuSurvey:
     """The GPUs that CUDA would show: by index or the beginning of a UUID, up to the first unknown entry."""
-    for entry in visible.split(","):
-        name = entry.strip()
-        matches = [gpu for gpu, uuid in found if name == str(gpu.index) or (name and uuid.startswith(name))]
-        if not matches:
-            return
-        yield matches[0]
+    wanted: list[_Described] = []
+    silent = next((entry.problem for entry in found if entry.gpu is None), None)
+    for name in (entry.strip() for entry in visible.split(",")):
+        matches = [
+            each
+            for index, each in enumerate(found)
+            if name == str(index) or (name and each.uuid.startswith(name))
+        ]
+        if matches:
+            wanted.append(matches[0])
+            continue
+        if name.startswith("MIG-"):
+            wanted.append(_Described(None, name, f"{name} is an instance of a divided GPU (MIG)"))
+        elif name.startswith("GPU-") and silent is not None:
+            wanted.append(_Described(None, name, silent))
+        break
+    return _first_sound(wanted)
+
+
+def _hides_all(visible: str) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES begins with nothing or with -1: the usual ways to hide every GPU."""
+    return visible.split(",", maxsplit=1)[0].strip() in ("", "-1")
+
+
+def nvidia_is_visible() -> bool:
+    """Whether NVIDIA devices are meant to be used here: device files, or CUDA_VISIBLE_DEVICES names some."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return not _hides_all(visible)
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _text(value: str | bytes) -> str:
@@ -97,7 +174,8 @@ def nvml() -> Iterator[Any | None]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):  # a driver that went away meanwhile
+            pynvml.nvmlShutdown()
 
 
 NUMERIC_CPU_FLAGS = re.compile(r"(avx|amx|sse|ssse|fma|f16c|sve|asimd|bf16|i8mm|neon).*")
@@ -142,8 +220,10 @@ def cpus_usable() -> int:
 
 def device_name(device: str) -> str:
     """The first device of a kind (`cuda` or `cpu`) as its driver or the kernel names it."""
-    gpus = visible_gpus() if device == "cuda" else []
-    return gpus[0].name if gpus else cpu_model() or "unknown CPU"
+    if device == "cuda":
+        gpus = visible_gpus()
+        return gpus[0].name if gpus else "unknown GPU"
+    return cpu_model() or "unknown CPU"
 
 
 def memory_bytes() -> int:
@@ -233,6 +313,7 @@ def raise_open_files_limit() -> None:
 
 def host_facts() -> dict[str, Any]:
     """The machine for the record: host, system, processor, memory, GPUs.  Never digested."""
+    survey = survey_gpus()
     return {
         "host": host_name(),
         "system": platform.platform(),
@@ -240,6 +321,7 @@ def host_facts() -> dict[str, Any]:
         "cpu_model": cpu_model(),
         "cpus_usable": cpus_usable(),
         "memory_bytes": memory_bytes(),
-        "gpus": [vars(gpu) for gpu in visible_gpus()],
+        "gpus": [vars(gpu) for gpu in survey.gpus],
+        "gpu_problem": survey.problem if nvidia_is_visible() else None,
         "batch_job_id": batch_job_id(),
     }

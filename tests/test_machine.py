@@ -54,6 +54,7 @@ class FakeDriver:
             "nvmlDeviceGetMemoryInfo": lambda _: type("Memory", (), {"total": 80 * 10**9}),
             "nvmlSystemGetDriverVersion": lambda: "580.1",
             "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}aaa-bbb",
+            "nvmlDeviceGetMigMode": lambda _: (0, 0),
         }
         return answers[name]
 

@@ -105,6 +105,7 @@ BROAD_EXCEPT = {
     "llmrun/train/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/provenance/questions.py": "a thread's end: what stops reading a repository must not stop training",
+    "llmrun/launch/judge.py": "a run does not need its forecast, and must not end by it",
     "llmrun/data/tokenizers.py": "`tokenizers` raises plain Exception; it becomes a ValueError",
 }
 """Where a process ends, and one package that leaves no choice."""

@@ -141,9 +141,13 @@ def _gpus(loaded: "LoadedConfig") -> int:
     is_elsewhere = config.hardware.accelerator is not None or config.hardware.device != "auto"
     if config.batch.D is not None and is_elsewhere:
         return 0
-    from llmrun.machine import gpu_count
+    from llmrun.machine import nvidia_is_visible, survey_gpus
 
-    return gpu_count()
+    survey = survey_gpus()
+    if survey.problem is not None and nvidia_is_visible():
+        hint = "`hardware.accelerator` and `batch.D` plan for another machine"
+        console.warn(f"cannot count the GPUs of this machine: {survey.problem}", hint)
+    return len(survey.gpus)
 
 
 def _place(loaded: "LoadedConfig", key: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmrun.cli import console
+from llmrun.errors import LlmrunError
 from llmrun.text import command
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ def tell_plan(resolved: "Resolved") -> None:
     from llmrun.plan.plan import make_plan
     from llmrun.plan.remarks import remarks
 
-    plan = make_plan(resolved)
+    try:
+        plan = make_plan(resolved)
+    except LlmrunError as error:  # the run is made: what it costs is for information
+        console.warn(f"cannot show the plan: {error.says}")
+        return
     for line in plan_in_short(plan):
         console.note(line)
     for remark in remarks(plan):

@@ -7,6 +7,7 @@ import typer
 from llmrun.cli import console
 
 if TYPE_CHECKING:
+    from llmrun.run.directory import RunDirectory
     from llmrun.run.overview import Overview
 
 RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Where runs lie.")]
@@ -21,7 +22,7 @@ def list_runs(runs_dir: RunsDir = "runs", json: Json = False) -> None:
     from llmrun.run.directory import runs_below
     from llmrun.run.overview import overview_of
 
-    found = [overview_of(run) for run in runs_below(Path(runs_dir))]
+    found = [overview_of(run, recorded_step) for run in runs_below(Path(runs_dir))]
     if json:
         console.emit_json([overview.as_json() for overview in found])
     elif not found:
@@ -31,6 +32,22 @@ def list_runs(runs_dir: RunsDir = "runs", json: Json = False) -> None:
         console.out(f"{'run':<{width}}  {'status':<9}  {'step':>17}  D  segments  fingerprint")
         for overview in found:
             console.out(row(overview, width))
+
+
+def recorded_step(run: "RunDirectory") -> int | None:
+    """The last step in a run's metrics, else in its ledger; None if neither holds one."""
+    from llmrun.errors import LlmrunError
+    from llmrun.metrics.jsonl import last_step
+
+    step = last_step(run.metrics_file)
+    if step is not None:
+        return step
+    from llmrun.ledger.reader import LedgerReader
+
+    try:
+        return max(LedgerReader(run.ledger_file).last_step, 0)
+    except (OSError, LlmrunError):
+        return None
 
 
 def row(overview: "Overview", width: int) -> str:
@@ -63,7 +80,7 @@ def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
         judged = [asdict(forecast) for forecast in forecasts]
         console.emit_json({"run": str(found.path), "trained_by": who, **asdict(record), "forecasts": judged})
         return
-    for line in lines_of(found, record, owner):
+    for line in lines_of(found, record, owner, recorded_step):
         console.out(line)
     for forecast in forecasts:
         for line in lines_of_forecast(forecast):

@@ -10,6 +10,7 @@ from llmrun.config.keys import shown_key
 from llmrun.errors import InputError
 from llmrun.launch.examine import Say, Subject
 from llmrun.launch.recorded import believed_record
+from llmrun.launch.unwritable import attempting
 from llmrun.metrics.baseline import RUNS_MIN, Baseline, band_of
 from llmrun.metrics.curves import first_equal_pair, read_curve
 from llmrun.provenance.fingerprint import leaf_differences
@@ -55,7 +56,9 @@ def baseline_for(
     check_batches(records, subject)
     for line in notes(records, subject):
         say(line)
-    baseline = Baseline(asked, tuple(record.identity for record in records), band_of(curves_of(runs)))
+    with attempting("read the metrics of the baseline's runs"):
+        curves = curves_of(runs)
+    baseline = Baseline(asked, tuple(record.identity for record in records), band_of(curves))
     band = baseline.band
     say(
         f"baseline: {band.n} runs, {band.steps:,} steps; the smoothed loss is watched against their noise band"

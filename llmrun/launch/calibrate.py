@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError
 from llmrun.lanes import cost_of
+from llmrun.launch.devices import UsableGpus, usable_gpus
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.first_cause import first_cause
 from llmrun.launch.starter import Starter, Workers
 from llmrun.launch.trial import SEGMENT, trial, trial_config, usable_data
-from llmrun.machine import cpus_usable, device_name, visible_gpus
+from llmrun.machine import cpus_usable, device_name
 from llmrun.metrics.jsonl import Row
 from llmrun.metrics.names import STEP_SECONDS
 from llmrun.metrics.tail import Tail
@@ -87,12 +88,14 @@ def calibrate(resolved: Resolved, starter: Starter, check: Callable[[], None]) -
 def devices_here(resolved: Resolved) -> int:
     """How many ranks this machine can give a device each.  Raises InputError where it has none of the kind."""
     hardware = resolved.config.hardware
-    gpus = len(visible_gpus())
     wants_gpu = hardware.device == "cuda" or hardware.accelerator is not None
+    usable = usable_gpus() if wants_gpu else UsableGpus(0)
+    gpus = usable.count
     if wants_gpu and not gpus:
         raise InputError(
             "there is no GPU here to time this config on",
             where="hardware.accelerator" if hardware.accelerator else "hardware.device",
+            caused_by=[] if usable.problem is None else [usable.problem],
             hints=["run `llmrun plan --calibrate` on a machine that has one; without it the MFU is assumed"],
         )
     return gpus if hardware.device == "cuda" else max(1, cpus_usable() // hardware.threads_per_rank)

@@ -39,8 +39,10 @@ def counters(device: str, D: int) -> dict[str, float]:
 
 
 def gpu_counters(D: int) -> dict[str, float]:
-    """NVML's energy counters of the first D visible GPUs."""
+    """NVML's energy counters of the first D visible GPUs; empty unless NVML knows all of them."""
     indices = [gpu.index for gpu in visible_gpus()][:D]
+    if len(indices) < D:
+        return {}
     with nvml() as driver:
         if driver is None:
             return {}

@@ -13,9 +13,12 @@ from llmrun.data.manifest import Manifest, facts, fingerprint_of, read_manifest,
 from llmrun.data.manifest_json import MANIFEST_NAME
 from llmrun.data.stream_check import START_TOKENS, contradicted_streams, within_start
 from llmrun.errors import ConfigError, InputError, Problem, RefusedError
+from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.environment import worker_environment
-from llmrun.launch.starter import Starter
-from llmrun.machine import gpu_count
+from llmrun.launch.starter import Probe, Starter
+from llmrun.launch.unwritable import attempting
+from llmrun.plan.hardware import accelerator_named
+from llmrun.plan.own_hardware import read_rows
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.packages import PackageQuestion
@@ -92,9 +95,28 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
                 "`--set data.path=DIR` names another place",
             ],
         )
-    manifest = read_manifest(data_path)
-    resolved = resolve(loaded, facts(manifest), MachineFacts(gpu_count()), for_training=True)
+    with attempting("read the dataset", data_path):
+        manifest = read_manifest(data_path)
+    device = loaded.config.hardware.device
+    gpus = UsableGpus(0) if device == "cpu" else usable_gpus()
+    refuse_unusable(device, gpus)
+    resolved = resolve(loaded, facts(manifest), MachineFacts(gpus.count), for_training=True)
+    check_accelerator(loaded)
     return Material(resolved, data_path.resolve(), manifest)
+
+
+def check_accelerator(loaded: LoadedConfig) -> None:
+    """The row of the hardware table that plan, MFU and forecasts use must be there, before anything is written.
+
+    Raises InputError or ConfigError.
+    """
+    hardware = loaded.config.hardware
+    if hardware.accelerator is not None:
+        given = loaded.locations.get("hardware.accelerator", loaded.source)
+        where = given if given.endswith("hardware.accelerator") else f"{given}  hardware.accelerator"
+        accelerator_named(hardware.accelerator, where, hardware.table)
+    elif hardware.table is not None:
+        read_rows(hardware.table)
 
 
 def examine(
@@ -115,11 +137,14 @@ def examine(
     config = material.resolved.config
     reads_streams = config.data.verify == "always" and within_start(material.manifest)
     environment = worker_environment(os.environ, config.hardware.threads_per_rank)
-    packages = PackageQuestion()
+    with attempting("ask pip for the installed packages"):
+        packages = PackageQuestion()
     git = GitQuestion(Path.cwd(), [runs_dir, material.data_path], spool=runs_dir)
     streams = StreamQuestion(material) if reads_streams else None
     try:
-        probe = starter.probe(config.hardware.device, environment, check)
+        with attempting("start the probe of the workers' environment"):
+            probe = starter.probe(config.hardware.device, environment, check)
+        check_torch_has(material.resolved, probe)
         wait_for([git, packages], check, say)
         state = git.answer().with_untracked(probe.source_files)
         snapshot = take_snapshot(state, packages.answer(), probe.environment, probe.recorded, environment)
@@ -170,6 +195,20 @@ class StreamQuestion:
                     "make the dataset again with `llmrun data prepare`, or restore dataset.json from a copy"
                 ],
             )
+
+
+def check_torch_has(resolved: Resolved, probe: Probe) -> None:
+    """On GPUs, torch must show one for each rank: a driver may list GPUs that torch cannot use.
+
+    Raises RefusedError.
+    """
+    shown, D = probe.recorded.get("cuda_devices"), resolved.batch.D
+    if resolved.config.hardware.device == "cuda" and shown is not None and shown < D:
+        raise RefusedError(
+            f"D = {D} ranks need {D} GPUs, torch {probe.environment.get('torch')} can use {shown}",
+            where="hardware.device",
+            hints=["install a torch that is built for this driver", "`--set hardware.device=cpu`"],
+        )
 
 
 def with_origin(subject: Subject, origin: Origin | None) -> Subject:

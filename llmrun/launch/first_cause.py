@@ -125,7 +125,11 @@ def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError
     """The error that a rank reported itself, in its own words and class."""
     assert outcome.error is not None
     error = error_of(outcome.error)
-    error.where = error.where or f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
+    rank = f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
+    if error.where is None:
+        error.where = rank
+    else:
+        error.caused_by = (*error.caused_by, f"found by {rank}")
     if isinstance(error, RunFailedError):
         error.hints = (*error.hints, resume_hint(run))
     return error

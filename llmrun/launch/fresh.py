@@ -106,8 +106,13 @@ def drafting(draft: RunDirectory) -> Iterator[RunLock]:
         raise
 
 
+DRAFT_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-\d+-[0-9a-f]{{8}}")
+UNOWNED_AFTER_S = 3600.0
+"""A launcher needs milliseconds from making its draft to locking it."""
+
+
 def sweep_drafts(runs_dir: Path) -> None:
-    """Remove what launchers left that were killed before their run had a name; what resists is left alone.
+    """Remove what launchers left that were killed before their run had a name; what cannot be removed stays.
 
     Heartbeats of other hosts are judged by the clock that stamps them.
     """
@@ -116,6 +121,25 @@ def sweep_drafts(runs_dir: Path) -> None:
         with suppress(OSError):
             if path.stat().st_size and live_owner(path, now_s) is None:
                 DISK.remove_tree(path.parent)
+    for draft in sorted(runs_dir.glob(f"{TEMPORARY_PREFIX}*")):
+        with suppress(OSError):
+            sweep_unowned(draft, now_s)
+
+
+def sweep_unowned(draft: Path, now_s: float) -> None:
+    """Remove the draft of a launcher that was killed before it could lock it.
+
+    Safe by construction: the name must be a draft's, its age an hour, and only an empty lock file and an empty
+    directory are ever removed, so that a launcher that was only stopped loses nothing but its place.
+    Raises OSError if anything else is in it.
+    """
+    is_draft = DRAFT_NAME.fullmatch(draft.name) and draft.is_dir() and not draft.is_symlink()
+    if not is_draft or now_s - draft.stat().st_mtime < UNOWNED_AFTER_S:
+        return
+    lock = draft / "run.lock"
+    if lock.exists() and lock.stat().st_size == 0 and [path.name for path in draft.iterdir()] == [lock.name]:
+        DISK.remove_file(lock)
+    draft.rmdir()
 
 
 def refuse_taken(run: RunDirectory) -> None:

@@ -10,10 +10,10 @@ from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.manifest import fingerprint_of, read_manifest
 from llmrun.errors import InputError, RefusedError
+from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.environment import worker_environment
 from llmrun.launch.recorded import recorded_config, recorded_fingerprint
 from llmrun.launch.starter import Starter
-from llmrun.machine import gpu_count
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.variables import with_recorded_variables
@@ -79,8 +79,10 @@ def ground_for(
 
 def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: int | None) -> Resolved:
     """The config for the ranks of a replay.  Raises InputError, RefusedError."""
-    gpus = gpu_count()
     on_gpus = config.hardware.device == "cuda"
+    usable = usable_gpus() if on_gpus else UsableGpus(0)
+    refuse_unusable(config.hardware.device, usable)
+    gpus = usable.count
     if on_gpus and gpus == 0:
         raise RefusedError(
             f"{run.name} was trained on GPUs, and this machine shows none",

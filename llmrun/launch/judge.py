@@ -28,30 +28,43 @@ SECONDS_PER_HOUR = 3600
 class Judge:
     """Holds one segment's forecast until its end.
 
-    A disk that refuses does not stop a run: `at_end` returns what could not be written as remarks.
+    Nothing here raises: a run does not need its forecast.  `at_end` returns as remarks what failed.
+
+    earlier:  forecasts of the run's earlier segments.
+    forecast: of this one; None if it could not be made.
     """
 
     run: RunDirectory
-    forecasts: Sequence[Forecast]
-    meter: EnergyMeter
+    earlier: Sequence[Forecast]
+    forecast: Forecast | None
+    meter: EnergyMeter | None
     remarks: Sequence[str]
 
     @classmethod
     def at_start(cls, prepared: Prepared) -> "Judge":
         """Forecast the segment and write the forecast down."""
-        run, resolved = prepared.run, prepared.subject.resolved
-        earlier = [f for f in read_forecasts(run) if f.segment < prepared.segment.segment]
-        forecast = forecast_of(prepared, forecasts_below(run.path.resolve().parent))
-        remarks = written(run, [*earlier, forecast])
-        meter = EnergyMeter(resolved.config.hardware.device, resolved.batch.D)
-        return cls(run, [*earlier, forecast], meter, remarks)
+        run, hardware = prepared.run, prepared.subject.resolved.config.hardware
+        try:
+            earlier = [f for f in read_forecasts(run) if f.segment < prepared.segment.segment]
+            forecast = forecast_of(prepared, forecasts_below(run.path.resolve().parent))
+            remarks = written(run, [*earlier, forecast])
+            meter = EnergyMeter(hardware.device, prepared.segment.D)
+        except Exception as error:  # noqa: BLE001  whatever it is, training goes on without a forecast
+            return cls(run, (), None, None, [f"cannot forecast segment {prepared.segment.segment}: {error}"])
+        return cls(run, earlier, forecast, meter, remarks)
 
     def at_end(self, record: RunRecord) -> list[str]:
         """Write down what was measured of the record's last segment, which has ended; returns remarks."""
-        *earlier, forecast = self.forecasts
-        measured = {**measured_of(self.run, record.segments[-1], forecast), "energy_J": self.meter.joules()}
-        judged = replace(forecast, measured=measured)
-        return [*self.remarks, *written(self.run, [*earlier, judged])]
+        if self.forecast is None:
+            return list(self.remarks)
+        try:
+            energy_J = None if self.meter is None else self.meter.joules()
+            measured = {**measured_of(self.run, record.segments[-1], self.forecast), "energy_J": energy_J}
+            judged = replace(self.forecast, measured=measured)
+            return [*self.remarks, *written(self.run, [*self.earlier, judged])]
+        except Exception as error:  # noqa: BLE001  how the segment ended is worth more than its forecast
+            number = record.segments[-1].segment
+            return [*self.remarks, f"cannot compare segment {number} with its forecast: {error}"]
 
 
 def written(run: RunDirectory, forecasts: Sequence[Forecast]) -> list[str]:

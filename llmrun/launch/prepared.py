@@ -9,9 +9,10 @@ from typing import Any
 from llmrun.checkpoint.space import preflight
 from llmrun.config.resolve import Resolved
 from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
+from llmrun.launch.devices import usable_gpus
 from llmrun.launch.examine import Material, Say, Subject
 from llmrun.launch.twin import find_twin, named_twin
-from llmrun.machine import SHARED_MEMORY, gpu_count, host_name, shared_memory_bytes
+from llmrun.machine import SHARED_MEMORY, host_name, shared_memory_bytes
 from llmrun.metrics.baseline import Baseline
 from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
 from llmrun.plan.parameters import count_parameters
@@ -49,8 +50,10 @@ class Prepared:
 
 def check_devices(resolved: Resolved) -> None:
     """Each rank needs a GPU of its own.  Raises InputError."""
-    D, gpus = resolved.batch.D, gpu_count()
-    if resolved.config.hardware.device == "cuda" and gpus < D:
+    if resolved.config.hardware.device != "cuda":
+        return
+    D, gpus = resolved.batch.D, usable_gpus().count
+    if gpus < D:
         raise InputError(
             f"D = {D} ranks need {D} GPUs, this machine shows {gpus}",
             where="batch.D",

@@ -3,12 +3,19 @@
 Everything is looked at first; the run's files are touched only when nothing is left that could refuse.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from llmrun.checkpoint.verification import Progress
+from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
-from llmrun.config.resolve import resolve_for_D
+from llmrun.config.resolve import Resolved, resolve_for_D
+from llmrun.config.schema import Config
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.launch.architecture import refuse_other_architecture
 from llmrun.launch.baseline import baseline_for
@@ -50,6 +57,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
+from llmrun.train.schedule import learning_rate
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,13 @@ def _prepare(
     material = material_of(record, going_on)
     steps = material.resolved.batch.steps
     last = last_step(steps, wishes.until)
-    if start.step >= steps:
-        return finished(run, record, start.step, steps)
+    written = config_of(run, record, reference) or record.config
     if start.step >= last:
+        refuse_lost_settings(record, written, material.resolved, start.step, command)
+        if start.step >= steps:
+            return finished(run, record, start.step, steps)
         return NothingToDo(run, record, f"{run.name} stands at step {start.step:,} already")
     if start.checkpoint is not None:
-        written = config_of(run, record, reference) or record.config
         refuse_other_architecture(start.checkpoint, material.resolved, written)
     check_ledger(run, start)
     check_shared_memory(material.resolved)
@@ -130,6 +139,8 @@ def _prepare(
         say(remark)
     allowed, changes = compare(run, record, reference, start, subject, wishes, command, stop, say)
     bases = [Path.cwd(), Path(record.working_directory)]
+    for line in rate_lines(written, material.resolved, start.step):
+        say(line)
     twin = twin_of(run, record.segments, subject, bases, say)
     baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
     stop.check()
@@ -144,15 +155,74 @@ def _prepare(
         overrides=going_on.overrides,
         edits=going_on.edits,
     )
-    rewind(run, start, segment, say)
-    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
-    write_order(run, material)
+    write_order(run, material)  # what a full disk refuses comes before anything is cut back
     subject.snapshot.write(run.segment_provenance(segment.segment))
     if baseline is not None:
         baseline.write(run.baseline_file)
+    rewind(run, start, segment, say)
+    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
     orders = orders_for(segment, subject, last, audited, twin, baseline)
     return Prepared(run, lock, record, segment, orders, subject)
+
+
+def refuse_lost_settings(
+    record: RunRecord, written: Mapping[str, Any], resolved: Resolved, step: int, command: Command
+) -> None:
+    """Refuse settings that a run with no step left cannot use, rather than drop them.
+
+    written: the config of the run's last segment.
+    Raises InputError.  Operational fields of a CONFIG file alone are no reason: a batch script repeats its line.
+    """
+    now = resolved.config.model_dump(mode="json", by_alias=True)
+    elsewhere = ["batch.D:", "batch.A:"]
+    if step >= resolved.batch.steps != record.steps:
+        elsewhere.append("T_tokens:")  # `finished` says more about it
+    lost = [line for line in changed_fields(written, now) if not line.startswith(tuple(elsewhere))]
+    old = config_on_record(written)
+    is_repeated = command.config is not None and (
+        old is None or numeric_fields(old) == numeric_fields(resolved.config)
+    )
+    if lost and not is_repeated:
+        raise InputError(
+            f"{record.identity} has no step left that could use {lost[0]}",
+            caused_by=lost[1:],
+            hints=[
+                "leave the setting out: the run then ends as it is",
+                "`--from STEP` goes back to an earlier step, `--set T_tokens=…` adds steps",
+            ],
+        )
+
+
+def config_on_record(written: Mapping[str, Any]) -> Config | None:
+    """A full config as a run recorded it; None if it is not one for this version of llmrun."""
+    try:
+        return Config.model_validate_json(json.dumps(written))
+    except ValidationError:
+        return None
+
+
+def rate_lines(written: Mapping[str, Any], resolved: Resolved, step: int) -> list[str]:
+    """How a change of T_tokens, schedule or rate moves the learning rate where the segment starts.
+
+    written: the config that `step` finished steps were made with.
+    """
+    old, new, batch = config_on_record(written), resolved.config, resolved.batch
+    if old is None:
+        return []
+    before = replace(
+        batch, T_tokens=old.T_tokens, gb_tok=old.batch.gb_tok, warmup_tokens=old.schedule.warmup_tokens
+    )
+
+    def rate_before(step: int) -> float:
+        return learning_rate(step, before, old.schedule, old.optimizer.lr)
+
+    rate = learning_rate(step + 1, batch, new.schedule, new.optimizer.lr)
+    if rate_before(step + 1) == rate and before.steps == batch.steps:
+        return []
+    had = "the run ended before it" if step >= before.steps else f"{rate_before(step + 1):.6g} before"
+    last = f"; step {step:,} had {rate_before(step):.6g}" if step else ""
+    return [f"learning rate of step {step + 1:,}: {rate:.6g} now, {had}{last}"]
 
 
 def finished(run: RunDirectory, record: RunRecord, step: int, steps: int) -> NothingToDo:

@@ -12,7 +12,9 @@ from llmrun.ledger.cut import cut_back as cut_ledger
 from llmrun.ledger.cut import refuse_broken
 from llmrun.ledger.reader import LedgerReader
 from llmrun.metrics.jsonl import cut_back as cut_metrics
+from llmrun.metrics.jsonl import missing_steps
 from llmrun.run.directory import RunDirectory
+from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
 
 
@@ -57,10 +59,31 @@ def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path 
         which = f"checkpoint of step {steps}" if len(left) == 1 else f"checkpoints of steps {steps}"
         say(f"{which} moved aside to checkpoints/abandoned-{segment.segment:03d}")
     cut_metrics(run.metrics_file, start.step)
+    warn_of_lost_rows(run, start, say)
     if not run.ledger_file.exists():
         return None
     keep = None if start.checkpoint is None else start.step
     return refusing(lambda: cut_ledger(run.ledger_file, keep, run.free_ledger_tail(segment.segment)))
+
+
+RANGES_SHOWN = 5
+
+
+def warn_of_lost_rows(run: RunDirectory, start: Start, say: Say) -> None:
+    """Print which steps up to the start step have no row in metrics.jsonl: deleted, or not readable any more."""
+    origin = origin_of(run)
+    first = 1 if origin is None else origin.step + 1
+    lost = missing_steps(run.metrics_file, range(first, start.step + 1))
+    if not lost:
+        return
+    shown = ", ".join(
+        f"{part[0]:,} to {part[-1]:,}" if len(part) > 1 else f"{part[0]:,}" for part in lost[:RANGES_SHOWN]
+    )
+    more = f" and {len(lost) - RANGES_SHOWN} more ranges" if len(lost) > RANGES_SHOWN else ""
+    plural = "step" if sum(map(len, lost)) == 1 else "steps"
+    say(
+        f"warning: metrics.jsonl has no row of {plural} {shown}{more}: deleted, or not readable; the ledger has them"
+    )
 
 
 def refusing(cut: Callable[[], Path | None]) -> Path | None:

@@ -57,6 +57,37 @@ def rows(path: Path) -> Iterator[Row]:
                     yield row
 
 
+TAIL_BYTES = 256 * 1024
+"""Holds the last rows of any file of ours: a row has about 500 bytes."""
+
+
+def last_step(path: Path) -> int | None:
+    """The step of the last whole row, from the file's end alone; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            tail = file.read().splitlines(keepends=True)
+    except OSError:
+        return None
+    return next((row[STEP] for line in reversed(tail) if (row := row_of(line)) is not None), None)
+
+
+def missing_steps(path: Path, steps: range) -> list[range]:
+    """The steps of `steps` that have no row in the file, as ranges in order."""
+    seen = bytearray(len(steps))
+    for row in rows(path):
+        if row[STEP] in steps:
+            seen[row[STEP] - steps.start] = 1
+    found: list[range] = []
+    start = seen.find(0)
+    while start >= 0:
+        end = seen.find(1, start)
+        end = len(seen) if end < 0 else end
+        found.append(steps[start:end])
+        start = seen.find(0, end)
+    return found
+
+
 class JsonLines:
     """Appends rows to a file.  `cut_back` comes first where the file may have a torn last line."""
 

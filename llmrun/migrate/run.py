@@ -30,7 +30,7 @@ from llmrun.migrate.script import Script, read_script, run_script
 from llmrun.migrate.state import GROUP_BYTES, SLOTS, Written, commit_state, write_state
 from llmrun.migrate.target import NewModel
 from llmrun.migrate.tensors import OldState
-from llmrun.run.directory import RunDirectory, draft_directory
+from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def migrate(
     final = RunDirectory(order.out)
     if order.out.exists():
         raise InputError(f"{order.out} exists", hints=["`--out` names a new run's directory"])
+    with _hints_for_out():
+        refuse_inside_run(order.out.parent, "--out")
     script = read_script(order.script)
     material = find_material(order.config, [Path.cwd()])
     parent = open_parent(order.source, say, reading)

@@ -40,6 +40,8 @@ CHINESE: dict[str, str] = {
     "; {epochs:.2f} epochs of the training split": "；训练集 {epochs:.2f} 轮",
     "warm-up": "预热",
     "of {n:,} tokens": "共 {n:,} 个 token",
+    "learning rate": "学习率",
+    "peak; first step {first:.3g}, last step {last:.3g}": "峰值；第一步 {first:.3g}，最后一步 {last:.3g}",
     # model
     "head tied": "输出头共用词表",
     "{n} in the head": "输出头 {n}",

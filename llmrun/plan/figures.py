@@ -41,6 +41,9 @@ def _batch(plan: Plan) -> dict[str, Any]:
         "epochs": plan.epochs,
         "warmup_steps": batch.warmup_steps,
         "warmup_tokens_seen": batch.warmup_steps * batch.gb_tok,
+        "lr_first": plan.rates.first,
+        "lr_peak": plan.rates.peak,
+        "lr_last": plan.rates.last,
         "idle_share": plan.lanes.idle_share,
     }
 

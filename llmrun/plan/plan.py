@@ -21,6 +21,7 @@ from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
 from llmrun.plan.memory import Memory, Setting, memory_of
 from llmrun.plan.parameters import ParameterCount, count_parameters
+from llmrun.train.schedule import Rates, rates_of
 
 if TYPE_CHECKING:
     from llmrun.plan.fitting import Fitting
@@ -60,6 +61,7 @@ class Plan:
     setting:  what memory depends on.     preset: the published model whose shape this is.
     measured: None where the time is assumed from an MFU.
     states_A: whether the user gave A.
+    rates:    learning rates at the start, at their peak and at the end.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class Plan:
     preset: str | None
     measured: Measured | None
     states_A: bool
+    rates: Rates
 
     @property
     def A_per_rank(self) -> tuple[int, int]:
@@ -131,6 +134,7 @@ def make_plan(
         preset=resolved.preset,
         measured=measured,
         states_A=resolved.states_A,
+        rates=rates_of(batch, config.schedule, config.optimizer.lr),
     )
 
 

@@ -98,6 +98,15 @@ def _run(plan: Plan, say: Say) -> list[str]:
             say("{n:,} steps", n=batch.warmup_steps),
             say("of {n:,} tokens", n=plan.config.schedule.warmup_tokens),
         ),
+        *row(
+            say("learning rate"),
+            f"{plan.rates.peak:.3g}",
+            say(
+                "peak; first step {first:.3g}, last step {last:.3g}",
+                first=plan.rates.first,
+                last=plan.rates.last,
+            ),
+        ),
         *row("M", f"{batch.M:,}", lanes),
     ]
 

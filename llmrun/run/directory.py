@@ -177,8 +177,22 @@ def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
     return RunDirectory(path)
 
 
+def refuse_inside_run(path: Path, where: str) -> None:
+    """A run must not lie inside another one, whose files are swept, pruned and moved.
+
+    where: the setting that gave `path`.  Raises InputError.
+    """
+    place = path.resolve()
+    for around in (place, *place.parents):
+        if RunDirectory(around).is_run and (around / "checkpoints").is_dir():
+            raise InputError(
+                f"{path} must not lie inside a run, and {around} is one", where=where, hints=[RUNS_DIR_HINT]
+            )
+
+
 def prepare_runs_dir(runs_dir: Path) -> None:
     """Make `runs_dir` and see that it can be written.  Raises InputError."""
+    refuse_inside_run(runs_dir, "runs_dir")
     try:
         make_directories(runs_dir)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Runs in a few lines: for lists and for one run's page."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Overview:
     """One run in a list.
 
     status:  as in run.json, but `killed` where it says running and nobody trains the run.
-    step:    finished steps at the end of the last segment that has ended, or its start.
+    step:    finished steps; of a segment that runs or was killed, the last that its files hold.
     problem: why run.json could not be read; then the rest is empty.
     """
 
@@ -36,8 +36,11 @@ class Overview:
         return asdict(self)
 
 
-def overview_of(run: RunDirectory) -> Overview:
-    """One run in a list; a damaged run.json is said, not raised."""
+def overview_of(run: RunDirectory, recorded: Callable[[RunDirectory], int | None]) -> Overview:
+    """One run in a list; a damaged run.json is a field of it, not an error.
+
+    recorded: reads the last step that a run's files hold; None if they hold none.
+    """
     try:
         record = read_record(run.record_file)
     except (InputError, DamagedError) as error:
@@ -48,12 +51,19 @@ def overview_of(run: RunDirectory) -> Overview:
         path=str(run.path),
         status=true_status(record, live_owner(run.lock_file)),
         created=record.created,
-        step=first_step_of(run) if last is None else last.to_step or last.from_step,
+        step=first_step_of(run) if last is None else step_of(run, last, recorded),
         steps=record.steps,
         D=None if last is None else last.D,
         segments=len(record.segments),
         fingerprint=record.fingerprint["digest"] if last is None else last.fingerprint,
     )
+
+
+def step_of(run: RunDirectory, last: Segment, recorded: Callable[[RunDirectory], int | None]) -> int:
+    """Finished steps of a run whose last segment is `last`."""
+    if last.to_step is not None:
+        return last.to_step
+    return max(recorded(run) or 0, last.from_step)
 
 
 def first_step_of(run: RunDirectory) -> int:
@@ -70,8 +80,13 @@ def true_status(record: RunRecord, owner: Owner | None) -> str:
     return "killed" if record.status == "running" and owner is None else record.status
 
 
-def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Iterator[str]:
-    """One run's page."""
+def lines_of(
+    run: RunDirectory,
+    record: RunRecord,
+    owner: Owner | None,
+    recorded: Callable[[RunDirectory], int | None],
+) -> Iterator[str]:
+    """One run's page.  recorded: reads the last step that a run's files hold."""
     yield f"{run.name}: {true_status(record, owner)}, {record.steps:,} steps, made {record.created}"
     if owner is not None:
         yield f"trained by {owner.describe()}"
@@ -87,17 +102,18 @@ def lines_of(run: RunDirectory, record: RunRecord, owner: Owner | None) -> Itera
     for why in record.git.get("incomplete", ()):
         yield f"  not complete: {why}"
     for segment in record.segments:
-        yield from segment_lines(segment)
+        yield from segment_lines(segment, step_of(run, segment, recorded), is_trained=owner is not None)
 
 
-def segment_lines(segment: Segment) -> Iterator[str]:
+def segment_lines(segment: Segment, to_step: int, *, is_trained: bool) -> Iterator[str]:
     """One segment of the page."""
-    to = "…" if segment.to_step is None else f"{segment.to_step:,}"
+    to = f"{to_step:,}"
+    state = segment.why or ("running" if is_trained else "killed")
     steps = "step" if segment.proven_steps == 1 else "steps"
     proven = f", {segment.proven_steps:,} {steps} proven" if segment.proven_steps else ""
     yield (
         f"segment {segment.segment}: steps {segment.from_step:,} to {to} on D = {segment.D} "
-        f"({segment.host}), {segment.why or 'running'}{proven}"
+        f"({segment.host}), {state}{proven}"
     )
     for change in segment.changes:
         yield f"  {change}"

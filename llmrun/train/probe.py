@@ -78,6 +78,7 @@ def recorded() -> dict[str, Any]:
         "python": sys.version,
         "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
         "gpus": [vars(gpu) for gpu in visible_gpus()],
+        "cuda_devices": torch.cuda.device_count(),
         "variables": {
             name: value
             for name, value in sorted(os.environ.items())

@@ -128,7 +128,7 @@ def _recorder(
     else:
         at_step = None if orders.checkpoint is None else orders.from_step
         ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
-    throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config))
+    throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config, progress))
     tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
     twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
     baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if orders.baseline else None
@@ -158,12 +158,16 @@ def audit_of(path: Path, progress: Progress) -> Audit | None:
         return None
 
 
-def _peak_flops(config: Config) -> float | None:
-    """Peak FLOP/s of one GPU for the MFU; None on a CPU or where the config names no accelerator."""
+def _peak_flops(config: Config, progress: Progress) -> float | None:
+    """Peak FLOP/s of one GPU for the MFU; None on a CPU, without an accelerator, or if its row cannot be read."""
     accelerator = config.hardware.accelerator
     if config.hardware.device == "cpu" or accelerator is None:
         return None
-    return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
+    try:
+        return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
+    except LlmrunError as error:
+        progress.remark(f"MFU is not measured: {error.says}")
+        return None
 
 
 def _texts(run: RunDirectory, orders: SegmentOrders) -> dict[str, str]:

@@ -46,6 +46,7 @@ plan of demo
   steps           256             T_tokens / GB_tok, rounded down
   tokens seen     4.19 M          all of T_tokens
   warm-up         16 steps        of 262,144 tokens
+  learning rate   0.0003          peak; first step 1.87e-05, last step 3e-05
   M               8               micro-batches a step, V = 8 lanes of 1
 
   N_params        4.35 M          4,353,280
@@ -103,6 +104,7 @@ def test_json_is_one_document_of_exact_integers(demo: Path, capsys: pytest.Captu
 
     assert (code, screen.err) == (0, "")
     assert plan["steps"] == 10**12 // 16384
+    assert (plan["lr_first"], plan["lr_peak"], plan["lr_last"]) == (3e-4 / 16, 3e-4, 3e-4 * 0.1)
     assert plan["FLOPs"] == 37_109_760 * plan["tokens_seen"]
     assert plan["yuan_GPU"] is None
     assert plan["unknown"] == {"yuan_GPU": "hardware.yuan_per_GPU_hour is not set"}

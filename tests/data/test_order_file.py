@@ -3,7 +3,9 @@
 import errno
 import json
 import pickle
+import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -223,3 +225,18 @@ def test_a_large_file_is_compared_in_blocks_that_reach_both_ends():
     assert sum(blocks[-1]) == n_entries
     assert max(gaps) - min(gaps) <= 1
     assert sum(count for _, count in order_file.compared_blocks(2_500_000)) == 2_500_000
+
+
+def test_the_file_is_written_block_by_block(tmp_path: Path, monkeypatch) -> None:
+    """Writing 16 MiB holds a few blocks at a time, never the whole file."""
+    monkeypatch.setattr(order_file, "WRITE_ENTRIES", 2**15)
+    n_entries = 2**21
+    tracemalloc.start()
+    try:
+        prepare_order_file(tmp_path, "always", seed=1, n_windows=10**6, n_entries=n_entries)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (tmp_path / "order" / "order.bin").stat().st_size == 8 * n_entries
+    assert peak < 8 * 2**20

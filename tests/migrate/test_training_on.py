@@ -181,3 +181,18 @@ def test_advice_is_about_out(migrator, pool, tmp_path):
         migrate(wrong, pool, migrator.said.append, lambda *_: None, lambda *_: None)
 
     assert caught.value.hints == ("free space, or choose another place with `--out`",)
+
+
+def test_a_migration_into_a_run_is_refused(migrator, pool):
+    """`--out` among another run's checkpoints, where retention deletes: exit 2, nothing written."""
+    order = migrator.order("new", UNCHANGED)
+    place = migrator.old / "checkpoints"
+    before = sorted(place.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        migrate(
+            replace(order, out=place / "new"), pool, migrator.said.append, lambda *_: None, lambda *_: None
+        )
+
+    assert caught.value.where == "--out"
+    assert caught.value.hints == ("free space, or choose another place with `--out`",)
+    assert sorted(place.rglob("*")) == before

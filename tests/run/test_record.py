@@ -127,21 +127,23 @@ def test_a_run_left_running_by_a_killed_launcher_is_shown_as_killed(tmp_path):
     running.write(tmp_path / "run.json")
 
     assert true_status(running, None) == "killed"
-    assert overview_of(RunDirectory(tmp_path)).status == "killed"
+    assert overview_of(RunDirectory(tmp_path), lambda _: None).status == "killed"
 
 
 def test_an_unreadable_run_does_not_hide_the_others(tmp_path):
     """A list says what is wrong with one run and goes on."""
     (tmp_path / "run.json").write_text("{")
 
-    assert "is not JSON" in overview_of(RunDirectory(tmp_path)).problem
+    assert "is not JSON" in overview_of(RunDirectory(tmp_path), lambda _: None).problem
 
 
 def test_a_runs_page_names_segments_and_changes(tmp_path):
     """One line a segment, and its changes below it."""
     shown = record().with_segment(segment()).closed("failed", 9)
     resumed = shown.with_segment(segment(2, from_step=5, D=1, changes=["config: batch.D: 2 -> 1"]))
-    page = "\n".join(lines_of(RunDirectory(tmp_path), resumed.closed("finished", 200, 4), None))
+    page = "\n".join(
+        lines_of(RunDirectory(tmp_path), resumed.closed("finished", 200, 4), None, lambda _: None)
+    )
 
     assert "segment 1: steps 0 to 9 on D = 2 (node7), failed" in page
     assert "segment 2: steps 5 to 200 on D = 1 (node7), finished, 4 steps proven" in page
