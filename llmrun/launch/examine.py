@@ -94,7 +94,8 @@ def examine(
     Raises RefusedError where a worker could not start here.
     """
     config = material.resolved.config
-    environment = worker_environment(os.environ, config.hardware.threads_per_rank)
+    threads, ranks = config.hardware.threads_per_rank, material.resolved.batch.D
+    environment = worker_environment(os.environ, threads, ranks)
     packages = PackageQuestion()
     try:
         probe = starter.probe(config.hardware.device, environment, check)

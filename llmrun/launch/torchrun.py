@@ -3,13 +3,12 @@
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import psutil
 
-from llmrun.launch.probe import run_probe
+from llmrun.launch.probe import child_command, run_probe
 from llmrun.launch.starter import Probe, WorkerJob
 
 WORKER_MODULE = "llmrun.train.worker"
@@ -24,9 +23,7 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str) -> list[str]:
     """
     run, segment = job.run, job.segment
     return [
-        sys.executable,
-        "-m",
-        "llmrun.launch.agent",
+        *child_command("llmrun.launch.agent"),
         str(parent),
         str(run.failures_file(segment)),
         "--nnodes=1",
@@ -38,8 +35,8 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str) -> list[str]:
         f"--rdzv-id={rendezvous}",
         "--local-addr=127.0.0.1",
         f"--log-dir={run.segment_logs(segment) / 'torchrun'}",
-        "-m",
-        WORKER_MODULE,
+        "--no-python",
+        *child_command(WORKER_MODULE),
         str(run.path),
         str(segment),
     ]
