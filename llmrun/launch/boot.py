@@ -7,7 +7,7 @@ so that `.pth` files, `sitecustomize` and `usercustomize` are recorded like any 
 Run by path, without a package: only Python's standard library may be imported at the top.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH120, PTH121
 # pathlib and all it imports would run before the recorder watches
 
 import json

@@ -30,6 +30,7 @@ NUMERIC_MODULES = (
 OPERATIONAL_MODULES = (
     "train/probe",  # looks, computes nothing
     "train/canary",  # its results are in the environment part
+    "train/environment",  # looks, computes nothing
     "train/self_check",  # compares with the orders
     "train/worker",  # entry and outcome
     "train/recorder",  # writes down what was computed

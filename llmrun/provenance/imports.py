@@ -9,7 +9,7 @@ distributions keep their loaders and their byte code.
 After `cover`, code that the fingerprint does not cover cannot be imported any more.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH117, PTH118, PTH119, PTH120, PTH123, PTH208
 # runs for each of two thousand modules: a Path costs more than the work
 
 import hashlib
@@ -23,6 +23,9 @@ from typing import Any, ClassVar
 
 from llmrun.provenance.code import is_numeric, source_digest
 from llmrun.provenance.installed import is_as_installed, is_standard, stated_sum
+
+BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "boot.py")
+"""The script that starts a child; it only installs the recorder."""
 
 KNOWN_LOADERS = (
     machinery.BuiltinImporter,
@@ -124,6 +127,8 @@ class ImportRecorder:
                 continue
             self._seen_modules.add(name)
             path = _file_of(module)
+            if path == BOOT:
+                continue
             loader = getattr(getattr(module, "__spec__", None), "loader", None)
             recorded = isinstance(loader, KNOWN_LOADERS) or loader in KNOWN_LOADERS
             if path is None or (recorded and not before) or (name == "__main__" and not before):

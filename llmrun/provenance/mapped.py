@@ -8,7 +8,7 @@ A file is not read twice in one start: the probe hands its sums to the workers w
 A worker uses a sum only if all of these are still equal; the change time (ctime) cannot be set by a program.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH119, PTH123
 # paths come from the kernel as text and are compared as text
 
 import hashlib

@@ -16,7 +16,7 @@ from llmrun.provenance.fingerprint import ABSENT, digest_of, leaf_differences, s
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped import FileSum
 from llmrun.run.orders import SegmentOrders
-from llmrun.train.probe import environment
+from llmrun.train.environment import environment
 
 NAMED_MAX = 8
 
