@@ -4,7 +4,7 @@ A RECORD holds the sha256 of every file that a distribution installed.  `pip fre
 file below site-packages is told from the original by this sum.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH123, PTH206
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123, PTH206
 # runs for each of two thousand modules: a Path costs more than the work
 
 import base64
@@ -80,7 +80,16 @@ def is_as_installed(path: str) -> bool:
     if stated is None:
         return False
     try:
-        with open(path, "rb") as file:
-            return stated == hashlib.file_digest(file, "sha256").hexdigest()
+        stat = os.stat(path)
+        return stated == _sum_of(
+            path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        )
     except OSError:
         return False
+
+
+@cache
+def _sum_of(path: str, *_identity: int) -> str:
+    """sha256 of a file in hex, read once in a process for as long as nothing about the file changes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

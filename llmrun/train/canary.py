@@ -9,6 +9,7 @@ No generator of the run is touched, and no result depends on anything but the pr
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,10 +53,15 @@ def digest(tensors: list[Tensor]) -> str:
 
 def values(device: torch.device, *shape: int, salt: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Numbers in [-1, 1) of a fixed integer sequence: exact in fp32, made without a generator."""
+    return _numbers(shape, salt).to(device=device, dtype=dtype, copy=True)
+
+
+@cache
+def _numbers(shape: tuple[int, ...], salt: int) -> Tensor:
     count = torch.Size(shape).numel()
     words = (torch.arange(count, dtype=torch.int64) + salt * 7_919) * 2_654_435_761 % 2**32
     numbers = (words >> 8).to(torch.float64) / 2**23 - 1
-    return numbers.to(torch.float32).reshape(shape).to(device=device, dtype=dtype)
+    return numbers.to(torch.float32).reshape(shape)
 
 
 def _with_gradients(output: Tensor, *inputs: Tensor) -> list[Tensor]:

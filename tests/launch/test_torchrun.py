@@ -11,6 +11,7 @@ import pytest
 
 from llmrun.launch.first_cause import first_cause
 from llmrun.launch.leftover import leftovers
+from llmrun.launch.probe import BOOT
 from llmrun.launch.starter import WorkerJob
 from llmrun.launch.torchrun import TorchrunStarter, command_line
 from llmrun.run.directory import RunDirectory
@@ -18,6 +19,10 @@ from llmrun.run.orders import Outcome
 
 GOLDEN = """\
 PYTHON
+-P
+-S
+-u
+BOOT
 -m
 llmrun.launch.agent
 4242
@@ -31,6 +36,12 @@ runs/demo/logs/segment-003/failures.json
 --rdzv-id=demo-3-0123456789abcdef
 --local-addr=127.0.0.1
 --log-dir=runs/demo/logs/segment-003/torchrun
+--no-python
+PYTHON
+-P
+-S
+-u
+BOOT
 -m
 llmrun.train.worker
 runs/demo
@@ -70,8 +81,8 @@ def test_golden_command_line():
     job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
     line = command_line(job, 4242, "demo-3-0123456789abcdef")
 
-    assert "\n".join(["PYTHON", *line[1:], ""]) == GOLDEN
-    assert line[0] == sys.executable
+    names = {sys.executable: "PYTHON", str(BOOT): "BOOT"}
+    assert "\n".join([*(names.get(word, word) for word in line), ""]) == GOLDEN
 
 
 def test_two_runs_never_meet():
