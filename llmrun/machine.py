@@ -21,6 +21,12 @@ from llmrun.cgroups import cgroup_limits
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 
+ANSWER = "LLMRUN_ANSWER_FD"
+"""Variable with the file descriptor on which a probe answers."""
+
+RANKS = "LLMRUN_RANKS"
+"""Variable with the number of ranks on this host."""
+
 AGENT_PID = "LLMRUN_AGENT_PID"
 """The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
 

@@ -44,7 +44,7 @@ TORCH_MODULES = {
 }
 """Where torch may be imported.  Everything else must load without it."""
 
-ENTRY_POINTS = ("llmrun.__main__", "llmrun.cli.app", "worker", "probe", "agent", "reference", "gpus")
+ENTRY_POINTS = ("llmrun.__main__", "llmrun.cli.app", "worker", "probe", "agent", "reference", "gpus", "boot")
 """Modules that are run by name: `python -m …`."""
 
 VAGUE = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff")

@@ -101,6 +101,7 @@ APPENDING = {
 """Files that may open a file for writing, with the reason."""
 
 BROAD_EXCEPT = {
+    "llmrun/launch/boot.py": "a probe's entry: whatever ends it is named to the launcher, and raised again",
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/train/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",

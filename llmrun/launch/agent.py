@@ -1,4 +1,4 @@
-"""torchrun's agent, tied to its launcher: `python -m llmrun.launch.agent PARENT_PID FAILURES_FILE ARGUMENT…`.
+"""torchrun's agent, tied to its launcher: `boot.py -m llmrun.launch.agent PARENT_PID FAILURES_FILE ARGUMENT…`.
 
 The arguments are torchrun's own.  The agent dies with the launcher, however that ends, and each worker with
 the agent.  Which workers failed and how is written to FAILURES_FILE.  Stop signals are the launcher's and

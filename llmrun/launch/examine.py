@@ -136,7 +136,8 @@ def examine(
     """
     config = material.resolved.config
     reads_streams = config.data.verify == "always" and within_start(material.manifest)
-    environment = worker_environment(os.environ, config.hardware.threads_per_rank)
+    threads, ranks = config.hardware.threads_per_rank, material.resolved.batch.D
+    environment = worker_environment(os.environ, threads, ranks)
     with attempting("ask pip for the installed packages"):
         packages = PackageQuestion()
     git = GitQuestion(Path.cwd(), [runs_dir, material.data_path], spool=runs_dir)

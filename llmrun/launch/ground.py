@@ -64,7 +64,7 @@ def ground_for(
     manifest = read_manifest(data_path)
     variables = recorded.preimages["environment"].get("variables", {})
     base = with_recorded_variables(os.environ, variables)
-    environment = worker_environment(base, config.hardware.threads_per_rank)
+    environment = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
     probe = starter.probe(config.hardware.device, environment, lambda: None)
     here = Fingerprint(
         {

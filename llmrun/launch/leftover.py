@@ -60,7 +60,7 @@ def leftovers(run: RunDirectory) -> list[psutil.Process]:
 
 
 def works_for(process: psutil.Process, run: RunDirectory) -> bool:
-    """Whether a live process is, or may start, a worker of `run`: `… -m llmrun.train.worker RUN_DIR SEGMENT`."""
+    """Whether a live process is, or may start, a worker of `run`: `boot.py -m llmrun.train.worker RUN_DIR SEGMENT`."""
     try:
         words = process.cmdline()
         at = words.index(WORKER_MODULE, 1)

@@ -162,7 +162,14 @@ def orders_for(
         twin_ledger=None if twin is None else str(twin.ledger_file.resolve()),
         data_path=str(subject.material.data_path),
         baseline=baseline is not None,
+        preimages=checked_by_workers(subject.fingerprint),
+        mapped_files=dict(subject.snapshot.environment["recorded"].get("mapped_files", {})),
     )
+
+
+def checked_by_workers(fingerprint: Fingerprint) -> dict[str, Any]:
+    """The preimages of the parts that each worker computes itself, from what it has loaded."""
+    return {part: dict(fingerprint.preimages[part]) for part in ("code", "environment")}
 
 
 def promises_bits(subject: Subject) -> bool:

@@ -9,6 +9,7 @@ from llmrun.config.schema import Config
 from llmrun.durable import make_directories, replace_file
 from llmrun.errors import LlmrunError
 from llmrun.launch.ground import Ground
+from llmrun.launch.prepared import checked_by_workers
 from llmrun.launch.signals import StopRequest
 from llmrun.launch.starter import Starter, WorkerJob
 from llmrun.launch.watch import SegmentEnd, Spectator, Watch
@@ -143,6 +144,7 @@ def orders_of(leg: Leg) -> SegmentOrders:
         traced=leg.traced,
         trace_against=None if leg.trace_against is None else str(leg.trace_against.resolve()),
         trace_kept=leg.trace_kept,
+        preimages=checked_by_workers(ground.here),
     )
 
 

@@ -13,7 +13,7 @@ class Probe:
 
     environment:   digested: preimage of the fingerprint's part `environment`.
     recorded:      facts that cannot change bits: driver, NCCL, …
-    source_files:  relative path -> sha256 of the source files that a worker imports.
+    source_files:  import path -> digest of the files of llmrun and of the user that a worker imports.
     """
 
     environment: Mapping[str, Any]

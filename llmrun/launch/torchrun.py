@@ -3,7 +3,6 @@
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -11,7 +10,7 @@ import psutil
 
 from llmrun.durable import open_to_append
 from llmrun.launch.loopback import Loopback, find_loopback
-from llmrun.launch.probe import run_probe
+from llmrun.launch.probe import child_command, run_probe
 from llmrun.launch.starter import Probe, WorkerJob
 
 WORKER_MODULE = "llmrun.train.worker"
@@ -26,9 +25,7 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str, loopback: Loopbac
     """
     run, segment = job.run, job.segment
     return [
-        sys.executable,
-        "-m",
-        "llmrun.launch.agent",
+        *child_command("llmrun.launch.agent"),
         str(parent),
         str(run.failures_file(segment)),
         "--nnodes=1",
@@ -40,8 +37,8 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str, loopback: Loopbac
         f"--rdzv-id={rendezvous}",
         f"--local-addr={loopback.address}",
         f"--log-dir={run.segment_logs(segment) / 'torchrun'}",
-        "-m",
-        WORKER_MODULE,
+        "--no-python",
+        *child_command(WORKER_MODULE),
         str(run.path),
         str(segment),
     ]

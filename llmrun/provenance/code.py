@@ -5,7 +5,10 @@ from (`llmrun/train/step.py`, `my_model/net.py`), with their sha256.  Of llmrun'
 ones are digested: a better error message must not make a checkpoint refuse to load.
 """
 
+import hashlib
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
 NUMERIC_PACKAGES = ("train", "reduce", "model")
 """Packages of llmrun in which every file may change bits."""
@@ -26,6 +29,9 @@ NUMERIC_MODULES = (
 
 OPERATIONAL_MODULES = (
     "train/probe",  # looks, computes nothing
+    "train/canary",  # its results are in the environment part
+    "train/environment",  # looks, computes nothing
+    "train/self_check",  # compares with the orders
     "train/worker",  # entry and outcome
     "train/recorder",  # writes down what was computed
     "train/progress",  # how far a rank has come
@@ -45,6 +51,24 @@ def is_numeric(name: str) -> bool:
     if module in OPERATIONAL_MODULES:
         return False
     return (len(parts) > 2 and parts[1] in NUMERIC_PACKAGES) or module in NUMERIC_MODULES
+
+
+def source_digest(source: bytes) -> str:
+    """The digest of one source file, in hex."""
+    return hashlib.sha256(source).hexdigest()
+
+
+@cache
+def numeric_files() -> dict[str, str]:
+    """Digest of every source of llmrun that can change bits, loaded or not, by import path.
+
+    What is in the fingerprint does not depend on which of them a setting makes a worker load.
+    """
+    package = Path(__file__).parent.parent
+    names = {f"llmrun/{path.relative_to(package).as_posix()}": path for path in package.rglob("*.py")}
+    return {
+        name: source_digest(path.read_bytes()) for name, path in sorted(names.items()) if is_numeric(name)
+    }
 
 
 def code_preimage(source_files: Mapping[str, str]) -> dict[str, str]:

@@ -40,6 +40,9 @@ class SegmentOrders:
     until_step:   the segment ends after this step; the whole run's steps unless `--until` says less.
     fingerprint:  sha256 over `parts`, in hex.
     parts:        digest of each part of the fingerprint: config, data, code, environment.
+    preimages:    what `parts` are digests of, of those that each worker computes itself: code and environment;
+                  empty if nothing is checked.
+    mapped_files: sums of library files that the probe read, by path: `llmrun.provenance.mapped.FileSum` as a list.
     config:       the full resolved config of this segment, dumped by alias.
     audit_tails:  file names in the run directory (or paths elsewhere) of the ledgers that hold recomputed
                   steps, longest first; a step is proven by any that agrees.  Empty where a change was allowed.
@@ -70,6 +73,8 @@ class SegmentOrders:
     trace_against: str | None = None
     trace_kept: int | None = None
     baseline: bool = False
+    preimages: dict[str, Any] = field(default_factory=dict)
+    mapped_files: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the orders durably."""

@@ -29,10 +29,19 @@ def set_determinism(config: Config) -> None:
     if config.hardware.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
         raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG is not {CUBLAS_WORKSPACE}")
     torch.set_num_threads(threads)
+    set_float_mode()
     if config.reproducibility.mode == "bitwise":
         use_deterministic_kernels()
     else:
         use_fast_kernels()
+
+
+def set_float_mode() -> None:
+    """Keep denormal numbers: a library built with -ffast-math sets flush-to-zero for the thread that loads it.
+
+    Threads that are made later inherit the mode of this one.
+    """
+    torch.set_flush_denormal(False)
 
 
 def use_fast_kernels() -> None:

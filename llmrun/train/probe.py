@@ -1,17 +1,14 @@
-"""What a worker would be: environment and imported source files, as JSON on standard output.
+"""What a worker would be: environment and imported code, as JSON on a file descriptor.
 
-`python -m llmrun.train.probe cpu|cuda`, started in exactly the environment of a worker.  `environment` may change bits
-and is digested; `recorded` only moves bytes or names the machine.
+`boot.py -m llmrun.train.probe cpu|cuda`, started in exactly the environment of a worker.  It imports
+and switches on what a worker does by its first step, so that both load the same.  `environment` may change bits and is
+digested; `recorded` only moves bytes or names the machine.
 """
 
-import hashlib
 import json
 import os
-import platform
 import sys
-import sysconfig
-from importlib.metadata import distributions, version
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,57 +16,33 @@ import torch.distributed as dist
 
 import llmrun.train.session
 import llmrun.train.worker  # noqa: F401  imported so that its source is seen
-from llmrun.machine import cpu_flags, cpu_vendor, visible_gpus
+from llmrun.machine import ANSWER, RANKS, visible_gpus
+from llmrun.provenance.code import numeric_files
 from llmrun.provenance.environment import is_secret
-from llmrun.provenance.variables import numeric_variables
+from llmrun.provenance.imports import ImportRecorder
+from llmrun.provenance.mapped import FileSum
+from llmrun.train.determinism import set_float_mode, use_deterministic_kernels
+from llmrun.train.environment import environment
 
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
 
 def probe(device: str) -> dict[str, Any]:
-    """The three parts for a run on `device`: environment, recorded, source_files (name -> sha256)."""
-    return {"environment": environment(device), "recorded": recorded(), "source_files": source_files()}
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What may change a bit: build of torch, libraries, devices, instruction set, variables.
-
-    What belongs to GPUs counts only for a run on GPUs.
-    """
+    """The three parts for a run on `device`: environment, recorded, source_files (import path -> digest)."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    set_float_mode()
+    use_deterministic_kernels()
     on_gpu = device == "cuda" and torch.cuda.is_available()
+    count = torch.cuda.device_count() if on_gpu else 0
+    indexes = range(min(count, int(os.environ.get(RANKS, count))))
+    libraries: dict[str, FileSum] = {}
+    found = environment(indexes, libraries)
+    files = {path: [file.sha256, *file.identity] for path, file in libraries.items()}
     return {
-        "torch": torch.__version__,
-        "torch_git": torch.version.git_version,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "cublas": _cublas() if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
-        "devices": sorted(
-            {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() if on_gpu else 0)}
-        ),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "cpu_vendor": cpu_vendor(),
-        "cpu_flags": cpu_flags(),
-        "libraries": _libraries(),
-        "machine": platform.machine(),
-        "libc": " ".join(platform.libc_ver()),
-        "variables": numeric_variables(os.environ),
+        "environment": found,
+        "recorded": {**recorded(), "mapped_files": files},
+        "source_files": source_files(),
     }
-
-
-def _cublas() -> str | None:
-    """The version of the cuBLAS package that torch brought; None where it is part of the toolkit."""
-    names = [d.metadata["Name"] or "" for d in distributions()]
-    found = [name for name in names if name.startswith("nvidia-cublas")]
-    # the first by name, not by the order of a directory: several may be installed
-    return f"{min(found)} {version(min(found))}" if found else None
-
-
-def _libraries() -> list[str]:
-    """The BLAS and DNN libraries that torch was built with and their versions, in torch's own words."""
-    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
-    return [
-        line for line in lines if line.startswith(("Intel(R)", "OpenMP", "LAPACK", "CuDNN", "Magma", "Eigen"))
-    ]
 
 
 def recorded() -> dict[str, Any]:
@@ -88,34 +61,15 @@ def recorded() -> dict[str, Any]:
 
 
 def source_files() -> dict[str, str]:
-    """sha256 of every imported source file that belongs to llmrun or to the user, by its import path.
-
-    Left out is what was installed (named by `pip freeze`) or belongs to Python itself.
-    """
-    roots = {
-        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-    found: dict[str, str] = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        # torch.ops and torch.classes name files that do not exist, by a relative path
-        if file is None or not file.endswith(".py") or not Path(file).is_absolute():
-            continue
-        path = Path(file).resolve()
-        ours = name == "llmrun" or name.startswith("llmrun.")
-        if ours or not any(path.is_relative_to(root) for root in roots):
-            found[_import_path(name, path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return dict(sorted(found.items()))
+    """Digest of all code that a worker imports and nobody vouches for, and of every numeric module of llmrun."""
+    return {**numeric_files(), **ImportRecorder.install().source_files()}
 
 
-def _import_path(name: str, path: Path) -> str:
-    """`llmrun/train/step.py` for llmrun.train.step, wherever it is installed."""
-    if name == "__main__":
-        spec = getattr(sys.modules[name], "__spec__", None)
-        name = spec.name if spec is not None else path.stem
-    parts = name.split(".")
-    return "/".join([*parts, "__init__.py"] if path.name == "__init__.py" else [*parts[:-1], path.name])
+def main(arguments: Sequence[str]) -> None:
+    """Write the answer to the probe's file descriptor, as the last line of its file."""
+    answer = json.dumps(probe(arguments[0]))
+    os.write(int(os.environ[ANSWER]), f"\n{answer}\n".encode())
 
 
 if __name__ == "__main__":
-    json.dump(probe(sys.argv[1]), sys.stdout)
+    main(sys.argv[1:])

@@ -1,7 +1,8 @@
 """One segment on one rank: builds everything in the one right order, then runs the loop.
 
 The order matters: determinism switches before the first tensor, loader workers before the process group and
-the model (they are forked), generators before anything draws.
+the model (they are forked), generators before anything draws.  Code and environment are compared with the orders after
+the fork (the comparison computes, and CUDA may not be in use before) and before the first weight.
 """
 
 import json
@@ -38,6 +39,7 @@ from llmrun.train.progress import Progress
 from llmrun.train.recorder import PRODUCER, Recorder
 from llmrun.train.saving import restore
 from llmrun.train.seeding import seed_everything
+from llmrun.train.self_check import check_after_training, check_before_training
 from llmrun.train.state import TrainingState, initial_state
 from llmrun.train.stopping import StopRequest
 from llmrun.train.strategies import hosted_lanes
@@ -76,6 +78,7 @@ def run_segment(
     lanes = hosted_lanes(resolved, rank)
     loader = Loader(batches, batch, rank, lanes, steps, config.seed, config.data.num_workers)
     device = device_of(config.hardware.device, local_rank())
+    check_before_training(orders, device, rank)
     with process_group(orders.D, rank, device):
         progress.peak = PeakMemory(device).read
         state = initial_state(resolved, rank, device, train.n_windows)
@@ -98,7 +101,9 @@ def run_segment(
                 from llmrun.train.trace import Tracer
 
                 stack.enter_context(Tracer(run, orders, state))
-            return loop.run()
+            ended = loop.run()
+            check_after_training(orders, device, rank)
+            return ended
 
 
 def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tuple[Split, Evaluator | None]:

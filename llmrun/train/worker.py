@@ -1,4 +1,4 @@
-"""One rank of one segment, started by torchrun: `python -m llmrun.train.worker RUN_DIR SEGMENT`.
+"""One rank of one segment, started by torchrun: `boot.py -m llmrun.train.worker RUN_DIR SEGMENT`.
 
 First of all it ties its life to torchrun's and turns its output into its own log; only then comes torch.
 Its last deed is to write its outcome; the launcher reads that, not the exit code.
@@ -21,10 +21,12 @@ from llmrun.errors import (
     DamagedError,
     LlmrunError,
     OtherRankError,
+    RefusedError,
     RunFailedError,
     hints_for,
 )
 from llmrun.machine import AGENT_PID, die_with_parent, raise_open_files_limit
+from llmrun.provenance.imports import UncoveredImportError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.orders import Outcome, SegmentOrders
 
@@ -72,6 +74,8 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         known = as_known(error)
+        if isinstance(error, UncoveredImportError) and progress.step == orders.from_step:
+            known = RefusedError(known.says, where=known.where, hints=known.hints)
         return progress.outcome(
             "failed", known, consequence=isinstance(known, OtherRankError)
         ), known.exit_code
@@ -98,6 +102,12 @@ def as_known(error: Exception) -> LlmrunError:
         return RunFailedError(error.says, where=error.where, caused_by=error.caused_by, hints=error.hints)
     if isinstance(error, LlmrunError):
         return error
+    if isinstance(error, UncoveredImportError):
+        return RunFailedError(
+            str(error),
+            where=error.path,
+            hints=["import it when the program starts, or start again: code is read anew"],
+        )
     says = str(error)
     own_words = says.splitlines()[:1]
     limit = as_system_limit(error)

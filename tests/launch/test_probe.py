@@ -23,13 +23,17 @@ def probing(tmp_path, monkeypatch):
     return probe
 
 
-def test_the_answer_is_the_last_line(probing):
-    """Libraries may print before it; it gets the device and the workers' variables."""
+ANSWERING = "os.write(int(os.environ['LLMRUN_ANSWER_FD']), ('\\n' + json.dumps({}) + '\\n').encode())\n"
+
+
+def test_the_answer_has_a_channel_of_its_own(probing):
+    """Whatever is printed after it is no answer; the probe gets the device and the workers' variables."""
     probe = probing(
         "import json, os, sys\n"
-        "print('a banner')\n"
-        "print(json.dumps({'environment': {'x': os.environ['X']}, 'recorded': sys.argv[1:],"
-        " 'source_files': {}}))\n"
+        + ANSWERING.format(
+            "{'environment': {'x': os.environ['X']}, 'recorded': sys.argv[1:], 'source_files': {}}"
+        )
+        + "print('{}')\n"
     )
 
     assert probe.environment == {"x": "y"}

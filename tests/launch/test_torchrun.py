@@ -12,6 +12,7 @@ import pytest
 from llmrun.launch.first_cause import first_cause
 from llmrun.launch.leftover import leftovers
 from llmrun.launch.loopback import Loopback
+from llmrun.launch.probe import BOOT
 from llmrun.launch.starter import WorkerJob
 from llmrun.launch.torchrun import TorchrunStarter, command_line
 from llmrun.run.directory import RunDirectory
@@ -19,6 +20,10 @@ from llmrun.run.orders import Outcome
 
 GOLDEN = """\
 PYTHON
+-P
+-S
+-u
+BOOT
 -m
 llmrun.launch.agent
 4242
@@ -32,6 +37,12 @@ runs/demo/logs/segment-003/failures.json
 --rdzv-id=3-0123456789abcdef
 --local-addr=127.0.0.1
 --log-dir=runs/demo/logs/segment-003/torchrun
+--no-python
+PYTHON
+-P
+-S
+-u
+BOOT
 -m
 llmrun.train.worker
 runs/demo
@@ -71,8 +82,8 @@ def test_golden_command_line():
     job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
     line = command_line(job, 4242, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
 
-    assert "\n".join(["PYTHON", *line[1:], ""]) == GOLDEN
-    assert line[0] == sys.executable
+    names = {sys.executable: "PYTHON", str(BOOT): "BOOT"}
+    assert "\n".join([*(names.get(word, word) for word in line), ""]) == GOLDEN
 
 
 def test_two_runs_never_meet():

@@ -1,9 +1,11 @@
 """The probe: which variables can change a bit."""
 
+import os
+
 import pytest
 
-from llmrun.train import probe
-from llmrun.train.probe import environment
+from llmrun.provenance.variables import numeric_variables
+from llmrun.train import environment as part
 
 
 @pytest.mark.parametrize(
@@ -15,6 +17,10 @@ from llmrun.train.probe import environment
         "DISABLE_ADDMM_CUDA_LT",
         "OPENBLAS_CORETYPE",
         "LD_PRELOAD",
+        "LD_AUDIT",
+        "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+        "CUDA_FORCE_PTX_JIT",
+        "TRITON_F32_DEFAULT",
         "GLIBC_TUNABLES",
         "ATEN_CPU_CAPABILITY",
         "ONEDNN_MAX_CPU_ISA",
@@ -30,7 +36,7 @@ def test_what_can_change_a_bit_is_digested(monkeypatch, name):
     """A variable that chooses a kernel, a thread count or a precision is part of the environment."""
     monkeypatch.setenv(name, "1")
 
-    assert environment("cpu")["variables"][name] == "1"
+    assert numeric_variables(os.environ)[name] == "1"
 
 
 @pytest.mark.parametrize(
@@ -48,13 +54,15 @@ def test_what_can_change_a_bit_is_digested(monkeypatch, name):
         "ONEDNN_VERBOSE",
         "CUBLASLT_LOG_LEVEL",
         "LD_PRELOAD_X",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
     ],
 )
 def test_what_cannot_change_a_bit_is_not_digested(monkeypatch, name):
     """Places, logs and allocators may differ between two segments of a run."""
     monkeypatch.setenv(name, "1")
 
-    assert name not in environment("cpu")["variables"]
+    assert name not in numeric_variables(os.environ)
 
 
 def test_cublas_does_not_depend_on_the_order_of_a_directory(monkeypatch):
@@ -65,10 +73,10 @@ def test_cublas_does_not_depend_on_the_order_of_a_directory(monkeypatch):
             self.metadata = {"Name": name}
 
     names = ["numpy", "nvidia-cublas-cu12", "nvidia-cublas", None]
-    monkeypatch.setattr(probe, "version", lambda name: {"nvidia-cublas": "13.0"}.get(name, "12.8"))
+    monkeypatch.setattr(part, "version", lambda name: {"nvidia-cublas": "13.0"}.get(name, "12.8"))
     said = set()
     for listed in (names, names[::-1]):
-        monkeypatch.setattr(probe, "distributions", lambda listed=listed: map(Found, listed))
-        said.add(probe._cublas())
+        monkeypatch.setattr(part, "distributions", lambda listed=listed: map(Found, listed))
+        said.add(part._cublas())
 
     assert said == {"nvidia-cublas 13.0"}

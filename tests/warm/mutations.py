@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -347,3 +348,37 @@ def next_largest(values):
     changed = values.clone(memory_format=torch.contiguous_format)
     changed.view(-1).view(torch.int32)[changed.abs().argmax()] += 1
     return changed
+
+
+def import_file(path: str, step: int = 0) -> None:
+    """Import a file before the work begins, or in the step after `step`."""
+    import importlib.util
+
+    def load(*_) -> None:
+        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+    before_step(step, load) if step else load()
+
+
+def flush_denormals(step: int) -> None:
+    """What a library does that was built with -ffast-math and is loaded in the step after `step`."""
+    import torch
+
+    before_step(step, lambda _: torch.set_flush_denormal(True))
+
+
+def other_threads_in_the_canary() -> None:
+    """Another number of threads than the variables say, from the comparison on."""
+    import torch
+
+    from llmrun.train import session
+
+    check = session.check_before_training
+
+    def check_with_threads(*arguments) -> None:
+        torch.set_num_threads(2)
+        check(*arguments)
+
+    session.check_before_training = check_with_threads

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from llmrun.machine import die_with_parent
+from llmrun.provenance.imports import ImportRecorder
 from llmrun.run.directory import RunDirectory
 from llmrun.train import worker
 from llmrun.train.probe import probe
@@ -75,6 +76,7 @@ def kill(request: dict) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
+    ImportRecorder.install().source_files()  # read once, not in every fork
     operations = {"start": start, "look": look, "poll": poll, "kill": kill}
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,0 +1,95 @@
+"""Which files somebody vouches for: Python's standard library, and the RECORD of each installed distribution.
+
+A RECORD holds the sha256 of every file that a distribution installed.  `pip freeze` names only versions, so an edited
+file below site-packages is told from the original by this sum.
+"""
+
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123, PTH206
+# runs for each of two thousand modules: a Path costs more than the work
+
+import base64
+import hashlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+SITE_DIRECTORIES = ("site-packages", "dist-packages")
+CODE_ENDINGS = (".py", ".so", ".pth", ".pyc")
+STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__))
+
+
+def is_standard(path: str) -> bool:
+    """Whether a file belongs to Python itself, which its version names."""
+    return _holds_standard(os.path.dirname(path))
+
+
+@cache
+def _holds_standard(directory: str) -> bool:
+    real = os.path.realpath(directory)
+    if real != STANDARD_LIBRARY and not real.startswith(STANDARD_LIBRARY + os.sep):
+        return False
+    return not any(part in SITE_DIRECTORIES for part in real[len(STANDARD_LIBRARY) :].split(os.sep))
+
+
+def stated_sum(path: str) -> str | None:
+    """The sha256 in hex that a RECORD states for a file; empty if it states none, None if no RECORD lists it."""
+    for directory in sys.path:
+        if path.startswith(directory) and directory:
+            stated = _sums_below(directory).get(path)
+            if stated is not None:
+                return stated
+    return None
+
+
+@cache
+def _sums_below(directory: str) -> dict[str, str]:
+    """sha256 of each code file of the distributions whose metadata stand in a directory, by absolute path."""
+    found: dict[str, str] = {}
+    for record in Path(directory).glob("*.dist-info/RECORD"):
+        found |= _sums_in(record, directory)
+    return found
+
+
+def _sums_in(record: Path, directory: str) -> dict[str, str]:
+    """The sums of one distribution; none if its RECORD cannot be read."""
+    try:
+        text = record.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, rest = line.rpartition(",")[0].rpartition(",")
+        name = name.strip('"')
+        if name.endswith(CODE_ENDINGS) and "llmrun" not in name.split("/")[0]:
+            found[os.path.join(directory, name)] = _hex(rest)
+    return found
+
+
+def _hex(stated: str) -> str:
+    """`sha256=` and base64 as hex; empty for any other algorithm."""
+    algorithm, _, text = stated.partition("=")
+    if algorithm != "sha256":
+        return ""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex()
+
+
+def is_as_installed(path: str) -> bool:
+    """Whether an installed distribution vouches for the content that a file has now."""
+    stated = stated_sum(path)
+    if stated is None:
+        return False
+    try:
+        stat = os.stat(path)
+        return stated == _sum_of(
+            path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        )
+    except OSError:
+        return False
+
+
+@cache
+def _sum_of(path: str, *_identity: int) -> str:
+    """sha256 of a file in hex, read once in a process for as long as nothing about the file changes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

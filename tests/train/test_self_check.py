@@ -1,0 +1,141 @@
+"""A worker compares what it loaded with its orders, and refuses before the first weight."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import llmrun
+from llmrun.errors import RefusedError, RunFailedError
+from llmrun.run.orders import Outcome
+from warm.bits import chain_of
+from warm.pool import PoolStarter
+
+ONE_RUN = (
+    ("batch.D=1", "data.num_workers=0"),
+    ("batch.D=2", "data.num_workers=2"),
+    ("batch.D=2", "strategy=shard", "data.num_workers=0"),
+)
+
+
+def test_one_fingerprint_whatever_a_worker_has_to_load(driver, pool):
+    """D = 1 and 2, loader workers, sharded weights, a resume: accepted by every worker, equal digests and chains."""
+    for number, overrides in enumerate(ONE_RUN):
+        driver.train(pool, f"run-{number}", *overrides, until=2)
+    driver.resume(pool, "run-0", D=2, until=4)
+    driver.resume(pool, "run-1", D=1, until=4)
+    segments = [
+        segment
+        for number in range(len(ONE_RUN))
+        for segment in json.loads(driver.run(f"run-{number}").record_file.read_text())["segments"]
+    ]
+
+    assert [segment["why"] for segment in segments] == ["reached"] * 5
+    assert len({segment["fingerprint"] for segment in segments}) == 1
+    assert chain_of(driver.run("run-0")) == chain_of(driver.run("run-1"))
+
+
+@pytest.mark.parametrize(
+    ("mutation", "named"),
+    [
+        ("import_file", "code: stranger.py"),
+        ("other_threads_in_the_canary", "environment: canary.norms"),
+    ],
+)
+def test_what_only_the_worker_has_is_refused(driver, server, tmp_path, mutation, named):
+    """A module that the probe did not see, results that it did not get: exit 3, named, nothing trained."""
+    (tmp_path / "stranger.py").write_text("")
+    arguments = {"path": str(tmp_path / "stranger.py")} if mutation == "import_file" else {}
+    ended = driver.train(PoolStarter(server, mutation, **arguments), "one", until=1)
+    run = driver.run("one")
+    error = ended.error(run)
+
+    assert isinstance(error, RefusedError)
+    assert any(line.startswith(named) for line in error.caused_by)
+    assert ended.step == 0
+    assert not run.ledger_file.exists()
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_code_imported_later_is_not_executed(driver, server, tmp_path):
+    """A file that is imported in step 2 and that the fingerprint does not cover: the run fails and names it."""
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    starter = PoolStarter(server, "import_file", path=str(tmp_path / "stranger.py"), step=2)
+    ended = driver.train(starter, "one", until=4)
+    error = ended.error(driver.run("one"))
+
+    assert isinstance(error, RunFailedError)
+    assert error.where == str(tmp_path / "stranger.py")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_float_mode_that_changes_meanwhile_is_found_at_the_end(driver, server):
+    """Denormals flushed from step 2 on: the segment does not end as if nothing had happened."""
+    ended = driver.train(PoolStarter(server, "flush_denormals", step=2), "one", until=4)
+    error = ended.error(driver.run("one"))
+
+    assert isinstance(error, RunFailedError)
+    assert any(line.startswith("environment: canary.float_mode") for line in error.caused_by)
+
+
+@pytest.fixture
+def project(driver, tmp_path):
+    """A working directory full of traps, and a copy of llmrun to run and to edit."""
+    for name in ("profile.py", "random.py", "llmrun.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
+    shutil.copytree(
+        Path(llmrun.__file__).parent,
+        tmp_path / "copy" / "llmrun",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    return driver
+
+
+def command(project, *arguments: str) -> subprocess.CompletedProcess:
+    """`python -m llmrun …` of the copy, in the working directory."""
+    place = project.directory
+    start = (
+        f"import sys; sys.path.insert(0, {str(place / 'copy')!r}); from llmrun.cli.app import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-c", start, *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def edit_between_probe_and_worker(project, orders: Path) -> threading.Thread:
+    """Edits the optimizer's source of the copy as soon as the orders are written: after the probe."""
+
+    def edit() -> None:
+        while not orders.exists():
+            time.sleep(0.005)
+        with (project.directory / "copy" / "llmrun" / "train" / "optimizer.py").open("a") as source:
+            source.write("\nEDITED = True\n")
+
+    thread = threading.Thread(target=edit, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_source_edited_between_probe_and_worker_is_refused(project, tmp_path):
+    """A real start, D = 1: the traps of the working directory are not imported, and the edit is named, exit 3."""
+    run = project.run("one")
+    editor = edit_between_probe_and_worker(project, run.orders_file(1))
+    done = command(
+        project, "train", "config.yaml", "--run", "one", "--set", f"runs_dir={tmp_path / 'runs'}", "--json"
+    )
+    editor.join(timeout=10)
+
+    assert done.returncode == 3, done.stderr
+    assert "code: llmrun/train/optimizer.py" in done.stderr + done.stdout
+    assert Outcome.read(run.outcome_file(1, 0)).step == 0
+    assert not run.ledger_file.exists()
+    assert not (tmp_path / "executed").exists()
