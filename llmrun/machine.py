@@ -20,6 +20,9 @@ PR_SET_PDEATHSIG = 1
 AGENT_PID = "LLMRUN_AGENT_PID"
 """The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
 
+GIVEN_UP = "llmrun-given-up"
+"""The name of a thread whose work is not waited for any more."""
+
 
 @dataclass(frozen=True)
 class Gpu:

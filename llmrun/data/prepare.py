@@ -7,7 +7,9 @@ temporary name beside its own, every file fsynced, and renamed at the end.
 import errno
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from llmrun.data.tokenizers import (
 )
 from llmrun.durable import DISK, TEMPORARY_PREFIX, Disk, commit_directory, make_directories, write_new
 from llmrun.errors import InputError, RefusedError
+from llmrun.machine import GIVEN_UP
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,30 @@ def _own_tokenizer(corpus: Corpus, options: Options, report: Report) -> Tokenize
     """Bytes, or a BPE trained on the whole corpus."""
     if options.kind == "byte":
         return ByteTokenizer()
-    return train_bpe(_training_text(corpus, report), options.vocab_size or DEFAULT_VOCAB_SIZE)
+    vocab_size = options.vocab_size or DEFAULT_VOCAB_SIZE
+    return _interruptible(lambda: train_bpe(_training_text(corpus, report), vocab_size))
+
+
+def _interruptible(make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The result of a long call that no signal handler can interrupt: made on a thread, waited for here.
+
+    What a signal handler raises leaves the thread behind, which ends with the process.
+    """
+    result: Future[Tokenizer] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(make())
+        except BaseException as error:  # noqa: BLE001  it is raised by whoever waits
+            result.set_exception(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        return result.result()
+    finally:
+        if not result.done():
+            thread.name = GIVEN_UP
 
 
 def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:

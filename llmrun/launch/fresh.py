@@ -77,7 +77,7 @@ def prepare_fresh(
             twin = twin_of(final, [], subject, [Path.cwd()], say)
             baseline = baseline_for(subject, final, [Path.cwd()], say)
             record = write_draft(draft, name, subject, baseline)
-            stop.check()
+            stop.hold()
             commit(draft, final)
     for missing in subject.snapshot.missing:
         say(missing)

@@ -129,7 +129,7 @@ def _prepare(
     bases = [Path.cwd(), Path(record.working_directory)]
     twin = twin_of(run, record.segments, subject, bases, say)
     baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
-    stop.check()
+    stop.hold()
     segment = open_segment(
         len(record.segments) + 1,
         subject,

@@ -2,15 +2,17 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import psutil
 
 from llmrun.launch.probe import run_probe
 from llmrun.launch.starter import Probe, WorkerJob
+from llmrun.run.signals import STOP_SIGNALS
 
 WORKER_MODULE = "llmrun.train.worker"
 GONE_WITHIN_S = 30
@@ -61,11 +63,8 @@ class TorchrunWorkers:
         return self._agent.poll()
 
     def terminate(self) -> None:
-        """SIGTERM to the workers; neither to the agent, which ignores it, nor to loader workers, which would die."""
-        for process in descendants(self._agent.pid, recursive=False):
-            with suppress(psutil.Error):
-                if WORKER_MODULE in process.cmdline():
-                    process.terminate()
+        """SIGTERM to the workers."""
+        ask_workers_to_stop(self._agent.pid)
 
     def kill(self) -> None:
         """SIGKILL agent, workers and loader workers.
@@ -82,6 +81,27 @@ class TorchrunWorkers:
                 process.kill()
         self._agent.wait()
         psutil.wait_procs(below, timeout=GONE_WITHIN_S)
+
+
+def ask_workers_to_stop(agent: int) -> None:
+    """SIGTERM to the workers of an agent; neither to the agent nor to loader workers.
+
+    agent: its PID.
+    """
+    for process in descendants(agent, recursive=False):
+        with suppress(psutil.Error):
+            if WORKER_MODULE in process.cmdline():
+                process.terminate()
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Let processes that are started here begin with the stop signals blocked, so that none is lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
@@ -102,7 +122,7 @@ class TorchrunStarter:
     def start(self, job: WorkerJob) -> TorchrunWorkers:
         """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked."""
         rendezvous = f"{job.run.name}-{job.segment}-{secrets.token_hex(8)}"
-        with job.run.torchrun_log(job.segment).open("ab") as log:
+        with job.run.torchrun_log(job.segment).open("ab") as log, stop_signals_blocked():
             agent = subprocess.Popen(
                 command_line(job, os.getpid(), rendezvous),
                 env=dict(job.environment),
