@@ -117,6 +117,7 @@ def orders_for(
     audit_tails: Sequence[str],
     twin: RunDirectory | None,
     baseline: Baseline | None,
+    lock: RunLock,
 ) -> SegmentOrders:
     """What the workers of a segment are told."""
     return SegmentOrders(
@@ -132,6 +133,7 @@ def orders_for(
         twin_ledger=None if twin is None else str(twin.ledger_file.resolve()),
         data_path=str(subject.material.data_path),
         baseline=baseline is not None,
+        token=lock.owner.token,
     )
 
 

@@ -71,7 +71,7 @@ def prepare_resume(
     Raises InputError, ConfigError, RefusedError, PreemptedError; then the run is as it was, except that a
     segment that a killed launcher left open is closed.
     """
-    lock = RunLock.acquire(run.lock_file)
+    lock = RunLock.acquire(run.lock_file, say=say)
     try:
         if lock.taken_over is not None:
             say(lock.taken_over)
@@ -141,6 +141,7 @@ def _prepare(
         overrides=going_on.overrides,
         edits=going_on.edits,
     )
+    lock.refuse_if_lost()
     rewind(run, start, segment, say)
     audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     write_order(run, material)
@@ -148,7 +149,7 @@ def _prepare(
     if baseline is not None:
         baseline.write(run.baseline_file)
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
-    orders = orders_for(segment, subject, last, audited, twin, baseline)
+    orders = orders_for(segment, subject, last, audited, twin, baseline, lock)
     return Prepared(run, lock, record, segment, orders, subject)
 
 

@@ -71,7 +71,7 @@ def run_segment(
         end = replace(end, remarks=(*end.remarks, *warnings()))
         to_step = recorded_step(run, prepared.segment.from_step)
         record = record.closed(end.why, to_step, end.proven_steps, end.remarks)
-        if not prepared.lock.lost:
+        if not prepared.lock.is_lost:
             end = written_down(run, record, end)
             remarks = judge.at_end(record)
             end = replace(end, remarks=(*end.remarks, *remarks))

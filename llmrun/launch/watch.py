@@ -107,7 +107,7 @@ class Watch:
         """How the segment ended."""
         if self.stop.second is not None:
             return SegmentEnd("killed", proven_of(outcomes), at_once=int(self.stop.second))
-        if self.lock.lost:
+        if self.lock.is_lost:
             return SegmentEnd("failed", proven_of(outcomes), lost_lock(self.run))
         return self._judge(self._outcomes(), exit_code)
 

@@ -51,6 +51,8 @@ class SegmentOrders:
     trace_against: path of an earlier trace: where this one first differs, the tensor is kept.
     trace_kept:   number of the entry of the trace whose tensor is kept.
     baseline:     whether the loss is watched against the run's baseline.json.
+    token:        of the lock that the launcher holds: a worker that finds another in run.lock writes nothing
+                  more (`llmrun.run.lock.Fence`).  None: no lock is looked at.
     """
 
     segment: int
@@ -70,6 +72,7 @@ class SegmentOrders:
     trace_against: str | None = None
     trace_kept: int | None = None
     baseline: bool = False
+    token: str | None = None
 
     def write(self, path: Path) -> None:
         """Write the orders durably."""
