@@ -177,7 +177,7 @@ def in_another_pid_namespace(script: str, *arguments: str) -> str:
     """What a Python script prints as process 1 of a new PID namespace."""
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script, *arguments]
     try:
-        tried = subprocess.run(command[:4] + ["true"], capture_output=True, text=True, check=False)
+        tried = subprocess.run([*command[:4], "true"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no unshare command here")
     if tried.returncode:
@@ -238,7 +238,7 @@ def test_the_fence_of_a_worker(path):
 
     forge(path, age_s=0, token="another", host="node7")
     fence.check()  # looked less than a second ago
-    with pytest.raises(RunFailedError, match="taken over by .* on node7") as caught:
+    with pytest.raises(RunFailedError, match=r"taken over by .* on node7") as caught:
         fence.check(now=True)
     assert caught.value.exit_code == 4
     path.write_bytes(b"")
