@@ -20,8 +20,8 @@ PR_SET_PDEATHSIG = 1
 AGENT_PID = "LLMRUN_AGENT_PID"
 """The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
 
-GIVEN_UP = "llmrun-given-up"
-"""The name of a thread whose work is not waited for any more."""
+UNINTERRUPTIBLE = "llmrun-uninterruptible"
+"""Begins the name of a thread that may be at work when the process has to end: nothing waits for it."""
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,14 @@ APPENDING = {
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
     "llmrun/data/marks.py": "memory that the ranks of a host share; no file",
     "llmrun/train/worker.py": "a rank's log, which is its stdout and stderr",
-    "llmrun/cli/app.py": "os.devnull",
+    "llmrun/cli/screen.py": "os.devnull",
 }
 """Files that may open a file for writing, with the reason."""
 
 BROAD_EXCEPT = {
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/train/worker.py": "the worker's entry: a bug reaches the launcher",
+    "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/data/tokenizers.py": "`tokenizers` raises plain Exception; it becomes a ValueError",
 }

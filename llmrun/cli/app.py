@@ -24,7 +24,7 @@ import typer.main
 from llmrun.cli import console, screen
 from llmrun.cli.registry import COMMANDS, Command, Group
 from llmrun.errors import InputError, LlmrunError
-from llmrun.machine import GIVEN_UP
+from llmrun.machine import UNINTERRUPTIBLE
 from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -225,8 +225,8 @@ def stop_signals_raise() -> Iterator[None]:
 
 
 def _leave(code: int) -> None:
-    """End the process; at once if a thread that was given up is still at work, which the interpreter cannot end."""
-    if any(thread.name == GIVEN_UP and thread.is_alive() for thread in threading.enumerate()):
+    """End the process; at once if a thread is at work that nothing can interrupt: the interpreter would wait for it."""
+    if any(thread.name.startswith(UNINTERRUPTIBLE) for thread in threading.enumerate()):
         with suppress(screen.ScreenLost):
             sys.stdout.flush()
         os._exit(code)

@@ -11,7 +11,7 @@ import platform
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ from llmrun.durable import (
     write_new,
 )
 from llmrun.errors import InputError, RefusedError
-from llmrun.machine import GIVEN_UP, ProcessIdentity, process_start, this_process_identity
+from llmrun.machine import UNINTERRUPTIBLE, ProcessIdentity, process_start, this_process_identity
 
 BEAT_S = 60.0
 LEFT_AFTER_S = 24 * 3600.0
@@ -171,21 +171,11 @@ def _interruptible(make: Callable[[], Tokenizer]) -> Tokenizer:
 
     What a signal handler raises leaves the thread behind, which ends with the process.
     """
-    result: Future[Tokenizer] = Future()
-
-    def work() -> None:
-        try:
-            result.set_result(make())
-        except BaseException as error:  # noqa: BLE001  it is raised by whoever waits
-            result.set_exception(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix=UNINTERRUPTIBLE)
     try:
-        return result.result()
+        return pool.submit(make).result()
     finally:
-        if not result.done():
-            thread.name = GIVEN_UP
+        pool.shutdown(wait=False)
 
 
 def _training_text(corpus: Corpus, report: Report) -> Iterator[str]:

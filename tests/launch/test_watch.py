@@ -155,6 +155,9 @@ sys.path.insert(0, "")
 exec(sys.argv[3])
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+(run.path / f"ready-{sys.argv[4]}").touch()
+while not (run.path / "ready-1").exists():
+    time.sleep(0.02)
 if sys.argv[4] == "0":
     step(1)
 while not asked:
