@@ -43,6 +43,7 @@ class Screen(io.RawIOBase):
         self._descriptor = descriptor
         self._has_raised = False
         self._patience_s: float | None = None
+        self._is_paused = False
 
     def writable(self) -> bool:
         """See `io.IOBase`."""
@@ -76,12 +77,16 @@ class Screen(io.RawIOBase):
         return n_bytes
 
     def _is_ready(self) -> bool:
-        """Whether a write would not block for long; always true unless a run is under way."""
+        """Whether a write would not block for long; always true unless a run is under way.
+
+        A screen that is paused is waited for once, not at every line.
+        """
         if self._patience_s is None:
             return True
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        return bool(poll.poll(self._patience_s * 1000))
+        self._is_paused = not poll.poll(0 if self._is_paused else self._patience_s * 1000)
+        return not self._is_paused
 
     @contextmanager
     def unattended(self) -> Iterator[None]:

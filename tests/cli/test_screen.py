@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+
+from llmrun.cli.screen import PATIENCE_S, Screen
 
 CONFIG = """
 name: demo
@@ -67,3 +70,23 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code(shell):
     """2 is 2 with stderr on a full disk, closed, or broken."""
     for stderr in ("2>/dev/full", "2>&-", "2> >(true)"):
         assert shell(f"$LLMRUN plan missing.yaml {stderr}").returncode == 2
+
+
+def test_a_paused_screen_is_skipped_while_a_run_is_under_way():
+    """A full pipe that nobody reads costs one moment, not one per line; what comes after is printed again."""
+    reader, writer = os.pipe()
+    screen = Screen(writer, "stderr", raises=False, lost=None)
+    with screen.unattended():
+        begun_s = time.monotonic()
+        for _ in range(40):
+            screen.write(b"x" * 4096)
+        assert PATIENCE_S <= time.monotonic() - begun_s < 5 * PATIENCE_S
+        assert 0 < screen.skipped_bytes < 40 * 4096
+        while len(os.read(reader, 65536)) == 65536:
+            pass
+        screen.write(b"again")
+        assert os.read(reader, 65536) == b"again"
+    assert screen.lost is None
+    screen.close()
+    os.close(reader)
+    os.close(writer)

@@ -95,7 +95,7 @@ def test_a_terminal_that_closes(place):
     controller, terminal = pty.openpty()
     process = start(
         place,
-        "exec $LLMRUN train demo.yaml --run demo",
+        "export TERM=xterm; exec $LLMRUN train demo.yaml --run demo",
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
