@@ -30,6 +30,9 @@ RANKS = "LLMRUN_RANKS"
 AGENT_PID = "LLMRUN_AGENT_PID"
 """The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
 
+UNINTERRUPTIBLE = "llmrun-uninterruptible"
+"""Begins the name of a thread that may be at work when the process has to end: nothing waits for it."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -291,6 +294,53 @@ def process_start(pid: int) -> int | None:
         return None
     state, *rest = text.rpartition(")")[2].split()
     return None if state in "ZX" else int(rest[18])
+
+
+INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+"""The name of the machine's own PID namespace on every Linux: PIDs in any other are those of a container."""
+
+
+def pid_namespace() -> str | None:
+    """The name of the namespace in which our PIDs are unique; None if the kernel does not tell."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """One process, distinct from every other on any machine.
+
+    boot, pid_namespace: in which `pid` and `start` mean something; None if unknown.
+    start: clock ticks since boot.
+    """
+
+    host: str
+    boot: str | None
+    pid_namespace: str | None
+    pid: int
+    start: int
+
+    @property
+    def space(self) -> tuple[str, str | None, str | None]:
+        """Where the PID is unique."""
+        return self.host, self.boot, self.pid_namespace
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether the process lives; None if that cannot be known here: another machine, boot or container."""
+        here = (host_name(), boot_id(), pid_namespace())
+        if None in here or self.space != here:
+            return None
+        return process_start(self.pid) == self.start
+
+
+def this_process_identity() -> ProcessIdentity:
+    """The calling process."""
+    start = process_start(os.getpid())
+    assert start is not None
+    return ProcessIdentity(host_name(), boot_id(), pid_namespace(), os.getpid(), start)
 
 
 def die_with_parent(parent: int) -> None:

@@ -96,7 +96,7 @@ APPENDING = {
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
     "llmrun/data/marks.py": "memory that the ranks of a host share; no file",
     "llmrun/train/worker.py": "a rank's log, which is its stdout and stderr",
-    "llmrun/cli/app.py": "os.devnull",
+    "llmrun/cli/screen.py": "os.devnull",
 }
 """Files that may open a file for writing, with the reason."""
 
@@ -104,6 +104,7 @@ BROAD_EXCEPT = {
     "llmrun/launch/boot.py": "a probe's entry: whatever ends it is named to the launcher, and raised again",
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/train/worker.py": "the worker's entry: a bug reaches the launcher",
+    "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/provenance/questions.py": "a thread's end: what stops reading a repository must not stop training",
     "llmrun/launch/judge.py": "a run does not need its forecast, and must not end by it",

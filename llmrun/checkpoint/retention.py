@@ -57,22 +57,25 @@ def prune(
     dry_run: bool = False,
     progress: Progress | None = None,
     judge: Judge | None = None,
+    verified_step: int | None = None,
     disk: Disk = DISK,
 ) -> Pruned:
     """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
 
     judge: also holds the newest one against what the run recorded.
     progress: told of that reading; what it raises ends it, and nothing is deleted.
+    verified_step: a checkpoint that the caller has read and found sound; as the newest it is not read again.
     Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
     """
     steps = steps_in(checkpoints_dir)
     surplus = to_delete(steps, last_k, best_step, every_n, protected)
     if not surplus:
         return Pruned((), tuple(steps))
-    try:
-        open_judged(checkpoints_dir / step_name(steps[-1]), progress, judge)
-    except CheckpointDamage as error:
-        return Pruned((), tuple(steps), error.damages)
+    if steps[-1] != verified_step:
+        try:
+            open_judged(checkpoints_dir / step_name(steps[-1]), progress, judge)
+        except CheckpointDamage as error:
+            return Pruned((), tuple(steps), error.damages)
     left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))
     return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus), left=left)
 

@@ -33,6 +33,7 @@ class _Meter:
         self._done_bytes = 0
         self._total_bytes = total_bytes
         self._progress = progress
+        self.is_abandoned = False
 
     def add(self, n_bytes: int) -> None:
         if self._progress is None:
@@ -78,7 +79,11 @@ def _unsound_files(path: Path, progress: Progress | None, threads: int | None) -
     meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress)
     with ThreadPoolExecutor(threads or min(THREADS_MAX, cpus_usable())) as pool:
         checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
-        damages += [damage for damage in checked if damage is not None]
+        try:
+            damages += [damage for damage in checked if damage is not None]
+        except BaseException:
+            meter.is_abandoned = True  # or leaving the pool would wait until large files are read
+            raise
     return damages
 
 
@@ -104,7 +109,7 @@ def _sha256_of(path: Path, meter: _Meter) -> str:
     digest = hashlib.sha256()
     block = memoryview(bytearray(BLOCK_BYTES))
     with opened(path) as descriptor:
-        while got := os.readv(descriptor, [block]):
+        while not meter.is_abandoned and (got := os.readv(descriptor, [block])):
             digest.update(block[:got])
             meter.add(got)
     return digest.hexdigest()

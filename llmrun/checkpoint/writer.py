@@ -132,11 +132,13 @@ def commit(
     timeout_s: float,
     disk: Disk = DISK,
     given_up: GivenUp = dict,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Path:
     """Rank 0, after its own `save_rank`: make the checkpoint of all ranks' files, and return its directory.
 
     Waits at most `timeout_s` seconds for the other ranks, and not for one that has given up.  A sound
     checkpoint of this step that exists is kept; a damaged one is moved to `abandoned-<attempt>/`.
+    confirm: called last before the final name is given; what it raises prevents that.
     Raises CheckpointWriteError; the hidden directory is then removed and no final name has changed.
     """
     temporary = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
@@ -153,6 +155,7 @@ def commit(
             disk.remove_file(temporary / report_name(rank))
         # The pair of the checks above, by the reader's own code, before anything has a final name.
         open_checkpoint(temporary)
+        confirm()
         _name_finally(temporary, final, snapshot.attempt, disk)
     return final
 

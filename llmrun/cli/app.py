@@ -6,21 +6,27 @@ runs or its help is asked for.
 
 import contextlib
 import errno
-import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 import typer.core
 import typer.main
 
-from llmrun.cli import console
+from llmrun.cli import console, screen
 from llmrun.cli.registry import COMMANDS, Command, Group
 from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, RefusedError, hints_for
+from llmrun.machine import UNINTERRUPTIBLE
+from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
 from llmrun.text import command as as_command
 from llmrun.text import printable
 
@@ -30,8 +36,15 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 SHOWN_NAME = 80
 """Characters of a name that is too long."""
 
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+
+class Stopped(BaseException):
+    """Raised in the main thread by a stop signal, so that whatever is under way cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -157,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and end the process with its exit code."""
     if arguments is None:
         _use_utf8()
-    _tolerate_any_encoding()
+    screen.install()
     _never_for_everybody_to_write()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
@@ -165,26 +178,68 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--no-color" in options:
         os.environ["NO_COLOR"] = "1"
         options = [option for option in options if option != "--no-color"]
-    sys.exit(run(options + given[cut:], as_json="--json" in options))
+    _leave(run(options + given[cut:], as_json="--json" in options))
 
 
 def run(arguments: list[str], as_json: bool = False) -> int:
     """Run one command line; the only mapping from error to text and exit code."""
     try:
-        _refuse_lost_directory(arguments)
-        return _invoke(arguments)
+        with stop_signals_raise():
+            _refuse_lost_directory(arguments)
+            return _invoke(arguments)
     except LlmrunError as error:
         return console.fail(error, as_json)
+    except Stopped as stopped:
+        console.note(f"stopped by {stopped.signal.name}")
+        return STOP_EXIT_CODE + stopped.signal
     except UsageError as error:
         return console.fail(_usage_problem(error), as_json)
     except (KeyboardInterrupt, typer.Abort):
         console.note("interrupted")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()
-        return EXIT_BROKEN_PIPE
+        return STOP_EXIT_CODE + signal.SIGINT
+    except screen.ScreenLost as lost:
+        if lost.cause.errno == errno.EPIPE:
+            return EXIT_BROKEN_PIPE
+        return console.fail(InputError(f"cannot write standard output: {lost.cause.strerror}"), as_json)
     except Exception as error:  # noqa: BLE001  the entry: what nobody caught is a bug of ours
         return console.fail(_system_limit(error) or _bug(error), as_json)
+
+
+@contextmanager
+def stop_signals_raise() -> Iterator[None]:
+    """Let the first stop signal raise Stopped here, and a second one end the process at once.
+
+    `train` and `resume` catch the signals themselves while a run is under way.  Outside the main thread nothing
+    changes.
+    """
+    first_s: float | None = None
+
+    def caught(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_s
+        if first_s is None:
+            first_s = time.monotonic()
+            raise Stopped(number)
+        if time.monotonic() - first_s >= REPEAT_S:
+            os._exit(STOP_EXIT_CODE + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, caught) for number in signals_to_catch()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave(code: int) -> None:
+    """End the process; at once if a thread is at work that nothing can interrupt: the interpreter would wait for it."""
+    if any(thread.name.startswith(UNINTERRUPTIBLE) for thread in threading.enumerate()):
+        with suppress(screen.ScreenLost):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -273,21 +328,9 @@ def _bug(error: Exception) -> LlmrunError:
     return LlmrunError(says, where=f"{log}  (traceback)")
 
 
-def _tolerate_any_encoding() -> None:
-    """Print what the terminal cannot encode as escapes, rather than fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _never_for_everybody_to_write() -> None:
     """Take the bit that lets others write from all files of this process and of those that it starts.
 
     Also from those that torchrun and TensorBoard make.
     """
     os.umask(os.umask(0o077) | 0o002)
-
-
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that flushing at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

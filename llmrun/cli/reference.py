@@ -32,8 +32,8 @@ terminal, `NO_COLOR` is set and not empty, `TERM` is `dumb`, or `--no-color` is 
 """
 
 SIGNALS = """\
-| 128 + n | a second stop signal, number n, ended the run at once; 130 also where a command that trains nothing is interrupted |
-| 141 | whoever read the output went away |
+| 128 + n | a second stop signal, number n, ended the run at once; or signal n ended a command that trains nothing, which cleaned up |
+| 141 | the reader of the output of a command that only prints went away |
 
 Codes may be added; treat an unknown one as a failure.
 """

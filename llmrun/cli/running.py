@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmrun.cli import console
+from llmrun.cli import console, screen
 from llmrun.errors import LlmrunError
 from llmrun.text import command
 
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
     """Prepare a segment, say where it lies, run it, say how it ended.
 
-    Ends with exit code 0, or raises the segment's error.
+    Ends with exit code 0, or raises the segment's error.  A screen that cannot be written changes neither.
     """
+    with screen.keep_going():
+        _run_prepared(prepare, as_json)
+
+
+def _run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
+    """`run_prepared` without its care for the screen."""
     from llmrun.launch.prepared import NothingToDo
     from llmrun.launch.segment import run_segment
     from llmrun.launch.signals import StopRequest
@@ -31,7 +37,8 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
 
     starter = TorchrunStarter()
     with StopRequest() as stop:
-        ready = prepare(starter, stop)
+        with stop.interrupting():
+            ready = prepare(starter, stop)
         say_run = console.note if as_json else console.out
         if isinstance(ready, NothingToDo):
             say_run(f"run: {ready.run.path}")
@@ -42,7 +49,7 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
         console.note(segment_line(ready))
         display = LiveView(ready)
         try:
-            ended = run_segment(ready, starter, stop, display)
+            ended = run_segment(ready, starter, stop, display, screen.troubles)
         finally:
             display.close()
     close(ready, ended, as_json, display.warned)

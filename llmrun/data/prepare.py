@@ -4,9 +4,11 @@ Each document's tokens are followed by the token that ends a document.  The dire
 temporary name beside its own, every file fsynced, and renamed at the end.
 """
 
+import hashlib
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,10 +47,16 @@ from llmrun.durable import (
     TEMPORARY_PREFIX,
     Disk,
     commit_directory,
+    file_system_time,
     make_directories,
     write_new,
 )
 from llmrun.errors import InputError, RefusedError
+from llmrun.machine import ProcessIdentity, process_start, this_process_identity
+
+BEAT_S = 60.0
+LEFT_AFTER_S = 24 * 3600.0
+"""An unfinished dataset of another host or container is removed when it was not touched for a day."""
 
 _PID = re.compile("[0-9]{1,9}")
 
@@ -245,13 +253,14 @@ def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str
 @contextmanager
 def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
     """A directory beside `out`, gone at the end unless it was renamed; file errors in the user's words."""
-    owner = f"{TEMPORARY_PREFIX}{out.name}-{platform.node()}-"
-    directory = out.parent / f"{owner}{os.getpid()}"
+    us = this_process_identity()
+    directory = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{_space_key(us)}-{us.pid}-{us.start}"
     try:
         make_directories(out.parent, disk)
-        _remove_leftovers(out.parent, owner, disk)
+        _remove_leftovers(out, us, disk)
         disk.make_directory(directory)
-        yield directory
+        with _beating(directory):
+            yield directory
     except OSError as error:
         raise _write_error(out, error) from error
     finally:
@@ -260,14 +269,51 @@ def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
                 disk.remove_tree(directory)
 
 
-def _remove_leftovers(parent: Path, owner: str, disk: Disk) -> None:
-    """Remove what processes of this host that are gone left behind."""
-    from psutil import pid_exists
+def _space_key(process: ProcessIdentity) -> str:
+    """The space in which a process has its PID, for the name of a directory."""
+    return hashlib.sha256(repr(process.space).encode()).hexdigest()[:16]
 
-    for path in parent.iterdir():
-        pid = path.name.removeprefix(owner)
-        if path.name.startswith(owner) and _PID.fullmatch(pid) and not pid_exists(int(pid)):
-            disk.remove_tree(path)
+
+def _remove_leftovers(out: Path, us: ProcessIdentity, disk: Disk) -> None:
+    """Remove what processes that are gone left behind.
+
+    A process is looked up only where its PID means something (host, boot and PID namespace are ours); what others
+    left, and what older versions did, counts as left behind when nothing has touched it for a day.
+    """
+    name = re.compile(re.escape(f"{TEMPORARY_PREFIX}{out.name}-") + r"([0-9a-f]{16})-(\d+)-(\d+)")
+    old_name = re.compile(re.escape(f"{TEMPORARY_PREFIX}{out.name}-{platform.node()}-") + r"\d+")
+    now_s: float | None = None
+    for path in out.parent.iterdir():
+        found = name.fullmatch(path.name)
+        if found is not None and found[1] == _space_key(us) and None not in us.space:
+            is_gone = process_start(int(found[2])) != int(found[3])
+        elif found is not None or old_name.fullmatch(path.name):
+            now_s = file_system_time(out.parent) if now_s is None else now_s
+            is_gone = abs(now_s - path.stat().st_mtime) > LEFT_AFTER_S
+        else:
+            continue
+        if is_gone:
+            with suppress(OSError):  # another process may be removing it too
+                disk.remove_tree(path)
+
+
+@contextmanager
+def _beating(directory: Path) -> Iterator[None]:
+    """Touch a directory now and then, as long as somebody works in it."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT_S):
+            with suppress(OSError):
+                os.utime(directory)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _commit(directory: Path, out: Path, disk: Disk) -> None:

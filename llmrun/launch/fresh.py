@@ -39,7 +39,7 @@ from llmrun.launch.unwritable import said_as
 from llmrun.launch.wishes import Wishes
 from llmrun.metrics.baseline import Baseline
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
-from llmrun.run.lock import RunLock, file_system_time, live_owner
+from llmrun.run.lock import RunLock, file_system_time, is_left_behind
 from llmrun.run.record import RunRecord, now_utc
 from llmrun.text import command
 
@@ -80,12 +80,12 @@ def prepare_fresh(
             twin = twin_of(final, [], subject, [Path.cwd()], say)
             baseline = baseline_for(subject, final, [Path.cwd()], say)
             record = write_draft(draft, name, subject, baseline)
-            stop.check()
+            stop.hold()
             commit(draft, final)
     for remark in subject.remarks:
         say(remark)
     segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
-    orders = orders_for(segment, subject, until, [], twin, baseline)
+    orders = orders_for(segment, subject, until, [], twin, baseline, lock)
     return Prepared(final, lock, record, segment, orders, subject)
 
 
@@ -119,7 +119,7 @@ def sweep_drafts(runs_dir: Path) -> None:
     now_s = file_system_time(runs_dir)
     for path in sorted(runs_dir.glob(f"{TEMPORARY_PREFIX}*/run.lock")):
         with suppress(OSError):
-            if path.stat().st_size and live_owner(path, now_s) is None:
+            if is_left_behind(path, now_s):
                 DISK.remove_tree(path.parent)
     for draft in sorted(runs_dir.glob(f"{TEMPORARY_PREFIX}*")):
         with suppress(OSError):

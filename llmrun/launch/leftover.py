@@ -5,6 +5,7 @@ and a process in the middle of a write to a slow disk goes only after it.  Until
 ledger or give a checkpoint its name, so whoever takes the lock over waits for them.
 """
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,9 +67,15 @@ def works_for(process: psutil.Process, run: RunDirectory) -> bool:
         at = words.index(WORKER_MODULE, 1)
         if words[at - 1] != "-m":
             return False
-        path = Path(words[at + 1])
-        if not path.is_absolute():
-            path = Path(process.cwd()) / path
+        path = as_seen_by(process, Path(words[at + 1]))
         return process.status() != psutil.STATUS_ZOMBIE and path.samefile(run.path)
     except (psutil.Error, OSError, ValueError, IndexError):
         return False
+
+
+def as_seen_by(process: psutil.Process, path: Path) -> Path:
+    """A path of another process, which may be in a container with other mounts, as one of ours."""
+    inside = Path(f"/proc/{process.pid}/root" if path.is_absolute() else f"/proc/{process.pid}/cwd")
+    if os.access(inside, os.X_OK):
+        return inside / path.relative_to("/") if path.is_absolute() else inside / path
+    return path if path.is_absolute() else Path(process.cwd()) / path

@@ -147,6 +147,7 @@ def orders_for(
     audit_tails: Sequence[str],
     twin: RunDirectory | None,
     baseline: Baseline | None,
+    lock: RunLock,
 ) -> SegmentOrders:
     """What the workers of a segment are told."""
     return SegmentOrders(
@@ -164,6 +165,7 @@ def orders_for(
         baseline=baseline is not None,
         preimages=checked_by_workers(subject.fingerprint),
         mapped_files=dict(subject.snapshot.environment["recorded"].get("mapped_files", {})),
+        token=lock.owner.token,
     )
 
 

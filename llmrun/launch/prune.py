@@ -20,7 +20,7 @@ def prune_run(run: RunDirectory, keep_last: int, say: Say, *, dry_run: bool = Fa
     read, DamagedError where the newest checkpoint cannot.
     """
     every_n = config_in_force(run, read_record(run.record_file))["checkpoint"]["keep_every_steps"]
-    with RunLock.acquire(run.lock_file) as lock:
+    with RunLock.acquire(run.lock_file, say=say) as lock:
         if lock.taken_over is not None:
             say(lock.taken_over)
         wait_for_leftovers(run, say)

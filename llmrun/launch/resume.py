@@ -83,7 +83,7 @@ def prepare_resume(
     Raises InputError, ConfigError, RefusedError, PreemptedError; then the run is as it was, except that a
     segment that a killed launcher left open is closed.
     """
-    lock = RunLock.acquire(run.lock_file)
+    lock = RunLock.acquire(run.lock_file, say=say)
     try:
         if lock.taken_over is not None:
             say(lock.taken_over)
@@ -143,7 +143,7 @@ def _prepare(
         say(line)
     twin = twin_of(run, record.segments, subject, bases, say)
     baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
-    stop.check()
+    stop.hold()
     segment = open_segment(
         len(record.segments) + 1,
         subject,
@@ -155,6 +155,7 @@ def _prepare(
         overrides=going_on.overrides,
         edits=going_on.edits,
     )
+    lock.refuse_if_lost()
     write_order(run, material)  # what a full disk refuses comes before anything is cut back
     subject.snapshot.write(run.segment_provenance(segment.segment))
     if baseline is not None:
@@ -162,7 +163,7 @@ def _prepare(
     rewind(run, start, segment, say)
     audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
-    orders = orders_for(segment, subject, last, audited, twin, baseline)
+    orders = orders_for(segment, subject, last, audited, twin, baseline, lock)
     return Prepared(run, lock, record, segment, orders, subject)
 
 

@@ -1,5 +1,6 @@
 """Runs a prepared segment to its end and writes down how it ended."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llmrun.durable import make_directories
@@ -42,8 +43,16 @@ class Ended:
         return self.end.error
 
 
-def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectator: Spectator) -> Ended:
+def run_segment(
+    prepared: Prepared,
+    starter: Starter,
+    stop: StopRequest,
+    spectator: Spectator,
+    warnings: Callable[[], Sequence[str]] = tuple,
+) -> Ended:
     """Start the workers, watch them, record the end, release the lock.
+
+    warnings: asked when the workers have ended: what else is to be recorded as a warning of this segment.
 
     Whatever is raised, no process is left and the lock is free.
     Raises RunFailedError where the run's files cannot be written.
@@ -59,9 +68,10 @@ def run_segment(prepared: Prepared, starter: Starter, stop: StopRequest, spectat
         workers = starter.start(job)
         watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, spectator)
         end = watch.until_end()
+        end = replace(end, remarks=(*end.remarks, *warnings()))
         to_step = recorded_step(run, prepared.segment.from_step)
         record = record.closed(end.why, to_step, end.proven_steps, end.remarks)
-        if not prepared.lock.lost:
+        if not prepared.lock.is_lost:
             end = written_down(run, record, end)
             remarks = judge.at_end(record)
             end = replace(end, remarks=(*end.remarks, *remarks))

@@ -1,17 +1,25 @@
-"""Requests to stop: SIGTERM, SIGINT and SIGUSR1 set a flag, nothing is done inside a handler.
+"""Requests to stop a run: the signals of `llmrun.run.signals`.
 
-The first one asks for a save at the next step boundary (exit 75); the second one stops at once
-(exit 128 + its number).
+While workers run, the first signal sets a flag and asks for a save at the next step boundary (exit 75).  While a
+segment is prepared there is nothing to save: the first signal ends the preparation at once (exit 75).  A second
+signal stops at once (exit 128 + its number).
 """
 
+import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from llmrun.errors import PreemptedError
+from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+class PreparationStopped(BaseException):
+    """Raised by a stop signal, in the main thread, while a segment is prepared."""
 
 
 class StopRequest:
@@ -23,11 +31,13 @@ class StopRequest:
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
         self.second: signal.Signals | None = None
+        self._first_s = 0.0
+        self._interrupts = self._cleans_up = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
+            for number in signals_to_catch():
                 self._previous[number] = signal.signal(number, self._caught)
         return self
 
@@ -40,12 +50,44 @@ class StopRequest:
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         """Remember a signal; a third one changes nothing."""
         if self.first is None:
-            self.first = signal.Signals(number)
-        elif self.second is None:
+            self.first, self._first_s = signal.Signals(number), time.monotonic()
+            if self._interrupts:
+                self._interrupts, self._cleans_up = False, True
+                raise PreparationStopped
+        elif self.second is None and not self._is_repeated(number):
             self.second = signal.Signals(number)
+            if self._cleans_up:
+                os._exit(STOP_EXIT_CODE + number)
+
+    def _is_repeated(self, number: int) -> bool:
+        """Whether a signal belongs to the first request: the kernel repeats SIGXCPU every second."""
+        if number == self.first == signal.SIGXCPU:
+            return True
+        return time.monotonic() - self._first_s < REPEAT_S
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the first signal end what is done here at once, wherever it is, until `hold` is called.
+
+        Raises PreemptedError if a signal came.
+        """
+        self._interrupts = True
+        try:
+            self.check()
+            yield
+        except PreparationStopped:
+            self.check()
+            raise
+        finally:
+            self._interrupts = self._cleans_up = False
+
+    def hold(self) -> None:
+        """From here on a signal only sets the flag: files are changed.  Raises PreemptedError if one came before."""
+        self._interrupts = False
+        self.check()
 
     def check(self) -> None:
-        """Before workers exist there is nothing to save.  Raises PreemptedError where a signal came."""
+        """Before workers exist there is nothing to save.  Raises PreemptedError if a signal came."""
         if self.first is not None:
             raise PreemptedError(
                 f"stopped by {self.first.name} before the first step: nothing was lost",

@@ -2,9 +2,10 @@
 
 import os
 import secrets
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -12,6 +13,7 @@ from llmrun.durable import open_to_append
 from llmrun.launch.loopback import Loopback, find_loopback
 from llmrun.launch.probe import child_command, run_probe
 from llmrun.launch.starter import Probe, WorkerJob
+from llmrun.run.signals import STOP_SIGNALS
 
 WORKER_MODULE = "llmrun.train.worker"
 GONE_WITHIN_S = 30
@@ -60,11 +62,8 @@ class TorchrunWorkers:
         return self._agent.poll()
 
     def terminate(self) -> None:
-        """SIGTERM to the workers; neither to the agent, which ignores it, nor to loader workers, which would die."""
-        for process in descendants(self._agent.pid, recursive=False):
-            with suppress(psutil.Error):
-                if WORKER_MODULE in process.cmdline():
-                    process.terminate()
+        """SIGTERM to the workers."""
+        ask_workers_to_stop(self._agent.pid)
 
     def kill(self) -> None:
         """SIGKILL agent, workers and loader workers.
@@ -81,6 +80,27 @@ class TorchrunWorkers:
                 process.kill()
         self._agent.wait()
         psutil.wait_procs(below, timeout=GONE_WITHIN_S)
+
+
+def ask_workers_to_stop(agent: int) -> None:
+    """SIGTERM to the workers of an agent; neither to the agent nor to loader workers.
+
+    agent: its PID.
+    """
+    for process in descendants(agent, recursive=False):
+        with suppress(psutil.Error):
+            if WORKER_MODULE in process.cmdline():
+                process.terminate()
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Let processes that are started here begin with the stop signals blocked, so that none is lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
@@ -104,7 +124,10 @@ class TorchrunStarter:
         Raises RefusedError if this machine has no loopback interface.
         """
         rendezvous = f"{job.segment}-{secrets.token_hex(16)}"  # not the run's name, which may be no UTF-8
-        with os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log:
+        with (
+            os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log,
+            stop_signals_blocked(),
+        ):
             agent = subprocess.Popen(
                 command_line(job, os.getpid(), rendezvous, find_loopback()),
                 env=dict(job.environment),

@@ -5,8 +5,8 @@ Outcomes decide, never an exit code: a process may crash after its work is done 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from llmrun.cgroups import oom_kills
 from llmrun.checkpoint.layout import steps_in
@@ -49,7 +49,7 @@ class SegmentEnd:
 
 
 class Spectator(Protocol):
-    """Told what happens while workers run."""
+    """Told what happens while workers run.  One that raises is not told any more; the run goes on."""
 
     def rows(self, rows: Sequence[Row]) -> None:
         """New objects of metrics.jsonl, of this segment only."""
@@ -86,6 +86,7 @@ class Watch:
     _looked_at: float | None = None
     _remarks: RemarksTail = field(init=False)
     _oom_kills_before: int = field(init=False)
+    _warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._oom_kills_before = oom_kills() or 0
@@ -99,9 +100,18 @@ class Watch:
         finally:
             self.workers.kill()
             self._show(tail)
+        return self._ending(outcomes, exit_code)
+
+    def _ending(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
+        """How the segment ended, with the warnings of the watch itself."""
+        end = self._judged(outcomes, exit_code)
+        return replace(end, remarks=(*end.remarks, *self._warnings))
+
+    def _judged(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
+        """How the segment ended."""
         if self.stop.second is not None:
             return SegmentEnd("killed", proven_of(outcomes), at_once=int(self.stop.second))
-        if self.lock.lost:
+        if self.lock.is_lost:
             return SegmentEnd("failed", proven_of(outcomes), lost_lock(self.run))
         return self._judge(self._outcomes(), exit_code)
 
@@ -129,15 +139,24 @@ class Watch:
     def _show(self, tail: Tail) -> None:
         """Tell the spectator what is new; look for checkpoints once a second."""
         for line in self._remarks.new_lines():
-            self.spectator.remark(line)
+            self._tell(self.spectator.remark, line)
         rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
         if rows:
-            self.spectator.rows(rows)
+            self._tell(self.spectator.rows, rows)
         if self._looked_at is None or self.clock() - self._looked_at >= CHECKPOINTS_EVERY_S:
             self._looked_at = self.clock()
             steps = [step for step in steps_in(self.run.checkpoints) if step > self.from_step]
             if steps:
-                self.spectator.checkpoint(steps[-1])
+                self._tell(self.spectator.checkpoint, steps[-1])
+
+    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
+        """Tell the spectator something.  No error of a display may end the run that it shows."""
+        if self._warnings:
+            return
+        try:
+            listener(news)
+        except Exception as error:  # noqa: BLE001  the boundary between a run and whatever shows it
+            self._warnings.append(f"the live view failed: {type(error).__name__}: {error}")
 
     def _pass_stop_on(self) -> None:
         """Ask the workers to stop: they agree on a step boundary among themselves.
@@ -151,8 +170,9 @@ class Watch:
             replace_text(self.run.stop_file(self.segment), f"{self.stop.first.name}\n")
         except OSError:
             self.workers.terminate()
-        self.spectator.stopping(
-            f"{self.stop.first.name}: saving after this step; a second signal stops at once"
+        self._tell(
+            self.spectator.stopping,
+            f"{self.stop.first.name}: saving after this step; a second signal stops at once",
         )
 
     def _judge(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:

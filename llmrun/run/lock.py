@@ -4,31 +4,60 @@
 `flock`, so that of two processes that start at once, or that take a dead owner's lock over at once, exactly
 one gets it.  The heartbeat is the file's modification time, touched every 10 s.
 
-An owner on this host is judged by its process (PID and start time), so that one that is only suspended
-keeps its lock.  An owner elsewhere is judged by its heartbeat: older than 120 s, it is taken over, and an
-owner that wakes up later finds another token in the file and knows that it has lost (`RunLock.lost`).
+An owner whose process can be looked up from here (same host, boot and PID namespace) is judged by its process (PID
+and start time), so that one that is only suspended keeps its lock.  Any other owner is judged by its heartbeat.
+Clocks are not trusted alone: a heartbeat older than 120 s, or stamped in the future, is watched for 25 s, and the
+lock is taken over only if the heartbeat stands still meanwhile.
+
+An owner that wakes up later finds another token in the file and knows that it has lost (`RunLock.is_lost`).  Its
+workers have the token in their orders and look for themselves (`Fence`).
 """
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from llmrun.durable import is_shared, make_private
-from llmrun.errors import RefusedError
-from llmrun.machine import batch_job_id, boot_id, host_name, process_start, user_name
+from llmrun.durable import file_system_time, is_shared, make_private
+from llmrun.errors import RefusedError, RunFailedError
+from llmrun.machine import (
+    INITIAL_PID_NAMESPACE,
+    ProcessIdentity,
+    batch_job_id,
+    boot_id,
+    host_name,
+    this_process_identity,
+    user_name,
+)
+
+__all__ = ["Fence", "Owner", "RunLock", "file_system_time", "is_left_behind", "live_owner", "this_process"]
 
 LOCK_FORMAT = "llmrun-lock/1"
 BEAT_S = 10.0
 STALE_AFTER_S = 120.0
+WATCH_S = 25.0
+"""How long a heartbeat must stand still while it is watched: two beats are missed by then."""
+
+GRACE_S = 3.0
+"""After a lock was taken over from elsewhere: so long may workers of its owner need to see that (`Fence`)."""
+
+GONE_AFTER_S = 24 * 3600.0
+"""What an owner elsewhere left is removed without watching it if its heartbeat is a day off the present."""
+
+POLL_S = 0.1
+FLOCK_WITHIN_S = 30.0
+FENCE_EVERY_S = 1.0
+TORN_READS = 5
+LOCK_BYTES_MAX = 65536
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,18 @@ class Owner:
     job_id: str | None
     since: str
 
+    @property
+    def process(self) -> ProcessIdentity:
+        """The owner's process."""
+        return ProcessIdentity(self.host, self.boot, self.pid_namespace, self.pid, self.process_start)
+
+    @property
+    def way_to_stop(self) -> str:
+        """How to stop it.  A PID is named only if it means something where the user would type it."""
+        if self.process.is_alive or self.pid_namespace in (None, INITIAL_PID_NAMESPACE):
+            return f"stop it on {self.host}: `kill {self.pid}`"
+        return f"stop it in its container on {self.host}"
+
     def describe(self) -> str:
         """The owner in one phrase: `alice on node7 (PID 4242, batch job 99) since 2026-11-24 10:00:00`."""
         job = f", batch job {self.job_id}" if self.job_id else ""
@@ -60,43 +101,22 @@ class Owner:
 
 def this_process() -> Owner:
     """The calling process as an owner, with a new token."""
-    start = process_start(os.getpid())
-    assert start is not None
+    process = this_process_identity()
     return Owner(
         token=secrets.token_hex(16),
-        host=host_name(),
+        host=process.host,
         user=user_name(),
-        pid=os.getpid(),
-        process_start=start,
-        boot=boot_id(),
-        pid_namespace=pid_namespace(),
+        pid=process.pid,
+        process_start=process.start,
+        boot=process.boot,
+        pid_namespace=process.pid_namespace,
         job_id=batch_job_id(),
         since=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
 
 
-def pid_namespace() -> str | None:
-    """The name of the space in which our PIDs are unique; None where the kernel does not tell."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return None
-
-
-def why_dead(owner: Owner, heartbeat_age_s: float, stale_after_s: float = STALE_AFTER_S) -> str | None:
-    """Why an owner no longer holds its lock, as a phrase; None where it still does."""
-    if owner.host == host_name() and owner.boot != boot_id():
-        return "the machine has been started anew since"
-    if (owner.host, owner.boot, owner.pid_namespace) == (host_name(), boot_id(), pid_namespace()):
-        alive = process_start(owner.pid) == owner.process_start
-        return None if alive else "that process is gone"
-    if heartbeat_age_s > stale_after_s:
-        return f"its heartbeat is {heartbeat_age_s:.0f} s old, more than {stale_after_s:.0f} s"
-    return None
-
-
-def live_owner(path: Path, now_s: float | None = None) -> Owner | None:
-    """Who trains the run now; None where nobody does.
+def live_owner(path: Path, now_s: float | None = None, stale_after_s: float = STALE_AFTER_S) -> Owner | None:
+    """Who trains the run now, as far as can be told without watching; None if nobody does.
 
     now_s: by the clock that stamps the file (`file_system_time`); for display that of this host will do.
     """
@@ -106,7 +126,18 @@ def live_owner(path: Path, now_s: float | None = None) -> Owner | None:
             age_s = (time.time() if now_s is None else now_s) - os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
-    return owner if owner is not None and why_dead(owner, age_s) is None else None
+    if owner is None:
+        return None
+    alive = owner.process.is_alive
+    return owner if alive or (alive is None and abs(age_s) <= stale_after_s) else None
+
+
+def is_left_behind(path: Path, now_s: float) -> bool:
+    """Whether a lock file names an owner that is gone for sure, so that what it left may be removed.
+
+    now_s: by the clock that stamps the file.
+    """
+    return path.stat().st_size > 0 and live_owner(path, now_s, GONE_AFTER_S) is None
 
 
 class RunLock:
@@ -129,15 +160,21 @@ class RunLock:
         self._thread.start()
 
     @classmethod
-    def acquire(cls, path: Path, beat_s: float = BEAT_S, stale_after_s: float = STALE_AFTER_S) -> Self:
-        """Take the lock.  Raises RefusedError with the owner's name where somebody holds it."""
+    def acquire(
+        cls,
+        path: Path,
+        beat_s: float = BEAT_S,
+        say: Callable[[str], None] = lambda _: None,
+        watch_s: float = WATCH_S,
+    ) -> Self:
+        """Take the lock.
+
+        say: told if the owner's heartbeat has to be watched, which takes `watch_s` seconds.
+        Raises RefusedError with the owner's name if somebody holds it.
+        """
         descriptor = _open_own(path)
         try:
-            with guarded(descriptor):
-                previous = _parse(os.pread(descriptor, 65536, 0))
-                taken_over = _judge(path, descriptor, previous, stale_after_s)
-                owner = this_process()
-                _write(descriptor, json.dumps({"format": LOCK_FORMAT, **asdict(owner)}, indent=2).encode())
+            owner, taken_over = _take(path, descriptor, say, watch_s)
         except OSError as error:
             os.close(descriptor)
             raise _cannot_write(path, error) from error
@@ -148,8 +185,26 @@ class RunLock:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the lock over (this one was taken for dead)."""
+        """Whether another process had taken the lock over at the last beat (this one was taken for dead)."""
         return self._lost.is_set()
+
+    @property
+    def is_lost(self) -> bool:
+        """The same as of now: asked before something is written that only the owner may write."""
+        try:
+            if not self._lost.is_set() and not self._ours():
+                self._lost.set()
+        except OSError:  # the file system hiccups: the next beat tries again
+            return self._lost.is_set()
+        return self._lost.is_set()
+
+    def refuse_if_lost(self) -> None:
+        """Raises RefusedError if another process has taken the lock over."""
+        if self.is_lost:
+            raise RefusedError(
+                f"another process took {self.path.parent.resolve().name} over while this one was suspended",
+                where=str(self.path),
+            )
 
     def _beat(self) -> None:
         """Touch the file until released or lost.  A file system that hiccups is tried again."""
@@ -165,7 +220,11 @@ class RunLock:
 
     def _ours(self) -> bool:
         """Whether the file still names this acquisition."""
-        held = _parse(os.pread(self._descriptor, 65536, 0))
+        try:
+            content = self.path.read_bytes()  # by its name: somebody may have put another file there
+        except FileNotFoundError:  # the run's directory was moved
+            content = os.pread(self._descriptor, LOCK_BYTES_MAX, 0)
+        held = _parse(content)
         return held is not None and held.token == self.owner.token
 
     def release(self) -> None:
@@ -175,7 +234,7 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         try:
-            with guarded(self._descriptor):
+            with suppress(OSError), guarded(self._descriptor):  # a lock that stays is that of a dead process
                 if self._ours():
                     os.ftruncate(self._descriptor, 0)
         finally:
@@ -194,9 +253,12 @@ def guarded(descriptor: int) -> Iterator[None]:
 
     On a file system without flock the check and the write are not one step; a few milliseconds remain in
     which two processes could both find a dead owner.
+    Raises TimeoutError if somebody holds it for 30 s, where a few milliseconds are needed.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _flock(descriptor)
+    except TimeoutError:
+        raise
     except OSError:
         yield
         return
@@ -230,30 +292,138 @@ def _open_own(path: Path) -> int:
         raise _cannot_write(path, error) from error
 
 
-def _judge(path: Path, descriptor: int, previous: Owner | None, stale_after_s: float) -> str | None:
-    """What is to be said about the owner before us.  Raises RefusedError where it is alive."""
+def _flock(descriptor: int) -> None:
+    """Take the flock.  Asked again and again, so that a signal handler runs in between."""
+    deadline = time.monotonic() + FLOCK_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                says = f"another process has held its flock for {FLOCK_WITHIN_S:.0f} s"
+                raise TimeoutError(errno.ETIMEDOUT, says) from None
+            time.sleep(POLL_S / 10)
+        else:
+            return
+
+
+def _take(
+    path: Path, descriptor: int, say: Callable[[str], None], watch_s: float
+) -> tuple[Owner, str | None]:
+    """Write ourselves into the file.  Returns us, and what is to be said of the owner before us.
+
+    The flock is not held while a heartbeat is watched: the owner needs it to beat.
+    """
+    still: tuple[int, bytes] | None = None
+    while True:
+        with guarded(descriptor):
+            seen = _heartbeat(path)
+            previous = _parse(seen[1])
+            dead = None if previous is None else _why_dead(path, previous, seen, still, watch_s)
+            if previous is None or dead is not None:
+                owner = this_process()
+                _write(descriptor, json.dumps({"format": LOCK_FORMAT, **asdict(owner)}, indent=2).encode())
+                break
+        say(f"watching the heartbeat of {previous.describe()} for {watch_s:.0f} s")
+        still = _watched(path, previous, seen, watch_s)
     if previous is None:
+        return owner, None
+    if previous.process.is_alive is None:
+        time.sleep(min(GRACE_S, watch_s))
+    return owner, f"took over the lock of {previous.describe()}: {dead}"
+
+
+def _heartbeat(path: Path) -> tuple[int, bytes]:
+    """The heartbeat (the file's modification time, ns) and the content; opened anew, as NFS wants it."""
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_mtime_ns, file.read(LOCK_BYTES_MAX)
+
+
+def _why_dead(
+    path: Path, owner: Owner, seen: tuple[int, bytes], still: tuple[int, bytes] | None, watch_s: float
+) -> str | None:
+    """Why an owner no longer holds its lock; None if its heartbeat has to be watched first.
+
+    seen: the heartbeat and content now.  still: those that did not change while they were watched.
+    Raises RefusedError if it is alive.
+    """
+    alive = owner.process.is_alive
+    if alive is False:
+        return "that process is gone"
+    age_s = file_system_time(path.parent) - seen[0] / 1e9
+    rebooted = owner.host == host_name() and owner.boot != boot_id()
+    if alive or (abs(age_s) <= STALE_AFTER_S and not rebooted):
+        raise _held(path, owner)
+    if seen != still:
         return None
-    age_s = file_system_time(path.parent) - os.fstat(descriptor).st_mtime
-    dead = why_dead(previous, age_s, stale_after_s)
-    if dead is None:
-        raise RefusedError(
-            f"{path.parent.resolve().name} is being trained by {previous.describe()}",
-            where=str(path),
-            hints=[f"wait for it, or stop it on {previous.host}: `kill {previous.pid}`"],
-        )
-    return f"took over the lock of {previous.describe()}: {dead}"
+    if rebooted:
+        return "the machine has been started again since"
+    if age_s < 0:
+        return f"its heartbeat is stamped {-age_s:.0f} s in the future and stood still for {watch_s:g} s"
+    return f"its heartbeat is {age_s:.0f} s old, more than {STALE_AFTER_S:.0f} s"
 
 
-def file_system_time(directory: Path) -> float:
-    """Now, by the clock that stamps files in `directory`: heartbeats may come from another clock than ours."""
-    probe = directory / f".tmp-clock-{secrets.token_hex(8)}"
-    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        return os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
-        probe.unlink()
+def _watched(path: Path, owner: Owner, seen: tuple[int, bytes], watch_s: float) -> tuple[int, bytes]:
+    """Watch a heartbeat; returns it if it stood still.  Raises RefusedError if it moved."""
+    deadline = time.monotonic() + watch_s
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        if _heartbeat(path) != seen:
+            raise _held(path, _parse(_heartbeat(path)[1]) or owner)
+    return seen
+
+
+def _held(path: Path, owner: Owner) -> RefusedError:
+    return RefusedError(
+        f"{path.parent.resolve().name} is being trained by {owner.describe()}",
+        where=str(path),
+        hints=[f"wait for it, or {owner.way_to_stop}"],
+    )
+
+
+class Fence:
+    """Keeps a worker from writing into a run that another launcher has taken over.
+
+    token: of the lock that the worker's launcher holds; None: nothing is checked.
+    """
+
+    def __init__(self, lock_file: Path, token: str | None) -> None:
+        self._lock_file, self._token = lock_file, token
+        self._checked_s = float("-inf")
+
+    def check(self, *, now: bool = False) -> None:
+        """Read the lock again, at most once a second unless `now`.
+
+        Raises RunFailedError if it does not name our launcher any more.  A lock that cannot be read is no proof.
+        """
+        # the clock that goes on while a machine is suspended
+        time_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if self._token is None or (not now and time_s - self._checked_s < FENCE_EVERY_S):
+            return
+        owner = None
+        for _ in range(TORN_READS):  # it may be just being written
+            try:
+                owner = _parse(self._lock_file.read_bytes())
+            except OSError:
+                return
+            if owner is not None:
+                break
+            time.sleep(POLL_S / 10)
+        if owner is None or owner.token != self._token:
+            raise _taken_over(self._lock_file, owner)
+        self._checked_s = time_s
+
+
+def _taken_over(lock_file: Path, owner: Owner | None) -> RunFailedError:
+    run = lock_file.parent.resolve()
+    says = (
+        f"{run.name} was taken over by {owner.describe()}" if owner else f"the lock of {run.name} was freed"
+    )
+    return RunFailedError(
+        f"{says} while this worker's launcher was suspended; nothing more is written here",
+        where=str(lock_file),
+        hints=[f"`llmrun runs show {run}` names its owner"],
+    )
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -54,6 +54,8 @@ class SegmentOrders:
     trace_against: path of an earlier trace: where this one first differs, the tensor is kept.
     trace_kept:   number of the entry of the trace whose tensor is kept.
     baseline:     whether the loss is watched against the run's baseline.json.
+    token:        of the lock that the launcher holds: a worker that finds another in run.lock writes nothing
+                  more (`llmrun.run.lock.Fence`).  None: no lock is looked at.
     """
 
     segment: int
@@ -75,6 +77,7 @@ class SegmentOrders:
     baseline: bool = False
     preimages: dict[str, Any] = field(default_factory=dict)
     mapped_files: dict[str, Any] = field(default_factory=dict)
+    token: str | None = None
 
     def write(self, path: Path) -> None:
         """Write the orders durably."""

@@ -19,6 +19,7 @@ from llmrun.metrics import names
 from llmrun.plan.checkpoint_files import checkpoint_bytes
 from llmrun.reduce.collectives import gather_integers
 from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
 from llmrun.run.orders import SegmentOrders
 from llmrun.train.evaluate import Evaluations
 from llmrun.train.private_copy import PrivateCopy
@@ -49,12 +50,16 @@ class Checkpointing:
         evaluations: Evaluations,
         recorder: Recorder | None,
         progress: Progress,
+        fence: Fence,
     ) -> None:
+        self._fence = fence
         self._directory, self._orders, self._state = run.checkpoints, orders, state
         self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
         self._keep = state.resolved.config.checkpoint
         self._copy = PrivateCopy(state) if orders.saves else None
-        self._saver = Saver(run.checkpoints, state.rank, state.D, self._before_commit, self._prune)
+        self._saver = Saver(
+            run.checkpoints, state.rank, state.D, self._before_commit, self._confirm, self._after_commit
+        )
         resolved = state.resolved
         self._bytes = checkpoint_bytes(resolved.shape, state.D, resolved.config.strategy)
         self._begun_s = time.monotonic()
@@ -82,6 +87,17 @@ class Checkpointing:
         metrics |= self._cost
         self._cost = {}
         return any(timer for timer, _ in rows)
+
+    def prune_at_start(self) -> None:
+        """Delete what retention does not keep, on rank 0's thread, when every rank has restored its state.
+
+        A segment that ends on a stop signal saves and leaves deleting to the next one: without this a job that is
+        preempted before each regular save would keep every checkpoint.  The newest one needs no further reading:
+        the launcher has compared every byte of it, and the ranks the digest of every tensor that they loaded.
+        """
+        if self._state.rank == 0 and self._orders.saves and self._orders.checkpoint is not None:
+            best = self._evaluations.as_json(self._state.step)["best_saved_step"]
+            self._saver.do(lambda: self._prune(best, verified_step=self._state.step))
 
     def is_due(self, step: int) -> bool:
         """Whether the number of finished steps asks for a save."""
@@ -134,6 +150,7 @@ class Checkpointing:
 
     def _room(self) -> CheckpointWriteError | None:
         """Rank 0: why one more checkpoint does not fit on the disk."""
+        self._fence.check(now=True)
         try:
             sweep(self._directory)
             check_room(self._directory, self._bytes)
@@ -218,9 +235,22 @@ class Checkpointing:
         except DiskFullError as error:
             raise CheckpointWriteError(error.says, code=errno.ENOSPC) from error
 
-    def _prune(self, snapshot: Snapshot) -> None:
-        """Rank 0, in the background: delete what retention does not keep, after the newest was verified."""
-        best: Any = snapshot.trainer["best_saved_step"] if self._keep.keep_best else None
+    def _confirm(self) -> None:
+        """Rank 0, right before a checkpoint gets its name: the run is still ours."""
+        self._fence.check(now=True)
+
+    def _after_commit(self, snapshot: Snapshot) -> None:
+        """Rank 0, in the background, when a checkpoint is committed."""
+        best: Any = snapshot.trainer["best_saved_step"]
+        self._prune(best)
+
+    def _prune(self, best_step: int | None, verified_step: int | None = None) -> None:
+        """Rank 0, in the background: delete what retention does not keep, after the newest was verified.
+
+        verified_step: of a checkpoint that was verified already.
+        """
+        best = best_step if self._keep.keep_best else None
+        self._fence.check(now=True)
         try:
             pruned = prune(
                 self._directory,
@@ -228,6 +258,7 @@ class Checkpointing:
                 best,
                 self._keep.keep_every_steps,
                 progress=self._unless_hurried,
+                verified_step=verified_step,
             )
         except _HurriedError:
             return

@@ -10,6 +10,7 @@ from llmrun.ledger.digest import Digester
 from llmrun.metrics import names
 from llmrun.reduce.collectives import gather_integers, sum_columns
 from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
 from llmrun.run.orders import OutcomeKind, SegmentOrders
 from llmrun.train.checkpointing import Checkpointing
 from llmrun.train.digests import partial_digests
@@ -40,6 +41,7 @@ class Loop:
         stop: StopRequest,
         progress: Progress,
         trainer: Mapping[str, Any] | None,
+        fence: Fence,
     ) -> None:
         self.orders, self.state = orders, state
         self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
@@ -47,7 +49,7 @@ class Loop:
         self.evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
-        self.checkpointing = Checkpointing(run, orders, state, self.evaluations, recorder, progress)
+        self.checkpointing = Checkpointing(run, orders, state, self.evaluations, recorder, progress, fence)
         self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
         self._token_digester = Digester(torch.device("cpu"))
 
@@ -64,6 +66,7 @@ class Loop:
             self._record_initial()
         if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
             return "preempted"
+        self.checkpointing.prune_at_start()
         begun_s = time.perf_counter()
         ended = self._steps()
         self.progress.loop_s = time.perf_counter() - begun_s

@@ -19,6 +19,7 @@ from llmrun.metrics.smooth import MovingAverage
 from llmrun.metrics.throughput import Throughput
 from llmrun.reduce.layout import Slot
 from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
 from llmrun.text import command
 from llmrun.train.digests import by_name, moments_by_name
 from llmrun.train.progress import Progress
@@ -35,6 +36,7 @@ class Recorder:
     stop_at_twin:    whether the first difference from the twin stops the run; else it is remarked.
     baseline:        watches the smoothed loss; None where no baseline was asked for.
     bytes_per_token: of the training text.
+    fence:           asked before anything is written; raises RunFailedError if the run is another launcher's by now.
 
     What is remarked goes to the outcome, and at once into `warnings` of the next row of metrics.
     """
@@ -53,6 +55,7 @@ class Recorder:
         *,
         stop_at_twin: bool,
         baseline: BaselineWatch | None,
+        fence: Fence,
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
@@ -60,6 +63,7 @@ class Recorder:
         self._tails, self._twin, self._progress = list(tails), twin, progress
         self._bytes_per_token = bytes_per_token
         self._stop_at_twin, self._baseline = stop_at_twin, baseline
+        self._fence = fence
         self._n_remarks_told = 0
 
     def initial(self, weight_digests: list[int]) -> None:
@@ -78,6 +82,7 @@ class Recorder:
         """
         ended_s = time.perf_counter()
         rates = self._throughput.step(begun_s, ended_s, facts.tokens)
+        self._fence.check()
         tensors = {
             "gradients": by_name(self._slots, facts.gradient_digests),
             "weights": by_name(self._slots, facts.weight_digests),
@@ -119,12 +124,14 @@ class Recorder:
 
     def emit(self, metrics: dict[str, Any]) -> None:
         """Write one step's metrics to all sinks, with what was remarked since the last one."""
+        self._fence.check()
         new = self._progress.remarks[self._n_remarks_told :]
         self._n_remarks_told += len(new)
         self._sinks.record({**metrics, names.WARNINGS: new} if new else metrics)
 
     def sync(self) -> None:
         """Force everything to disk: before a checkpoint that names the chain is committed."""
+        self._fence.check(now=True)
         self.ledger.sync()
         self._sinks.sync()
 

@@ -45,8 +45,8 @@ class _Save:
 class Saver:
     """Saves on one rank.  Rank 0 also commits, when the files of all ranks are there.
 
-    before_commit: rank 0's, between its own files and the commit; after_commit: rank 0's.  Both run on the
-    thread of the save.
+    before_commit: rank 0's, between its own files and the commit; confirm: right before the final name is given;
+    after_commit: rank 0's.  All run on the thread of the save.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class Saver:
         rank: int,
         world: int,
         before_commit: Callable[[], None],
+        confirm: Callable[[], None],
         after_commit: Callable[[Snapshot], None],
     ) -> None:
         self._directory, self._rank, self._world = directory, rank, world
-        self._before_commit, self._after_commit = before_commit, after_commit
+        self._before_commit, self._confirm, self._after_commit = before_commit, confirm, after_commit
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver", initializer=_give_way)
         self._save: _Save | None = None
         self._work: Future[None] | None = None
@@ -68,6 +69,11 @@ class Saver:
         assert self._work is None or self._work.done()
         self._save = _Save(snapshot)
         self._work = self._pool.submit(self._write, self._save)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do something else on the thread, before the next save."""
+        assert self._work is None
+        self._work = self._pool.submit(work)
 
     def wait(self) -> None:
         """Wait until nothing is being written.  Raises what the thread did not expect: a bug."""
@@ -149,6 +155,7 @@ class Saver:
                     self._world,
                     COMMIT_TIMEOUT_S,
                     given_up=lambda: save.given_up,
+                    confirm=self._confirm,
                 )
             except CheckpointWriteError as error:
                 save.whole.set_exception(error)

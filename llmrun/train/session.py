@@ -26,6 +26,7 @@ from llmrun.metrics.throughput import Throughput
 from llmrun.plan.flops import flops_per_token
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
 from llmrun.run.orders import OutcomeKind, SegmentOrders
 from llmrun.run.remarks import RemarksWriter
 from llmrun.streams import stream_key
@@ -91,9 +92,11 @@ def run_segment(
                     f"orders.json must name a checkpoint of step {orders.from_step}, got {checkpoint.path.name}"
                 )
             restore(state, checkpoint)
-        recorder = _recorder(run, orders, state, progress, manifest) if rank == 0 else None
+        fence = Fence(run.lock_file, orders.token)
+        fence.check(now=True)
+        recorder = _recorder(run, orders, state, progress, manifest, fence) if rank == 0 else None
         trainer = None if checkpoint is None else checkpoint.trainer
-        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer)
+        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer, fence)
         with ExitStack() as stack:
             if recorder is not None:
                 stack.enter_context(closing(recorder))
@@ -124,7 +127,12 @@ def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tu
 
 
 def _recorder(
-    run: RunDirectory, orders: SegmentOrders, state: TrainingState, progress: Progress, manifest: Manifest
+    run: RunDirectory,
+    orders: SegmentOrders,
+    state: TrainingState,
+    progress: Progress,
+    manifest: Manifest,
+    fence: Fence,
 ) -> Recorder:
     """Ledger, audits and metrics of rank 0, opened where the segment starts."""
     config, batch = state.resolved.config, state.resolved.batch
@@ -150,6 +158,7 @@ def _recorder(
         manifest.splits["train"].bytes_per_token,
         stop_at_twin=config.reproducibility.on_difference == "stop",
         baseline=baseline,
+        fence=fence,
     )
 
 

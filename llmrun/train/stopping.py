@@ -4,7 +4,11 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from llmrun.run.signals import STOP_SIGNALS as LAUNCHER_STOP_SIGNALS
+from llmrun.run.signals import WORKER_STOP_SIGNALS as STOP_SIGNALS
+from llmrun.run.signals import signals_to_catch
+
+__all__ = ["STOP_SIGNALS", "StopRequest"]
 
 
 class StopRequest:
@@ -15,9 +19,10 @@ class StopRequest:
         self._signalled = False
 
     def listen(self) -> None:
-        """Set the flag on SIGTERM, SIGINT and SIGUSR1."""
-        for number in STOP_SIGNALS:
+        """Set the flag on every stop signal, also on one that came while the agent had them blocked."""
+        for number in signals_to_catch(STOP_SIGNALS):
             signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_STOP_SIGNALS)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The handler: a flag and nothing else."""

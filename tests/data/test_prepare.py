@@ -5,10 +5,13 @@ import hashlib
 import json
 import os
 import platform
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -307,8 +310,82 @@ def test_killed(corpus, tmp_path):
 
     assert done.returncode == -signal.SIGKILL
     assert len(left) == 1
-    assert left[0].startswith(f".tmp-out-{platform.node()}-")
+    assert left[0].startswith(".tmp-out-")
     assert sorted(path.name for path in place.iterdir()) == sorted([other.name, no_pid.name, "out"])
+
+
+def test_what_another_container_is_making_stays(corpus, tmp_path, monkeypatch):
+    """Its PID is no process of ours, and it is not gone for that; a day later nobody works there any more."""
+    place = tmp_path / "place"
+    theirs = place / f".tmp-out-{'0' * 16}-4194000-1"
+    old_version = place / f".tmp-out-{platform.node()}-4194000"
+    for path in (theirs, old_version):
+        path.mkdir(parents=True)
+    prepare([corpus], place / "out", "byte")
+    assert theirs.exists()
+    assert old_version.exists()
+
+    for path in (theirs, old_version):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    prepare([corpus], place / "out2", "byte")
+    assert theirs.exists()  # another dataset's
+    shutil.rmtree(place / "out")
+    prepare([corpus], place / "out", "byte")
+    assert sorted(path.name for path in place.iterdir()) == ["out", "out2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        (signal.SIGTERM, "tokenizing"),
+        (signal.SIGINT, "training the tokenizer"),
+        (signal.SIGHUP, "merging"),
+    ],
+)
+def test_a_signal_cleans_up(tmp_path, number, stage):
+    """SIGTERM while shards are written, Ctrl-C and SIGHUP while a tokenizer is trained: gone within seconds."""
+    text = tmp_path / "text.txt"
+    words = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=3_000_000))
+    text.write_text(words)
+    tokenizer = "byte" if stage == "tokenizing" else "bpe"
+    place = tmp_path / "place"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, stage, "data", "prepare", text, "--out", place / "out", "--tokenizer", tokenizer],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == f"{stage}\n"
+    begun_s = time.monotonic()
+    process.send_signal(number)
+    _, words = process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert words.splitlines()[-1] == f"stopped by {number.name}"
+    assert time.monotonic() - begun_s < 5  # one second and what a busy machine adds
+    assert list(place.iterdir()) == []
+
+
+SLOW = """
+import sys, time
+import llmrun.cli.progress as progress
+import llmrun.data.prepare as prepare
+from llmrun.cli.app import main
+wanted = sys.argv[1]
+def report(stage, done, total):
+    if stage == wanted:
+        print(stage, flush=True)
+        time.sleep(60)
+progress.stage_report = lambda: report
+real = prepare.train_bpe
+def train_bpe(pieces, *rest):
+    pieces = list(pieces)
+    print("merging", flush=True)
+    return real([piece for piece in pieces for _ in range(4)], *rest)  # long, and without Python
+if wanted == "merging":
+    prepare.train_bpe = train_bpe
+main(sys.argv[2:])
+"""
 
 
 def test_taken_meanwhile(corpus, tmp_path):

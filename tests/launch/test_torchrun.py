@@ -70,6 +70,7 @@ def asked(*_):
     Outcome(rank, "preempted", 1).write(run.outcome_file(segment, rank))
     sys.exit(0)
 signal.signal(signal.SIGTERM, asked)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 (run.segment_logs(segment) / f"ready-{rank}").touch()
 time.sleep(60)
 """

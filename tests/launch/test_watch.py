@@ -18,6 +18,7 @@ from llmrun.launch.watch import Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.orders import Outcome
+from llmrun.run.signals import REPEAT_S, STOP_SIGNALS
 
 PRELUDE = """
 import json, os, sys, time
@@ -135,7 +136,7 @@ def test_a_committed_checkpoint_is_shown(watching, run):
     assert set(watcher.checkpoints) == {5}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_the_first_signal_asks_for_a_save(watching, run, number):
     """A stop file for the workers, a sentence for the user, and the run ends as preempted."""
     watcher = Watcher(on_row=lambda: os.kill(os.getpid(), number))
@@ -154,6 +155,9 @@ sys.path.insert(0, "")
 exec(sys.argv[3])
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+(run.path / f"ready-{sys.argv[4]}").touch()
+while not (run.path / "ready-1").exists():
+    time.sleep(0.02)
 if sys.argv[4] == "0":
     step(1)
 while not asked:
@@ -185,12 +189,49 @@ def test_the_second_signal_stops_at_once(watching):
 
     def twice():
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
+        time.sleep(REPEAT_S)
         os.kill(os.getpid(), signal.SIGINT)
 
     end = watching("step(1); time.sleep(60)", D=1, spectator=Watcher(on_row=twice))
 
     assert (end.why, end.at_once) == ("killed", signal.SIGINT)
+
+
+def test_the_same_request_twice_is_one(watching):
+    """`timeout` and systemd signal twice within a moment: one save."""
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    script = "step(1); until_stop(); end(0, 'preempted', 1)"
+    end = watching(script, D=1, spectator=Watcher(on_row=twice))
+
+    assert (end.why, end.at_once) == ("preempted", None)
+
+
+def test_a_view_that_fails_does_not_end_the_run(watching):
+    """What shows a run cannot end it; the failure is a warning of the segment."""
+
+    def fails():
+        raise OSError(5, "Input/output error")
+
+    end = watching("step(1); end(0, 'finished', 1)", D=1, spectator=Watcher(on_row=fails))
+
+    assert end.why == "finished"
+    assert "Input/output error" in end.remarks[0]
+
+
+def test_nohup_keeps_sighup_ignored():
+    """A signal that the caller has made ignored stays ignored; the others are caught."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back():
