@@ -61,8 +61,8 @@ bench: setup
 	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
 
 docs: setup
-	$(BIN)/python -m llmrun.config.reference
-	$(BIN)/python -m llmrun.cli.reference
+	$(BIN)/python -m llmrun.cli.config_reference
+	$(BIN)/python -m llmrun.cli.command_reference
 
 gpu:
 	$(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu

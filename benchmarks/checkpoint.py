@@ -106,7 +106,7 @@ def work(arguments: argparse.Namespace) -> None:
     from checkpoint_ours import Ours, resolved_model
 
     from llmrun.machine import die_with_parent
-    from llmrun.train.group import process_group
+    from llmrun.runtime.process_group import process_group
 
     die_with_parent(os.getppid())
     (D,), rank, place = arguments.D, arguments.rank, arguments.directory
@@ -168,7 +168,7 @@ def load_verified(ours: "Ours") -> None:
     """As `resume` does: one process reads every byte, then every rank its share."""
     from checkpoint_peers import barrier
 
-    from llmrun.checkpoint.reader import open_verified
+    from llmrun.storage.checkpoint.verification import open_verified
 
     if ours.state.rank == 0:
         open_verified(ours.path)
@@ -191,7 +191,7 @@ def slowest(seconds: float, D: int) -> float:
     """The longest time of all ranks."""
     import torch
 
-    from llmrun.reduce.collectives import gather_integers
+    from llmrun.core.reduce.collectives import gather_integers
 
     rows = gather_integers([round(seconds * 1e9)], D, torch.device("cpu"))
     return max(row[0] for row in rows) / 1e9

@@ -7,29 +7,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmrun.checkpoint.layout import step_name
-from llmrun.checkpoint.reader import Checkpoint, open_checkpoint
-from llmrun.checkpoint.retention import delete
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
-from llmrun.ledger.digest import Digester
-from llmrun.ledger.file import LedgerWriter
-from llmrun.metrics.sinks import Sinks
-from llmrun.metrics.throughput import Throughput
-from llmrun.reduce.collectives import gather_integers, sum_columns
+from llmrun.core.digest import Digester
+from llmrun.core.evaluate import Evaluations
+from llmrun.core.loader import MicroBatch
+from llmrun.core.reduce.collectives import gather_integers, sum_columns
+from llmrun.core.state import TrainingState, initial_state, partial_digests
+from llmrun.core.step import StepFacts, train_step
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import SegmentOrders
-from llmrun.train.checkpointing import Checkpointing
-from llmrun.train.digests import partial_digests
-from llmrun.train.evaluate import Evaluations
-from llmrun.train.loader import MicroBatch
-from llmrun.train.progress import Progress
-from llmrun.train.recorder import PRODUCER, Recorder
-from llmrun.train.saver import NOTHING
-from llmrun.train.saving import restore
-from llmrun.train.state import TrainingState, initial_state
-from llmrun.train.step import StepFacts, train_step
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.runtime.async_writer import NOTHING
+from llmrun.runtime.checkpoint_policy import Checkpointing
+from llmrun.runtime.progress import Progress
+from llmrun.runtime.recorder import PRODUCER, Recorder
+from llmrun.runtime.state_dict import restore
+from llmrun.storage.checkpoint.layout import step_name
+from llmrun.storage.checkpoint.retention import delete
+from llmrun.storage.checkpoint.verification import Checkpoint, open_checkpoint
+from llmrun.storage.ledger.writer import LedgerWriter
+from llmrun.storage.metrics.sink import Sinks
+from llmrun.storage.metrics.throughput import Throughput
 
 POLL_S = 0.001
 L_CTX = 128

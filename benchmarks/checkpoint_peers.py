@@ -21,9 +21,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from llmrun.config.shape import ModelShape
-from llmrun.durable import DISK
-from llmrun.model.transformer import Transformer
+from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.transformer import Transformer
+from llmrun.storage.durable import DISK
 
 RAW_BLOCK_BYTES = 1024 * 1024
 

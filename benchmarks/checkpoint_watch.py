@@ -5,8 +5,8 @@ from typing import Protocol
 from checkpoint_ours import Ours
 from checkpoint_peers import DcpAsyncSave
 
-from llmrun.checkpoint.layout import steps_in
-from llmrun.train.saver import COMMITTED
+from llmrun.runtime.async_writer import COMMITTED
+from llmrun.storage.checkpoint.layout import steps_in
 
 
 class Watch(Protocol):

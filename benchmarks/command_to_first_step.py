@@ -24,11 +24,11 @@ from train_overhead import CONFIG, call, make_place
 STEPS = 2
 POLL_S = 0.01
 PROCESSES = {
-    "probe": "llmrun.train.probe",
+    "probe": "llmrun.runtime.probe",
     "packages": "freeze",
     "git": "--no-pager",
     "agent": "llmrun.launch.agent",
-    "workers": "llmrun.train.worker",
+    "workers": "llmrun.runtime.worker",
 }
 """Phase -> a word of the command line of its processes."""
 

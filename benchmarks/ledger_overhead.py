@@ -2,7 +2,7 @@
 
     python benchmarks/ledger_overhead.py [--rounds 20] [--precision fp32] [--d-model 256] [--gb 8192] [--device cpu]
 
-One rank takes real steps (`llmrun.train.step`) of one model on one set of tokens; in every second step the ledger is
+One rank takes real steps (`llmrun.core.step`) of one model on one set of tokens; in every second step the ledger is
 switched off: no digests of tokens, gradients, weights and moments, no record, no per-tensor digests.  Steps with and
 without take turns, in pairs whose order alternates, so a busy machine slows them alike.  Printed are the medians, their
 ratio, the median of the pairs' own ratios, and the time spent inside the ledger's code in the steps that have it.
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrun.train.state import TrainingState
-    from llmrun.train.step import StepFacts
+    from llmrun.core.state import TrainingState
+    from llmrun.core.step import StepFacts
 
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 TARGET = 0.01
@@ -66,11 +66,11 @@ class Ledger:
 
     def record(self, state: "TrainingState", facts: "StepFacts") -> None:
         """Combine, append, and keep single digests where they are due."""
-        from llmrun.ledger.combine import combine_digests
-        from llmrun.ledger.file import LedgerWriter
-        from llmrun.ledger.record import Record, tensors_due
-        from llmrun.ledger.tensors import write_tensors
-        from llmrun.train.digests import by_name, moments_by_name
+        from llmrun.core.state import by_name, moments_by_name
+        from llmrun.core.tensor_digest import combine_digests
+        from llmrun.storage.ledger.record import Record, tensors_due
+        from llmrun.storage.ledger.tensors import write_tensors
+        from llmrun.storage.ledger.writer import LedgerWriter
 
         slots = state.strategy.slots
         tensors = {
@@ -105,8 +105,8 @@ def build(arguments: argparse.Namespace, directory: Path, n_steps: int) -> "Trai
 
     from llmrun.config.load import load_config
     from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
-    from llmrun.train.determinism import set_determinism
-    from llmrun.train.state import initial_state
+    from llmrun.core.determinism import set_determinism
+    from llmrun.core.state import initial_state
 
     mu = arguments.mu or min(arguments.gb, 2048)
     config = CONFIG.format(
@@ -141,8 +141,8 @@ class RandomTokens:
         self.tokens = torch.randint(0, 4096, shape, generator=generator, dtype=torch.int32)
 
     def next(self, step: int, number: int) -> Any:
-        """See `llmrun.train.loader.Loader`."""
-        from llmrun.train.loader import MicroBatch
+        """See `llmrun.core.loader.Loader`."""
+        from llmrun.core.loader import MicroBatch
 
         return MicroBatch(step, number, self.tokens[number])
 
@@ -151,8 +151,8 @@ def measure(arguments: argparse.Namespace, directory: Path) -> None:
     """Take steps in pairs and print what they cost."""
     import torch
 
-    from llmrun.ledger.digest import Digester
-    from llmrun.train import step as module
+    from llmrun.core import step as module
+    from llmrun.core.digest import Digester
 
     n_steps = 2 * (arguments.rounds + WARM_UP)
     state = build(arguments, directory, n_steps)
@@ -208,7 +208,7 @@ def digest_speed(device: str) -> None:
     """GB/s of the digest over 256 MiB, over many small tensors, and of a copy."""
     import torch
 
-    from llmrun.ledger.digest import Digester, words_of
+    from llmrun.core.digest import Digester, words_of
 
     values = torch.randn(2**26, device=device)
     target = torch.empty_like(values)

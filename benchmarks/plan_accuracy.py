@@ -24,16 +24,15 @@ from pathlib import Path
 
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
-from llmrun.lanes import cost_of
-from llmrun.launch.calibrate import calibrate
+from llmrun.core.lanes import cost_of
+from llmrun.core.model.flops import flops_per_token
+from llmrun.launch.benchmark import SEGMENT, calibrate, trial, trial_config
 from llmrun.launch.torchrun import TorchrunStarter
-from llmrun.launch.trial import SEGMENT, trial, trial_config
-from llmrun.metrics.jsonl import rows
-from llmrun.metrics.names import STEP_SECONDS
-from llmrun.plan.calibration import estimate
-from llmrun.plan.flops import flops_per_token
+from llmrun.plan.forecast import estimate
 from llmrun.plan.memory import Memory, Setting, memory_of
-from llmrun.run.orders import Outcome
+from llmrun.run.worker_spec import Outcome
+from llmrun.storage.metrics.jsonl import rows
+from llmrun.storage.metrics.names import STEP_SECONDS
 
 MAPPED_BYTES = 65_536
 SKIPPED_STEPS = 2

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
-    from llmrun.train.loader import MicroBatch
+    from llmrun.core.loader import MicroBatch
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2
@@ -70,7 +70,7 @@ class FixedBatches:
 
     def next(self, step: int, number: int) -> "MicroBatch":
         """One micro-batch."""
-        from llmrun.train.loader import MicroBatch
+        from llmrun.core.loader import MicroBatch
 
         return MicroBatch(step, number, self._tokens)
 
@@ -85,11 +85,11 @@ def main() -> int:
     from llmrun.config.load import LoadedConfig
     from llmrun.config.resolve import MachineFacts, resolve
     from llmrun.config.schema import Config
-    from llmrun.ledger.digest import Digester
-    from llmrun.train.determinism import use_deterministic_kernels, use_fast_kernels
-    from llmrun.train.group import device_of, process_group
-    from llmrun.train.state import initial_state
-    from llmrun.train.step import train_step
+    from llmrun.core.determinism import use_deterministic_kernels, use_fast_kernels
+    from llmrun.core.digest import Digester
+    from llmrun.core.state import initial_state
+    from llmrun.core.step import train_step
+    from llmrun.runtime.process_group import device_of, process_group
 
     D, k = arguments.D, arguments.lanes_per_rank
     V = D * k

@@ -15,13 +15,10 @@ import math
 
 import numpy as np
 
-from llmrun.metrics.baseline import band_of
-from llmrun.metrics.baseline_watch import first_left
-from llmrun.metrics.smooth import DECAY
-from llmrun.verify.statistical.compare import answer_of
-from llmrun.verify.statistical.equivalence import Sample
-from llmrun.verify.statistical.measures import Asked, Measured, judge
-from llmrun.verify.statistical.power import power
+from llmrun.storage.metrics.loss_band import band_of, first_left
+from llmrun.storage.metrics.throughput import DECAY
+from llmrun.verify.statistical.compare import Asked, Measured, answer_of, judge
+from llmrun.verify.statistical.tests import Sample, power
 
 ALPHA = 0.05
 CORRELATION = 0.9

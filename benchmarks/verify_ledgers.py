@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmrun.ledger.compare import first_difference
-from llmrun.ledger.file import LedgerReader, LedgerWriter
-from llmrun.ledger.record import Record, optimizer_due
+from llmrun.storage.ledger.compare import first_difference
+from llmrun.storage.ledger.record import Record, optimizer_due
+from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 TARGET_S = 2.0
 

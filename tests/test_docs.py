@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.cli.reference import commands, parameters
+from llmrun.cli.command_reference import commands, parameters
 from llmrun.cli.registry import MEANINGS
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
+from llmrun.core.lanes import UnevenCost, cost_of
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.errors import InputError
-from llmrun.lanes import UnevenCost, cost_of
-from llmrun.launch.environment import worker_environment
+from llmrun.launch.torchrun import worker_environment
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
@@ -183,8 +183,8 @@ def test_every_pinned_variable_is_explained() -> None:
 
 
 def test_every_switch_is_explained() -> None:
-    """docs/determinism.md names each switch that train/determinism.py sets."""
-    source = page("llmrun/train/determinism.py")
+    """docs/determinism.md names each switch that core/determinism.py sets."""
+    source = page("llmrun/core/determinism.py")
     switches = re.findall(r"torch\.(?:backends\.)?([\w.]+)(?: = |\()", source)
     text = page("docs/determinism.md")
 

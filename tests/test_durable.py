@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.durable import (
+from llmrun.storage.durable import (
     BLOCK_BYTES,
     SEND_BYTES,
     Disk,

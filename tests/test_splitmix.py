@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.splitmix import splitmix64, splitmix64_array
+from llmrun.core.splitmix import splitmix64, splitmix64_array
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())["splitmix64"]
 

@@ -33,12 +33,12 @@ ORDER = (
 )
 """Imports point down: a row may import itself and the rows below it, never a row above or a neighbour."""
 
-EVERYWHERE = ("llmrun.train.schedule",)
+EVERYWHERE = ("llmrun.core.schedule",)
 """Pure functions of integers and floats that any row may import."""
 
 TORCH_PACKAGES = ("train", "reduce", "model", "sample")
 TORCH_MODULES = {
-    "llmrun.ledger.digest": "digests tensors where they lie",
+    "llmrun.core.digest": "digests tensors where they lie",
     "llmrun.migrate.numbers": "initial values, digests and random states as training makes them",
     "llmrun.launch.agent": "is torchrun itself, in a process of its own",
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 NUMERIC = ("llmrun/train/", "llmrun/reduce/", "llmrun/model/")
-DURABLE = {"llmrun/durable.py": "the place that fsyncs and renames"}
+DURABLE = {"llmrun/storage/durable.py": "the place that fsyncs and renames"}
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ RULES = (
     Rule(
         names=("os.rename", "os.renames", "os.replace", "shutil.move"),
         methods=("rename",),
-        instead="use llmrun.durable.replace_file or commit_directory",
+        instead="use llmrun.storage.durable.replace_file or commit_directory",
         allowed=DURABLE,
     ),
     Rule(
         names=("os.fsync", "os.fdatasync", "os.sync"),
-        instead="use llmrun.durable.write_new, replace_file, or Disk.fsync",
+        instead="use llmrun.storage.durable.write_new, replace_file, or Disk.fsync",
         allowed=DURABLE,
     ),
     Rule(
         names=("numpy.save", "numpy.savez", "safetensors.numpy.save_file", "safetensors.torch.save_file"),
         methods=("write_text", "write_bytes", "tofile"),
-        instead="use llmrun.durable.write_new or replace_file: whole or absent",
+        instead="use llmrun.storage.durable.write_new or replace_file: whole or absent",
         allowed=DURABLE,
     ),
     Rule(
@@ -79,7 +79,7 @@ RULES = (
             "numpy.random.get_state",
             "numpy.random.set_state",
         ),
-        instead="draw from a stream of llmrun.streams: a function of seed and logical numbers",
+        instead="draw from a stream of llmrun.core.streams: a function of seed and logical numbers",
         within=NUMERIC,
     ),
     Rule(
@@ -90,12 +90,12 @@ RULES = (
 )
 
 APPENDING = {
-    "llmrun/durable.py": "the place that writes",
-    "llmrun/metrics/appended.py": "metrics and events only grow; a torn end is cut back on resume",
+    "llmrun/storage/durable.py": "the place that writes",
+    "llmrun/storage/metrics/jsonl.py": "metrics and events only grow; a torn end is cut back on resume",
     "llmrun/run/lock.py": "a lock is held open, and its probe of the disk's clock is empty",
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
-    "llmrun/data/marks.py": "memory that the ranks of a host share; no file",
-    "llmrun/train/worker.py": "a rank's log, which is its stdout and stderr",
+    "llmrun/data/verified_shards.py": "memory that the ranks of a host share; no file",
+    "llmrun/runtime/worker.py": "a rank's log, which is its stdout and stderr",
     "llmrun/cli/screen.py": "os.devnull",
 }
 """Files that may open a file for writing, with the reason."""
@@ -103,11 +103,11 @@ APPENDING = {
 BROAD_EXCEPT = {
     "llmrun/launch/boot.py": "a probe's entry: whatever ends it is named to the launcher, and raised again",
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
-    "llmrun/train/worker.py": "the worker's entry: a bug reaches the launcher",
+    "llmrun/runtime/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/provenance/questions.py": "a thread's end: what stops reading a repository must not stop training",
-    "llmrun/launch/judge.py": "a run does not need its forecast, and must not end by it",
+    "llmrun/launch/forecasting.py": "a run does not need its forecast, and must not end by it",
     "llmrun/data/tokenizers.py": "`tokenizers` raises plain Exception; it becomes a ValueError",
 }
 """Where a process ends, and one package that leaves no choice."""
@@ -209,7 +209,7 @@ def test_banned_calls(sources) -> None:
 def test_files_are_opened_for_writing_in_few_places(llmrun_sources) -> None:
     """Only durable.py and the named append-only files open a file for writing."""
     problems = [
-        f"{source.path}:{node.lineno}: use llmrun.durable.write_new or replace_file: whole or absent"
+        f"{source.path}:{node.lineno}: use llmrun.storage.durable.write_new or replace_file: whole or absent"
         for source in llmrun_sources
         if source.path not in APPENDING
         for node in ast.walk(source.tree)
@@ -267,7 +267,7 @@ def test_allow_lists_name_files_that_exist(llmrun_sources) -> None:
 )
 def test_banned_calls_are_found(code: str) -> None:
     """Each banned call is found under any name."""
-    assert breaches("llmrun/train/loop.py", ast.parse(code)) != []
+    assert breaches("llmrun/runtime/loop.py", ast.parse(code)) != []
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_banned_calls_are_found(code: str) -> None:
 )
 def test_other_calls_are_not_found(code: str) -> None:
     """What only looks like a banned call is let be."""
-    assert breaches("llmrun/train/loop.py", ast.parse(code)) == []
+    assert breaches("llmrun/runtime/loop.py", ast.parse(code)) == []
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def _bug(error: Exception) -> LlmrunError:
     import tempfile
     import traceback
 
-    from llmrun.durable import replace_text
+    from llmrun.storage.durable import replace_text
 
     says = f"a bug in llmrun: {type(error).__name__}: {error}"
     text = "".join(traceback.format_exception(error))

@@ -8,8 +8,8 @@ import typer
 from llmrun.cli import console
 
 if TYPE_CHECKING:
-    from llmrun.checkpoint.errors import Damage
-    from llmrun.checkpoint.listing import Row
+    from llmrun.storage.checkpoint.errors import Damage
+    from llmrun.storage.checkpoint.listing import Row
 
 Where = Annotated[
     str,
@@ -24,9 +24,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> None:
     """List a run's checkpoints: steps, sizes, val_ppl, whole or damaged."""
-    from llmrun.checkpoint.listing import find_checkpoints, leftovers, row_of
-    from llmrun.checkpoint.space import shown_bytes
     from llmrun.run.directory import find_run_or_path
+    from llmrun.storage.checkpoint.listing import find_checkpoints, leftovers, row_of
+    from llmrun.storage.checkpoint.space import shown_bytes
 
     path = find_run_or_path(where, runs_dir)
     rows = [row for found in find_checkpoints(path) if (row := row_of(found)) is not None]
@@ -49,7 +49,7 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
 
 def _line(row: "Row", best_step: int | None) -> str:
     """One checkpoint as a line of the table; `-` where a value cannot be known."""
-    from llmrun.checkpoint.space import shown_bytes
+    from llmrun.storage.checkpoint.space import shown_bytes
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
     ranks = "-" if row.ranks is None else str(row.ranks)
@@ -70,9 +70,9 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger."""
-    from llmrun.checkpoint.listing import damages_of, find_checkpoints
-    from llmrun.cli.reading import verifying
+    from llmrun.cli.progress import verifying
     from llmrun.run.directory import find_run_or_path
+    from llmrun.storage.checkpoint.listing import damages_of, find_checkpoints
 
     paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
     found = {}
@@ -102,8 +102,8 @@ def _tell(path: Path, damages: "list[Damage]") -> None:
 
 def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
     """The checkpoint of one step, or all of them.  Raises InputError where there is nothing to check."""
-    from llmrun.checkpoint.layout import step_name
     from llmrun.errors import InputError
+    from llmrun.storage.checkpoint.layout import step_name
 
     if not paths:
         raise InputError(f"{where} has no checkpoints")
@@ -127,9 +127,9 @@ def prune(
 
     The run must not be under way.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
     """
-    from llmrun.checkpoint.errors import CheckpointDamage
     from llmrun.launch.prune import prune_run
     from llmrun.run.directory import find_run
+    from llmrun.storage.checkpoint.errors import CheckpointDamage
 
     pruned = prune_run(find_run(run, runs_dir), keep_last, console.note, dry_run=dry_run)
     if pruned.damages:

@@ -136,8 +136,8 @@ def _show_window(
     directory: Path, manifest: "Manifest", name: str, window: int, L_ctx: int, as_json: bool
 ) -> None:
     """One window as text."""
+    from llmrun.core.windows import Split
     from llmrun.data.tokenizers import load_tokenizer
-    from llmrun.data.windows import Split
 
     if name not in manifest.splits:
         raise InputError(f"--split must be train or val, not {name!r}")

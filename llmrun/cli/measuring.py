@@ -9,20 +9,19 @@ LINE_COLUMNS = 78
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
-    from llmrun.plan.calibration import TimeEstimate
-    from llmrun.plan.language import Say
+    from llmrun.plan.forecast import Basis, Quantity, Record, TimeEstimate
     from llmrun.plan.plan import Measured, Plan
-    from llmrun.plan.record import Basis, Quantity, Record
+    from llmrun.plan.render.language import Say
 
 
 def timed_here(resolved: "Resolved") -> "TimeEstimate":
     """Time a few steps of a config on this machine.  Nothing is left behind, however it ends."""
-    from llmrun.launch.calibrate import calibrate
-    from llmrun.launch.signals import StopRequest
+    from llmrun.core.model.flops import flops_per_token
+    from llmrun.launch.benchmark import calibrate
     from llmrun.launch.torchrun import TorchrunStarter
-    from llmrun.plan.calibration import estimate
-    from llmrun.plan.flops import flops_per_token
+    from llmrun.plan.forecast import estimate
     from llmrun.plan.hardware import accelerator_named
+    from llmrun.run.signals import StopRequest
 
     config = resolved.config
     accelerator = (
@@ -47,8 +46,8 @@ def as_measured(found: "TimeEstimate", say: "Say") -> "Measured":
 
 def measured_lines(plan: "Plan", timed: "TimeEstimate | None", say: "Say") -> list[str]:
     """What was timed here, and the record of earlier forecasts, in words."""
-    from llmrun.plan.language import wrapped
-    from llmrun.plan.record_lines import calibration_lines, record_lines
+    from llmrun.plan.render.forecast import calibration_lines, record_lines
+    from llmrun.plan.render.language import wrapped
 
     config = plan.config
     timing = [] if timed is None else ["", *calibration_lines(timed, plan.batch.D, say)]
@@ -74,7 +73,7 @@ def records_for(plan: "Plan") -> "dict[Quantity, Record]":
     if not forecasts:
         return {}
     from llmrun.machine import device_name
-    from llmrun.plan.record import FROM_MEASUREMENT, QUANTITIES, TIMES, record_of
+    from llmrun.plan.forecast import FROM_MEASUREMENT, QUANTITIES, TIMES, record_of
 
     device = "cuda" if plan.setting.device == "cuda" else "cpu"
     machine = {"device": device, "model": device_name(device)}
@@ -95,8 +94,8 @@ def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
     if not forecasts:
         return None
     from llmrun.machine import device_name
+    from llmrun.plan.forecast import step_from_record, work_of
     from llmrun.plan.plan import Measured
-    from llmrun.plan.record import step_from_record, work_of
 
     device = config.hardware.device
     machine = {"device": device, "model": device_name(device)}

@@ -35,7 +35,7 @@ def migrate(
     The script says what each tensor of the new model is made of (docs/migration.md); `llmrun resume DIR`
     then trains on from the checkpoint's step.  CKPT is only read.
     """
-    from llmrun.cli.reading import BytesBar, verifying
+    from llmrun.cli.progress import BytesBar, verifying
     from llmrun.config.load import load_config
     from llmrun.launch.torchrun import TorchrunStarter
     from llmrun.migrate.run import Order

@@ -12,9 +12,9 @@ from llmrun.errors import InputError
 if TYPE_CHECKING:
     from llmrun.config.load import LoadedConfig
     from llmrun.config.resolve import DatasetFacts
-    from llmrun.plan.calibration import TimeEstimate
-    from llmrun.plan.language import Language, Say
+    from llmrun.plan.forecast import TimeEstimate
     from llmrun.plan.plan import Plan
+    from llmrun.plan.render.language import Language, Say
 
 
 def plan(
@@ -48,29 +48,29 @@ def plan(
     gives no vocab_size.
     """
     from llmrun.cli.measuring import measured_json, measured_lines
-    from llmrun.plan.language import speaker
+    from llmrun.plan.render.language import speaker
 
     say = speaker(_language(lang))
     paths = [path for path in (config, compare) if path is not None]
     planned = [_plan_of(path, overrides or [], say, calibrate=calibrate) for path in paths]
     plans = [each for each, _ in planned]
     if json:
-        from llmrun.plan.figures import as_json
+        from llmrun.plan.render.json import as_json
 
         figures = [as_json(each) | measured_json(each, timed) for each, timed in planned]
         console.emit_json(figures[0] if compare is None else {"plans": figures})
     elif compare is not None:
-        from llmrun.plan.compare import comparison
+        from llmrun.plan.render.compare import comparison
 
         console.out(comparison(plans[0], plans[1], say))
     else:
-        from llmrun.plan.summary import summary
+        from llmrun.plan.render.summary import summary
 
         console.out(summary(plans[0], say))
         for line in measured_lines(*planned[0], say):
             console.out(f"  {line}".rstrip())
     if explain and not json:
-        from llmrun.plan.explain import explanation
+        from llmrun.plan.render.explain import explanation
 
         for each in plans:
             console.out(f"\n{explanation(each, say)}")
@@ -100,7 +100,7 @@ def _plan_of(
 
 def _warn(plans: "list[Plan]", say: "Say") -> None:
     """What the user should know, once each."""
-    from llmrun.plan.remarks import remarks
+    from llmrun.plan.render.warnings import remarks
 
     said = [(each.says.by(say), each.hint.by(say)) for plan in plans for each in remarks(plan)]
     for says, hint in dict.fromkeys(said):
@@ -109,7 +109,7 @@ def _warn(plans: "list[Plan]", say: "Say") -> None:
 
 def _language(asked: str | None) -> "Language":
     """The language asked for, else that of the locale.  Raises InputError for another one."""
-    from llmrun.plan.language import LANGUAGES, language_of
+    from llmrun.plan.render.language import LANGUAGES, language_of
 
     if asked is None:
         return language_of(os.environ)

@@ -10,8 +10,8 @@ from llmrun.text import command as typed
 
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, Prepared
-    from llmrun.launch.signals import StopRequest
-    from llmrun.launch.starter import Starter
+    from llmrun.launch.torchrun import Starter
+    from llmrun.run.signals import StopRequest
 
 
 def resume(
@@ -54,10 +54,10 @@ def resume(
     Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
     they were, nothing starts until you say which kind of change is meant.
     """
-    from llmrun.cli.reading import verifying
+    from llmrun.cli.progress import verifying
     from llmrun.cli.running import run_prepared
+    from llmrun.launch.options import wishes_of
     from llmrun.launch.resume import Command, prepare_resume
-    from llmrun.launch.wishes import wishes_of
     from llmrun.run.directory import find_run
 
     wishes = wishes_of(overrides or [], allow or [], until, D, start)

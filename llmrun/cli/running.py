@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
     from llmrun.launch.prepared import NothingToDo, Prepared
     from llmrun.launch.segment import Ended
-    from llmrun.launch.signals import StopRequest
-    from llmrun.launch.starter import Starter
-    from llmrun.metrics.jsonl import Row
+    from llmrun.launch.torchrun import Starter
     from llmrun.plan.plan import Plan
+    from llmrun.run.signals import StopRequest
+    from llmrun.storage.metrics.jsonl import Row
 
 
 def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
@@ -32,8 +32,8 @@ def _run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingT
     """`run_prepared` without its care for the screen."""
     from llmrun.launch.prepared import NothingToDo
     from llmrun.launch.segment import run_segment
-    from llmrun.launch.signals import StopRequest
     from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.run.signals import StopRequest
 
     starter = TorchrunStarter()
     with StopRequest() as stop:
@@ -59,8 +59,7 @@ class LiveView:
     """The display as a spectator of a segment."""
 
     def __init__(self, prepared: "Prepared") -> None:
-        from llmrun.metrics.display import Display
-        from llmrun.metrics.view import RunFacts
+        from llmrun.cli.live_view import Display, RunFacts
 
         config = prepared.subject.resolved.config
         facts = RunFacts(
@@ -100,7 +99,7 @@ class LiveView:
 def tell_plan(resolved: "Resolved") -> None:
     """Say the plan in short, and what `llmrun plan` would warn of."""
     from llmrun.plan.plan import make_plan
-    from llmrun.plan.remarks import remarks
+    from llmrun.plan.render.warnings import remarks
 
     try:
         plan = make_plan(resolved)
@@ -115,9 +114,9 @@ def tell_plan(resolved: "Resolved") -> None:
 
 def plan_in_short(plan: "Plan") -> list[str]:
     """The plan in four lines."""
-    from llmrun.plan.amounts import show_bytes, show_FLOPs
-    from llmrun.plan.batch_diagram import equation
-    from llmrun.plan.summary import describe
+    from llmrun.plan.render.amounts import show_bytes, show_FLOPs
+    from llmrun.plan.render.batch_diagram import equation
+    from llmrun.plan.render.summary import describe
 
     batch = plan.batch
     return [
@@ -201,7 +200,7 @@ def close(prepared: "Prepared", ended: "Ended", as_json: bool, warned: Collectio
 
 def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
     """What was reached, what was proven, where it lies, what to do next."""
-    from llmrun.checkpoint.layout import step_name, steps_in
+    from llmrun.storage.checkpoint.layout import step_name, steps_in
 
     run, record = prepared.run, ended.record
     lines = [f"{ended.end.why}: step {ended.step:,} of {record.steps:,}"]

@@ -37,12 +37,12 @@ def list_runs(runs_dir: RunsDir = "runs", json: Json = False) -> None:
 def recorded_step(run: "RunDirectory") -> int | None:
     """The last step in a run's metrics, else in its ledger; None if neither holds one."""
     from llmrun.errors import LlmrunError
-    from llmrun.metrics.jsonl import last_step
+    from llmrun.storage.metrics.jsonl import last_step
 
     step = last_step(run.metrics_file)
     if step is not None:
         return step
-    from llmrun.ledger.reader import LedgerReader
+    from llmrun.storage.ledger.reader import LedgerReader
 
     try:
         return max(LedgerReader(run.ledger_file).last_step, 0)
@@ -65,7 +65,7 @@ def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
     """Show one run: what it came from and each of its segments."""
     from dataclasses import asdict
 
-    from llmrun.plan.record import lines_of_forecast
+    from llmrun.plan.forecast import lines_of_forecast
     from llmrun.run.directory import find_run
     from llmrun.run.forecast import read_forecasts
     from llmrun.run.lock import live_owner

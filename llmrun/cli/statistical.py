@@ -68,9 +68,9 @@ def verify_groups(asked: GroupsAsked, positional: Sequence[str], runs_dir: str, 
     from llmrun.verify.statistical.compare import compare_groups
     from llmrun.verify.statistical.groups import load_group
     from llmrun.verify.statistical.margin import DEFAULT, parse_margin
-    from llmrun.verify.statistical.plan import plan_seeds
     from llmrun.verify.statistical.plot import check_plot_file, write_plot
-    from llmrun.verify.statistical.words import lines_of, plan_lines
+    from llmrun.verify.statistical.report import lines_of, plan_lines
+    from llmrun.verify.statistical.sample_size import plan_seeds
 
     asked.check(positional)
     margin = parse_margin(asked.margin or DEFAULT)

@@ -10,8 +10,8 @@ from llmrun.text import command as typed
 
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, Prepared
-    from llmrun.launch.signals import StopRequest
-    from llmrun.launch.starter import Starter
+    from llmrun.launch.torchrun import Starter
+    from llmrun.run.signals import StopRequest
 
 
 def train(
@@ -43,12 +43,12 @@ def train(
 
     Validates, plans, records where everything came from, starts one worker per rank and shows the run live.
     """
-    from llmrun.cli.reading import verifying
+    from llmrun.cli.progress import verifying
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
     from llmrun.launch.fresh import check_identity, prepare_fresh
+    from llmrun.launch.options import wishes_of
     from llmrun.launch.resume import Command, prepare_resume
-    from llmrun.launch.wishes import wishes_of
     from llmrun.run.directory import RunDirectory
 
     wishes = wishes_of(overrides or [], allow or [], until)

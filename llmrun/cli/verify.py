@@ -9,7 +9,7 @@ from llmrun.cli import console
 from llmrun.cli import verify_options as o
 
 if TYPE_CHECKING:
-    from llmrun.verify.verdict import Verdict
+    from llmrun.verify.report import Verdict
 
 
 def verify(
@@ -80,8 +80,8 @@ def verify(
 
 def run_of_checkpoint(path: Path) -> Path | None:
     """The run that a checkpoint's directory lies in; None for anything else."""
-    from llmrun.checkpoint.layout import MANIFEST
     from llmrun.run.directory import RunDirectory
+    from llmrun.storage.checkpoint.layout import MANIFEST
 
     real = path.resolve().parent.parent
     as_typed = path.parent.parent
@@ -91,10 +91,10 @@ def run_of_checkpoint(path: Path) -> Path | None:
 
 def compare(path_a: Path, path_b: Path, strict: bool, as_json: bool) -> None:
     """Two runs, checkpoints or ledgers."""
-    from llmrun.cli.reading import verifying
+    from llmrun.cli.progress import verifying
     from llmrun.cli.verdict import show
-    from llmrun.verify.runs import verify_runs
-    from llmrun.verify.words import lines_of
+    from llmrun.verify.compare_runs import verify_runs
+    from llmrun.verify.render import lines_of
 
     with verifying() as progress:
         verdict = verify_runs(path_a, path_b, strict, progress)

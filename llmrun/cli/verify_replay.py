@@ -12,8 +12,8 @@ from llmrun.cli import console
 from llmrun.cli.verdict import show
 
 if TYPE_CHECKING:
-    from llmrun.metrics.jsonl import Row
-    from llmrun.verify.replay.route import Crew
+    from llmrun.storage.metrics.jsonl import Row
+    from llmrun.verify.replay.execute import Crew
 
 INTERVAL_S = 0.2
 PLAIN_INTERVAL_S = 10.0
@@ -74,7 +74,7 @@ def replay_run(path: Path, asked: Asked, as_json: bool) -> None:
     """Execute steps of one run again.  Ends with exit code 0 or 1, or raises what stopped it."""
     from llmrun.cli.verify import end_with
     from llmrun.verify.replay.audit import DEFAULT_STEPS, Wish, verify_replay
-    from llmrun.verify.replay.words import lines_of_replay
+    from llmrun.verify.replay.render import lines_of_replay
 
     wish = Wish(asked.from_step, asked.steps or DEFAULT_STEPS, asked.windows, asked.seed or 0)
     with crew_for(asked) as crew:
@@ -89,9 +89,9 @@ def replay_run(path: Path, asked: Asked, as_json: bool) -> None:
 def bisect_runs(path_a: Path, path_b: Path | None, asked: Asked, as_json: bool) -> None:
     """Name the first module that differs.  Ends with exit code 0 or 1, or raises what stopped it."""
     from llmrun.cli.verify import end_with
+    from llmrun.verify.render import lines_of
     from llmrun.verify.replay.locate import locate_between, locate_in
-    from llmrun.verify.replay.words import lines_of_bisection
-    from llmrun.verify.words import lines_of
+    from llmrun.verify.replay.render import lines_of_bisection
 
     with crew_for(asked) as crew:
         if path_b is None:
@@ -111,10 +111,10 @@ def crew_for(asked: Asked) -> "Iterator[Crew]":
     """Workers under torchrun and a scratch directory, which stays only where an error names a log in it."""
     import tempfile
 
-    from llmrun.durable import DISK
     from llmrun.errors import LlmrunError
     from llmrun.launch.torchrun import TorchrunStarter
-    from llmrun.verify.replay.route import Crew
+    from llmrun.storage.durable import DISK
+    from llmrun.verify.replay.execute import Crew
 
     scratch = Path(tempfile.mkdtemp(prefix="llmrun-replay-"))
     view = StepView(live=console.colours(sys.stderr))

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from llmrun.config.batch import default_V, show_quotient
 from llmrun.config.schema import Config
+from llmrun.core.batch import default_V, show_quotient
 
 Fault = Literal["sequences", "whole", "ranks", "agreement", "lanes", "room", "steps"]
 

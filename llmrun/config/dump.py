@@ -9,7 +9,7 @@ from llmrun.config.fields import Kind, Section
 from llmrun.config.keys import leaves, section_of, spellings
 from llmrun.config.quantities import show_quantity
 from llmrun.config.schema import Config
-from llmrun.streams import canonical_json
+from llmrun.core.streams import canonical_json
 
 ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
 """Numeric fields that entered the schema after the first release, by key, with the value that means the old

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from llmrun.config.shape import Beyond
+from llmrun.core.model.shape import Beyond
 
 TABLE_NAME = "presets.yaml"
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from math import lcm
 from typing import Any
 
-from llmrun.config.batch import default_V
 from llmrun.config.batch_rules import Fault, Stated, faults
+from llmrun.core.batch import default_V
 
 Change = dict[str, int | None]
 

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
-from llmrun.config.batch import Batch, default_D, default_V
 from llmrun.config.findings import Findings, Place
 from llmrun.config.keys import shown_key
 from llmrun.config.load import LoadedConfig
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
-from llmrun.config.schema import Config
-from llmrun.config.sections import ScheduleConfig
-from llmrun.config.shape import ModelShape, beyond_of, complete_model, shape_of
+from llmrun.config.schema import Config, ScheduleConfig
+from llmrun.core.batch import Batch, default_D, default_V
+from llmrun.core.model.shape import ModelShape, beyond_of, complete_model, shape_of
 from llmrun.errors import InputError
 
 

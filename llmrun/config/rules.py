@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmrun.config.batch import show_quotient
 from llmrun.config.batch_rules import SAYS, Fault, faults, stated
 from llmrun.config.findings import Findings, Place
 from llmrun.config.keys import shown_key
 from llmrun.config.remedies import hint_for
 from llmrun.config.schema import Config
+from llmrun.core.batch import show_quotient
 from llmrun.errors import Problem
 
 Check = Callable[[Config], list[Problem]]

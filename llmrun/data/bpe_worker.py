@@ -46,8 +46,8 @@ def train(pieces: Iterator[str], vocab_size: int) -> str:
 
 def main() -> None:
     """Train what stdin brings."""
-    from llmrun.durable import DISK
     from llmrun.machine import die_with_parent
+    from llmrun.storage.durable import DISK
 
     vocab_size, parent = map(int, sys.argv[1:])
     die_with_parent(parent)

@@ -10,8 +10,8 @@ from llmrun.data.manifest import DTYPES, SPLITS, Manifest, Shard, SplitRecord, r
 from llmrun.data.recipe import SOURCES_NAME
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import load_tokenizer
-from llmrun.durable import BLOCK_BYTES, sha256_of
 from llmrun.errors import InputError
+from llmrun.storage.durable import BLOCK_BYTES, sha256_of
 
 
 @dataclass(frozen=True)

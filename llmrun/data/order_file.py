@@ -19,9 +19,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.data.order import BLOCK_ENTRIES, Order
-from llmrun.durable import DISK, Disk, make_directories, replace_file, replace_json, sha256_of
+from llmrun.core.order import BLOCK_ENTRIES, Order
 from llmrun.errors import RefusedError, RunFailedError
+from llmrun.storage.durable import DISK, Disk, make_directories, replace_file, replace_json, sha256_of
 
 FORMAT = "llmrun-order/1"
 ENTRY_BYTES = 8

@@ -30,8 +30,7 @@ from llmrun.data.recipe import (
     recipe_of,
     sources_text,
 )
-from llmrun.data.split_files import write_splits
-from llmrun.data.splitting import FEW_DOCUMENTS, check_share, validation_documents
+from llmrun.data.split_files import FEW_DOCUMENTS, check_share, validation_documents, write_splits
 from llmrun.data.tokenizers import (
     TOKENIZER_NAME,
     ByteTokenizer,
@@ -41,7 +40,9 @@ from llmrun.data.tokenizers import (
     train_bpe,
     user_tokenizer,
 )
-from llmrun.durable import (
+from llmrun.errors import InputError, RefusedError
+from llmrun.machine import ProcessIdentity, process_start, this_process_identity
+from llmrun.storage.durable import (
     DISK,
     DISK_FULL,
     TEMPORARY_PREFIX,
@@ -51,8 +52,6 @@ from llmrun.durable import (
     make_directories,
     write_new,
 )
-from llmrun.errors import InputError, RefusedError
-from llmrun.machine import ProcessIdentity, process_start, this_process_identity
 
 BEAT_S = 60.0
 LEFT_AFTER_S = 24 * 3600.0

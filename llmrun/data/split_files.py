@@ -1,19 +1,170 @@
-"""The shards of both splits from a corpus: by document hash, or the end of the stream for few documents."""
+"""The shards of both splits: which documents are validation, and files of a fixed number of tokens."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.data.documents import Corpus, Document, Report, read_text
-from llmrun.data.manifest import DTYPES, SplitRecord, dtype_for
-from llmrun.data.shard_writer import BUFFER_TOKENS, ShardWriter
-from llmrun.data.splitting import FEW_DOCUMENTS, tail_tokens, validation_documents
+from llmrun.data.manifest import DTYPES, Shard, SplitRecord, dtype_for
+from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import Tokenizer
-from llmrun.durable import Disk
+from llmrun.errors import InputError
+from llmrun.storage.durable import DISK, Disk, blocks_of
+
+FEW_DOCUMENTS = 100
+
+
+def exact_fraction(val_fraction: float) -> Fraction:
+    """The decimal number that the user wrote: 0.1 is 1/10."""
+    return Fraction(str(val_fraction))
+
+
+def position_of(sha256: str) -> int:
+    """Where a document lies in [0, 2^64)."""
+    return int(sha256[:16], 16)
+
+
+def validation_documents(hashes: Sequence[str], val_fraction: float) -> set[str]:
+    """The sha256s of the validation documents, out of those of all documents.
+
+    Neither split stays empty where the fraction is not 0 and two documents differ.
+    """
+    if val_fraction == 0:
+        return set()
+    limit = exact_fraction(val_fraction) * 2**64
+    different = sorted(set(hashes), key=position_of)
+    chosen = {sha256 for sha256 in different if position_of(sha256) < limit}
+    if len(different) > 1:
+        chosen.add(different[0])
+        chosen.discard(different[-1])
+    return chosen
+
+
+def tail_tokens(n_tokens: int, val_fraction: float) -> int:
+    """Tokens of the validation split where it is the end of the stream: rounded down."""
+    return int(n_tokens * exact_fraction(val_fraction))
+
+
+LARGEST_EXCESS = 0.05
+"""Validation may always take so much more of the text than was asked for."""
+
+
+def check_share(val_bytes: int, all_bytes: int, val_fraction: float) -> None:
+    """Refuse a split by documents that is far from what was asked for, by bytes of text.
+
+    The rule: validation gets at most 5 points more than --val-fraction, or twice of it if that is more, and never all.
+    Raises InputError.
+    """
+    got = val_bytes / all_bytes
+    if val_bytes == all_bytes:
+        raise InputError(
+            "the training split would be empty: all documents fall to validation",
+            hints=["set a smaller `--val-fraction`"],
+        )
+    if got > val_fraction + max(LARGEST_EXCESS, val_fraction):
+        raise InputError(
+            f"validation would take {got:.1%} of the text, --val-fraction asks for {val_fraction:.2%}:"
+            " documents are split whole, and a large one falls to validation",
+            hints=[
+                "cut large documents into several files, for example with `split -C 1M`",
+                "`--val-fraction 0` keeps no validation split",
+            ],
+        )
+
+
+BUFFER_TOKENS = 2**20
+
+
+class ShardWriter:
+    """Writes `<split>-00000.bin`, `<split>-00001.bin`, … into a directory, each fsynced."""
+
+    def __init__(self, directory: Path, split: str, dtype: str, shard_tokens: int, disk: Disk = DISK) -> None:
+        self.n_tokens = 0
+        self._directory, self._split = directory, split
+        self._dtype, self._shard_tokens = DTYPES[dtype], shard_tokens
+        self._disk = disk
+        self._stream = StreamDigest()
+        self._shards: list[Shard] = []
+        self._waiting: list[NDArray[np.unsignedinteger]] = []
+        self._n_waiting = 0
+        self._descriptor: int | None = None
+        self._digest = hashlib.sha256()
+        self._tokens_in_shard = 0
+
+    def append(self, tokens: NDArray[np.unsignedinteger]) -> None:
+        """Add tokens [n] of any unsigned dtype, each within the split's own."""
+        self._waiting.append(tokens.astype(self._dtype))
+        self._n_waiting += len(tokens)
+        if self._n_waiting >= BUFFER_TOKENS:
+            self._flush()
+
+    def finish(self, documents: int, bytes_of_text: int) -> SplitRecord:
+        """Close the last shard; what the manifest says of the split."""
+        self._flush()
+        self._close_shard()
+        return SplitRecord(
+            shards=tuple(self._shards),
+            tokens=self.n_tokens,
+            documents=documents,
+            bytes_of_text=bytes_of_text,
+            stream_digest=self._stream.hexdigest(),
+        )
+
+    def abandon(self) -> None:
+        """Close an open shard without finishing it."""
+        if self._descriptor is not None:
+            self._disk.close(self._descriptor)
+            self._descriptor = None
+
+    def _flush(self) -> None:
+        """Write what waits, across as many shards as it takes."""
+        if not self._n_waiting:
+            return
+        tokens = np.concatenate(self._waiting)
+        self._waiting, self._n_waiting = [], 0
+        self._stream.update(tokens)
+        self.n_tokens += len(tokens)
+        while len(tokens):
+            here = min(len(tokens), self._shard_tokens - self._tokens_in_shard)
+            self._write(tokens[:here])
+            tokens = tokens[here:]
+            if self._tokens_in_shard == self._shard_tokens:
+                self._close_shard()
+
+    def _write(self, tokens: NDArray[np.unsignedinteger]) -> None:
+        if self._descriptor is None:
+            self._descriptor = self._disk.create(self._directory / self._name())
+        for block in blocks_of(tokens.data):
+            self._disk.write(self._descriptor, block)
+            self._digest.update(block)
+        self._tokens_in_shard += len(tokens)
+
+    def _close_shard(self) -> None:
+        if self._descriptor is None:
+            return
+        self._disk.fsync(self._descriptor)
+        self._disk.close(self._descriptor)
+        self._descriptor = None
+        self._shards.append(
+            Shard(
+                name=self._name(),
+                bytes=self._tokens_in_shard * self._dtype.itemsize,
+                sha256=self._digest.hexdigest(),
+                tokens=self._tokens_in_shard,
+            )
+        )
+        self._digest = hashlib.sha256()
+        self._tokens_in_shard = 0
+
+    def _name(self) -> str:
+        return f"{self._split}-{len(self._shards):05d}.bin"
+
 
 ENCODE_BYTES = 4 * 2**20
 """Text that is tokenized at a time, at least one document."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmrun.data.manifest import DTYPES, SPLITS, Manifest
 from llmrun.data.stream_digest import StreamDigest
-from llmrun.durable import sha256_of
+from llmrun.storage.durable import sha256_of
 
 START_TOKENS = 256 * 2**20
 """Tokens of both splits that a start reads for this: at most about a second of one core."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrun.core.splitmix import splitmix64_array
 from llmrun.data.manifest import Manifest, TokenizerRecord, dtype_for, write_manifest
-from llmrun.data.shard_writer import ShardWriter
-from llmrun.durable import make_directories
-from llmrun.splitmix import splitmix64_array
+from llmrun.data.split_files import ShardWriter
+from llmrun.storage.durable import make_directories
 
 NO_TOKENIZER = "0" * 64
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrun.core.streams import canonical_json
 from llmrun.data.bpe_training import cut_long_words, train_in_process
 from llmrun.data.bpe_worker import END_OF_TEXT
 from llmrun.data.documents import Report, silent
@@ -23,7 +24,6 @@ from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
 from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_engine import Unspeakable, renumbered, text_content
 from llmrun.errors import InputError
-from llmrun.streams import canonical_json
 
 TOKENIZER_NAME = "tokenizer.json"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")

@@ -15,12 +15,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from llmrun.data.marks import offer_marks
-from llmrun.durable import replace_json, replace_text
+from llmrun.data.verified_shards import offer_marks
 from llmrun.launch.torchrun import ask_workers_to_stop
 from llmrun.machine import AGENT_PID, die_with_parent
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import STOP_SIGNALS, signals_to_catch
+from llmrun.storage.durable import replace_json, replace_text
 
 
 def main(arguments: list[str]) -> int:

@@ -1,18 +1,22 @@
-"""Continue exactly or refuse: what differs between a run as it was and as it would go on."""
+"""What differs between a run as it was and as it would go on: fingerprint, repository, architecture."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmrun.config.keys import shown_key
+from llmrun.config.resolve import Resolved
+from llmrun.core.model.parameters import parameter_shapes
 from llmrun.errors import RefusedError
-from llmrun.launch.examine import Subject
+from llmrun.launch.preflight import Subject
 from llmrun.provenance.code import imported_of
 from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, show
 from llmrun.provenance.git import GIT_S
 from llmrun.provenance.git_command import Limits
 from llmrun.provenance.git_difference import RepositoryDifference, compare_repository
 from llmrun.run.record import RunRecord, Segment
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.text import command
 
 NAMED_MAX = 8
 """Files and fields that one message names; the rest are counted."""
@@ -152,3 +156,47 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], key: str = ""
         elif before != after:
             lines.append(f"{dotted}: {show(before)} -> {show(after)}")
     return lines
+
+
+SHOWN_MAX = 4
+
+
+def refuse_other_architecture(
+    checkpoint: Checkpoint, resolved: Resolved, old_config: Mapping[str, Any]
+) -> None:
+    """A state fits one architecture only, and no permission changes that.
+
+    old_config: the full config that the checkpoint was written under.
+    Raises RefusedError that shows what differs and points to `llmrun migrate`.
+    """
+    wanted = parameter_shapes(resolved.shape)
+    found = {
+        name: entry.shape for name, entry in checkpoint.manifest.tensors.items() if entry.kind == "parameter"
+    }
+    lines = [
+        f"{name}: {_shown(found.get(name))} in the checkpoint, {_shown(wanted.get(name))} in the model"
+        for name in [*wanted, *(name for name in found if name not in wanted)]
+        if found.get(name) != wanted.get(name)
+    ]
+    if not lines:
+        return
+    model = resolved.config.model_dump(mode="json", by_alias=True)["model"]
+    fields = changed_fields(old_config["model"], model, "model")
+    more = [f"{len(lines) - SHOWN_MAX} more tensors"] if len(lines) > SHOWN_MAX else []
+    raise RefusedError(
+        f"{checkpoint.path.name} is a state of another architecture: "
+        + (", ".join(fields) or f"{len(lines)} tensors differ"),
+        where=str(checkpoint.path),
+        caused_by=[*lines[:SHOWN_MAX], *more],
+        hints=[
+            "undo the change to continue exactly",
+            (
+                f"`{command('llmrun', 'migrate', checkpoint.path)} --config CONFIG --script FILE --out DIR` makes a new run of it, "
+                "by a script that says what becomes of each tensor (docs/migration.md)"
+            ),
+        ],
+    )
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from llmrun.errors import RefusedError
 from llmrun.machine import nvidia_is_visible, survey_gpus
 
-COUNT_MODULE = "llmrun.train.gpus"
+COUNT_MODULE = "llmrun.runtime.gpus"
 TIMEOUT_S = 120
 
 

@@ -11,17 +11,9 @@ from llmrun.config.dump import dump_yaml
 from llmrun.config.load import LoadedConfig
 from llmrun.config.schema import NAME_PATTERN
 from llmrun.data.order_file import prepare_order_file
-from llmrun.durable import (
-    DISK,
-    TEMPORARY_PREFIX,
-    commit_directory,
-    make_directories,
-    replace_json,
-    replace_text,
-)
 from llmrun.errors import InputError, RefusedError
-from llmrun.launch.baseline import baseline_for
-from llmrun.launch.examine import Material, Say, Subject, data_recorded, examine, find_material
+from llmrun.launch.options import Wishes
+from llmrun.launch.preflight import Material, Say, Subject, data_recorded, examine, find_material
 from llmrun.launch.prepared import (
     Prepared,
     check_devices,
@@ -33,14 +25,22 @@ from llmrun.launch.prepared import (
     twin_of,
     windows_and_entries,
 )
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Starter
+from llmrun.launch.reference_run import baseline_for
+from llmrun.launch.torchrun import Starter
 from llmrun.launch.unwritable import said_as
-from llmrun.launch.wishes import Wishes
-from llmrun.metrics.baseline import Baseline
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, is_left_behind
 from llmrun.run.record import RunRecord, now_utc
+from llmrun.run.signals import StopRequest
+from llmrun.storage.durable import (
+    DISK,
+    TEMPORARY_PREFIX,
+    commit_directory,
+    make_directories,
+    replace_json,
+    replace_text,
+)
+from llmrun.storage.metrics.loss_band import Baseline
 from llmrun.text import command
 
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.checkpoint.space import preflight
 from llmrun.config.resolve import Resolved
+from llmrun.core.model.parameters import count_parameters
 from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
 from llmrun.launch.devices import usable_gpus
-from llmrun.launch.examine import Material, Say, Subject
-from llmrun.launch.twin import find_twin, named_twin
+from llmrun.launch.preflight import Material, Say, Subject
+from llmrun.launch.reference_run import find_twin, named_twin
 from llmrun.machine import SHARED_MEMORY, host_name, shared_memory_bytes
-from llmrun.metrics.baseline import Baseline
 from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
-from llmrun.plan.parameters import count_parameters
 from llmrun.provenance.fingerprint import Fingerprint, differing_preimages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
-from llmrun.run.orders import SegmentOrders
 from llmrun.run.record import RunRecord, Segment, now_utc
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.storage.checkpoint.space import preflight
+from llmrun.storage.metrics.loss_band import Baseline
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def twin_of(
 
 def windows_and_entries(material: Material) -> tuple[int, int]:
     """Windows of the training split, and entries of the order that the whole run reads."""
-    from llmrun.data.windows import count_windows
+    from llmrun.core.windows import count_windows
 
     batch = material.resolved.batch
     windows = count_windows(material.manifest.splits["train"].tokens, batch.L_ctx)

@@ -1,16 +1,16 @@
 """Prunes a run's checkpoints on request, as its owner: never while somebody trains it."""
 
-from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.checkpoint.listing import best_step_of
-from llmrun.checkpoint.reader import open_checkpoint
-from llmrun.checkpoint.recorded_state import judge_of
-from llmrun.checkpoint.retention import Pruned, prune
-from llmrun.launch.examine import Say
-from llmrun.launch.leftover import wait_for_leftovers
+from llmrun.launch.orphans import wait_for_leftovers
+from llmrun.launch.preflight import Say
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
+from llmrun.run.recorded_state import judge_of
 from llmrun.run.settings import config_in_force
+from llmrun.storage.checkpoint.layout import step_name, steps_in
+from llmrun.storage.checkpoint.listing import best_step_of
+from llmrun.storage.checkpoint.retention import Pruned, prune
+from llmrun.storage.checkpoint.verification import open_checkpoint
 
 
 def prune_run(run: RunDirectory, keep_last: int, say: Say, *, dry_run: bool = False) -> Pruned:

@@ -11,28 +11,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmrun.checkpoint.verification import Progress
 from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import Resolved, resolve_for_D
 from llmrun.config.schema import Config
+from llmrun.core.schedule import learning_rate
 from llmrun.errors import DamagedError, InputError, RefusedError
-from llmrun.launch.architecture import refuse_other_architecture
-from llmrun.launch.baseline import baseline_for
 from llmrun.launch.changes import (
     changed_fields,
     differences_from,
     fingerprint_of_segment,
     not_compared,
     reference_of,
+    refuse_other_architecture,
     refuse_unless_allowed,
     repository_difference,
 )
-from llmrun.launch.choose import Start, choose_start
-from llmrun.launch.examine import Material, Say, Subject, examine, find_material
 from llmrun.launch.fresh import write_order
-from llmrun.launch.going_on import GoingOn, config_of, go_on_with_config, go_on_with_segment
-from llmrun.launch.leftover import wait_for_leftovers
+from llmrun.launch.options import Wishes
+from llmrun.launch.orphans import wait_for_leftovers
+from llmrun.launch.preflight import Material, Say, Subject, examine, find_material
 from llmrun.launch.prepared import (
     NothingToDo,
     Prepared,
@@ -45,19 +43,21 @@ from llmrun.launch.prepared import (
     promises_bits,
     twin_of,
 )
-from llmrun.launch.recorded import believed_record
-from llmrun.launch.rewind import check_ledger, rewind, tails_to_audit
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Starter
+from llmrun.launch.reference_run import baseline_for
+from llmrun.launch.resume_config import GoingOn, config_of, go_on_with_config, go_on_with_segment
+from llmrun.launch.rollback import check_ledger, rewind, tails_to_audit
+from llmrun.launch.select_checkpoint import Start, choose_start
+from llmrun.launch.torchrun import Starter
 from llmrun.launch.unwritable import said_as
-from llmrun.launch.wishes import Wishes
-from llmrun.ledger.reader import LedgerReader
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import believed_record
 from llmrun.run.lock import RunLock
 from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
-from llmrun.train.schedule import learning_rate
+from llmrun.run.signals import StopRequest
+from llmrun.storage.checkpoint.verification import Progress
+from llmrun.storage.ledger.reader import LedgerReader
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from llmrun.durable import make_directories
 from llmrun.errors import LlmrunError, PreemptedError, RunFailedError
-from llmrun.launch.first_cause import resume_hint
-from llmrun.launch.judge import Judge
+from llmrun.launch.failure_report import resume_hint
+from llmrun.launch.forecasting import Judge
 from llmrun.launch.prepared import Prepared
 from llmrun.launch.resume import recorded_step
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Starter, WorkerJob
+from llmrun.launch.torchrun import Starter, WorkerJob
 from llmrun.launch.unwritable import refused_by_system, said_as
 from llmrun.launch.watch import SegmentEnd, Spectator, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
+from llmrun.run.signals import StopRequest
+from llmrun.storage.durable import make_directories
 
 
 @dataclass(frozen=True)

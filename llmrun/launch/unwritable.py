@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmrun.durable import DISK_FULL, TEMPORARY_PREFIX
 from llmrun.errors import RefusedError, RunFailedError
+from llmrun.storage.durable import DISK_FULL, TEMPORARY_PREFIX
 
 UNWRITABLE = DISK_FULL | {errno.EROFS}
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmrun.cgroups import oom_kills
-from llmrun.checkpoint.layout import steps_in
-from llmrun.durable import replace_text
 from llmrun.errors import LlmrunError, RunFailedError
-from llmrun.launch.first_cause import first_cause
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Workers
-from llmrun.metrics.jsonl import Row
-from llmrun.metrics.tail import Tail
+from llmrun.launch.failure_report import first_cause
+from llmrun.launch.torchrun import Workers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
-from llmrun.run.orders import Outcome
 from llmrun.run.record import Ending
-from llmrun.run.remarks import RemarksTail
+from llmrun.run.signals import StopRequest
+from llmrun.run.warnings import RemarksTail
+from llmrun.run.worker_spec import Outcome
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.durable import replace_text
+from llmrun.storage.metrics.jsonl import Row, Tail
 from llmrun.text import command
 
 POLL_S = 0.1

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from llmrun.checkpoint.snapshot import Piece
-from llmrun.ledger.digest import Digester, words_of
+from llmrun.core.digest import Digester, words_of
+from llmrun.core.generators import generator_states, seed_boundary
+from llmrun.core.model.initialise import initialise
 from llmrun.migrate.tensors import Array, Shape
-from llmrun.model.initialise import initialise
-from llmrun.train.seeding import generator_states, seed_boundary
+from llmrun.storage.checkpoint.parts import Piece
 
 
 def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmrun.checkpoint.contents import Checkpoint, read_sums
-from llmrun.checkpoint.layout import MANIFEST
-from llmrun.checkpoint.trainer_file import TRAINER_FORMAT
 from llmrun.config.resolve import Resolved
-from llmrun.metrics.smooth import MovingAverage
 from llmrun.migrate.mapping import Mapped
 from llmrun.run.origin import MIGRATION_FORMAT, Origin
+from llmrun.storage.checkpoint.layout import MANIFEST
+from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
+from llmrun.storage.checkpoint.reader import Checkpoint, read_sums
+from llmrun.storage.metrics.throughput import MovingAverage
 
 
 def migration_of(checkpoint: Checkpoint, state: Mapped, origin: Origin) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def trainer_of(
 
     n_windows: of the training split.  optimizer_step: updates that the moments have seen.  text: the script.
     """
-    from llmrun.train.schedule import learning_rate
+    from llmrun.core.schedule import learning_rate
 
     config, batch = resolved.config, resolved.batch
     position = position_of(resolved, step)

@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from llmrun import __version__
-from llmrun.checkpoint.contents import Checkpoint
-from llmrun.checkpoint.errors import CheckpointWriteError
-from llmrun.checkpoint.layout import step_name
-from llmrun.checkpoint.listing import checkpoints_of, is_checkpoint
-from llmrun.checkpoint.reader import newest_sound, open_judged
-from llmrun.checkpoint.recorded_state import judge_beside, judge_of
-from llmrun.checkpoint.verification import Progress
 from llmrun.config.load import LoadedConfig
-from llmrun.durable import make_directories, replace_file, replace_json
 from llmrun.errors import InputError, LlmrunError, RefusedError
-from llmrun.launch.choose import passed_over
-from llmrun.launch.examine import Material, Say, Subject, examine, find_material, with_origin
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
+from llmrun.launch.preflight import Material, Say, Subject, examine, find_material, with_origin
 from llmrun.launch.prepared import check_space, windows_and_entries
-from llmrun.launch.starter import Starter
+from llmrun.launch.select_checkpoint import passed_over
+from llmrun.launch.torchrun import Starter
 from llmrun.launch.unwritable import said_as
-from llmrun.ledger.file import LedgerWriter
 from llmrun.migrate.mapping import Mapped, mapped
 from llmrun.migrate.record import migration_of, notes_on, optimizer_step_of, trainer_of
 from llmrun.migrate.script import Script, read_script, run_script
@@ -31,6 +22,14 @@ from llmrun.migrate.state import GROUP_BYTES, SLOTS, Written, commit_state, writ
 from llmrun.migrate.target import NewModel
 from llmrun.migrate.tensors import OldState
 from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
+from llmrun.run.recorded_state import judge_beside, judge_of
+from llmrun.storage.checkpoint.errors import CheckpointWriteError
+from llmrun.storage.checkpoint.layout import step_name
+from llmrun.storage.checkpoint.listing import checkpoints_of, is_checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
+from llmrun.storage.durable import make_directories, replace_file, replace_json
+from llmrun.storage.ledger.writer import LedgerWriter
 
 
 @dataclass(frozen=True)

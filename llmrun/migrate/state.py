@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from llmrun.checkpoint.layout import WORLD_MAX
-from llmrun.checkpoint.snapshot import Piece, Snapshot
-from llmrun.checkpoint.verification import Progress
-from llmrun.checkpoint.writer import commit, save_rank
-from llmrun.durable import DISK, Disk
-from llmrun.ledger.combine import TensorDigest, combine_digests
+from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.migrate.mapping import Mapped
 from llmrun.migrate.tensors import Shape
 from llmrun.plan.checkpoint_size import BYTES_PER_PARAMETER
 from llmrun.run.origin import Origin
+from llmrun.storage.checkpoint.layout import WORLD_MAX
+from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.verification import Progress
+from llmrun.storage.checkpoint.writer import commit, save_rank
+from llmrun.storage.durable import DISK, Disk
 
 SLOTS = ("exp_avg", "exp_avg_sq")
 """AdamW's moments, by the names that training gives them."""

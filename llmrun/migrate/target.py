@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from llmrun.config.shape import ModelShape
+from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.model.shape import ModelShape
 from llmrun.migrate.tensors import Fresh, NoSuchTensor, Shape
-from llmrun.plan.parameters import parameter_shapes
 
 
 class NewModel(Mapping[str, Shape]):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llmrun.checkpoint.contents import Checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]

@@ -1,9 +1,14 @@
-"""Bytes of a checkpoint: the payload of its tensors, without headers and JSON (less than 1 %)."""
+"""Bytes of a checkpoint: the payload of its tensors, and all files with headers and JSON."""
 
+import json
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from typing import NamedTuple
 
 from llmrun.config.schema import Config
+from llmrun.core.model.parameters import count_parameters, parameter_shapes
+from llmrun.core.model.shape import ModelShape
 
 BYTES_PER_PARAMETER = 12
 """fp32 weight, fp32 first moment, fp32 second moment."""
@@ -76,3 +81,111 @@ def retention_in(config: Config, steps: int) -> Retention:
     """The most checkpoints that a run of this config has at once."""
     keep, evaluates = config.checkpoint, config.eval.every_steps is not None
     return retention_of(keep.keep_last, keep.keep_best and evaluates, keep.keep_every_steps, steps)
+
+
+KINDS = {"": "parameter", ".exp_avg": "optimizer/exp_avg", ".exp_avg_sq": "optimizer/exp_avg_sq"}
+FP32_BYTES = 4
+HEADER_UNIT_BYTES = 64
+RNG_BYTES = 10_376
+"""rng.safetensors: the states of random, numpy and torch on the CPU (those of GPUs add 16 bytes each)."""
+TRAINER_BYTES = 460
+"""trainer.json, give or take the digits of its numbers."""
+SUM_BYTES = 64 + 2 + 1
+"""A line of SHA256SUMS without the file's name."""
+HEAD_BYTES = 650
+"""manifest.json without its tables."""
+
+
+def checkpoint_bytes(shape: ModelShape, D: int, strategy: str) -> int:
+    """All files of one checkpoint: tensors exact, headers and JSON to 1 % of themselves."""
+    payload = checkpoint_size(count_parameters(shape).N_params_total, D).total
+    return payload + metadata_bytes(shape, D, strategy)
+
+
+def metadata_bytes(shape: ModelShape, D: int, strategy: str) -> int:
+    """Headers and JSON: what is no tensor of the model's state."""
+    pieces = rows_of(shape, D) if strategy == "shard" and D > 1 else pieces_of(shape, D)
+    names = [
+        f"{group}-{rank + 1:05d}-of-{D:05d}.safetensors"
+        for group in ("model", "optimizer")
+        for rank in range(D)
+    ]
+    headers = sum(
+        header_bytes([(name + suffix, size) for name, size in rank.items() for suffix in suffixes])
+        for rank in pieces
+        for suffixes in (("",), (".exp_avg", ".exp_avg_sq"))
+    )
+    files = [*names, "rng.safetensors", "trainer.json"]
+    sums = sum(SUM_BYTES + len(name) for name in (*files, "manifest.json"))
+    table = sum(len(f'  "{name}": {{"bytes": 12345678, "sha256": "{"0" * 64}"}},\n') for name in files)
+    manifest = (
+        HEAD_BYTES
+        + table
+        + sum(
+            tensor_line_bytes(name, size, suffix, pieces)
+            for name, size in parameter_shapes(shape).items()
+            for suffix in KINDS
+        )
+    )
+    return headers + sums + manifest + RNG_BYTES + TRAINER_BYTES
+
+
+def pieces_of(shape: ModelShape, D: int) -> list[dict[str, tuple[int, ...]]]:
+    """By rank: the tensors in its files and their shapes there; a cut tensor is flat.
+
+    Matrices come first, as in the flat buffer; that parameters start at multiples of 64 elements is not counted.
+    """
+    shapes = parameter_shapes(shape)
+    ordered = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
+    total = sum(prod(size) for size in shapes.values())
+    cuts = [total * rank // D for rank in range(D + 1)]
+    found: list[dict[str, tuple[int, ...]]] = []
+    for first, last in pairwise(cuts):
+        at, here = 0, {}
+        for name in ordered:
+            count = prod(shapes[name])
+            own = min(last, at + count) - max(first, at)
+            if own > 0:
+                here[name] = tuple(shapes[name]) if own == count else (own,)
+            at += count
+        found.append(here)
+    return found
+
+
+def rows_of(shape: ModelShape, D: int) -> list[dict[str, tuple[int, ...]]]:
+    """The same where FSDP2 cuts each parameter by rows, ceil(rows / D) to a rank."""
+    found: list[dict[str, tuple[int, ...]]] = [{} for _ in range(D)]
+    for name, size in parameter_shapes(shape).items():
+        rows = -(-size[0] // D)
+        for rank, here in enumerate(found):
+            own = min(rows, size[0] - rank * rows)
+            if own > 0:
+                here[name] = tuple(size) if own == size[0] else (own * prod(size[1:]),)
+    return found
+
+
+def header_bytes(tensors: list[tuple[str, tuple[int, ...]]]) -> int:
+    """Length and header of one safetensors file, padded."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in tensors:
+        start, end = end, end + FP32_BYTES * prod(size)
+        header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [start, end]}
+    length = 8 + len(json.dumps(header, separators=(",", ":")))
+    return -(-length // HEADER_UNIT_BYTES) * HEADER_UNIT_BYTES
+
+
+def tensor_line_bytes(
+    name: str, size: tuple[int, ...], suffix: str, pieces: list[dict[str, tuple[int, ...]]]
+) -> int:
+    """One tensor's line of manifest.json."""
+    group = "optimizer" if suffix else "model"
+    start, rows = 0, []
+    for rank, here in enumerate(pieces):
+        if name in here:
+            count = prod(here[name])
+            file = f"{group}-{rank + 1:05d}-of-{len(pieces):05d}.safetensors"
+            rows.append({"file": file, "start": start, "count": count})
+            start += count
+    line = {"kind": KINDS[suffix], "dtype": "F32", "shape": list(size), "digest": "0" * 16, "pieces": rows}
+    return len(f"  {json.dumps(name + suffix)}: {json.dumps(line)},\n")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmrun.plan.hardware import Accelerator
-from llmrun.plan.language import Said
+from llmrun.plan.render.language import Said
 
 SECONDS_PER_HOUR = 3600
 

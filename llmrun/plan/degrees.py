@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from llmrun.config.batch import Batch, divisors
-from llmrun.lanes import cost_of
+from llmrun.core.batch import Batch, divisors
+from llmrun.core.lanes import cost_of
 
 GPUS_OF_A_NODE = 8
 MOST_WORK = 1_000_000

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llmrun.lanes import UnevenCost
+from llmrun.core.lanes import UnevenCost
 
 FP32_BYTES = 4
 

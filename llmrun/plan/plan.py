@@ -3,28 +3,28 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmrun.config.batch import Batch
 from llmrun.config.resolve import DatasetFacts, Resolved
 from llmrun.config.schema import Config
-from llmrun.config.shape import ModelShape
-from llmrun.lanes import UnevenCost, cost_of
-from llmrun.plan.batch_diagram import micro_batches_per_rank
-from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_in
-from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
-from llmrun.plan.flops import (
+from llmrun.core.batch import Batch
+from llmrun.core.lanes import UnevenCost, cost_of
+from llmrun.core.model.flops import (
     causal_flops_per_token,
     checkpointing_flops_per_token,
     flops_6NT,
     flops_per_token,
 )
+from llmrun.core.model.parameters import ParameterCount, count_parameters
+from llmrun.core.model.shape import ModelShape
+from llmrun.core.schedule import Rates, rates_of
+from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_in
+from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
 from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
 from llmrun.plan.memory import Memory, Setting, memory_of
-from llmrun.plan.parameters import ParameterCount, count_parameters
-from llmrun.train.schedule import Rates, rates_of
+from llmrun.plan.render.batch_diagram import micro_batches_per_rank
 
 if TYPE_CHECKING:
-    from llmrun.plan.fitting import Fitting
+    from llmrun.plan.fit import Fitting
 
 
 class FlopsCount(NamedTuple):
@@ -206,7 +206,7 @@ def fitting(plan: Plan) -> "Fitting | None":
     """How the plan lies in its accelerator's memory; None where no accelerator is named."""
     if plan.accelerator is None:
         return None
-    from llmrun.plan.fitting import fitting_of
+    from llmrun.plan.fit import fitting_of
 
     has = plan.accelerator.memory_bytes
     return fitting_of(plan.shape, plan.setting, plan.batch, has, states_A=plan.states_A)

@@ -1,7 +1,7 @@
 """Which source files can change bits: llmrun's numeric modules and the user's own.
 
 The probe lists the files that a worker really imported, by path relative to the place they are imported
-from (`llmrun/train/step.py`, `my_model/net.py`), with their sha256.  Of llmrun's own files only the numeric
+from (`llmrun/core/step.py`, `my_model/net.py`), with their sha256.  Of llmrun's own files only the numeric
 ones are digested: a better error message must not make a checkpoint refuse to load.
 """
 

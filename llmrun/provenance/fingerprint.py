@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from llmrun.streams import canonical_json
+from llmrun.core.streams import canonical_json
 
 Part = Literal["config", "data", "code", "environment"]
 PARTS: tuple[Part, ...] = get_args(Part)

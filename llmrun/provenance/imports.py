@@ -42,7 +42,7 @@ class UncoveredImportError(ImportError):
 
 
 def import_path(name: str, path: str) -> str:
-    """`llmrun/train/step.py` for the module llmrun.train.step, wherever its file lies."""
+    """`llmrun/core/step.py` for the module llmrun.core.step, wherever its file lies."""
     file = os.path.basename(path)
     parts = name.split(".")
     if name == "__main__":

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.durable import make_directories, replace_json, replace_streamed, replace_text
 from llmrun.provenance.environment import environment_document
 from llmrun.provenance.git import GitState
 from llmrun.provenance.packages import Packages
+from llmrun.storage.durable import make_directories, replace_json, replace_streamed, replace_text
 
 
 @dataclass(frozen=True)

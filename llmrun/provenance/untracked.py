@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmrun.durable import sha256_of
+from llmrun.storage.durable import sha256_of
 
 LISTED_MAX = 10_000
 """Files listed by name; the rest are counted.  Files that workers import are always listed."""

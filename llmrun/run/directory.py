@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from llmrun.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.errors import InputError
+from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.text import command
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from llmrun.durable import replace_json
-from llmrun.plan.record import QUANTITIES, Forecast
+from llmrun.plan.forecast import QUANTITIES, Forecast
 from llmrun.run.directory import RunDirectory, runs_below
+from llmrun.storage.durable import replace_json
 
 FORECAST_FORMAT = "llmrun-forecast/1"
 RUNS_READ = 200

@@ -27,7 +27,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from llmrun.durable import file_system_time, is_shared, make_private
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.machine import (
     INITIAL_PID_NAMESPACE,
@@ -38,6 +37,7 @@ from llmrun.machine import (
     this_process_identity,
     user_name,
 )
+from llmrun.storage.durable import file_system_time, is_shared, make_private
 
 __all__ = ["Fence", "Owner", "RunLock", "file_system_time", "is_left_behind", "live_owner", "this_process"]
 

@@ -8,9 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmrun.core.streams import canonical_json
 from llmrun.errors import InputError
 from llmrun.run.directory import RunDirectory
-from llmrun.streams import canonical_json
 
 MIGRATION_FORMAT = "llmrun-migration/1"
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from llmrun.durable import replace_json
 from llmrun.errors import DamagedError, InputError
 from llmrun.provenance.fingerprint import PARTS, digest_of
+from llmrun.storage.durable import replace_json
 
 RECORD_FORMAT = "llmrun-run/1"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import SegmentSettings, settings_of_segment
 from llmrun.run.record import RunRecord
+from llmrun.run.worker_spec import SegmentSettings, settings_of_segment
 
 
 def config_in_force(run: RunDirectory, record: RunRecord) -> dict[str, Any]:

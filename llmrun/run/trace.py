@@ -4,7 +4,7 @@ trace.jsonl   one JSON array a line: step, micro-batch, phase, module, what, dty
 kept.bin      the bytes of one of these tensors, little-endian, contiguous
 kept.json     which one: {"entry": number of its line, from 0}
 
-A trace is written by a worker (`llmrun.train.trace`) and read here without torch.
+A trace is written by a worker (`llmrun.runtime.instruments`) and read here without torch.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llmrun.durable import replace_file, replace_json, replace_text
+from llmrun.storage.durable import replace_file, replace_json, replace_text
 
 TRACE_NAME = "trace.jsonl"
 KEPT_BYTES = "kept.bin"

@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llmrun.checkpoint.reader import Checkpoint, newest_sound
-from llmrun.checkpoint.recorded_state import judge_of
 from llmrun.config.dump import differences, numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
+from llmrun.core.generators import cpu_generator
+from llmrun.core.model.initialise import build
+from llmrun.core.model.transformer import Transformer
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
-from llmrun.model.generators import cpu_generator
-from llmrun.model.initialise import build
-from llmrun.model.transformer import Transformer
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, read_record
+from llmrun.run.recorded_state import judge_of
 from llmrun.run.settings import config_in_force, dataset_places
+from llmrun.storage.checkpoint.verification import Checkpoint, newest_sound
 from llmrun.text import command
 
 

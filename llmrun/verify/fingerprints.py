@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmrun.checkpoint.manifest import Manifest
 from llmrun.provenance.fingerprint import PARTS, Change, Fingerprint, compare
 from llmrun.run.record import RunRecord
+from llmrun.storage.checkpoint.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrun.checkpoint.errors import CheckpointDamage
-from llmrun.checkpoint.reader import Checkpoint, open_checkpoint, verify_files
-from llmrun.checkpoint.recorded_state import groups_of
-from llmrun.checkpoint.verification import Progress
 from llmrun.errors import InputError
-from llmrun.ledger.tensors import differing_tensors
+from llmrun.run.recorded_state import groups_of
+from llmrun.storage.checkpoint.errors import CheckpointDamage
+from llmrun.storage.checkpoint.verification import Checkpoint, Progress, open_checkpoint, verify_files
+from llmrun.storage.ledger.tensors import differing_tensors
 
 QUANTITY_ORDER = ("optimizer", "weights", "rng")
 """The quantities that a checkpoint holds, a cause before its effects."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmrun.launch.environment import worker_environment
+from llmrun.launch.torchrun import worker_environment
 
 # Before torch is imported: ranks are forks of this process and need a rank's variables.
 os.environ |= worker_environment(os.environ, 1)

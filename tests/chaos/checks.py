@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.checkpoint.reader import verify_files
-from llmrun.ledger.reader import LedgerReader
 from llmrun.run.directory import RunDirectory
+from llmrun.storage.checkpoint.layout import step_name, steps_in
+from llmrun.storage.checkpoint.verification import verify_files
+from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import chain_of, losses_of, tensors_of
 
 PR_SET_CHILD_SUBREAPER = 36

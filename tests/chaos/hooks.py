@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmrun.checkpoint.layout import step_of
-from llmrun.durable import Disk
+from llmrun.storage.checkpoint.layout import step_of
+from llmrun.storage.durable import Disk
 
 OPERATIONS = [name for name in vars(Disk) if not name.startswith("_")]
 
@@ -101,8 +101,8 @@ def before_calls(owner: Any, name: str, trigger: Trigger, where: str) -> None:
 
 def at_point(point: str, trigger: Trigger) -> None:
     """A place within a step: a micro-batch's forward pass, the update, the ledger's record."""
-    from llmrun.ledger.file import LedgerWriter
-    from llmrun.train import step
+    from llmrun.core import step
+    from llmrun.storage.ledger.writer import LedgerWriter
 
     owner, name = {
         "micro-batch": (step, "micro_batch_loss"),

@@ -1,7 +1,7 @@
 """A launcher and its ranks, forked from a process that has torch imported: what `llmrun train --run` does, warm.
 
 The launcher runs the launcher's own code (prepare, watch, record); only the starter is other: ranks are forks that
-run what `python -m llmrun.train.worker` runs.  They are children of the launcher and die with it, as under torchrun.
+run what `python -m llmrun.runtime.worker` runs.  They are children of the launcher and die with it, as under torchrun.
 """
 
 import os
@@ -23,20 +23,20 @@ from chaos.hooks import (
 )
 from chaos.plan import Kill, V
 from llmrun.config.load import load_config
-from llmrun.launch import examine
+from llmrun.launch import preflight as examine
 from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.options import wishes_of
 from llmrun.launch.prepared import NothingToDo, Prepared
 from llmrun.launch.resume import Command, prepare_resume
 from llmrun.launch.segment import run_segment
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Probe, WorkerJob
-from llmrun.launch.wishes import wishes_of
+from llmrun.launch.torchrun import Probe, WorkerJob
 from llmrun.machine import die_with_parent
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import SegmentOrders
-from llmrun.train import worker
-from llmrun.train.probe import probe
+from llmrun.run.signals import StopRequest
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.runtime import worker
+from llmrun.runtime.probe import probe
 from warm.driver import Silent
 from warm.pool import free_port
 
@@ -77,7 +77,7 @@ def probed() -> Probe:
 
 
 class Ranks:
-    """The ranks of one segment: implements `llmrun.launch.starter.Workers`."""
+    """The ranks of one segment: implements `llmrun.launch.torchrun.Workers`."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = pids
@@ -110,7 +110,7 @@ class Ranks:
 
 
 class ForkStarter:
-    """Implements `llmrun.launch.starter.Starter`."""
+    """Implements `llmrun.launch.torchrun.Starter`."""
 
     def __init__(self, task: Task, reports: Reports) -> None:
         self._task, self._reports = task, reports

@@ -14,11 +14,11 @@ from chaos.checks import Finding, wait_for_descendants
 from chaos.fire import HANGS_AFTER_S, Seen, size_of
 from chaos.launcher import Task
 from chaos.plan import Kill, V
-from llmrun.checkpoint.layout import steps_in
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import SegmentOrders
 from llmrun.run.record import read_record
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.storage.checkpoint.layout import steps_in
 
 POLL_S = 0.001
 

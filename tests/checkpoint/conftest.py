@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.dtypes import DTYPES
-from llmrun.checkpoint.layout import MANIFEST, SUMS, group_of
-from llmrun.checkpoint.reader import Checkpoint
-from llmrun.checkpoint.retention import sweep
-from llmrun.checkpoint.snapshot import Piece, Snapshot
-from llmrun.checkpoint.sums import render_sums
-from llmrun.checkpoint.writer import commit, save_rank
-from llmrun.durable import Disk
+from llmrun.storage.checkpoint.layout import MANIFEST, SUMS, group_of
+from llmrun.storage.checkpoint.manifest import render_sums
+from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.retention import sweep
+from llmrun.storage.checkpoint.safetensors import DTYPES
+from llmrun.storage.checkpoint.verification import Checkpoint
+from llmrun.storage.checkpoint.writer import commit, save_rank
+from llmrun.storage.durable import Disk
 
 
 class QuickDisk(Disk):

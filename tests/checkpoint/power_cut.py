@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrun.durable import Disk
+from llmrun.storage.durable import Disk
 
 Tree = dict[Path, bytes | None]
 """Path to content; None for a directory."""

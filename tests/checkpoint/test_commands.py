@@ -6,13 +6,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llmrun.checkpoint.layout import steps_in
 from llmrun.cli.checkpoints import check, list_, prune
-from llmrun.durable import Disk
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.provenance.fingerprint import PARTS, Fingerprint
 from llmrun.run.lock import RunLock
 from llmrun.run.record import RunRecord
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.durable import Disk
 
 FINGERPRINT = Fingerprint({part: {} for part in PARTS}).as_json()
 GIT = {"commit": None, "root_commits": [], "diff_sha256": "0" * 64, "dirty": {}}
@@ -36,7 +36,7 @@ def run(states, tmp_path):
         trainer = {"step": step, "val_ppl": 100 / step, "best_saved_step": 8}
         state = states.small(step)
         pieces = states.pieces(state, states.even_cuts(state, 1), 0)
-        from llmrun.checkpoint.writer import commit, save_rank
+        from llmrun.storage.checkpoint.writer import commit, save_rank
 
         saved = states.snapshot(step, pieces, trainer=trainer)
         save_rank(directory / "checkpoints", saved, 0, 1, states.quick)
@@ -308,7 +308,7 @@ def test_list_marks_the_best_and_names_what_else_takes_space(run):
 
 def test_check_tells_each_as_it_is_read(run, monkeypatch):
     """What was found so far is on the screen although a later checkpoint stops the command."""
-    from llmrun.checkpoint import listing
+    from llmrun.storage.checkpoint import listing
 
     damages_of = listing.damages_of
     monkeypatch.setattr(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.errors import CheckpointDamage
-from llmrun.checkpoint.reader import newest_sound, open_checkpoint, open_verified, verify_files
 from llmrun.errors import InputError
+from llmrun.storage.checkpoint.errors import CheckpointDamage
+from llmrun.storage.checkpoint.verification import newest_sound, open_checkpoint, open_verified, verify_files
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.errors import CheckpointWriteError
-from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.checkpoint.reader import newest_sound, verify_files
-from llmrun.checkpoint.retention import abandon, delete, prune, sweep
-from llmrun.checkpoint.writer import commit, discard, save_rank
-from llmrun.durable import Disk
+from llmrun.storage.checkpoint.errors import CheckpointWriteError
+from llmrun.storage.checkpoint.layout import step_name, steps_in
+from llmrun.storage.checkpoint.retention import abandon, delete, prune, sweep
+from llmrun.storage.checkpoint.verification import newest_sound, verify_files
+from llmrun.storage.checkpoint.writer import commit, discard, save_rank
+from llmrun.storage.durable import Disk
 
 
 def hidden(directory: Path) -> list[str]:

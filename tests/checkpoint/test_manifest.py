@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmrun.checkpoint.reader import verify_files
+from llmrun.storage.checkpoint.verification import verify_files
 
 NAME = "model.embed_tokens.weight"
 HEX64 = "0" * 64

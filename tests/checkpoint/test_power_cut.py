@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from checkpoint.power_cut import RecordingDisk, opened_from
-from llmrun.checkpoint.layout import step_of, steps_in
-from llmrun.checkpoint.reader import newest_sound, verify_files
-from llmrun.checkpoint.retention import abandon, delete, prune, sweep
-from llmrun.ledger.file import LedgerReader, LedgerWriter
-from llmrun.ledger.record import QUANTITIES, Record, quantities_due
+from llmrun.storage.checkpoint.layout import step_of, steps_in
+from llmrun.storage.checkpoint.retention import abandon, delete, prune, sweep
+from llmrun.storage.checkpoint.verification import newest_sound, verify_files
+from llmrun.storage.ledger.record import QUANTITIES, Record, quantities_due
+from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 
 def steps_found(states, disk: RecordingDisk, scratch: Path) -> list[int]:

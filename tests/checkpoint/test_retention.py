@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.checkpoint.layout import steps_in
-from llmrun.checkpoint.retention import abandon, prune, sweep, to_delete
-from llmrun.durable import Disk
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.checkpoint.retention import abandon, prune, sweep, to_delete
+from llmrun.storage.durable import Disk
 
 STEPS = st.lists(st.integers(0, 200), unique=True, max_size=12)
 

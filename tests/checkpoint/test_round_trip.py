@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from llmrun.checkpoint.dtypes import DTYPES
-from llmrun.checkpoint.layout import data_files
-from llmrun.checkpoint.reader import newest_sound, open_checkpoint, verify_files
+from llmrun.storage.checkpoint.layout import data_files
+from llmrun.storage.checkpoint.safetensors import DTYPES
+from llmrun.storage.checkpoint.verification import newest_sound, open_checkpoint, verify_files
 
 KINDS = ["parameter", "buffer", "extra", "optimizer/exp_avg", "optimizer/exp_avg_sq"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llmrun.checkpoint.errors import CheckpointDamage
-from llmrun.checkpoint.safetensors_file import Stored, read_header, read_range, write_tensors
+from llmrun.storage.checkpoint.errors import CheckpointDamage
+from llmrun.storage.checkpoint.safetensors import Stored, read_header, read_range, write_tensors
 
 
 def file_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from llmrun.checkpoint.errors import CheckpointWriteError
-from llmrun.checkpoint.space import check_room, free_bytes, held_bytes, preflight, shown_bytes
 from llmrun.errors import RefusedError
+from llmrun.storage.checkpoint.errors import CheckpointWriteError
+from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight, shown_bytes
 
 
 class Room(NamedTuple):

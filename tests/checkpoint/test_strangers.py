@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.contents import Checkpoint
-from llmrun.checkpoint.layout import MANIFEST, RNG, SUMS, TRAINER
-from llmrun.checkpoint.listing import damages_of, row_of
-from llmrun.checkpoint.reader import open_checkpoint, verify_files
+from llmrun.storage.checkpoint.layout import MANIFEST, RNG, SUMS, TRAINER
+from llmrun.storage.checkpoint.listing import damages_of, row_of
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import open_checkpoint, verify_files
 
 MODEL = "model-00001-of-00002.safetensors"
 FILES = (MODEL, "optimizer-00002-of-00002.safetensors", RNG, TRAINER, MANIFEST, SUMS)
@@ -251,7 +251,7 @@ def test_reading_a_checkpoint_imports_no_unpickler(saved):
         "def refuse(*_): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = pickle._Unpickler = refuse\n"
         "from pathlib import Path\n"
-        "from llmrun.checkpoint.reader import open_verified\n"
+        "from llmrun.storage.checkpoint.verification import open_verified\n"
         "checkpoint = open_verified(Path(sys.argv[1]))\n"
         "print(sum(checkpoint.read(name).size for name in checkpoint.manifest.tensors), len(checkpoint.rng()))\n"
         "assert 'torch' not in sys.modules\n"

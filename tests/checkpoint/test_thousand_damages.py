@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.reader import newest_sound, verify_files
 from llmrun.run.lock import live_owner
+from llmrun.storage.checkpoint.verification import newest_sound, verify_files
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.fixtures import dataset, driver, pool, server

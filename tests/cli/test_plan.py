@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.cli.app import run
-from llmrun.plan.record import QUANTITIES, Basis, Forecast
+from llmrun.plan.forecast import QUANTITIES, Basis, Forecast
 from llmrun.run.forecast import write_forecasts
 
 DEMO = """\

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from llmrun.cli.reading import LARGE_BYTES, BytesBar
+from llmrun.cli.progress import LARGE_BYTES, BytesBar
 from llmrun.errors import DamagedError
 
 BIG = 4 * LARGE_BYTES

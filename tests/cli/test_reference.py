@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.cli.app import run
-from llmrun.cli.reference import commands, main, parameters, reference_markdown
+from llmrun.cli.command_reference import commands, main, parameters, reference_markdown
 from llmrun.cli.registry import MEANINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llmrun.config.batch import Batch, default_D, default_V, divisors, exact_div, show_quotient
 from llmrun.config.batch_rules import SAYS, Stated, faults
 from llmrun.config.remedies import SET_NAMES, hint_for
+from llmrun.core.batch import Batch, default_D, default_V, divisors, exact_div, show_quotient
 
 COUNTS = st.integers(1, 96)
 LENGTHS = st.integers(1, 64)

@@ -15,7 +15,7 @@ from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
 from llmrun.config.yaml_source import value_of
-from llmrun.streams import canonical_json
+from llmrun.core.streams import canonical_json
 
 EXAMPLE = Path(__file__).with_name("contract_example.yaml")
 DATASET = DatasetFacts(vocab_size=4096, train_tokens=10**7, val_tokens=10**6)

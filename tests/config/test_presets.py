@@ -8,8 +8,8 @@ from llmrun.config.dump import numeric_fields
 from llmrun.config.load import load_config
 from llmrun.config.presets import preset_table
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
+from llmrun.core.model.parameters import count_parameters
 from llmrun.errors import ConfigError
-from llmrun.plan.parameters import count_parameters
 
 PARAMETERS = {
     "gpt2-small": 124_439_808,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from llmrun.cli.config_reference import json_schema, json_schema_text, main, reference_markdown
 from llmrun.config.keys import leaves, shown_key
 from llmrun.config.load import load_config
-from llmrun.config.reference import json_schema, json_schema_text, main, reference_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -6,8 +6,8 @@ import pytest
 
 from llmrun.data.check import Damage, check_dataset
 from llmrun.data.prepare import prepare
-from llmrun.durable import sha256_of
 from llmrun.errors import InputError
+from llmrun.storage.durable import sha256_of
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrun.core.shards import DamagedShardError
+from llmrun.core.windows import Split
 from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest, write_manifest
-from llmrun.data.shard_writer import ShardWriter
-from llmrun.data.shards import DamagedShardError
-from llmrun.data.windows import Split
+from llmrun.data.split_files import ShardWriter
 
 N_SHARDS = 1000
 SHARD_TOKENS = 8
@@ -19,7 +19,7 @@ READ = """
 import json, os, resource, sys
 from pathlib import Path
 from llmrun.data.manifest import read_manifest
-from llmrun.data.windows import Split
+from llmrun.core.windows import Split
 from llmrun.errors import LlmrunError
 
 directory, hoard, verify = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "verify"
@@ -81,7 +81,7 @@ def test_a_thousand_shards_need_few_descriptors(dataset):
 
 def test_a_shard_that_is_opened_again_is_the_one_that_was_checked(dataset, tmp_path, monkeypatch):
     """A shard that was closed meanwhile and replaced by other bytes of the same size is damaged."""
-    monkeypatch.setattr("llmrun.data.shards.OPEN_SHARDS_MAX", 2)
+    monkeypatch.setattr("llmrun.core.shards.OPEN_SHARDS_MAX", 2)
     directory, _ = dataset
     copy = tmp_path / "copy"
     copy.mkdir()

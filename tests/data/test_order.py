@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.data import order as order_module
-from llmrun.data.order import Order, feistel, feistel_one, fixed_windows, half_bits, round_keys
+from llmrun.core import order as order_module
+from llmrun.core.order import Order, feistel, feistel_one, fixed_windows, half_bits, round_keys
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())["order"]
 SEEDS = st.integers(0, 2**63 - 1)

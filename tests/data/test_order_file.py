@@ -11,11 +11,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from llmrun.core.order import Order
 from llmrun.data import order_file
-from llmrun.data.order import Order
 from llmrun.data.order_file import DamagedOrderError, OrderFile, open_order, prepare_order_file, wanted
-from llmrun.durable import Disk, sha256_of
 from llmrun.errors import RefusedError
+from llmrun.storage.durable import Disk, sha256_of
 
 SEED, W, ENTRIES = 42, 1000, 2500
 

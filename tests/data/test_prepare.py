@@ -23,10 +23,10 @@ from llmrun.data import split_files
 from llmrun.data.check import check_dataset
 from llmrun.data.manifest import DTYPES, read_manifest
 from llmrun.data.prepare import prepare
-from llmrun.data.splitting import validation_documents
+from llmrun.data.split_files import validation_documents
 from llmrun.data.tokenizers import load_tokenizer
-from llmrun.durable import Disk
 from llmrun.errors import InputError, RefusedError
+from llmrun.storage.durable import Disk
 
 from .conftest import text_of, write_corpus
 
@@ -294,7 +294,7 @@ def test_killed(corpus, tmp_path):
     """After SIGKILL on the way there is no dataset, and the next start removes what was left."""
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from llmrun.data.prepare import prepare; from llmrun.durable import Disk\n"
+        "from llmrun.data.prepare import prepare; from llmrun.storage.durable import Disk\n"
         "class Killed(Disk):\n"
         "    def rename(self, old, new): os.kill(os.getpid(), signal.SIGKILL)\n"
         "prepare([Path(sys.argv[1])], Path(sys.argv[2]), 'byte', disk=Killed())\n"

@@ -7,7 +7,7 @@ import pytest
 from llmrun.data.manifest import read_manifest
 from llmrun.data.prepare import prepare
 from llmrun.data.stream_check import contradicted_streams, within_start
-from llmrun.durable import sha256_of
+from llmrun.storage.durable import sha256_of
 
 
 @pytest.mark.parametrize("shard_tokens", [7_001, 10_000_000])

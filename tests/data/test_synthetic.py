@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
 from llmrun.data.synthetic import write_random_dataset
-from llmrun.data.windows import Split
 
 
 @pytest.mark.parametrize("vocab_size", [5, 300, 100_000])

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrun.core.shards import DamagedShardError
+from llmrun.core.windows import Split, count_windows
 from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest
-from llmrun.data.shard_writer import ShardWriter
-from llmrun.data.shards import DamagedShardError
-from llmrun.data.windows import Split, count_windows
+from llmrun.data.split_files import ShardWriter
 from llmrun.errors import InputError
 
 

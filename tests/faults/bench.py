@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from llmrun.run.directory import RunDirectory
-from llmrun.verify.runs import verify_runs
-from llmrun.verify.verdict import Verdict
+from llmrun.verify.compare_runs import verify_runs
+from llmrun.verify.report import Verdict
 from warm.driver import Driver, make_dataset
 from warm.pool import PoolStarter, Server, dying
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrun.core.order import Order
+from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
-from llmrun.data.order import Order
-from llmrun.data.windows import Split
-from llmrun.ledger.chain import next_chain
-from llmrun.ledger.header import HEADER_BYTES
-from llmrun.ledger.reader import LedgerReader
-from llmrun.ledger.record import BODY_BYTES, RECORD_BYTES
 from llmrun.run.directory import RunDirectory
+from llmrun.storage.ledger.chain import next_chain
+from llmrun.storage.ledger.reader import HEADER_BYTES, LedgerReader
+from llmrun.storage.ledger.record import BODY_BYTES, RECORD_BYTES
 
 SEED, L_CTX, SAMPLES = 42, 32, 16
 """Of the undisturbed run: 16 sequences of 32 tokens make a step."""

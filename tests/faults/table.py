@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from faults.bench import Bench
 from faults.rows import FAULTS, Expected, Fault
-from llmrun.verify.verdict import Verdict
+from llmrun.verify.report import Verdict
 from warm.pool import Server
 
 BEGIN, END = "<!-- table: python tests/faults/table.py -->", "<!-- end of table -->"

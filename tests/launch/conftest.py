@@ -8,29 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.layout import steps_in
-from llmrun.checkpoint.snapshot import Piece, Snapshot
-from llmrun.checkpoint.writer import commit, save_rank
 from llmrun.config.load import load_config
 from llmrun.config.resolve import resolved_of
 from llmrun.config.schema import Config
+from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError
 from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.options import wishes_of
 from llmrun.launch.prepared import NothingToDo
 from llmrun.launch.resume import Command, prepare_resume
 from llmrun.launch.segment import run_segment
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Probe
-from llmrun.launch.wishes import wishes_of
-from llmrun.ledger.combine import TensorDigest, combine_digests
-from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import Record, quantities_due
-from llmrun.plan.parameters import parameter_shapes
+from llmrun.launch.torchrun import Probe
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome, SegmentOrders
 from llmrun.run.record import read_record
+from llmrun.run.signals import StopRequest
+from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.writer import commit, save_rank
+from llmrun.storage.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.writer import LedgerWriter
 
 CONFIG = """
 name: demo
@@ -84,7 +84,7 @@ class Bookkeeper:
 
     def __init__(self) -> None:
         self.environment = {"torch": "2.13.0", "variables": {"OMP_NUM_THREADS": "1"}}
-        self.source_files = {"llmrun/train/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32}
+        self.source_files = {"llmrun/core/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32}
         self.dies_after: int | None = None
         self.best_at: int | None = None
         self.salt = 0
@@ -298,7 +298,7 @@ def project(tmp_path, monkeypatch, dataset_of_session):
     """A project outside any repository, its working directory entered."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmrun.launch.examine.PackageQuestion", QuickQuestion)
+    monkeypatch.setattr("llmrun.launch.preflight.PackageQuestion", QuickQuestion)
     (tmp_path / "data").symlink_to(dataset_of_session)
     return Project(tmp_path)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmrun.errors import InputError
-from llmrun.metrics.baseline import Baseline
+from llmrun.storage.metrics.loss_band import Baseline
 
 KEY = "monitor.baseline"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.durable import Disk
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.unwritable import said_as
+from llmrun.storage.durable import Disk
 
 TABLE = "my-gpu: {memory_GB: 80, bf16_TFLOPs: 100, fp32_TFLOPs: 50}\n"
 MISSPELT = ["hardware.accelerator=A100-80G-SMX"]

@@ -7,8 +7,7 @@ import pytest
 
 import llmrun
 from llmrun.errors import RefusedError
-from llmrun.launch.environment import worker_environment
-from llmrun.launch.probe import BOOT, child_command, run_probe
+from llmrun.launch.torchrun import BOOT, child_command, run_probe, worker_environment
 
 HERE = "import json, random, profile, llmrun; print(json.dumps([random.__file__, profile.__file__, llmrun.__file__]))"
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from llmrun.checkpoint.contents import open_checkpoint
 from llmrun.cli.running import closing_lines
 from llmrun.data import stream_check
 from llmrun.errors import RefusedError
 from llmrun.launch.prepared import NothingToDo
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.checkpoint.reader import open_checkpoint
+from llmrun.storage.ledger.reader import LedgerReader
 
 
 def llmrun(project, *arguments):

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from llmrun.config.load import load_config
-from llmrun.durable import Disk
 from llmrun.errors import ConfigError, InputError, PreemptedError, RefusedError
 from llmrun.launch.fresh import refuse_taken
-from llmrun.launch.signals import StopRequest
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.lock import live_owner
+from llmrun.run.signals import StopRequest
+from llmrun.storage.durable import Disk
 
 
 def test_a_whole_run(project):
@@ -51,7 +51,7 @@ def test_everything_is_there_before_workers_start(project):
 
 def test_too_little_room_names_the_place_for_runs(project, monkeypatch):
     """Not the draft, which is gone by then; 20 steps save at most 20 checkpoints, however many may be kept."""
-    monkeypatch.setattr("llmrun.checkpoint.space.free_bytes", lambda _path: 0)
+    monkeypatch.setattr("llmrun.storage.checkpoint.space.free_bytes", lambda _path: 0)
     with pytest.raises(RefusedError) as caught:
         project.prepare(overrides=["checkpoint.keep_last=500000"])
 
@@ -82,7 +82,7 @@ def test_the_fingerprint_can_be_rebuilt_from_the_record(project):
     fingerprint = Fingerprint.of_json(project.record.fingerprint)
 
     assert fingerprint.digest == project.record.fingerprint["digest"] == project.orders(1).fingerprint
-    assert fingerprint.preimages["code"] == {"llmrun/train/step.py": "aa" * 32}
+    assert fingerprint.preimages["code"] == {"llmrun/core/step.py": "aa" * 32}
     assert fingerprint.preimages["environment"] == project.starter.environment
 
 

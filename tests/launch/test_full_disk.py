@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from llmrun.durable import Disk
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.launch.prepared import NothingToDo
 from llmrun.run.lock import RunLock, live_owner
+from llmrun.storage.durable import Disk
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
-from llmrun.launch.leftover import leftovers, wait_for_leftovers
+from llmrun.launch.orphans import leftovers, wait_for_leftovers
 
 SLEEP = "import sys, time; print(flush=True); time.sleep(float(sys.argv[1]))"
 
@@ -19,7 +19,7 @@ def worker():
     started = []
 
     def start(run_path, seconds: float = 60, cwd=None):
-        line = [sys.executable, "-c", SLEEP, str(seconds), "-m", "llmrun.train.worker", str(run_path), "1"]
+        line = [sys.executable, "-c", SLEEP, str(seconds), "-m", "llmrun.runtime.worker", str(run_path), "1"]
         process = subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE)
         process.stdout.readline()
         started.append(process)
@@ -66,7 +66,7 @@ def test_workers_of_other_runs_are_nobodys_business(interrupted, worker):
     worker("runs/demo", cwd="/")
     worker(interrupted.path)
     worker(interrupted.path / "gone")
-    looking = [sys.executable, "-c", SLEEP, "60", "llmrun.train.worker", str(interrupted.run.path)]
+    looking = [sys.executable, "-c", SLEEP, "60", "llmrun.runtime.worker", str(interrupted.run.path)]
     looker = subprocess.Popen(looking, stdout=subprocess.PIPE)
     begun = time.monotonic()
     wait_for_leftovers(interrupted.run, interrupted.said.append, within_s=60)

@@ -142,11 +142,11 @@ LOADER = """
 import os, resource, subprocess, sys
 from pathlib import Path
 import torch
-from llmrun.config.batch import Batch
+from llmrun.core.batch import Batch
 from llmrun.data.manifest import read_manifest
-from llmrun.data.order import Order
-from llmrun.data.windows import Split
-from llmrun.train.loader import Loader, MicroBatches
+from llmrun.core.order import Order
+from llmrun.core.windows import Split
+from llmrun.core.loader import Loader, MicroBatches
 
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"], check=True)
 directory = Path(sys.argv[1])

@@ -6,15 +6,14 @@ import time
 import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
-from llmrun.launch.environment import worker_environment
-from llmrun.launch.probe import run_probe
-from llmrun.launch.wishes import wishes_of
+from llmrun.launch.options import wishes_of
+from llmrun.launch.torchrun import run_probe, worker_environment
 
 
 @pytest.fixture
 def probing(tmp_path, monkeypatch):
     """Run a probe whose module is this script."""
-    monkeypatch.setattr("llmrun.launch.probe.PROBE_MODULE", "tiny_probe")
+    monkeypatch.setattr("llmrun.launch.torchrun.PROBE_MODULE", "tiny_probe")
 
     def probe(script: str, check=lambda: None):
         (tmp_path / "tiny_probe.py").write_text(script)

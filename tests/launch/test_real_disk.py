@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.layout import steps_in
-from llmrun.checkpoint.reader import newest_sound, verify_files
 from llmrun.config.load import load_config
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.options import wishes_of
 from llmrun.launch.resume import Command, prepare_resume
 from llmrun.launch.segment import run_segment
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.wishes import wishes_of
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import live_owner
 from llmrun.run.record import read_record
+from llmrun.run.signals import StopRequest
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.checkpoint.verification import newest_sound, verify_files
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS, Driver
 from warm.fixtures import dataset, driver, pool, server

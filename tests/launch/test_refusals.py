@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from llmrun.errors import InputError, RefusedError
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.ledger.reader import LedgerReader
 
 
 def test_resume_continues_from_the_newest_sound_checkpoint(interrupted):
@@ -141,9 +141,9 @@ def test_permission_without_a_change_is_no_change(interrupted):
     [
         (lambda s: s.environment.update(torch="2.14.0"), "environment", "torch: 2.13.0 -> 2.14.0"),
         (
-            lambda s: s.source_files.update({"llmrun/train/step.py": "cc" * 32}),
+            lambda s: s.source_files.update({"llmrun/core/step.py": "cc" * 32}),
             "code",
-            "llmrun/train/step.py: aaaaaaaaaaaa… -> cccccccccccc…",
+            "llmrun/core/step.py: aaaaaaaaaaaa… -> cccccccccccc…",
         ),
         (
             lambda s: s.source_files.update({"my_model/net.py": "cc" * 32}),
@@ -237,7 +237,7 @@ def test_a_segment_left_open_by_a_killed_launcher_is_closed(interrupted, changed
 
 def test_a_shortened_ledger_is_named_and_refused(interrupted):
     """A ledger that ends before its checkpoint proves nothing."""
-    from llmrun.ledger.cut import cut_back
+    from llmrun.storage.ledger.writer import cut_back
 
     cut_back(interrupted.run.ledger_file, 8, interrupted.path / "tail")
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmrun.errors import InputError
 from llmrun.launch.prepared import NothingToDo
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.ledger.reader import LedgerReader
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(interrupted):
@@ -122,14 +122,14 @@ NAMED_AND_KILLED = """
 import os, sys
 import llmrun.launch.fresh as fresh
 from llmrun.config.load import load_config
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Probe
-from llmrun.launch.wishes import wishes_of
+from llmrun.run.signals import StopRequest
+from llmrun.launch.torchrun import Probe
+from llmrun.launch.options import wishes_of
 
 class Looks:
     def probe(self, device, environment, check):
         return Probe({"torch": "2.13.0", "variables": {"OMP_NUM_THREADS": "1"}}, {}, {
-            "llmrun/train/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32})
+            "llmrun/core/step.py": "aa" * 32, "llmrun/cli/app.py": "bb" * 32})
 
 commit = fresh.commit
 fresh.commit = lambda draft, final: (commit(draft, final), os.kill(os.getpid(), 9))
@@ -161,10 +161,10 @@ def test_a_launcher_killed_while_preparing_leaves_a_run_that_resumes(interrupted
     script = f"""
 import os, sys
 sys.path.insert(0, {str(interrupted.path)!r})
-import llmrun.launch.rewind as rewind
+import llmrun.launch.rollback as rewind
 rewind.cut_metrics = lambda *_: os.kill(os.getpid(), 9)
 from pathlib import Path
-from llmrun.launch.choose import choose_start
+from llmrun.launch.select_checkpoint import choose_start
 from llmrun.run.directory import RunDirectory
 from types import SimpleNamespace
 run = RunDirectory(Path({str(interrupted.run.path)!r}))

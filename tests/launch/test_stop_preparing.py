@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.layout import step_name
 from llmrun.run.lock import live_owner
+from llmrun.storage.checkpoint.layout import step_name
 
 SPARSE_BYTES = 60 << 30
 """Reading as many zeros takes a minute; they take no room."""

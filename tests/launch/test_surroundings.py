@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmrun.checkpoint.reader import newest_sound
 from llmrun.launch.torchrun import WORKER_MODULE
+from llmrun.storage.checkpoint.verification import newest_sound
 
 CONFIG = """
 name: demo

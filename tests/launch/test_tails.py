@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from llmrun.launch.choose import choose_start
-from llmrun.ledger.reader import LedgerReader
-from llmrun.ledger.record import RECORD_BYTES
+from llmrun.launch.select_checkpoint import choose_start
+from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.ledger.record import RECORD_BYTES
 
 KILLED = """
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from llmrun.launch.choose import choose_start
-from llmrun.launch.rewind import rewind
+from llmrun.launch.select_checkpoint import choose_start
+from llmrun.launch.rollback import rewind
 from llmrun.run.directory import RunDirectory
 run = RunDirectory(Path(sys.argv[1]))
 rewind(run, choose_start(run, int(sys.argv[2]), print), SimpleNamespace(segment=2), print)

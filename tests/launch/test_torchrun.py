@@ -9,14 +9,12 @@ import time
 import psutil
 import pytest
 
-from llmrun.launch.first_cause import first_cause
-from llmrun.launch.leftover import leftovers
+from llmrun.launch.failure_report import first_cause
 from llmrun.launch.loopback import Loopback
-from llmrun.launch.probe import BOOT
-from llmrun.launch.starter import WorkerJob
-from llmrun.launch.torchrun import TorchrunStarter, command_line
+from llmrun.launch.orphans import leftovers
+from llmrun.launch.torchrun import BOOT, TorchrunStarter, WorkerJob, command_line
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome
+from llmrun.run.worker_spec import Outcome
 
 GOLDEN = """\
 PYTHON
@@ -44,7 +42,7 @@ PYTHON
 -u
 BOOT
 -m
-llmrun.train.worker
+llmrun.runtime.worker
 runs/demo
 3
 """
@@ -54,7 +52,7 @@ import os, signal, sys, time
 from pathlib import Path
 from llmrun.machine import die_with_parent
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome
+from llmrun.run.worker_spec import Outcome
 
 die_with_parent(int(os.environ["LLMRUN_AGENT_PID"]))
 run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
@@ -185,7 +183,7 @@ import os, sys, time
 from pathlib import Path
 import llmrun.launch.torchrun as torchrun
 from llmrun.launch.loopback import Loopback
-from llmrun.launch.starter import WorkerJob
+from llmrun.launch.torchrun import WorkerJob
 from llmrun.run.directory import RunDirectory
 torchrun.WORKER_MODULE = "tiny_worker"
 run = RunDirectory(Path(sys.argv[1]))

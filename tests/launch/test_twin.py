@@ -3,9 +3,9 @@
 import pytest
 
 from llmrun.errors import InputError, RefusedError
-from llmrun.ledger.record import RECORD_BYTES
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.record import read_record
+from llmrun.storage.ledger.record import RECORD_BYTES
 
 
 def flip(path):
@@ -127,7 +127,7 @@ def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
     path = project.path / "runs" / "first" / "run.json"
     record = read_record(path)
     last = record.segments[-1]
-    preimages = {"code": {"llmrun/train/step.py": "cc" * 32}}
+    preimages = {"code": {"llmrun/core/step.py": "cc" * 32}}
     fingerprint = Fingerprint({**record.fingerprint["preimages"], **preimages})
     facts = {"fingerprint": fingerprint.digest, "parts": fingerprint.parts, "preimages": preimages}
     other = changed(last, segment=2, **facts)

@@ -11,21 +11,20 @@ import time
 import pytest
 
 from llmrun.errors import InputError, LlmrunError, RunFailedError
-from llmrun.launch.first_cause import first_cause, last_lines
-from llmrun.launch.signals import StopRequest
+from llmrun.launch.failure_report import first_cause, last_lines
 from llmrun.launch.torchrun import TorchrunWorkers
 from llmrun.launch.watch import Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
-from llmrun.run.orders import Outcome
-from llmrun.run.signals import REPEAT_S, STOP_SIGNALS
+from llmrun.run.signals import REPEAT_S, STOP_SIGNALS, StopRequest
+from llmrun.run.worker_spec import Outcome
 
 PRELUDE = """
 import json, os, sys, time
 from pathlib import Path
 from llmrun.errors import *
 from llmrun.run.directory import RunDirectory
-from llmrun.run.orders import Outcome
+from llmrun.run.worker_spec import Outcome
 run = RunDirectory(Path(sys.argv[1]))
 def step(n):
     with run.metrics_file.open("a") as file:
@@ -164,7 +163,7 @@ while not asked:
     time.sleep(0.02)
 end(int(sys.argv[4]), "preempted", 1)
 '''
-command = [sys.executable, "-c", RANK, sys.argv[1], "llmrun.train.worker", PRELUDE]
+command = [sys.executable, "-c", RANK, sys.argv[1], "llmrun.runtime.worker", PRELUDE]
 ranks = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
 bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 for rank in ranks:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmrun.durable import Disk
-from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import Record, quantities_due
+from llmrun.storage.durable import Disk
+from llmrun.storage.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.writer import LedgerWriter
 
 Change = Callable[[Record], Record]
 

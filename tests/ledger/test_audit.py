@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmrun.ledger.audit import Audit
-from llmrun.ledger.cut import cut_back
-from llmrun.ledger.file import LedgerReader
+from llmrun.storage.ledger.compare import Audit
+from llmrun.storage.ledger.writer import LedgerReader, cut_back
 
 
 @pytest.fixture

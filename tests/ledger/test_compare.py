@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import llmrun.ledger.compare
-from llmrun.ledger.compare import (
+import llmrun.storage.ledger.compare
+from llmrun.storage.ledger.compare import (
     CAUSAL_ORDER,
     common_steps,
     differing_fields,
@@ -16,10 +16,9 @@ from llmrun.ledger.compare import (
     equal_records,
     first_difference,
 )
-from llmrun.ledger.cut import cut_back
-from llmrun.ledger.explain import INITIALISATION, explain
-from llmrun.ledger.file import LedgerReader, LedgerWriter
-from llmrun.ledger.record import FLOATS
+from llmrun.storage.ledger.explain import INITIALISATION, explain
+from llmrun.storage.ledger.record import FLOATS
+from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter, cut_back
 
 LAST = 40
 FIELDS = [name for name, _ in CAUSAL_ORDER]
@@ -52,7 +51,7 @@ def test_any_change_at_any_step_is_named(ledgers, a, tmp_path_factory, step, nam
 
     From the step on everything differs, as it does in a run; how the ledger is cut into blocks is no matter.
     """
-    llmrun.ledger.compare._BLOCK_RECORDS = block
+    llmrun.storage.ledger.compare._BLOCK_RECORDS = block
 
     def change(record):
         if record.step < step:
@@ -63,7 +62,7 @@ def test_any_change_at_any_step_is_named(ledgers, a, tmp_path_factory, step, nam
     try:
         found = first_difference(a, b)
     finally:
-        llmrun.ledger.compare._BLOCK_RECORDS = 1 << 16
+        llmrun.storage.ledger.compare._BLOCK_RECORDS = 1 << 16
 
     held = [name for name in FIELDS if name in names and getattr(ledgers.record_of(step), name) is not None]
     if held:
@@ -80,7 +79,7 @@ def test_any_change_at_any_step_is_named(ledgers, a, tmp_path_factory, step, nam
 @pytest.mark.parametrize("block", [1, 7, 1 << 16])
 def test_the_extent_of_a_difference_is_counted(ledgers, a, tmp_path, monkeypatch, block):
     """Steps whose records differ, the last of them, and how far both files are the same."""
-    monkeypatch.setattr(llmrun.ledger.compare, "_BLOCK_RECORDS", block)
+    monkeypatch.setattr(llmrun.storage.ledger.compare, "_BLOCK_RECORDS", block)
     b = LedgerReader(
         ledgers.write(tmp_path / "b.bin", LAST, lambda r: nudged(r, "loss") if r.step in {5, 6, 30} else r)
     )

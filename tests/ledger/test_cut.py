@@ -5,9 +5,8 @@ import os
 import pytest
 
 from llmrun.errors import RefusedError
-from llmrun.ledger.cut import cut_back
-from llmrun.ledger.file import LedgerReader, LedgerWriter
-from llmrun.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter, cut_back
 
 
 @pytest.fixture

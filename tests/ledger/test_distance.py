@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.ledger.distance import Distance, growth
-from llmrun.ledger.file import LedgerReader
+from llmrun.storage.ledger.distance import Distance, growth
+from llmrun.storage.ledger.writer import LedgerReader
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from llmrun.ledger.compare import CAUSAL_ORDER
-from llmrun.ledger.file import RESERVE_RECORDS, LedgerReader
-from llmrun.ledger.record import QUANTITIES, RECORD_BYTES
+from llmrun.storage.ledger.compare import CAUSAL_ORDER
+from llmrun.storage.ledger.record import QUANTITIES, RECORD_BYTES
+from llmrun.storage.ledger.writer import RESERVE_RECORDS, LedgerReader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger-format.md").read_text(encoding="utf-8")
 

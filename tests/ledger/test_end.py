@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmrun.ledger.file import LedgerReader
-from llmrun.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.writer import LedgerReader
 
 HEADER = 4096
 
@@ -84,8 +84,8 @@ def test_the_chain_can_be_verified_from_a_step_on(ledgers, tmp_path):
 WRITE_FOREVER = """
 import sys
 from pathlib import Path
-from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.writer import LedgerWriter
+from llmrun.storage.ledger.record import Record, quantities_due
 writer = LedgerWriter.create(Path(sys.argv[1]), "test", 200_000)
 for step in range(200_000):
     values = dict.fromkeys(quantities_due(step) - {"step"}, 1 + step)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import llmrun.ledger.file
+import llmrun.storage.ledger.writer
 from llmrun.errors import DamagedError, InputError, RefusedError, RunFailedError
-from llmrun.ledger.chain import FORMAT_NAME
-from llmrun.ledger.file import LedgerReader, LedgerWriter
-from llmrun.ledger.record import RECORD_BYTES, Record
+from llmrun.storage.ledger.chain import FORMAT_NAME
+from llmrun.storage.ledger.record import RECORD_BYTES, Record
+from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
@@ -59,7 +59,7 @@ def test_room_is_reserved_at_the_start(tmp_path):
 
 def test_more_room_is_reserved_when_it_is_used_up(ledgers, tmp_path, monkeypatch):
     """In steps of a fixed number of records, past the horizon too."""
-    monkeypatch.setattr(llmrun.ledger.file, "RESERVE_RECORDS", 8)
+    monkeypatch.setattr(llmrun.storage.ledger.writer, "RESERVE_RECORDS", 8)
     path = tmp_path / "ledger.bin"
     writer = LedgerWriter.create(path, "test", 17)
     sizes = []
@@ -84,7 +84,7 @@ def test_a_full_disk_at_the_start_is_refused_and_leaves_nothing(ledgers, tmp_pat
 
 def test_a_full_disk_while_training_is_met_between_two_steps(ledgers, tmp_path, monkeypatch):
     """The records before it stay whole, the run can be resumed."""
-    monkeypatch.setattr(llmrun.ledger.file, "RESERVE_RECORDS", 8)
+    monkeypatch.setattr(llmrun.storage.ledger.writer, "RESERVE_RECORDS", 8)
     path = tmp_path / "ledger.bin"
     # create, write, allocate, fsync, rename, fsync_directory, then 8 records, then the next allocation.
     writer = LedgerWriter.create(path, "test", 100, disk=ledgers.FullDisk(6 + 8, NO_SPACE))
@@ -230,7 +230,7 @@ def test_a_producer_that_does_not_fit_is_refused(tmp_path):
 
 def test_the_package_needs_no_torch():
     """Another trainer can write and compare ledgers with it."""
-    package = Path(llmrun.ledger.file.__file__).parent
+    package = Path(llmrun.storage.ledger.writer.__file__).parent
     modules = [path.stem for path in package.glob("*.py") if path.stem != "digest"]
     imports = "; ".join(f"import llmrun.ledger.{name}" for name in modules)
     code = f"import sys; {imports}; print([m for m in sys.modules if m in ('torch', 'llmrun.train')])"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.ledger.record import (
+from llmrun.storage.ledger.record import (
     FLOATS,
     QUANTITIES,
     RECORD_BYTES,

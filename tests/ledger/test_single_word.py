@@ -5,9 +5,15 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 
-from llmrun.ledger.constants import ROW_WORDS, digest_of_words
-from llmrun.ledger.digest import Digester
-from llmrun.ledger.single_word import CHANGE_MAX, WORDS_MAX, WordChange, find_changed_word
+from llmrun.core.digest import Digester
+from llmrun.storage.ledger.word_search import (
+    CHANGE_MAX,
+    ROW_WORDS,
+    WORDS_MAX,
+    WordChange,
+    digest_of_words,
+    find_changed_word,
+)
 
 N_WORDS = 2 * ROW_WORDS + 1001
 WORDS = np.random.default_rng(0).integers(-(2**31), 2**31, N_WORDS, dtype=np.int32)

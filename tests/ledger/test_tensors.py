@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError
-from llmrun.ledger.combine import TensorDigest, combine_digests
-from llmrun.ledger.tensors import differing_tensors, read_tensors, steps_kept, tensors_file, write_tensors
+from llmrun.storage.ledger.tensors import (
+    differing_tensors,
+    read_tensors,
+    steps_kept,
+    tensors_file,
+    write_tensors,
+)
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text(encoding="utf-8"))
 GROUPS = {

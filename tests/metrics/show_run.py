@@ -2,8 +2,7 @@
 
 from rich.console import Console
 
-from llmrun.metrics.display import Display
-from llmrun.metrics.view import RunFacts
+from llmrun.cli.live_view import Display, RunFacts
 
 ticks = iter(range(100))
 display = Display(RunFacts("demo", 8), Console(stderr=True), clock=lambda: float(next(ticks)))

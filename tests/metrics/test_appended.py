@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.durable import Disk
 from llmrun.errors import DiskFullError, RunFailedError
-from llmrun.metrics import appended
-from llmrun.metrics.appended import AppendedFile
+from llmrun.storage.durable import Disk
+from llmrun.storage.metrics import jsonl as appended
+from llmrun.storage.metrics.jsonl import AppendedFile
 
 
 class Recording(Disk):

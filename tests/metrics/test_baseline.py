@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrun.errors import InputError
-from llmrun.metrics.baseline import Band, Baseline, band_of
-from llmrun.metrics.baseline_watch import OUT_MIN, OUT_OF, BaselineWatch, first_left
-from llmrun.metrics.curves import first_equal_pair, read_curve
+from llmrun.storage.metrics.curves import first_equal_pair, read_curve
+from llmrun.storage.metrics.loss_band import (
+    OUT_MIN,
+    OUT_OF,
+    Band,
+    Baseline,
+    BaselineWatch,
+    band_of,
+    first_left,
+)
 
 
 def flat_band(steps: int = 100, n: int = 5) -> Band:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmrun.metrics.display import Display, can_animate, panel, panel_rows
-from llmrun.metrics.view import RunFacts, RunView
+from llmrun.cli.live_view import Display, RunFacts, RunView, can_animate, panel, panel_rows
 
 SCRIPT = Path(__file__).parent / "show_run.py"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.metrics.figures import BARS, duration, rate, sparkline
+from llmrun.cli.live_view import BARS, duration, rate, sparkline
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.durable import Disk
 from llmrun.errors import RunFailedError
-from llmrun.metrics.jsonl import JsonLines, cut_back, number, rows, spell
+from llmrun.storage.durable import Disk
+from llmrun.storage.metrics.jsonl import JsonLines, cut_back, number, rows, spell
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -51,7 +51,7 @@ def test_row_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     """A process killed right after a write loses no row."""
     path = tmp_path / "metrics.jsonl"
     script = (
-        "import os, signal, sys; from pathlib import Path; from llmrun.metrics.jsonl import JsonLines\n"
+        "import os, signal, sys; from pathlib import Path; from llmrun.storage.metrics.jsonl import JsonLines\n"
         "lines = JsonLines(Path(sys.argv[1]))\n"
         "lines.write({'step': 1, 'loss': float('nan')}); lines.write({'step': 2, 'loss': 0.1})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -1,6 +1,6 @@
 import math
 
-from llmrun.metrics import names
+from llmrun.storage.metrics import names
 
 
 def test_contract_names() -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from llmrun.metrics.jsonl import rows
-from llmrun.metrics.sinks import Sinks
+from llmrun.storage.metrics.jsonl import rows
+from llmrun.storage.metrics.sink import Sinks
 
 
 def segment(directory: Path, from_step: int, last: int, loss: float, board: bool = True) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.metrics.smooth import MovingAverage
+from llmrun.storage.metrics.throughput import MovingAverage
 
 losses = st.lists(st.floats(0.0, 20.0), min_size=1, max_size=60)
 

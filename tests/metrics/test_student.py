@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 
-from llmrun.metrics.student import as_normal, incomplete_beta, t_above, t_quantile
+from llmrun.storage.metrics.student import as_normal, incomplete_beta, t_above, t_quantile
 
 DFS = (1, 2, 3.7, 4, 8, 30, 199.5, 1e4)
 TS = (-20.0, -3.0, -0.1, 0.0, 1e-3, 0.5, 1.0, 2.0, 5.0, 20.0)

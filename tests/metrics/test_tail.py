@@ -1,7 +1,6 @@
 from pathlib import Path
 
-from llmrun.metrics.jsonl import JsonLines, cut_back
-from llmrun.metrics.tail import Tail
+from llmrun.storage.metrics.jsonl import JsonLines, Tail, cut_back
 
 
 def steps(tail: Tail) -> list[int]:

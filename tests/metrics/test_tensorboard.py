@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util import tensor_util
 
 from llmrun.errors import RunFailedError
-from llmrun.metrics.tensorboard import TensorBoard
+from llmrun.storage.metrics.tensorboard import TensorBoard
 
 TEXTS = {
     "config": "name: demo\nbatch: {GB_tok: 16Ki, μ_tok: 2Ki}\n",
@@ -99,7 +99,7 @@ def test_directory_that_cannot_be_written(tmp_path: Path) -> None:
 def test_import_costs_nothing() -> None:
     """Importing all of metrics loads neither torch nor tensorboard nor rich."""
     script = (
-        "import sys, llmrun.metrics.sinks, llmrun.metrics.display, llmrun.metrics.throughput, llmrun.metrics.smooth\n"
+        "import sys, llmrun.storage.metrics.sink, llmrun.cli.live_view, llmrun.storage.metrics.throughput, llmrun.storage.metrics.throughput\n"
         "print(sorted({'torch', 'tensorboard', 'rich', 'numpy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.metrics.throughput import Throughput
+from llmrun.storage.metrics.throughput import Throughput
 
 
 def test_rates_of_a_steady_run() -> None:

@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.metrics.view import HISTORY_MAX, RunFacts, RunView
+from llmrun.cli.live_view import HISTORY_MAX, RunFacts, RunView
 
 
 def row(step: int, **more: object) -> dict[str, object]:

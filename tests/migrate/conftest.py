@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmrun.checkpoint.reader import open_verified
 from llmrun.config.load import load_config
-from llmrun.launch.examine import find_material
+from llmrun.launch.preflight import find_material
 from llmrun.migrate.run import Order, migrate, run_mapping
 from llmrun.migrate.script import read_script
+from llmrun.storage.checkpoint.verification import open_verified
 from warm.driver import Driver
 from warm.fixtures import dataset, driver, pool, server
 from warm.pool import PoolStarter

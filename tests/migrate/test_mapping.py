@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.layout import WORLD_MAX
 from llmrun.migrate.numbers import digests_of, initial_value
 from llmrun.migrate.state import SLOTS, groups_of, write_state
 from llmrun.migrate.tensors import as_float32
+from llmrun.storage.checkpoint.layout import WORLD_MAX
 
 UP = "model.layers.0.mlp.up_proj.weight"
 NORM = "model.norm.weight"
@@ -107,7 +107,7 @@ def test_a_script_may_look_at_values_and_spoil_nothing(migrator):
 
 def test_nothing_is_read_before_it_is_written(migrator, monkeypatch):
     """Mapping by name reads no tensor; a value is made when its turn comes."""
-    from llmrun.checkpoint.contents import Checkpoint
+    from llmrun.storage.checkpoint.reader import Checkpoint
 
     read, names = Checkpoint.read, []
     monkeypatch.setattr(

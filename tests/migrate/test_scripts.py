@@ -140,9 +140,9 @@ def test_a_script_that_cannot_be_read(tmp_path):
 
 def test_the_slots_are_those_of_training():
     """Migration imports no torch for two names; they must be the optimizer's."""
+    from llmrun.core.optimizer import MOMENTS
     from llmrun.migrate.record import TRAINER_FORMAT
-    from llmrun.train import saving
-    from llmrun.train.optimizer import MOMENTS
+    from llmrun.runtime import state_dict as saving
 
     assert SLOTS == MOMENTS
     assert TRAINER_FORMAT == saving.TRAINER_FORMAT

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.reader import open_verified
 from llmrun.errors import InputError, LlmrunError, RefusedError
-from llmrun.ledger.reader import LedgerReader
 from llmrun.migrate.run import migrate
 from llmrun.run.record import read_record
+from llmrun.storage.checkpoint.verification import open_verified
+from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
 from warm.pool import dying

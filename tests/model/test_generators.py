@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmrun.model.generators import cpu_generator, cpu_state, seed_torch
-from llmrun.streams import seed_of, stream_key
+from llmrun.core.generators import cpu_generator, cpu_state, seed_torch
+from llmrun.core.streams import seed_of, stream_key
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())
 
@@ -40,5 +40,5 @@ def test_default_generator_is_set():
 
 def test_streams_need_no_torch():
     """Keys are computed without torch."""
-    code = "import sys, llmrun.streams, llmrun.lanes; assert 'torch' not in sys.modules"
+    code = "import sys, llmrun.core.streams, llmrun.core.lanes; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,10 +6,10 @@ from itertools import product
 import pytest
 import torch
 
-from llmrun.config.shape import ModelShape
-from llmrun.model.initialise import build, initial_values
-from llmrun.model.positions import alibi_slopes
-from llmrun.plan.parameters import parameter_shapes
+from llmrun.core.model.attention import alibi_slopes
+from llmrun.core.model.initialise import build, initial_values
+from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.model.shape import ModelShape
 
 BASE = {
     "n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 12, "d_ff": 43, "vocab_size": 61,
@@ -98,7 +98,7 @@ def test_recomputation_changes_no_bit(precision):
 
 def test_rotary_attention_depends_on_distance():
     """With RoPE, a shift of all positions leaves attention scores unchanged (within rounding)."""
-    from llmrun.model.positions import rotary_table, rotate
+    from llmrun.core.model.attention import rotary_table, rotate
 
     cos, sin = rotary_table(32, 12, 10000.0)
     q, k = torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)

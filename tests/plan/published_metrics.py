@@ -5,17 +5,17 @@ Here stand only the way from a case's inputs to these functions, and units.
 
 from collections.abc import Callable, Mapping
 
-from llmrun.config.batch import Batch
 from llmrun.config.presets import preset_table
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.plan import published
+from llmrun.config.schema import ModelConfig
+from llmrun.core.batch import Batch
+from llmrun.core.model.flops import flops_6NT, utilisation
+from llmrun.core.model.parameters import ParameterCount, count_parameters
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.plan import conventions as published
 from llmrun.plan.checkpoint_size import checkpoint_size, payload_bytes
 from llmrun.plan.conventions import convention
 from llmrun.plan.costs import Prices, costs_of, energy_kWh, hours_at, price, time_hours, tonnes_CO2
-from llmrun.plan.flops import flops_6NT, utilisation
 from llmrun.plan.interruptions import bytes_per_day, device_MTBF_of, run_MTBF_s, young_interval_s
-from llmrun.plan.parameters import ParameterCount, count_parameters
 from plan.published import Expected
 
 PRESETS = {

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.config.batch import Batch
-from llmrun.lanes import cost_of
-from llmrun.plan.batch_diagram import batch_diagram, equation, micro_batches_per_rank
+from llmrun.core.batch import Batch
+from llmrun.core.lanes import cost_of
+from llmrun.plan.render.batch_diagram import batch_diagram, equation, micro_batches_per_rank
 
 
 def make_batch(D: int, V: int, per_lane: int = 1, mu_tok: int = 2048) -> Batch:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.config.batch import Batch
-from llmrun.lanes import cost_of
-from llmrun.plan.calibration import Timed, TrialSize, estimate, spread_of, trial_size
+from llmrun.core.batch import Batch
+from llmrun.core.lanes import cost_of
+from llmrun.plan.forecast import Timed, TrialSize, estimate, spread_of, trial_size
 
 
 def make_batch(D: int = 2, V: int = 8, M: int = 16) -> Batch:

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.config.presets import preset_table
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.metrics.throughput import Throughput
+from llmrun.config.schema import ModelConfig
+from llmrun.core.model.flops import flops_per_token, recomputed_flops_per_token, utilisation
+from llmrun.core.model.parameters import count_parameters
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
 from llmrun.plan.conventions import CONVENTIONS, USED, convention
-from llmrun.plan.flops import flops_per_token, recomputed_flops_per_token, utilisation
-from llmrun.plan.parameters import count_parameters
+from llmrun.storage.metrics.throughput import Throughput
 
 
 def shape_of_preset(name: str) -> ModelShape:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.config.batch import Batch
-from llmrun.lanes import cost_of
+from llmrun.core.batch import Batch
+from llmrun.core.lanes import cost_of
 from llmrun.plan.checkpoint_size import Retention, retention_of
 from llmrun.plan.degrees import MOST_WORK, degree, degree_table, search_work
 

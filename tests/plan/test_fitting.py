@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
-from llmrun.plan.fitting import Fitting, Remedy, bytes_of, fitting_of, largest_mu_tok
+from llmrun.plan.fit import Fitting, Remedy, bytes_of, fitting_of, largest_mu_tok
 from llmrun.plan.plan import Plan, fitting, make_plan
-from llmrun.plan.remarks import remarks
+from llmrun.plan.render.warnings import remarks
 
 ROOT = Path(__file__).parents[2]
 

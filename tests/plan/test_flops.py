@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.plan.flops import (
+from llmrun.config.schema import ModelConfig
+from llmrun.core.model.flops import (
     attention_flops_per_token,
     causal_flops_per_token,
     flops_6NT,
@@ -15,6 +14,7 @@ from llmrun.plan.flops import (
     projection_flops_per_token,
     recomputed_flops_per_token,
 )
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
 
 
 def make_shape(L_ctx: int = 8, **given: Any) -> ModelShape:
@@ -76,7 +76,7 @@ def test_torchs_counter_agrees_exactly(given: dict[str, Any]) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from llmrun.model.transformer import Transformer
+    from llmrun.core.model.transformer import Transformer
 
     shape, sequences = make_shape(**given), 3
     model = Transformer(shape)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.plan.flops import flops_per_token, recomputed_flops_per_token, skipped_flops_per_token
+from llmrun.config.schema import ModelConfig
+from llmrun.core.model.flops import flops_per_token, recomputed_flops_per_token, skipped_flops_per_token
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
 
 SEQUENCES = 2
 
@@ -28,7 +28,7 @@ def counted(shape: ModelShape, *, recompute_blocks: bool) -> float:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from llmrun.model.transformer import Transformer
+    from llmrun.core.model.transformer import Transformer
 
     model = Transformer(shape, recompute_blocks=recompute_blocks)
     tokens = torch.randint(0, shape.vocab_size, (SEQUENCES, shape.L_ctx + 1))

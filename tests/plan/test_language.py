@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from llmrun.cli.app import run
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
-from llmrun.plan.chinese import CHINESE
-from llmrun.plan.compare import comparison
 from llmrun.plan.conventions import CONVENTIONS
-from llmrun.plan.explain import explanation
-from llmrun.plan.language import (
+from llmrun.plan.plan import Plan, make_plan
+from llmrun.plan.render.chinese import CHINESE
+from llmrun.plan.render.compare import comparison
+from llmrun.plan.render.explain import explanation
+from llmrun.plan.render.language import (
     Language,
     Said,
     chinese,
@@ -27,8 +28,7 @@ from llmrun.plan.language import (
     width,
     wrapped,
 )
-from llmrun.plan.plan import Plan, make_plan
-from llmrun.plan.summary import COLUMNS, summary
+from llmrun.plan.render.summary import COLUMNS, summary
 
 ROOT = Path(__file__).parents[2]
 

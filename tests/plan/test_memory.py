@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.lanes import cost_of
+from llmrun.config.schema import ModelConfig
+from llmrun.core.lanes import cost_of
+from llmrun.core.model.parameters import count_parameters
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
 from llmrun.plan.memory import Memory, Setting, memory_of
-from llmrun.plan.parameters import count_parameters
 
 
 def make_shape(L_ctx: int = 32, **changed: Any) -> ModelShape:
@@ -36,7 +36,7 @@ def kept_by_torch(shape: ModelShape, precision: str, sequences: int) -> int:
     """Bytes of all tensors that autograd keeps between forward and backward on this CPU."""
     import torch
 
-    from llmrun.model.transformer import Transformer
+    from llmrun.core.model.transformer import Transformer
 
     model = Transformer(shape)
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}

@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 
-from llmrun.config.sections import ModelConfig
-from llmrun.config.shape import ModelShape, complete_model, shape_of
-from llmrun.lanes import cost_of
-from llmrun.plan.memory import Setting
-from llmrun.plan.memory_moments import largest_moment
-from llmrun.plan.parameters import count_parameters
+from llmrun.config.schema import ModelConfig
+from llmrun.core.lanes import cost_of
+from llmrun.core.model.parameters import count_parameters
+from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.plan.memory import Setting, largest_moment
 
 NARROW = {"n_layers": 3, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 176, "vocab_size": 512}
 
@@ -25,7 +24,7 @@ def allocated_at_most(shape: ModelShape, sequences: int, precision: str, *, reco
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from llmrun.model.transformer import Transformer
+    from llmrun.core.model.transformer import Transformer
 
     model = Transformer(shape, recompute_blocks=recomputes)
     for parameter in model.parameters():

@@ -7,8 +7,7 @@ import pytest
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.errors import ConfigError, InputError
-from llmrun.plan.hardware import accelerator_named, hardware_table
-from llmrun.plan.own_hardware import read_rows
+from llmrun.plan.hardware import accelerator_named, hardware_table, read_rows
 from llmrun.plan.plan import make_plan
 
 ROWS = """\

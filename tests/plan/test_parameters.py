@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.config.shape import ModelShape
-from llmrun.plan.parameters import block_shapes, count_parameters, parameter_shapes
+from llmrun.core.model.parameters import block_shapes, count_parameters, parameter_shapes
+from llmrun.core.model.shape import ModelShape
 
 
 def make_shape(**given: Any) -> ModelShape:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, Resolved, resolve, resolve_for_D
-from llmrun.plan.amounts import show_bytes, show_count, show_hours
 from llmrun.plan.checkpoint_size import checkpoint_size
-from llmrun.plan.explain import explanation
-from llmrun.plan.figures import as_json
 from llmrun.plan.plan import make_plan
-from llmrun.plan.remarks import remarks
-from llmrun.plan.summary import summary
+from llmrun.plan.render.amounts import show_bytes, show_count, show_hours
+from llmrun.plan.render.explain import explanation
+from llmrun.plan.render.json import as_json
+from llmrun.plan.render.summary import summary
+from llmrun.plan.render.warnings import remarks
 
 DEMO = """\
 name: demo

@@ -8,9 +8,9 @@ from llmrun.config.load import load_config
 from llmrun.config.presets import preset_table
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.plan.conventions import CONVENTIONS
-from llmrun.plan.figures import as_json
-from llmrun.plan.own_hardware import KEYS, read_rows
+from llmrun.plan.hardware import KEYS, read_rows
 from llmrun.plan.plan import make_plan
+from llmrun.plan.render.json import as_json
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")

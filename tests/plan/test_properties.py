@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from llmrun.config.load import load_config
 from llmrun.config.presets import preset_table
 from llmrun.config.resolve import MachineFacts, resolve
-from llmrun.plan.compare import comparison
-from llmrun.plan.explain import explanation
-from llmrun.plan.figures import as_json
-from llmrun.plan.language import chinese
 from llmrun.plan.plan import Plan, make_plan
-from llmrun.plan.remarks import remarks
-from llmrun.plan.summary import summary
+from llmrun.plan.render.compare import comparison
+from llmrun.plan.render.explain import explanation
+from llmrun.plan.render.json import as_json
+from llmrun.plan.render.language import chinese
+from llmrun.plan.render.summary import summary
+from llmrun.plan.render.warnings import remarks
 
 CHOICES: dict[str, st.SearchStrategy[Any]] = {
     "T_tokens": st.sampled_from(["64Mi", "1B", "15T", str(2**63 - 1)]),

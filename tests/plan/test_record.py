@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmrun.plan.language import english
-from llmrun.plan.record import FORECASTS_SHOWN, QUANTITIES, Forecast, Record, record_of, step_from_record
-from llmrun.plan.record_lines import record_lines
+from llmrun.plan.forecast import FORECASTS_SHOWN, QUANTITIES, Forecast, Record, record_of, step_from_record
+from llmrun.plan.render.forecast import record_lines
+from llmrun.plan.render.language import english
 
 MACHINE = {"device": "cpu", "model": "A", "host": "one"}
 WORK = {"FLOPs": 1000, "precision": "bf16", "D": 2, "threads_per_rank": 1, "gb_tok": 8}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.launch.probe import child_command
+from llmrun.launch.torchrun import child_command
 
 RECORDING = """
 import json, sys

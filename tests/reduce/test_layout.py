@@ -3,8 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from llmrun.reduce.buckets import buckets_of
-from llmrun.reduce.layout import ALIGNMENT, flat_layout, is_decayed, row_share
+from llmrun.core.reduce.layout import ALIGNMENT, buckets_of, flat_layout, is_decayed, row_share
 
 shapes = st.lists(
     st.lists(st.integers(1, 97), min_size=1, max_size=2).map(tuple), min_size=1, max_size=12

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from llmrun.reduce import norm as module
-from llmrun.reduce.norm import (
+from llmrun.core.reduce import norm as module
+from llmrun.core.reduce.norm import (
     clip_factor,
     exponent_of,
     from_limbs,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from llmrun.lanes import (
+from llmrun.core.lanes import (
     buffers_needed,
     cost_of,
     fold,
@@ -20,7 +20,7 @@ from llmrun.lanes import (
     node_lanes,
     tree_height,
 )
-from llmrun.reduce.tree import finish_tree, tree_sum
+from llmrun.core.reduce.tree import finish_tree, tree_sum
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())
 SPECIAL = [0.0, -0.0, float("inf"), float("-inf"), 1e-45, -1e-45, 3.4e38, 1.0, -1.0]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmrun.errors import InputError, RunFailedError, error_of
-from llmrun.run.orders import Outcome, SegmentOrders
+from llmrun.run.worker_spec import Outcome, SegmentOrders
 
 ORDERS = SegmentOrders(
     segment=2,

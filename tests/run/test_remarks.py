@@ -1,7 +1,7 @@
 """Remarks of a running segment: read line by line while they are written, in room that was kept."""
 
-from llmrun.durable import Disk
-from llmrun.run.remarks import REMARKS_BYTES, RemarksTail, RemarksWriter
+from llmrun.run.warnings import REMARKS_BYTES, RemarksTail, RemarksWriter
+from llmrun.storage.durable import Disk
 
 
 def test_lines_are_read_once_as_they_come(tmp_path):

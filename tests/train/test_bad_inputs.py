@@ -19,10 +19,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llmrun.cli.app import run
-from llmrun.ledger.header import HEADER_BYTES
-from llmrun.ledger.record import RECORD_DTYPE
 from llmrun.provenance.packages import Packages
 from llmrun.run.lock import RunLock
+from llmrun.storage.ledger.reader import HEADER_BYTES
+from llmrun.storage.ledger.record import RECORD_DTYPE
 from warm.driver import CONFIG
 from warm.pool import PoolStarter
 
@@ -114,7 +114,7 @@ def warm_starts(server, tmp_path_factory):
     """The command line starts its workers in the warm pool, outside any repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmrun.launch.torchrun.TorchrunStarter", lambda: PoolStarter(server))
-        patch.setattr("llmrun.launch.examine.PackageQuestion", QuickQuestion)
+        patch.setattr("llmrun.launch.preflight.PackageQuestion", QuickQuestion)
         patch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path_factory.getbasetemp()))
         yield
 

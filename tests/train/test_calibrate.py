@@ -8,9 +8,8 @@ import pytest
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.errors import InputError, LlmrunError, PreemptedError
-from llmrun.launch import calibrate as module
-from llmrun.launch.calibrate import STEPS_LEAST, Stopwatch, calibrate
-from llmrun.launch.trial import usable_data
+from llmrun.launch import benchmark as module
+from llmrun.launch.benchmark import STEPS_LEAST, Stopwatch, calibrate, usable_data
 
 
 @pytest.fixture

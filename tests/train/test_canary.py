@@ -21,8 +21,8 @@ import json, sys
 {before}
 import torch
 from llmrun.provenance.mapped import by_name, mapped_libraries
-from llmrun.train.canary import canary
-from llmrun.train.determinism import set_float_mode
+from llmrun.runtime.canary import canary
+from llmrun.core.determinism import set_float_mode
 torch.set_num_threads(1)
 at = torch.device("cpu")
 first = canary(at)

@@ -2,14 +2,13 @@
 
 import pytest
 
-from llmrun.checkpoint.safetensors_file import read_header
 from llmrun.config.resolve import resolved_of
 from llmrun.config.schema import Config
-from llmrun.launch.judge import directory_bytes
-from llmrun.plan.checkpoint_files import checkpoint_bytes, metadata_bytes
-from llmrun.plan.checkpoint_size import checkpoint_size
-from llmrun.plan.parameters import count_parameters
+from llmrun.core.model.parameters import count_parameters
+from llmrun.launch.forecasting import directory_bytes
+from llmrun.plan.checkpoint_size import checkpoint_bytes, checkpoint_size, metadata_bytes
 from llmrun.run.record import read_record
+from llmrun.storage.checkpoint.safetensors import read_header
 
 FORMS = {
     "tied": (),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.errors import RunFailedError
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter, dying

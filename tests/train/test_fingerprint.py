@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from llmrun.checkpoint.reader import open_verified
 from llmrun.config.dump import differences, numeric_fields, operational_fields
 from llmrun.config.keys import leaves
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
 from llmrun.data.prepare import prepare
 from llmrun.provenance.fingerprint import Fingerprint
+from llmrun.storage.checkpoint.verification import open_verified
 from warm.bits import chain_of
 from warm.driver import TEXT, Driver
 
@@ -244,7 +244,7 @@ def test_the_code_part_lists_what_can_change_bits(driver, pool):
         for package in ("reduce", "model")
         for path in (root / "llmrun" / package).glob("*.py")
     }
-    expected = {*reduce_and_model, "llmrun/train/step.py", "llmrun/train/optimizer.py", "llmrun/lanes.py"}
+    expected = {*reduce_and_model, "llmrun/core/step.py", "llmrun/core/optimizer.py", "llmrun/core/lanes.py"}
     assert expected - ours == set()
     assert {name for name in ours if name.split("/")[1] in ("cli", "launch", "verify", "checkpoint")} == set()
     assert all(files[name] == hashlib.sha256((root / name).read_bytes()).hexdigest() for name in ours)

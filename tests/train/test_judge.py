@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from llmrun.durable import Disk
-from llmrun.launch.judge import directory_bytes
-from llmrun.metrics.jsonl import rows
-from llmrun.metrics.names import CHECKPOINT_STALL_SECONDS as STALL
-from llmrun.metrics.names import STEP_SECONDS
-from llmrun.plan.record import QUANTITIES, record_of
+from llmrun.launch.forecasting import directory_bytes
+from llmrun.plan.forecast import QUANTITIES, record_of
 from llmrun.run import forecast as module
 from llmrun.run.forecast import forecasts_below, read_forecasts
+from llmrun.storage.durable import Disk
+from llmrun.storage.metrics.jsonl import rows
+from llmrun.storage.metrics.names import CHECKPOINT_STALL_SECONDS as STALL
+from llmrun.storage.metrics.names import STEP_SECONDS
 from warm.pool import PoolStarter, dying
 
 MEASURED_ON_A_CPU = set(QUANTITIES) - {"energy_J"}
@@ -68,7 +68,7 @@ def test_every_segment_is_judged_by_itself(driver, pool, server) -> None:
 
 def test_a_killed_launcher_leaves_a_forecast_without_a_verdict(driver, pool, monkeypatch) -> None:
     """What nobody was there to measure stays null for ever, and the next segment goes on after it."""
-    monkeypatch.setattr("llmrun.launch.judge.Judge.at_end", lambda _self, _record: [])
+    monkeypatch.setattr("llmrun.launch.forecasting.Judge.at_end", lambda _self, _record: [])
     driver.train(pool, "run", until=5)
     monkeypatch.undo()
     monkeypatch.chdir(driver.directory)

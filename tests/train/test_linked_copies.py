@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.ledger.reader import LedgerReader
-from llmrun.metrics.appended import AppendedFile
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
+from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.metrics.jsonl import AppendedFile
 from warm.bits import chain_of
 
 

@@ -7,14 +7,14 @@ import signal
 import pytest
 import torch
 
-from llmrun.config.batch import Batch
+from llmrun.core.batch import Batch
+from llmrun.core.loader import Loader, MicroBatches
+from llmrun.core.order import Order
+from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
-from llmrun.data.order import Order
-from llmrun.data.windows import Split
 from llmrun.errors import EXIT_BUG
-from llmrun.train.loader import Loader, MicroBatches
-from llmrun.train.stopping import STOP_SIGNALS
-from llmrun.train.worker import as_known
+from llmrun.run.stop_request import STOP_SIGNALS
+from llmrun.runtime.worker import as_known
 
 BATCH = Batch(gb_tok=512, mu_tok=64, L_ctx=32, V=8, D=1, T_tokens=8192, warmup_tokens=0)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from llmrun.config.sections import OptimizerConfig
-from llmrun.reduce.layout import flat_layout
-from llmrun.train.optimizer import ShardedAdamW
+from llmrun.config.schema import OptimizerConfig
+from llmrun.core.optimizer import ShardedAdamW
+from llmrun.core.reduce.layout import flat_layout
 
 SHAPES = {"a": (72, 43), "b": (72,), "c": (43, 72), "d": (5,), "e": (1, 1)}
 

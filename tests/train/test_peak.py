@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import torch
-from llmrun.train.peak import PeakMemory, resident
+from llmrun.runtime.progress import PeakMemory, resident
 torch.zeros(1).sum()
 peak = PeakMemory(torch.device("cpu"))
 {work}

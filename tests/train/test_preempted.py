@@ -10,15 +10,15 @@ import time
 import psutil
 import pytest
 
-from llmrun.checkpoint.layout import steps_in
 from llmrun.config.load import load_config
 from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.options import wishes_of
 from llmrun.launch.segment import run_segment
-from llmrun.launch.signals import StopRequest
 from llmrun.launch.torchrun import WORKER_MODULE
-from llmrun.launch.wishes import wishes_of
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
+from llmrun.run.signals import StopRequest
+from llmrun.storage.checkpoint.layout import steps_in
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS, Silent
 from warm.pool import PoolStarter

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from llmrun.provenance.variables import numeric_variables
-from llmrun.train import environment as part
+from llmrun.runtime import environment as part
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from llmrun.errors import LlmrunError
 from llmrun.launch.torchrun import TorchrunStarter
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
 from warm.pool import PoolStarter, dying

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.checkpoint.reader import verify_files
 from llmrun.errors import RunFailedError
+from llmrun.storage.checkpoint.layout import step_name, steps_in
+from llmrun.storage.checkpoint.verification import verify_files
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter

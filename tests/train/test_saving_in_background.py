@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from llmrun.checkpoint.layout import step_name, steps_in
-from llmrun.checkpoint.reader import verify_files
 from llmrun.errors import EXIT_BUG
-from llmrun.metrics.jsonl import rows
+from llmrun.storage.checkpoint.layout import step_name, steps_in
+from llmrun.storage.checkpoint.verification import verify_files
+from llmrun.storage.metrics.jsonl import rows
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter

@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from llmrun.config.batch import Batch
-from llmrun.config.sections import ScheduleConfig
-from llmrun.train.schedule import learning_rate, rates_of
+from llmrun.config.schema import ScheduleConfig
+from llmrun.core.batch import Batch
+from llmrun.core.schedule import learning_rate, rates_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "learning-rate.md"
 OLD_RATES = {

@@ -12,7 +12,7 @@ import pytest
 
 import llmrun
 from llmrun.errors import RefusedError, RunFailedError
-from llmrun.run.orders import Outcome
+from llmrun.run.worker_spec import Outcome
 from warm.bits import chain_of
 from warm.pool import PoolStarter
 
@@ -135,7 +135,7 @@ def test_a_source_edited_between_probe_and_worker_is_refused(project, tmp_path):
     editor.join(timeout=10)
 
     assert done.returncode == 3, done.stderr
-    assert "code: llmrun/train/optimizer.py" in done.stderr + done.stdout
+    assert "code: llmrun/core/optimizer.py" in done.stderr + done.stdout
     assert Outcome.read(run.outcome_file(1, 0)).step == 0
     assert not run.ledger_file.exists()
     assert not (tmp_path / "executed").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from llmrun.errors import RunFailedError
-from llmrun.ledger.reader import LedgerReader
+from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 from warm.pool import PoolStarter, dying

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from llmrun.errors import RunFailedError
-from llmrun.ledger.reader import LedgerReader
-from llmrun.metrics.jsonl import rows
+from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.metrics.jsonl import rows
 from warm.bits import chain_of
 from warm.driver import Driver
 from warm.pool import PoolStarter

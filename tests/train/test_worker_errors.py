@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmrun.errors import EXIT_BUG, OtherRankError, RunFailedError
-from llmrun.train.worker import as_known
+from llmrun.runtime.worker import as_known
 
 GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/"
 

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmrun.checkpoint.snapshot import Piece, Snapshot
-from llmrun.checkpoint.writer import commit, save_rank
-from llmrun.durable import Disk
-from llmrun.ledger.combine import TensorDigest, combine_digests
-from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import QUANTITIES, Record, quantities_due, tensors_due
-from llmrun.ledger.tensors import write_tensors
+from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
+from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.writer import commit, save_rank
+from llmrun.storage.durable import Disk
+from llmrun.storage.ledger.record import QUANTITIES, Record, quantities_due, tensors_due
+from llmrun.storage.ledger.tensors import write_tensors
+from llmrun.storage.ledger.writer import LedgerWriter
 from warm.fixtures import dataset, driver, pool, server
 
 __all__ = ["dataset", "driver", "pool", "server"]
@@ -27,7 +27,7 @@ SHAPES = {"embed.weight": (8, 4), "layers.0.up.weight": (6, 4), "norm.weight": (
 PREIMAGES = {
     "config": {"seed": 42, "optimizer": {"lr": 0.001}},
     "data": {"train": "aa"},
-    "code": {"llmrun/train/step.py": "bb"},
+    "code": {"llmrun/core/step.py": "bb"},
     "environment": {"torch": "2.13.0"},
 }
 

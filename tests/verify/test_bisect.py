@@ -11,9 +11,9 @@ import pytest
 from llmrun.errors import DamagedError, InputError
 from llmrun.launch.torchrun import TorchrunStarter
 from llmrun.run.trace import read_trace
+from llmrun.verify.replay.execute import Crew
 from llmrun.verify.replay.locate import locate_between, locate_in
-from llmrun.verify.replay.route import Crew
-from llmrun.verify.replay.words import lines_of_bisection
+from llmrun.verify.replay.render import lines_of_bisection
 from warm.driver import Driver, Silent
 from warm.pool import PoolStarter
 
@@ -182,13 +182,13 @@ BY_HAND = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-from llmrun.checkpoint.reader import open_checkpoint
+from llmrun.storage.checkpoint.verification import open_checkpoint
 from llmrun.config.load import load_config
 from llmrun.data.manifest import read_manifest
-from llmrun.data.order import Order
-from llmrun.data.windows import Split
-from llmrun.config.shape import shape_of
-from llmrun.model.initialise import build, initial_values
+from llmrun.core.order import Order
+from llmrun.core.windows import Split
+from llmrun.core.model.shape import shape_of
+from llmrun.core.model.initialise import build, initial_values
 
 torch.set_num_threads(int(sys.argv[2]))
 step, checkpoint = int(sys.argv[3]), sys.argv[4]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.errors import CheckpointDamage
 from llmrun.errors import NothingComparedError
-from llmrun.ledger.record import RECORD_BYTES
-from llmrun.verify.runs import verify_runs
+from llmrun.storage.checkpoint.errors import CheckpointDamage
+from llmrun.storage.ledger.record import RECORD_BYTES
+from llmrun.verify.compare_runs import verify_runs
 
 
 def test_two_checkpoints_are_compared(runs):
@@ -55,7 +55,7 @@ def test_a_checkpoint_is_compared_with_a_runs_ledger(runs):
 
 def test_the_fingerprint_is_that_of_the_checkpoints_step(runs):
     """A run of two fingerprints has the one that made the step."""
-    changed = {"code": {"llmrun/train/step.py": "cc"}}
+    changed = {"code": {"llmrun/core/step.py": "cc"}}
     saved = runs.make("a") / "checkpoints" / "step-00000020"
     later = {step: runs.make(f"b{step}", checkpoints=(), later=(step, changed)) for step in (19, 20)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.launch.torchrun import TorchrunStarter
-from llmrun.verify.runs import verify_runs
+from llmrun.verify.compare_runs import verify_runs
 from warm.pool import PoolStarter, dying
 
 GB_TOK = 512

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.verify.replay.gap import gap_between
+from llmrun.verify.replay.tensor_distance import gap_between
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrun.verify.modules import Place, first_in_backward, forward_place, module_of, shared_module
+from llmrun.verify.diagnosis import Place, first_in_backward, forward_place, module_of, shared_module
 
 BLOCK = "model.layers.1"
 ATTENTION = [f"{BLOCK}.self_attn.{name}_proj.weight" for name in "qkvo"]

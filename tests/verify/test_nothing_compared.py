@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.cli.app import run
-from llmrun.ledger.cut import cut_back
+from llmrun.storage.ledger.writer import cut_back
 
 DATA_ONLY = ("tokens", "learning_rate", "tokens_digest")
 

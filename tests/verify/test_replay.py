@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.checkpoint.layout import steps_in
 from llmrun.cli.app import run as command
 from llmrun.data.prepare import prepare
 from llmrun.errors import InputError, RefusedError, RunFailedError
-from llmrun.ledger.chain import next_chain
-from llmrun.ledger.header import HEADER_BYTES
-from llmrun.ledger.reader import LedgerReader
-from llmrun.ledger.record import RECORD_BYTES, Record
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
+from llmrun.storage.checkpoint.layout import steps_in
+from llmrun.storage.ledger.chain import next_chain
+from llmrun.storage.ledger.reader import HEADER_BYTES, LedgerReader
+from llmrun.storage.ledger.record import RECORD_BYTES, Record
 from llmrun.verify.replay.audit import Wish, verify_replay
-from llmrun.verify.replay.route import Crew
-from llmrun.verify.replay.windows import draw_windows
-from llmrun.verify.replay.words import lines_of_replay
+from llmrun.verify.replay.execute import Crew
+from llmrun.verify.replay.plan import draw_windows
+from llmrun.verify.replay.render import lines_of_replay
 from warm.driver import STEPS, Driver, Silent
 from warm.pool import PoolStarter
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from llmrun.errors import DamagedError
-from llmrun.ledger.cut import cut_back
-from llmrun.ledger.record import RECORD_BYTES
-from llmrun.verify.runs import verify_runs
+from llmrun.storage.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.writer import cut_back
+from llmrun.verify.compare_runs import verify_runs
 
 
 def test_a_ledger_that_was_edited_is_damage(runs):

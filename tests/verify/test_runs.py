@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from llmrun.core.tensor_digest import TensorDigest
 from llmrun.errors import InputError, NothingComparedError
-from llmrun.ledger.combine import TensorDigest
-from llmrun.ledger.cut import cut_back
-from llmrun.ledger.explain import INITIALISATION
-from llmrun.ledger.tensors import write_tensors
-from llmrun.verify.runs import verify_runs
+from llmrun.storage.ledger.explain import INITIALISATION
+from llmrun.storage.ledger.tensors import write_tensors
+from llmrun.storage.ledger.writer import cut_back
+from llmrun.verify.compare_runs import verify_runs
 
 GUESS = "another order of samples, or other tokens"
 EQUAL_FINGERPRINTS = "the fingerprints are equal, so config, data, code and environment are not the cause"
@@ -73,12 +73,12 @@ def test_equal_bits_under_other_fingerprints_are_equal(runs):
 
 def test_a_fingerprint_that_changed_on_the_way_is_seen(runs):
     """A resume that allowed a change makes a run of two fingerprints."""
-    changed = {"code": {"llmrun/train/step.py": "cc"}}
+    changed = {"code": {"llmrun/core/step.py": "cc"}}
     a, b, c = runs.make("a"), runs.make("b", later=(12, changed)), runs.make("c", later=(13, changed))
 
     assert verify_runs(b, b).fingerprints.equal
     assert [str(change) for change in verify_runs(a, b).fingerprints.changes] == [
-        "llmrun/train/step.py: bb -> cc"
+        "llmrun/core/step.py: bb -> cc"
     ]
     assert verify_runs(b, c).fingerprints.equal is False
     assert verify_runs(b, c).fingerprints.parts == ()

@@ -10,7 +10,7 @@ import pytest
 
 from llmrun.cli.app import run
 from llmrun.cli.verdict import show
-from llmrun.ledger.record import RECORD_BYTES
+from llmrun.storage.ledger.record import RECORD_BYTES
 
 FINGERPRINT = "f9b1c883f8460d5dc0e7de1cf3e7ab4ea7524ef491b36a17d3c6dc423659251d"
 CHAIN = "37d12fded882090e7d646c8c42e99215976f1417d91fc82df4f51982b271249f"
@@ -288,7 +288,7 @@ def test_bad_input_is_refused(runs, llmrun, arguments, err):
 
 def test_verify_needs_no_torch():
     """Neither at import nor when it runs."""
-    code = "import sys, llmrun.verify.runs, llmrun.verify.words; print('torch' in sys.modules)"
+    code = "import sys, llmrun.verify.compare_runs, llmrun.verify.render; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "False\n"

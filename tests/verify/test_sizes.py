@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmrun.verify.runs import verify_runs
+from llmrun.verify.compare_runs import verify_runs
 
 
 def distances(runs, act):

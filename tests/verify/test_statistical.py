@@ -9,15 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.errors import InputError
-from llmrun.metrics.student import t_above
-from llmrun.verify.statistical.compare import answer_of
-from llmrun.verify.statistical.effect import correction, hedges_g
-from llmrun.verify.statistical.equivalence import Sample, compare_means, welch_df
-from llmrun.verify.statistical.holm import holm
+from llmrun.storage.metrics.student import t_above
+from llmrun.verify.statistical.compare import Asked, Measured, answer_of, judge
 from llmrun.verify.statistical.margin import parse_margin
-from llmrun.verify.statistical.measures import Asked, Measured, judge
-from llmrun.verify.statistical.power import power, seeds_needed
-from llmrun.verify.statistical.quadrature import noncentral_t_below, sd_nodes
+from llmrun.verify.statistical.tests import (
+    Sample,
+    compare_means,
+    correction,
+    hedges_g,
+    holm,
+    noncentral_t_below,
+    power,
+    sd_nodes,
+    seeds_needed,
+    welch_df,
+)
 
 
 def test_welch_by_hand():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from llmrun.cli.app import run
-from llmrun.ledger.file import LedgerWriter
-from llmrun.ledger.record import Record
-from llmrun.metrics.smooth import MovingAverage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
+from llmrun.storage.ledger.record import Record
+from llmrun.storage.ledger.writer import LedgerWriter
+from llmrun.storage.metrics.throughput import MovingAverage
 
 STEPS = 60
 DATA = {"train": "aa" * 32, "val": "bb" * 32, "tokenizer": "cc" * 32, "quarantine": []}

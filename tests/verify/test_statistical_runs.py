@@ -7,7 +7,7 @@ import pytest
 
 from llmrun.cli.app import run
 from llmrun.data.prepare import prepare
-from llmrun.metrics.jsonl import rows
+from llmrun.storage.metrics.jsonl import rows
 from warm.driver import TEXT, Driver, make_dataset
 from warm.pool import PoolStarter
 

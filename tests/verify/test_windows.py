@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.verify.replay.windows import Draw, draw_windows, escape_of, escape_probability
-from llmrun.verify.replay.words import percent
+from llmrun.verify.replay.plan import Draw, draw_windows, escape_of, escape_probability
+from llmrun.verify.replay.render import percent
 
 CHAIN = bytes(range(32))
 

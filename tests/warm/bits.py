@@ -2,9 +2,9 @@
 
 import hashlib
 
-from llmrun.checkpoint.reader import open_verified
-from llmrun.ledger.reader import LedgerReader
 from llmrun.run.directory import RunDirectory
+from llmrun.storage.checkpoint.verification import open_verified
+from llmrun.storage.ledger.reader import LedgerReader
 
 
 def chain_of(run: RunDirectory) -> str:

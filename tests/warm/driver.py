@@ -5,13 +5,13 @@ from pathlib import Path
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
 from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.options import wishes_of
 from llmrun.launch.prepared import NothingToDo
 from llmrun.launch.resume import Command, prepare_resume
 from llmrun.launch.segment import Ended, run_segment
-from llmrun.launch.signals import StopRequest
-from llmrun.launch.starter import Starter
-from llmrun.launch.wishes import wishes_of
+from llmrun.launch.torchrun import Starter
 from llmrun.run.directory import RunDirectory
+from llmrun.run.signals import StopRequest
 
 TEXT = Path(__file__).parents[2] / "LICENSE"
 

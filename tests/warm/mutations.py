@@ -24,13 +24,13 @@ from seeded import (  # noqa: F401  the server looks every fault up here
     swap_tensors,
 )
 
-from llmrun.durable import Disk
+from llmrun.storage.durable import Disk
 
 
 def signal_itself(step: int, number: int) -> None:
     """When `step` steps are recorded and saved where due, in the next one before its update, the rank gets a signal."""
-    from llmrun.train import step as module
-    from llmrun.train.saver import Saver
+    from llmrun.core import step as module
+    from llmrun.runtime.async_writer import Saver
 
     finish, start = module.learning_rate, Saver.start
     savers = []
@@ -54,7 +54,7 @@ def signal_itself(step: int, number: int) -> None:
 
 def skip_sample(step: int) -> None:
     """At `step` (1-based) the first sequence of micro-batch 0 is the one that follows it in the order."""
-    from llmrun.train.loader import MicroBatches
+    from llmrun.core.loader import MicroBatches
 
     tokens = MicroBatches.tokens
 
@@ -69,7 +69,7 @@ def skip_sample(step: int) -> None:
 
 def reseed_dropout(step: int) -> None:
     """At `step` the dropout of micro-batch 0 draws from another stream."""
-    from llmrun.train import step as module
+    from llmrun.core import step as module
 
     seed = module.seed_micro_batch
     module.seed_micro_batch = lambda key, s, j: seed(key + ((s, j) == (step - 1, 0)), s, j)
@@ -77,7 +77,7 @@ def reseed_dropout(step: int) -> None:
 
 def flip_weight_bit(step: int, bit: int = 20) -> None:
     """Between `step` and the next a bit of one weight flips, on every rank alike."""
-    from llmrun.train import loop as module
+    from llmrun.runtime import loop as module
 
     train_step = module.train_step
 
@@ -91,7 +91,7 @@ def flip_weight_bit(step: int, bit: int = 20) -> None:
 
 def zero_moments(step: int) -> None:
     """After `step` the optimizer's first moments are zero, and nobody checks."""
-    from llmrun.train import loop as module
+    from llmrun.runtime import loop as module
 
     train_step = module.train_step
 
@@ -106,7 +106,7 @@ def zero_moments(step: int) -> None:
 
 def poison(step: int, number: int, gradient: bool = False) -> None:
     """At `step` the loss of one micro-batch (or only its gradient) is not finite."""
-    from llmrun.train import step as module
+    from llmrun.core import step as module
 
     forward = module.micro_batch_loss
 
@@ -124,7 +124,7 @@ def poison(step: int, number: int, gradient: bool = False) -> None:
 
 def disk_full_once(step: int, rank: int) -> None:
     """While step `step` is saved, `rank` and no other meets a full disk when it writes its second file."""
-    from llmrun.train import saver as module
+    from llmrun.runtime import async_writer as module
 
     save_rank = module.save_rank
 
@@ -152,7 +152,7 @@ class FullDisk(Disk):
 
 def disk_full_from(step: int) -> None:
     """From `step` on no file can be made any more, and standard error takes no word."""
-    from llmrun.train import loop as module
+    from llmrun.runtime import loop as module
 
     train_step = module.train_step
 
@@ -177,7 +177,7 @@ def no_room_at_first(looks: int = 1, retry_s: float = 60.0) -> None:
 
     retry_s: how long until the next look after a full disk.
     """
-    from llmrun.train import checkpointing as module
+    from llmrun.runtime import checkpoint_policy as module
 
     check_room, module.RETRY_S = module.check_room, retry_s
     left = [looks]
@@ -210,7 +210,7 @@ def note_disk(path: str) -> None:
 
 def small_buckets(elements: int) -> None:
     """Gradients travel in many small buckets."""
-    from llmrun.reduce import engine
+    from llmrun.core.reduce import reduction as engine
 
     engine.BUCKET_ELEMENTS = elements
 
@@ -220,8 +220,9 @@ def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 
 
     then_poison: the loss of this step is not finite.  minute_s: how long a minute is between saves.
     """
-    from llmrun.train import checkpointing, loop
-    from llmrun.train import saver as module
+    from llmrun.runtime import async_writer as module
+    from llmrun.runtime import checkpoint_policy as checkpointing
+    from llmrun.runtime import loop
 
     save_rank, train_step = module.save_rank, loop.train_step
     leave, part_code = module.Saver.leave, module.Saver.part_code
@@ -272,7 +273,7 @@ def slow_disk(seconds: float) -> None:
 
 def saver_bug(rank: int) -> None:
     """The thread that saves meets what nobody expected, on one rank."""
-    from llmrun.train import saver as module
+    from llmrun.runtime import async_writer as module
 
     save_rank = module.save_rank
 
@@ -325,7 +326,7 @@ def from_start(start: int, directory: str, then: str, **arguments) -> None:
 
 def perturb_attention(step: int, gradient: bool = False) -> None:
     """At `step` the first attention of micro-batch 0 gives (or gets back) the float next to its largest element."""
-    from llmrun.model import attention as module
+    from llmrun.core.model import attention as module
 
     def act(_state):
         attend = module.F.scaled_dot_product_attention
@@ -373,7 +374,7 @@ def other_threads_in_the_canary() -> None:
     """Another number of threads than the variables say, from the comparison on."""
     import torch
 
-    from llmrun.train import session
+    from llmrun.runtime import session
 
     check = session.check_before_training
 

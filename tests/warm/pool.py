@@ -10,8 +10,7 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from llmrun.launch.environment import worker_environment
-from llmrun.launch.starter import Probe
+from llmrun.launch.torchrun import Probe, worker_environment
 
 _PORTS = count()
 SERVER = Path(__file__).with_name("server.py")
@@ -82,7 +81,7 @@ class PoolWorkers:
 
 
 class PoolStarter:
-    """Implements `llmrun.launch.starter.Starter`.
+    """Implements `llmrun.launch.torchrun.Starter`.
 
     mutation, arguments: a function of tests/warm/mutations.py that each rank calls before it works.
     kill_at: SIGKILL all ranks as soon as metrics.jsonl holds this many lines.

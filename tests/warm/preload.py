@@ -2,9 +2,6 @@
 
 import gc
 
-import llmrun.train.session
-import llmrun.train.strategies  # noqa: F401
-
 # Collecting would touch every object, and with it copy every page that a fork shares.
 gc.collect()
 gc.freeze()

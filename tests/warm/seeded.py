@@ -5,7 +5,7 @@ import torch
 
 def shift_samples(step: int, by: int) -> None:
     """From `step` on every sample is the one that stands `by` places later in the order."""
-    from llmrun.train.loader import MicroBatches
+    from llmrun.core.loader import MicroBatches
 
     tokens = MicroBatches.tokens
 
@@ -34,7 +34,7 @@ class Shifted:
 
 def other_order(seed: int) -> None:
     """The samples come in the order of another seed."""
-    from llmrun.train import session as module
+    from llmrun.runtime import session as module
 
     open_order = module.open_order
     module.open_order = lambda run, _, *rest, **named: open_order(run, seed, *rest, **named)
@@ -42,7 +42,7 @@ def other_order(seed: int) -> None:
 
 def change_token(step: int, number: int, place: int) -> None:
     """At `step` one token of a micro-batch is its neighbour in the vocabulary."""
-    from llmrun.train.loader import MicroBatches
+    from llmrun.core.loader import MicroBatches
 
     tokens = MicroBatches.tokens
 
@@ -57,7 +57,7 @@ def change_token(step: int, number: int, place: int) -> None:
 
 def late_learning_rate(step: int) -> None:
     """From `step` on each update uses the learning rate of the step before."""
-    from llmrun.train import step as module
+    from llmrun.core import step as module
 
     rate = module.learning_rate
     module.learning_rate = lambda s, *rest: rate(s - (s >= step), *rest)
@@ -65,7 +65,7 @@ def late_learning_rate(step: int) -> None:
 
 def other_initial_value(tensor: str) -> None:
     """One element of one parameter starts at the float next to its own."""
-    from llmrun.model import initialise as module
+    from llmrun.core.model import initialise as module
 
     initialise = module.initialise
 
@@ -79,7 +79,7 @@ def other_initial_value(tensor: str) -> None:
 
 def before_step(step: int, act) -> None:
     """Calls act(state) when `step` - 1 steps are finished."""
-    from llmrun.train import loop as module
+    from llmrun.runtime import loop as module
 
     train_step = module.train_step
 
@@ -183,7 +183,7 @@ def flip_moment_bit(step: int, tensor: str, bit: int) -> None:
 
 def other_generators(step: int) -> None:
     """The generators that are saved after `step` are those of another seed."""
-    from llmrun.train import saving as module
+    from llmrun.runtime import state_dict as module
 
     boundary = module.seed_boundary
     module.seed_boundary = lambda seed, s: boundary(seed + (s == step), s)

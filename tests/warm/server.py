@@ -1,7 +1,7 @@
 """A warm worker server: torch is imported once, every rank is a fork of this process.
 
 Reads one JSON request a line on standard input and answers each with one line.  A forked rank runs exactly
-what `python -m llmrun.train.worker` runs, after an optional mutation (tests/warm/mutations.py).
+what `python -m llmrun.runtime.worker` runs, after an optional mutation (tests/warm/mutations.py).
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 from llmrun.machine import die_with_parent
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.run.directory import RunDirectory
-from llmrun.train import worker
-from llmrun.train.probe import probe
+from llmrun.runtime import worker
+from llmrun.runtime.probe import probe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mutations

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.errors import InputError
-from llmrun.ledger.compare import common_extent
-from llmrun.ledger.distance import Distance, growth
-from llmrun.ledger.explain import explain
+from llmrun.storage.ledger.compare import common_extent
+from llmrun.storage.ledger.distance import Distance, growth
+from llmrun.storage.ledger.explain import explain
 from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras
-from llmrun.verify.replay.audited import Audited, open_audited
-from llmrun.verify.replay.route import Crew, Route, RouteDone, execute
-from llmrun.verify.replay.verdict import Replay
-from llmrun.verify.replay.windows import Draw, draw_windows
-from llmrun.verify.subject import Subject
-from llmrun.verify.tensors import name_tensors
-from llmrun.verify.verdict import Finding, Verdict
+from llmrun.verify.operands import Subject
+from llmrun.verify.replay.execute import Crew, Route, RouteDone, execute
+from llmrun.verify.replay.plan import Draw, draw_windows
+from llmrun.verify.replay.recorded_run import Audited, open_audited
+from llmrun.verify.replay.report import Replay
+from llmrun.verify.report import Finding, Verdict
+from llmrun.verify.tensor_diff import name_tensors
 
 DEFAULT_STEPS = 20
 """Steps of a window where the user does not say."""

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrun.errors import DamagedError
-from llmrun.launch.ground import Ground
-from llmrun.launch.replay import Leg, LegDone, run_leg
-from llmrun.ledger.compare import Difference, first_difference
-from llmrun.ledger.reader import LedgerReader
 from llmrun.run.trace import TRACE_NAME, Entry, first_different, read_kept, read_trace
+from llmrun.storage.ledger.compare import Difference, first_difference
+from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.text import command
-from llmrun.verify.replay.audited import Audited
-from llmrun.verify.replay.gap import Gap, gap_between
-from llmrun.verify.replay.route import Crew, Route, execute, saved_checkpoint
+from llmrun.verify.replay.execute import Crew, Leg, LegDone, Route, execute, run_leg, saved_checkpoint
+from llmrun.verify.replay.recorded_run import Audited, Ground
+from llmrun.verify.replay.tensor_distance import Gap, gap_between
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.errors import InputError
-from llmrun.ledger.compare import Difference
 from llmrun.provenance.fingerprint import Change, compare
 from llmrun.run.trace import Entry
+from llmrun.storage.ledger.compare import Difference
+from llmrun.verify.compare_runs import verify_runs
 from llmrun.verify.fingerprints import Fingerprints
-from llmrun.verify.replay.audited import Audited, open_audited
 from llmrun.verify.replay.bisect import Bisection, Side, bisect, on_one_rank, state_before
-from llmrun.verify.replay.route import Crew
-from llmrun.verify.runs import verify_runs
-from llmrun.verify.verdict import Finding, Verdict
+from llmrun.verify.replay.execute import Crew
+from llmrun.verify.replay.recorded_run import Audited, open_audited
+from llmrun.verify.report import Finding, Verdict
 
 OF_MODULES = ("loss", "gradients")
 """The quantities in which modules can part first; before them come data, after them sums and updates."""

@@ -1,12 +1,14 @@
-"""`llmrun verify --statistical`: are two groups of runs equivalent, different, or are there too few to tell."""
+"""Two groups of runs compared: at the end, on the way, and the conclusion."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from llmrun.errors import InputError
-from llmrun.metrics import names
-from llmrun.verify.statistical.course import Course, course_of
+from llmrun.storage.metrics import names
+from llmrun.storage.metrics.loss_band import Band, band_of, first_left
 from llmrun.verify.statistical.groups import (
     Group,
     check_comparable,
@@ -14,7 +16,244 @@ from llmrun.verify.statistical.groups import (
     differing_within,
 )
 from llmrun.verify.statistical.margin import Margin
-from llmrun.verify.statistical.measures import Asked, Measure, judge, measure_groups, with_effect
+from llmrun.verify.statistical.tests import (
+    Effect,
+    MeansCompared,
+    Sample,
+    compare_means,
+    hedges_g,
+    holm,
+    seeds_needed,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks: margin in nats, error rate alpha, and the power that planned groups shall have."""
+
+    margin: float
+    alpha: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One quantity at one step in all runs of a group or two.
+
+    name: as in metrics.jsonl.  samples: nats; of val_ppl the logarithm, which is val_loss.
+    """
+
+    name: str
+    step: int
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One comparison.
+
+    p_equivalence, p_difference: after Holm's correction over all measures of the verdict.
+    seeds_needed:    runs in each group that would show equivalence with the wanted power if there is no
+                     difference at all; seeds_at_difference: if the true difference is the one found.  None: never.
+    """
+
+    measured: Measured
+    means: MeansCompared
+    effect: Effect
+    p_equivalence: float
+    p_difference: float
+    alpha: float
+    seeds_needed: int | None
+    seeds_at_difference: int | None
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Shown to differ by less than the margin."""
+        return self.p_equivalence <= self.alpha
+
+    @property
+    def is_different(self) -> bool:
+        """Shown to differ at all."""
+        return self.p_difference <= self.alpha
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison with stable keys, in nats."""
+        baseline, candidate = self.measured.samples
+        return {
+            "name": self.measured.name,
+            "step": self.measured.step,
+            "unit": "nats",
+            "baseline_mean": baseline.mean,
+            "baseline_sd": baseline.sd,
+            "candidate_mean": candidate.mean,
+            "candidate_sd": candidate.sd,
+            "difference": self.means.difference,
+            "perplexity_ratio": names.perplexity(self.means.difference),
+            "interval": [self.means.low, self.means.high],
+            "interval_confidence": 1.0 - 2.0 * self.alpha,
+            "standard_error": self.means.error,
+            "df": self.means.df,
+            "p_equivalence": self.means.p_equivalence,
+            "p_equivalence_holm": self.p_equivalence,
+            "p_difference": self.means.p_difference,
+            "p_difference_holm": self.p_difference,
+            "equivalent": self.is_equivalent,
+            "different": self.is_different,
+            "hedges_g": self.effect.g,
+            "hedges_g_interval": None if self.effect.g is None else [self.effect.low, self.effect.high],
+            "seeds_needed": self.seeds_needed,
+            "seeds_needed_at_difference": self.seeds_at_difference,
+        }
+
+
+def measure_groups(groups: tuple[Group, ...], step: int) -> list[Measured]:
+    """The final smoothed loss at `step`, and the last val_ppl up to there that every run has."""
+    found = [
+        Measured(
+            names.LOSS_SMOOTH,
+            step,
+            tuple(
+                Sample.of([float(m.curve.loss_smooth[step - 1]) for m in group.members]) for group in groups
+            ),
+        )
+    ]
+    evaluated = common_evaluation(groups, step)
+    if evaluated is not None:
+        values = tuple(Sample.of([m.curve.evaluations[evaluated] for m in group.members]) for group in groups)
+        found.append(Measured(names.VAL_PPL, evaluated, values))
+    return found
+
+
+def common_evaluation(groups: tuple[Group, ...], step: int) -> int | None:
+    """The last step up to `step` at which all runs were evaluated on the same validation split."""
+    members = [member for group in groups for member in group.members]
+    if any(member.preimage("data")["val"] != members[0].preimage("data")["val"] for member in members):
+        return None
+    everywhere = set.intersection(*(set(member.curve.evaluations) for member in members))
+    finite = [s for s in everywhere if all(math.isfinite(m.curve.evaluations[s]) for m in members)]
+    return max((s for s in finite if s <= step), default=None)
+
+
+def judge(found: list[Measured], asked: Asked) -> list[Measure]:
+    """Compare baseline and candidate in every quantity, with Holm's correction over all of them."""
+    compared = [
+        compare_means(measured.samples[0], measured.samples[1], asked.margin, asked.alpha)
+        for measured in found
+    ]
+    equivalence = holm([means.p_equivalence for means in compared])
+    difference = holm([means.p_difference for means in compared])
+    return [
+        Measure(measured, means, Effect(None, None, None), p_equal, p_different, asked.alpha, None, None)
+        for measured, means, p_equal, p_different in zip(
+            found, compared, equivalence, difference, strict=True
+        )
+    ]
+
+
+def with_effect(measure: Measure, asked: Asked, n_measures: int) -> Measure:
+    """`measure` with its effect size and the seeds that it would take.
+
+    The seeds are counted at alpha / n_measures, the strictest level that Holm's correction may demand.
+    """
+    baseline, candidate = measure.measured.samples
+    sd, level = pooled_sd(baseline, candidate), asked.alpha / n_measures
+    difference = abs(measure.means.difference)
+    return replace(
+        measure,
+        effect=hedges_g(baseline, candidate, asked.alpha),
+        seeds_needed=seeds_needed(asked.margin, sd, level, asked.power),
+        seeds_at_difference=seeds_needed(asked.margin, sd, level, asked.power, difference),
+    )
+
+
+def pooled_sd(*samples: Sample) -> float:
+    """The standard deviation from run to run within groups."""
+    df = sum(sample.n - 1 for sample in samples)
+    return math.sqrt(sum((sample.n - 1) * sample.sd**2 for sample in samples) / df)
+
+
+LOOKS = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """The difference of the mean smoothed losses at one step, nats; p_difference after Holm over all looks."""
+
+    step: int
+    difference: float
+    p_difference: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """The smoothed losses from the first step to the last common one.
+
+    band:    of the baseline.
+    outside: for each run of the candidate the share of its steps outside the band; 1 - confidence is expected.
+    left_at: for each run the step at which the live monitor would have warned; None where it would not.
+    looks:   the difference at evenly spaced steps, the last included.
+    """
+
+    band: Band
+    outside: dict[str, float]
+    left_at: dict[str, int | None]
+    looks: list[Look]
+    alpha: float
+
+    @property
+    def first_different(self) -> int | None:
+        """The first look at which the groups differ."""
+        return next((look.step for look in self.looks if look.p_difference <= self.alpha), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The course with stable keys."""
+        return {
+            "band": {
+                "confidence": 1.0 - self.alpha,
+                "runs": self.band.n,
+                "steps": self.band.steps,
+                "expected_outside": self.alpha,
+            },
+            "candidates": [
+                {"run": name, "outside": share, "left_band_at": self.left_at[name]}
+                for name, share in self.outside.items()
+            ],
+            "looks": [vars(look) for look in self.looks],
+            "first_different_look": self.first_different,
+        }
+
+
+def course_of(baseline: Group, candidate: Group, step: int, alpha: float) -> Course:
+    """The course of two groups up to `step`, which all runs have."""
+    base = np.stack([member.curve.loss_smooth[:step] for member in baseline.members])
+    other = np.stack([member.curve.loss_smooth[:step] for member in candidate.members])
+    band = band_of(list(base))
+    half = band.half_width(alpha)
+    with np.errstate(invalid="ignore"):
+        out = np.abs(other - band.mean) > half
+    steps = sorted({max(1, round(step * look / LOOKS)) for look in range(1, LOOKS + 1)})
+    return Course(
+        band=band,
+        outside={name: float(row.mean()) for name, row in zip(candidate.names, out, strict=True)},
+        left_at={name: first_left(band, row) for name, row in zip(candidate.names, other, strict=True)},
+        looks=_looks(base, other, steps),
+        alpha=alpha,
+    )
+
+
+def _looks(base: np.ndarray, other: np.ndarray, steps: list[int]) -> list[Look]:
+    """Welch's test at each of the steps, corrected over all; steps that a run lacks are left out.
+
+    base, other: [runs, steps], float64, nats.
+    """
+    whole = [s for s in steps if np.isfinite(base[:, s - 1]).all() and np.isfinite(other[:, s - 1]).all()]
+    compared = [
+        compare_means(Sample.of(base[:, s - 1].tolist()), Sample.of(other[:, s - 1].tolist()), 1.0, 0.05)
+        for s in whole
+    ]
+    adjusted = holm([means.p_difference for means in compared])
+    return [Look(s, means.difference, p) for s, means, p in zip(whole, compared, adjusted, strict=True)]
+
 
 Answer = Literal["equivalent", "different", "not_shown"]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from llmrun.errors import DamagedError, InputError
-from llmrun.ledger.reader import LedgerReader
-from llmrun.ledger.record import QUANTITIES
-from llmrun.metrics.curves import Curve, first_equal_pair, read_curve
-from llmrun.metrics.smooth import MovingAverage
 from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
 from llmrun.run.record import RunRecord, read_record
+from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.ledger.record import QUANTITIES
+from llmrun.storage.metrics.curves import Curve, first_equal_pair, read_curve
+from llmrun.storage.metrics.throughput import MovingAverage
 from llmrun.text import command
 
 RUNS_MIN = 2

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmrun.durable import replace_file
 from llmrun.errors import InputError
+from llmrun.storage.durable import replace_file
 from llmrun.verify.statistical.compare import Comparison
 
 if TYPE_CHECKING:

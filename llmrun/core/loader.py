@@ -1,0 +1,148 @@
+"""The micro-batches of one rank, in the order in which it needs them.
+
+What a micro-batch holds is a pure function of its logical number: sequence i of micro-batch j of step s is
+entry (s·M + j)·sequences + i of the order.  Loader workers only fetch; nothing of theirs can change a bit.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from llmrun.core.batch import Batch
+from llmrun.core.streams import seed_of, stream_key
+from llmrun.core.windows import Split
+from llmrun.data.order_file import Entries
+from llmrun.errors import LlmrunError, error_of
+from llmrun.machine import die_with_parent
+from llmrun.run.stop_request import STOP_SIGNALS
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Micro-batch j of the step with index s (0-based).  tokens: [sequences, L_ctx + 1], int32, CPU."""
+
+    step: int
+    number: int
+    tokens: Tensor
+
+
+def micro_batches_of_lane(batch: Batch, lane: int | None) -> range:
+    """Numbers of the micro-batches whose gradients lane `lane` adds, in order.
+
+    A rank without a lane that runs along (None) borrows those of lane 0; they count nowhere.
+    """
+    per_lane, first = batch.micro_batches_per_lane, lane or 0
+    return range(first * per_lane, (first + 1) * per_lane)
+
+
+class MicroBatches(Dataset[tuple[int, int, Any]]):
+    """Every micro-batch of the run, by (step index, number)."""
+
+    def __init__(self, split: Split, order: Entries, batch: Batch) -> None:
+        self._split, self._order, self._batch = split, order, batch
+
+    def tokens(self, step: int, number: int) -> Tensor:
+        """The tokens of one micro-batch: [sequences, L_ctx + 1], int32."""
+        n = self._batch.sequences
+        entries = self._order.entries((step * self._batch.M + number) * n, n)
+        return torch.from_numpy(np.stack([self._split.window(int(w)) for w in entries]))
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Any]:
+        """Tokens, or the error that reading them met: an exception would lose its fields on the way.
+
+        An array travels through the worker's pipe.  A tensor would need shared memory and a descriptor; if one
+        of these runs out, torch prints that in the worker and the rank waits for ever.
+        """
+        step, number = key
+        try:
+            return step, number, self.tokens(step, number).numpy()
+        except LlmrunError as error:
+            return step, number, error.as_json()
+
+
+class MicroBatchOrder(Sampler[tuple[int, int]]):
+    """The (step index, number) pairs that a rank needs, in order."""
+
+    def __init__(self, batch: Batch, lanes: Sequence[int | None], steps: range) -> None:
+        self._batch, self._lanes, self._steps = batch, lanes, steps
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in self._steps:
+            for lane in self._lanes:
+                for number in micro_batches_of_lane(self._batch, lane):
+                    yield step, number
+
+
+class Loader:
+    """Iterates over the micro-batches of one rank.
+
+    Workers are forked when the loader is made: before the process group, the model and CUDA exist, so that
+    there are no threads to lose and no pages to copy.
+    """
+
+    def __init__(
+        self,
+        batches: MicroBatches,
+        batch: Batch,
+        rank: int,
+        lanes: Sequence[int | None],
+        steps: range,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        self.batches = batches
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=MicroBatchOrder(batch, lanes, steps),
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,
+            multiprocessing_context="fork" if num_workers else None,
+            generator=torch.Generator(device="cpu"),
+            prefetch_factor=2 if num_workers else None,
+        )
+        self._items = iter(loader)
+
+    def next(self, step: int, number: int) -> MicroBatch:
+        """The next micro-batch, which must be this one.  Raises what reading it raised."""
+        found_step, found_number, content = next(self._items)
+        assert (found_step, found_number) == (step, number), "the loader is out of step"
+        if isinstance(content, dict):
+            raise error_of(content)
+        return MicroBatch(step, number, torch.from_numpy(content))
+
+
+def _as_it_is(item: Any) -> Any:
+    """Items are complete: nothing to collate."""
+    return item
+
+
+@dataclass(frozen=True)
+class _WorkerStart:
+    """What a loader worker does first."""
+
+    seed: int
+    rank: int
+    parent: int
+
+    def __call__(self, worker: int) -> None:
+        """End with the rank, leave signals to it, and own seeded generators.
+
+        A batch system may signal every process of a job: the rank still needs its data to reach the save.
+        """
+        die_with_parent(self.parent)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        key = stream_key(self.seed, "worker", self.rank, worker)
+        random.seed(seed_of(key))
+        np.random.seed(seed_of(key, n_bytes=4))  # noqa: NPY002
+        torch.manual_seed(seed_of(key))

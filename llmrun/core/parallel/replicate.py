@@ -1,0 +1,90 @@
+"""Strategy `replicate`: all weights on every rank, optimizer state sharded over the flat buffer."""
+
+import torch
+from torch import Tensor, nn
+
+from llmrun.config.resolve import Resolved
+from llmrun.core.model.initialise import build, initial_values
+from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.parallel.base import Read
+from llmrun.core.reduce.layout import FlatLayout, flat_layout
+from llmrun.core.reduce.reduction import Reduction
+
+
+class FlatWeights:
+    """A model whose parameters are views into one flat buffer, cut into equal shards.
+
+    flat: [layout.total], float32.
+    """
+
+    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
+        self.layout: FlatLayout = flat_layout(parameter_shapes(resolved.shape), resolved.batch.D)
+        self.slots = self.layout.slots
+        self.share = self.layout.share(rank)
+        self.flat = torch.zeros(self.layout.total, dtype=torch.float32, device=device)
+        shard = self.layout.shard(rank)
+        self.weights = self.flat[shard.start : shard.stop]
+        self.model: nn.Module = self._build(resolved, device)
+
+    def _build(self, resolved: Resolved, device: torch.device) -> nn.Module:
+        """The model with its initial weights."""
+        starts = {slot.name: slot.start for slot in self.slots}
+
+        def place(name: str, shape: torch.Size) -> Tensor:
+            return self.flat[starts[name] : starts[name] + shape.numel()].view(shape)
+
+        model = build(
+            resolved.shape,
+            place,
+            initial_values(resolved.config.seed, resolved.shape.n_layers),
+            recompute_blocks=resolved.config.activation_checkpointing == "block",
+        ).to(device)
+        for name, parameter in model.named_parameters():
+            assert parameter.data_ptr() == self.flat[starts[name] :].data_ptr(), "a weight was moved"
+        return model
+
+    def load(self, read: Read) -> None:
+        """See `Strategy.load`."""
+        for slot in self.slots:
+            self.flat[slot.start : slot.start + slot.numel].copy_(read(slot, 0, slot.numel))
+
+    def graph_parameters(self) -> list[nn.Parameter]:
+        """See `Strategy.graph_parameters`."""
+        return list(self.model.parameters())
+
+    def passes(self, count: int) -> int:  # noqa: ARG002
+        """Forward passes need no company."""
+        return 0
+
+
+class Replicate(FlatWeights):
+    """Neighbouring lanes on each rank, folded before they travel: one exchange a step."""
+
+    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
+        super().__init__(resolved, rank, device)
+        parameters = dict(self.model.named_parameters())
+        self._reduction = Reduction(parameters, self.layout, resolved.batch.V, rank, device)
+        self.lanes = self._reduction.lanes
+
+    def begin_lane(self, lane: int | None) -> None:
+        """See `Strategy.begin_lane`."""
+        assert lane is not None
+        self._reduction.begin_lane(lane)
+
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
+        """Autograd adds into the lane's buffer; in the last pass gradients travel as they are complete."""
+        if ends_step:
+            self._reduction.expect_last_pass()
+
+    def end_lane(self, lane: int | None) -> None:
+        """See `Strategy.end_lane`."""
+        assert lane is not None
+        self._reduction.end_lane(lane)
+
+    def finish(self) -> Tensor:
+        """See `Strategy.finish`."""
+        return self._reduction.finish()
+
+    def publish(self) -> None:
+        """See `Strategy.publish`."""
+        self._reduction.exchange.gather(self.flat)

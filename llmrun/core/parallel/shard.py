@@ -1,0 +1,197 @@
+"""Strategy `shard`: weights, gradients and optimizer state sharded by FSDP2, with our order of sums.
+
+Rank r hosts lanes r, r+D, r+2D, …, one slot after the other.  FSDP2 reduces a parameter group's gradients
+after every slot; the pieces of all ranks arrive by one all-to-all and are folded into the tree of lanes, so that
+at most log2(V) + 1 buffers of the shard's size are held.  At D = 1 there is nothing to shard: `strategy_of`
+takes `replicate`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
+from torch.distributed.tensor import DTensor
+
+from llmrun.config.resolve import Resolved
+from llmrun.core.lanes import Node, merged, strided_lanes
+from llmrun.core.model.initialise import Fill, initial_values
+from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.model.transformer import Transformer
+from llmrun.core.parallel.base import Read
+from llmrun.core.reduce.layout import Slot, flat_layout, row_share
+
+
+class TreeReduceScatter(ReduceScatter):
+    """The reduction of one parameter group over the V lanes of a step."""
+
+    def __init__(self, V: int) -> None:
+        self._V = V
+        self._held: list[Node] = []
+        self._sums: list[Tensor] = []
+        self._next_lane = 0
+
+    def allocate(
+        self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Memory for an input or an output."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: object,
+        async_op: bool = False,
+    ) -> None:
+        """Take one slot: input [D·n] of this rank's lane; output [n] is the root after the last slot, else 0."""
+        assert op == dist.ReduceOp.SUM, "FSDP2 would scale the gradients"
+        assert not async_op
+        received = torch.empty_like(input_tensor)
+        dist.all_to_all_single(received, input_tensor, group=group)
+        lanes = range(self._next_lane, min(self._next_lane + group.size(), self._V))
+        for lane, values in zip(lanes, received.view(group.size(), -1), strict=False):
+            self._take(lane, values)
+        self._next_lane = lanes.stop
+        if lanes.stop == self._V:
+            assert len(self._sums) == 1
+            output_tensor.copy_(self._sums[0])
+            self._held, self._sums, self._next_lane = [], [], 0
+        else:
+            # What is held are views of `received`: keep the nodes, not the whole buffer.
+            self._sums = [s.clone() for s in self._sums]
+            output_tensor.zero_()
+
+    def _take(self, lane: int, values: Tensor) -> None:
+        """Fold one lane.  A lane counts from +0.0: -0.0 cannot come from a gradient's absence."""
+        self._held.append((0, lane))
+        self._sums.append(values.add_(0.0))
+        while (above := merged(self._V, range(self._V), self._held)) is not None:
+            if len(above) < len(self._held):
+                right = self._sums.pop()
+                self._sums[-1].add_(right)
+            self._held = above
+
+
+class ShardedModel:
+    """A model under FSDP2, block by block, and this rank's rows of every parameter in one flat buffer.
+
+    FSDP2 cuts whole rows; the optimizer wants pieces at multiples of 64 elements: so the rows are copied to
+    `weights` [share.size], float32, updated there, and copied back.
+    """
+
+    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
+        config, batch = resolved.config, resolved.batch
+        self.slots = flat_layout(parameter_shapes(resolved.shape), batch.D).slots
+        self.share = row_share(self.slots, batch.D, rank)
+        self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
+        self.model: nn.Module = self._build(resolved, device)
+        self._parameters = dict(self.model.named_parameters())
+        fill = initial_values(config.seed, resolved.shape.n_layers)
+        self.load(_reader_of(fill))
+        self._gradient = torch.zeros_like(self.weights)
+        self.lanes = strided_lanes(batch.V, batch.D, rank)
+        for group in self.groups():
+            group.set_gradient_divide_factor(1.0)
+            group.set_force_sum_reduction_for_comms(True)
+            group.set_reduce_scatter_unused_params(True)
+
+    def _build(self, resolved: Resolved, device: torch.device) -> nn.Module:
+        """The model, sharded before it has memory: no rank ever holds all of it."""
+        with torch.device("meta"):
+            model = Transformer(
+                resolved.shape, recompute_blocks=resolved.config.activation_checkpointing == "block"
+            )
+        mesh = init_device_mesh(device.type, (resolved.batch.D,))
+        for block in model.model.layers:
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh)
+        positions = model.model.positions
+        del model.model.positions  # its tables are real already, and `to_empty` would empty them
+        model.to_empty(device=device)
+        model.model.positions = positions.to(device)
+        return model
+
+    def groups(self) -> list[FSDPModule]:
+        """The modules whose parameters travel together."""
+        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+
+    def load(self, read: Read) -> None:
+        """See `Strategy.load`: only this rank's rows are read."""
+        for piece in self.share.pieces:
+            own = self.weights[piece.own_start : piece.own_start + piece.count]
+            own.copy_(read(piece.slot, piece.start, piece.count))
+        self.publish()
+
+    def publish(self) -> None:
+        """See `Strategy.publish`: FSDP2 gathers the rows itself when a block runs."""
+        with torch.no_grad():
+            for piece in self.share.pieces:
+                rows = _local(self._parameters[piece.slot.name])
+                own = self.weights[piece.own_start : piece.own_start + piece.count]
+                rows.copy_(own.view(rows.shape))
+
+    def begin_lane(self, lane: int | None) -> None:
+        """Nothing to do: FSDP2 starts without gradients."""
+
+    def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
+        """Within a lane gradients are added where they are; its last pass reduces them."""
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(ends_lane)
+
+    def end_lane(self, lane: int | None) -> None:
+        """Nothing to do: the reduction took the lane in the backward pass."""
+
+    def finish(self) -> Tensor:
+        """The gradients that FSDP2 left, as one flat buffer [share.size]; they are gone afterwards."""
+        for piece in self.share.pieces:
+            gradient = self._parameters[piece.slot.name].grad
+            assert gradient is not None, "FSDP2 reduced no gradient"
+            own = self._gradient[piece.own_start : piece.own_start + piece.count]
+            own.copy_(_local(gradient).reshape(-1))
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        return self._gradient
+
+    def graph_parameters(self) -> list[nn.Parameter]:
+        """FSDP2 runs on gathered weights that are gone after the pass."""
+        return []
+
+    def passes(self, count: int) -> int:
+        """FSDP2 gathers weights in every pass, so all ranks run equally many."""
+        D = torch.distributed.get_world_size()
+        return -(-count // D)
+
+
+class Shard(ShardedModel):
+    """FSDP2 with its reduce-scatter replaced: the bits of the tree, one exchange a slot."""
+
+    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
+        super().__init__(resolved, rank, device)
+        for group in self.groups():
+            group.set_custom_reduce_scatter(TreeReduceScatter(resolved.batch.V))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's rows."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
+
+
+def _reader_of(fill: Fill) -> Read:
+    """Initial values of a parameter, one parameter in memory at a time."""
+    whole: dict[str, Tensor] = {}
+
+    def read(slot: Slot, start: int, count: int) -> Tensor:
+        if slot.name not in whole:
+            whole.clear()
+            parameter = nn.Parameter(torch.empty(slot.shape, dtype=torch.float32))
+            fill(slot.name, parameter)
+            whole[slot.name] = parameter.detach().view(-1)
+        return whole[slot.name][start : start + count]
+
+    return read

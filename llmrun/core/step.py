@@ -1,0 +1,202 @@
+"""One optimizer step: the order of everything that decides a bit (docs/determinism.md)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrun.core.digest import Digester, words_of
+from llmrun.core.generators import seed_boundary, seed_micro_batch
+from llmrun.core.loader import Loader, MicroBatch, micro_batches_of_lane
+from llmrun.core.optimizer import MOMENTS
+from llmrun.core.reduce.collectives import bits_of, float_of, gather_integers, sum_columns
+from llmrun.core.reduce.norm import (
+    clip_factor,
+    exponent_of,
+    from_limbs,
+    largest_magnitude,
+    norm_of,
+    square_sum,
+    to_limbs,
+)
+from llmrun.core.reduce.tree import tree_sum
+from llmrun.core.schedule import learning_rate
+from llmrun.core.state import TrainingState, partial_digests
+from llmrun.errors import RunFailedError
+from llmrun.storage.ledger.record import optimizer_due
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What every rank knows after a step.
+
+    *_digests: of whole tensors, in flat order; moment_digests only where they are due.
+    tokens:    of this step.  flags: those that each rank passed in, by rank.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens_digest: int
+    gradient_digests: list[int]
+    weight_digests: list[int]
+    moment_digests: dict[str, list[int]] | None
+    tokens: int
+    flags: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _LocalSums:
+    """What one rank found in its own lanes."""
+
+    losses: dict[int, Tensor]
+    n_targets: int
+    tokens_digest: int
+
+
+def train_step(
+    state: TrainingState, loader: Loader, token_digester: Digester, flags: Callable[[], list[int]]
+) -> StepFacts:
+    """Advance the state by one step.
+
+    flags: asked at the end of the step for small integers of this rank that every rank shall see.
+    Raises RunFailedError for a non-finite loss or gradient, on every rank alike, before the update.
+    """
+    s, config = state.step, state.resolved.config
+    seed_boundary(config.seed, s)
+    local = _backward(state, loader, token_digester)
+    gradient = state.strategy.finish()
+    losses, n_targets, magnitude, tokens_digest = _gather_losses(state, local, largest_magnitude(gradient))
+    _refuse_non_finite(state, loader, losses, magnitude)
+
+    factor = torch.tensor(1.0 / n_targets, dtype=torch.float32, device=state.device)
+    gradient.mul_(factor)
+    exponent = exponent_of(float((torch.tensor(magnitude, dtype=torch.float32) * factor.cpu()).item()))
+    norm, gradient_digests = _norm_and_digests(state, gradient, exponent)
+    rate = learning_rate(s + 1, state.resolved.batch, config.schedule, config.optimizer.lr)
+    clip = clip_factor(norm, config.optimizer.grad_clip)
+    if clip < 1.0:
+        gradient.mul_(torch.tensor(clip, dtype=torch.float32, device=state.device))
+    state.optimizer.update(gradient, rate)
+    state.strategy.publish()
+    state.step = s + 1
+    weight_digests, moment_digests, all_flags = _digest_state(state, flags())
+    return StepFacts(
+        step=s + 1,
+        loss=tree_sum(losses) / n_targets,
+        grad_norm=norm,
+        learning_rate=rate,
+        tokens_digest=tokens_digest,
+        gradient_digests=gradient_digests,
+        weight_digests=weight_digests,
+        moment_digests=moment_digests,
+        tokens=state.resolved.batch.gb_tok,
+        flags=all_flags,
+    )
+
+
+def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Tensor, int]:
+    """Forward pass of one micro-batch under its own random stream: (loss sum, targets)."""
+    config = state.resolved.config
+    seed_micro_batch(config.seed, micro_batch.step, micro_batch.number)
+    tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
+        return state.strategy.model(tokens)
+
+
+def _backward(state: TrainingState, loader: Loader, token_digester: Digester) -> _LocalSums:
+    """Forward and backward of this rank's micro-batches, lane by lane."""
+    batch = state.resolved.batch
+    words_per_micro_batch = batch.sequences * (batch.L_ctx + 1)
+    losses: dict[int, Tensor] = {}
+    words = []
+    n_targets = 0
+    lanes = state.strategy.lanes
+    for lane in lanes:
+        state.strategy.begin_lane(lane)
+        numbers = micro_batches_of_lane(batch, lane)
+        for number in numbers:
+            micro_batch = loader.next(state.step, number)
+            ends_lane = number == numbers[-1]
+            state.strategy.before_pass(ends_lane=ends_lane, ends_step=ends_lane and lane == lanes[-1])
+            loss, n = micro_batch_loss(state, micro_batch)
+            if lane is None:
+                loss = loss * 0.0  # runs along and gives nothing
+            loss.backward()  # type: ignore[no-untyped-call]
+            if lane is not None:
+                words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))
+                losses[number] = loss.detach()
+                n_targets += n
+        state.strategy.end_lane(lane)
+    return _LocalSums(losses, n_targets, sum(token_digester.digests(words)))
+
+
+def _gather_losses(
+    state: TrainingState, local: _LocalSums, magnitude: float
+) -> tuple[list[float], int, float, int]:
+    """(losses by micro-batch, targets of the step, largest |gradient| of all shards, tokens digest)."""
+    own = [0] * state.resolved.batch.M
+    values = torch.stack(list(local.losses.values())).tolist() if local.losses else []
+    for number, loss in zip(local.losses, values, strict=True):
+        own[number] = bits_of(loss)
+    digest = local.tokens_digest % 2**64
+    rows = gather_integers([bits_of(magnitude), local.n_targets, digest, *own], state.D, state.device)
+    magnitudes = [float_of(row[0]) for row in rows]
+    largest = math.nan if any(math.isnan(m) for m in magnitudes) else max(magnitudes)
+    _, n_targets, tokens_digest, *losses = sum_columns(rows)
+    return [float_of(bits) for bits in losses], n_targets, largest, tokens_digest
+
+
+def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> tuple[float, list[int]]:
+    """The exact global norm of the averaged gradient, and its digests."""
+    squares = square_sum(gradient, exponent)
+    partial = partial_digests(state, gradient)
+    rows = gather_integers([*to_limbs(squares), *partial], state.D, state.device)
+    total = from_limbs(sum(row[0] for row in rows), sum(row[1] for row in rows))
+    return norm_of(total, exponent), sum_columns([row[2:] for row in rows])
+
+
+def _digest_state(
+    state: TrainingState, flags: list[int]
+) -> tuple[list[int], dict[str, list[int]] | None, list[list[int]]]:
+    """Digests of the weights, of the moments where they are due, and every rank's flags."""
+    n = len(state.strategy.slots)
+    moments = MOMENTS if optimizer_due(state.step) else ()
+    shards = [state.strategy.weights, *(state.optimizer.moments[name] for name in moments)]
+    partial = [digest for shard in shards for digest in partial_digests(state, shard)]
+    rows = gather_integers([*flags, *partial], state.D, state.device)
+    sums = sum_columns([row[len(flags) :] for row in rows])
+    found = {name: sums[n * (i + 1) : n * (i + 2)] for i, name in enumerate(moments)}
+    return sums[:n], found or None, [row[: len(flags)] for row in rows]
+
+
+def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float], magnitude: float) -> None:
+    """Stop before the update, naming step and micro-batch."""
+    broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not broken and math.isfinite(magnitude):
+        return
+    what = "loss" if broken else "gradient"
+    value = losses[broken[0]] if broken else magnitude
+    number = broken[0] if broken else _first_non_finite_gradient(state, loader)
+    raise RunFailedError(
+        f"the {what} of step {state.step + 1} is {value}, first in micro-batch {number} of 0 … {len(losses) - 1}",
+        caused_by=["stopped before the update: the weights are those of the step before"],
+        hints=["resume from the last checkpoint with a lower optimizer.lr (`--set`, `--allow config`)"],
+    )
+
+
+def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
+    """The first micro-batch whose own gradient is not finite, found by running each once more."""
+    parameters = state.strategy.graph_parameters()
+    if not parameters:
+        return "one that only strategy replicate can name,"
+    for number in range(state.resolved.batch.M):
+        tokens = loader.batches.tokens(state.step, number)
+        loss, _ = micro_batch_loss(state, MicroBatch(state.step, number, tokens))
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
+            return number
+    return "none alone, only their sum,"

@@ -1,0 +1,198 @@
+"""Times a few real steps of a config by real workers in a temporary directory."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from llmrun.config.resolve import Resolved, resolved_of
+from llmrun.core.lanes import cost_of
+from llmrun.core.windows import count_windows
+from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.synthetic import write_random_dataset
+from llmrun.errors import InputError
+from llmrun.launch.devices import UsableGpus, usable_gpus
+from llmrun.launch.energy import EnergyMeter
+from llmrun.launch.failure_report import first_cause
+from llmrun.launch.torchrun import Starter, WorkerJob, Workers, worker_environment
+from llmrun.machine import cpus_usable, device_name
+from llmrun.plan.forecast import Timed, trial_size
+from llmrun.run.directory import RunDirectory
+from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.storage.durable import make_directories
+from llmrun.storage.metrics.jsonl import Row, Tail
+from llmrun.storage.metrics.names import STEP_SECONDS
+
+SEGMENT = 1
+NO_FINGERPRINT = "0" * 64
+RANDOM_TOKENS = 2**20
+
+
+def trial_config(resolved: Resolved, *, gb_tok: int, V: int, D: int, steps: int) -> Resolved:
+    """The config of a trial: the same work a step, only `steps` of it, without evaluation and timed saves.
+
+    The last step saves a checkpoint; whoever does not want it ends the trial before.
+    """
+    config = resolved.config
+    M = gb_tok // config.batch.mu_tok
+    batch = {"gb_tok": gb_tok, "V": V, "D": D, "A": M // D if M % D == 0 else None}
+    changes = {
+        "T_tokens": steps * gb_tok,
+        "batch": config.batch.model_copy(update=batch),
+        "schedule": config.schedule.model_copy(update={"warmup_tokens": 0, "decay_tokens": None}),
+        "eval": config.eval.model_copy(update={"every_steps": None}),
+        "checkpoint": config.checkpoint.model_copy(update={"every_steps": None, "every_minutes": None}),
+    }
+    return resolved_of(config.model_copy(update=changes), D)
+
+
+@contextmanager
+def trial(
+    resolved: Resolved, data_path: Path | None, starter: Starter
+) -> Iterator[tuple[RunDirectory, Workers]]:
+    """Started workers of a trial config; on leaving they are killed and the directory is gone.
+
+    data_path: of a dataset with a window at least; None: tokens drawn at random.
+    """
+    with TemporaryDirectory(prefix="llmrun-trial-") as temporary:
+        place = Path(temporary).resolve()
+        if data_path is None:
+            data_path = place / "data"
+            n_tokens = max(RANDOM_TOKENS, 2 * resolved.batch.L_ctx)
+            write_random_dataset(data_path, resolved.shape.vocab_size, n_tokens)
+        run = RunDirectory(place / "trial")
+        make_directories(run.segment_logs(SEGMENT))
+        make_directories(run.checkpoints)
+        _orders(resolved, data_path).write(run.orders_file(SEGMENT))
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor")}  # torch makes it, used or not
+        environment = worker_environment(os.environ | caches, resolved.config.hardware.threads_per_rank)
+        workers = starter.start(WorkerJob(run, SEGMENT, resolved.batch.D, environment))
+        try:
+            yield run, workers
+        finally:
+            workers.kill()
+
+
+def usable_data(resolved: Resolved) -> Path | None:
+    """The config's own dataset where there is one with a window of L_ctx; else None."""
+    written = resolved.config.data.path
+    if written is None or not Path(written).exists():
+        return None
+    manifest: Manifest = read_manifest(Path(written))
+    windows = count_windows(manifest.splits["train"].tokens, resolved.batch.L_ctx)
+    return Path(written).resolve() if windows else None
+
+
+def _orders(resolved: Resolved, data_path: Path) -> SegmentOrders:
+    """What the workers are told."""
+    return SegmentOrders(
+        segment=SEGMENT,
+        D=resolved.batch.D,
+        from_step=0,
+        checkpoint=None,
+        until_step=resolved.batch.steps,
+        fingerprint=NO_FINGERPRINT,
+        parts={},
+        config=resolved.config.model_dump(mode="json", by_alias=True),
+        audit_tails=[],
+        twin_ledger=None,
+        data_path=str(data_path),
+    )
+
+
+WARM_UP_STEPS = 2
+"""The first step allocates, the second still meets cold caches."""
+STEPS_LEAST, STEPS_MOST = 5, 60
+ENOUGH_S = 15.0
+"""Seconds of timed steps after which STEPS_LEAST are enough."""
+PATIENCE_S = 180.0
+"""After so long, whatever was timed must do."""
+POLL_S = 0.05
+STEPS_OF_A_TRIAL = 10_000
+"""More than any trial lives to see: its last step would save a checkpoint."""
+
+
+@dataclass
+class Stopwatch:
+    """Takes in the rows of a trial until it has seen enough.  clock: seconds, monotonic."""
+
+    clock: Callable[[], float] = time.monotonic
+    step_s: list[float] = field(default_factory=list)
+    _seen: int = 0
+    _begun_s: float | None = None
+
+    def add(self, row: Row) -> bool:
+        """Take in one step; returns whether timed steps begin after it."""
+        self._begun_s = self.clock() if self._begun_s is None else self._begun_s
+        self._seen += 1
+        if self._seen > WARM_UP_STEPS:
+            self.step_s.append(float(row[STEP_SECONDS]))
+        return self._seen == WARM_UP_STEPS
+
+    @property
+    def is_done(self) -> bool:
+        """Enough steps, or enough time."""
+        n, passed_s = len(self.step_s), 0.0 if self._begun_s is None else self.clock() - self._begun_s
+        return (
+            n >= STEPS_MOST
+            or (n >= STEPS_LEAST and sum(self.step_s) >= ENOUGH_S)
+            or (n > 0 and passed_s > PATIENCE_S)
+        )
+
+
+def calibrate(resolved: Resolved, starter: Starter, check: Callable[[], None]) -> Timed:
+    """Train a few steps of this config here, in a temporary directory, and time them.
+
+    Where the machine has fewer devices than D ranks, fewer ranks do the same work each.
+    check: called several times a second; what it raises ends the trial.
+    Raises InputError where the config's device is not here; what stopped the workers where they fail.
+    """
+    device = resolved.config.hardware.device
+    size = trial_size(resolved.batch, devices_here(resolved))
+    config = trial_config(resolved, gb_tok=size.gb_tok, V=size.V, D=size.D, steps=STEPS_OF_A_TRIAL)
+    watch = Stopwatch()
+    meter: EnergyMeter | None = None
+    energy_J: float | None = None
+    with trial(config, usable_data(resolved), starter) as (run, workers):
+        for row in rows_of(run, workers, size.D, check):
+            if watch.add(row):
+                meter = EnergyMeter(device, size.D)
+            if watch.is_done:
+                energy_J = None if meter is None else meter.joules()
+                break
+    lanes = max(cost_of(size.V, size.D).lanes_per_rank)
+    micro_batches = lanes * config.batch.micro_batches_per_lane
+    return Timed(tuple(watch.step_s), size.D, micro_batches, energy_J, device_name(device))
+
+
+def devices_here(resolved: Resolved) -> int:
+    """How many ranks this machine can give a device each.  Raises InputError where it has none of the kind."""
+    hardware = resolved.config.hardware
+    wants_gpu = hardware.device == "cuda" or hardware.accelerator is not None
+    usable = usable_gpus() if wants_gpu else UsableGpus(0)
+    gpus = usable.count
+    if wants_gpu and not gpus:
+        raise InputError(
+            "there is no GPU here to time this config on",
+            where="hardware.accelerator" if hardware.accelerator else "hardware.device",
+            caused_by=[] if usable.problem is None else [usable.problem],
+            hints=["run `llmrun plan --calibrate` on a machine that has one; without it the MFU is assumed"],
+        )
+    return gpus if hardware.device == "cuda" else max(1, cpus_usable() // hardware.threads_per_rank)
+
+
+def rows_of(run: RunDirectory, workers: Workers, D: int, check: Callable[[], None]) -> Iterator[Row]:
+    """The rows of a trial as they come.  Raises the first cause where its workers end."""
+    tail = Tail(run.metrics_file)
+    while True:
+        check()
+        exit_code = workers.poll()
+        yield from tail.new_rows()
+        if exit_code is not None:
+            files = [run.outcome_file(SEGMENT, rank) for rank in range(D)]
+            outcomes = [Outcome.read(file) for file in files if file.exists()]
+            raise first_cause(run, SEGMENT, outcomes, exit_code)
+        time.sleep(POLL_S)

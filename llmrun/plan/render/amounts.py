@@ -1,0 +1,73 @@
+"""How amounts are written in a plan: units last, decimal prefixes, `—` for what is unknown."""
+
+from llmrun.plan.render.language import Say, english
+
+UNKNOWN = "—"
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_COUNT_UNITS = ("", " K", " M", " B", " T")
+
+
+def show_bytes(n_bytes: int) -> str:
+    """Bytes with a decimal prefix: 1 GB is 10^9 bytes."""
+    size, unit = float(n_bytes), 0
+    while size >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{n_bytes} B" if unit == 0 else f"{size:,.{_decimals(size)}f} {_BYTE_UNITS[unit]}"
+
+
+def show_count(count: int) -> str:
+    """A count with K, M, B or T, three digits: 124439808 -> `124 M`."""
+    size, unit = float(count), 0
+    while size >= 999.5 and unit < len(_COUNT_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{count:,}" if unit == 0 else f"{size:,.{_decimals(size)}f}{_COUNT_UNITS[unit]}"
+
+
+def show_FLOPs(FLOPs: int) -> str:
+    """FLOPs as a power of ten with three digits: `8.94e+17`."""
+    return f"{FLOPs:.2e}"
+
+
+def show_hours(hours: float, say: Say = english) -> str:
+    """A duration in the unit that suits it: seconds, minutes, hours or days."""
+    if hours * 60 < 2:
+        return say("{amount} seconds", amount=f"{hours * 3600:.3g}")
+    if hours < 2:
+        return say("{amount} minutes", amount=f"{hours * 60:.3g}")
+    if hours < 48:
+        return say("{amount} hours", amount=f"{hours:.3g}")
+    days = hours / 24
+    return say("{amount} days", amount=f"{days:,.1f}" if days < 1e6 else f"{days:.3g}")
+
+
+def show_real(value: float) -> str:
+    """A real number with three digits, whole with separators where it is large, a power of ten beyond."""
+    if abs(value) >= 1e12:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def show_kWh(energy: float) -> str:
+    """Energy."""
+    return f"{show_real(energy)} kWh"
+
+
+def show_yuan(money: float) -> str:
+    """Money, always yuan."""
+    return f"¥ {show_real(money)}" if money >= 100 else f"¥ {money:,.2f}"
+
+
+def show_tonnes(tonnes: float) -> str:
+    """CO2."""
+    return f"{show_real(tonnes)} t" if tonnes >= 1 else f"{show_real(tonnes * 1000)} kg"
+
+
+def show_percent(share: float) -> str:
+    """A share near 1 with the digits that matter: 0.99532 -> 99.53 %."""
+    return f"{100 * share:.4g} %"
+
+
+def _decimals(size: float) -> int:
+    """Decimals that leave three digits of a size below 1000."""
+    return 2 if size < 9.995 else 1 if size < 99.95 else 0

@@ -1,0 +1,96 @@
+"""Two plans side by side."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llmrun.plan.plan import Plan, fitting
+from llmrun.plan.render.amounts import (
+    UNKNOWN,
+    show_bytes,
+    show_count,
+    show_FLOPs,
+    show_hours,
+    show_kWh,
+    show_percent,
+    show_real,
+    show_tonnes,
+    show_yuan,
+)
+from llmrun.plan.render.explain import table
+from llmrun.plan.render.language import Say, english, padded, width
+
+
+class Figure(NamedTuple):
+    """One line of the comparison.
+
+    value: of a plan; None is unknown.    show: as text.
+    """
+
+    label: str
+    value: Callable[[Plan], float | None]
+    show: Callable[[float], str]
+
+
+def comparison(first: Plan, second: Plan, say: Say = english) -> str:
+    """Every figure of both plans, and the second as a multiple of the first."""
+    heading = ["", first.config.name, second.config.name, say("second / first"), ""]
+    rows = [_cells(figure, first, second) for figure in figures(say)]
+    columns = max(width(row[0]) for row in rows)
+    rows = [[padded(row[0], columns), *row[1:]] for row in rows]
+    rows.append(["", *(_verdict(plan, say) for plan in (first, second)), "", ""])
+    lines = table(heading, rows)
+    if any(plan.costs.time_hours is not None for plan in (first, second)):
+        lines.append(say("evaluation and saving are not in the time"))
+    return "\n".join(lines)
+
+
+def _cells(figure: Figure, first: Plan, second: Plan) -> list[str]:
+    """One figure as cells."""
+    a, b = figure.value(first), figure.value(second)
+    shown = [UNKNOWN if value is None else figure.show(value) for value in (a, b)]
+    ratio = f"{b / a:.3g}" if a and b is not None and a != b else "=" if a == b else UNKNOWN
+    return [figure.label, *shown, ratio, ""]
+
+
+def _verdict(plan: Plan, say: Say) -> str:
+    """Whether a plan fits its accelerator."""
+    found = fitting(plan)
+    return UNKNOWN if found is None else say("fits") if found.fits else say("does not fit")
+
+
+def figures(say: Say) -> list[Figure]:
+    """What is compared, from the batch to the money."""
+
+    def hours(value: float) -> str:
+        return show_hours(value, say)
+
+    def whole(value: float) -> str:
+        return f"{value:,}"
+
+    return [
+        Figure("GB_tok", lambda plan: plan.batch.gb_tok, whole),
+        Figure("D", lambda plan: plan.batch.D, whole),
+        Figure("A", lambda plan: plan.batch.A, whole),
+        Figure("μ_tok", lambda plan: plan.batch.mu_tok, whole),
+        Figure("V", lambda plan: plan.batch.V, whole),
+        Figure(say("steps"), lambda plan: plan.batch.steps, whole),
+        Figure(say("tokens seen"), lambda plan: plan.batch.tokens_seen, lambda n: show_count(round(n))),
+        Figure("N_params", lambda plan: plan.parameters.N_params, lambda n: show_count(round(n))),
+        Figure("N_params_total", lambda plan: plan.parameters.N_params_total, lambda n: show_count(round(n))),
+        Figure("FLOPs", lambda plan: plan.flops.exact, lambda n: show_FLOPs(round(n))),
+        Figure(say("memory per rank"), lambda plan: plan.memory.device_bytes, lambda n: show_bytes(round(n))),
+        Figure(say("checkpoint"), lambda plan: plan.checkpoint.total, lambda n: show_bytes(round(n))),
+        Figure(
+            say("on disk"),
+            lambda plan: plan.retention.count * plan.checkpoint.total,
+            lambda n: show_bytes(round(n)),
+        ),
+        Figure(say("save every"), lambda plan: plan.saving.daly.interval_s / 3600, hours),
+        Figure("goodput", lambda plan: (plan.saving.configured or plan.saving.daly).goodput, show_percent),
+        Figure(say("time"), lambda plan: plan.costs.time_hours, hours),
+        Figure(say("GPU-hours"), lambda plan: plan.costs.GPU_hours, show_real),
+        Figure(say("energy"), lambda plan: plan.costs.energy_kWh, show_kWh),
+        Figure("CO2", lambda plan: plan.costs.tCO2, show_tonnes),
+        Figure(say("price of energy"), lambda plan: plan.costs.yuan_energy, show_yuan),
+        Figure(say("price of GPUs"), lambda plan: plan.costs.yuan_GPU, show_yuan),
+    ]

@@ -1,0 +1,471 @@
+"""Every formula of a plan with its numbers put in, and where it comes from."""
+
+from collections.abc import Callable, Sequence
+
+from llmrun.core.model.flops import (
+    attention_flops_per_token,
+    head_flops_per_token,
+    projection_flops_per_token,
+)
+from llmrun.plan.conventions import (
+    CONVENTIONS,
+    USED,
+    activation_bytes_per_block,
+    block_input_bytes,
+    petaflop_days,
+    tokens_per_parameter,
+    zero_bytes,
+)
+from llmrun.plan.degrees import Degree, degree_table
+from llmrun.plan.interruptions import bytes_per_day
+from llmrun.plan.memory_parts import MemoryPart
+from llmrun.plan.plan import Plan, fitting
+from llmrun.plan.render.amounts import (
+    UNKNOWN,
+    show_bytes,
+    show_FLOPs,
+    show_hours,
+    show_kWh,
+    show_percent,
+    show_real,
+    show_tonnes,
+    show_yuan,
+)
+from llmrun.plan.render.language import Say, english, padded, width
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Right-aligned columns, two spaces apart; the last column is left-aligned text."""
+    cells = [heading, *rows]
+    widths = [max(width(line[column]) for line in cells) for column in range(len(heading) - 1)]
+    return [
+        "  ".join(
+            [
+                *(" " * (columns - width(cell)) + cell for cell, columns in zip(line, widths, strict=False)),
+                line[-1],
+            ]
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def degree_lines(plan: Plan, say: Say) -> list[str]:
+    """One row for each D, the plan's own marked, and what a D takes that does not divide M."""
+    heading = [
+        "D",
+        "A",
+        say("waiting"),
+        say("sums sent"),
+        say("gradient buffers"),
+        say("of each rank"),
+        "",
+    ]
+    degrees = degree_table(plan.batch)
+    lines = table(heading, [_degree_cells(row, plan, say) for row in degrees])
+    if any(row.A is None for row in degrees):
+        lines.append(
+            say(
+                "a D that does not divide M = {M:,} takes `--set batch.uneven=allow`, the same bits",
+                M=plan.batch.M,
+            )
+        )
+    return lines
+
+
+def _degree_cells(row: Degree, plan: Plan, say: Say) -> list[str]:
+    """One D as cells."""
+    buffer_bytes = 4 * plan.parameters.N_params_total
+    remark = "" if row.cheap else say("uneven")
+    if row.D == plan.batch.D:
+        remark = " ".join(filter(None, ["<--", remark]))
+    return [
+        f"{row.D:,}",
+        f"{row.A:,}" if row.A is not None and row.cheap else say("at most {n:,}", n=row.A_largest),
+        f"{row.idle_share:.1%}",
+        UNKNOWN if row.sums_sent is None else f"{row.sums_sent:.2f}",
+        UNKNOWN if row.buffers is None else f"{row.buffers}",
+        UNKNOWN if row.buffers is None else show_bytes(row.buffers * buffer_bytes),
+        remark,
+    ]
+
+
+def goodput_lines(plan: Plan, say: Say) -> list[str]:
+    """Goodput over intervals: recommended, configured, and around."""
+    saving = plan.saving
+    named = {saving.young: "Young", saving.daly: "Daly"}
+    if saving.configured is not None:
+        named[saving.configured] = say("as configured")
+    shown = sorted({*saving.rows, *named}, key=lambda row: row.interval_s)
+    rows = [
+        [
+            show_hours(row.interval_s / 3600, say),
+            show_percent(row.goodput),
+            show_bytes(round(bytes_per_day(plan.checkpoint.total, row.interval_s))),
+            named.get(row, ""),
+        ]
+        for row in shown
+    ]
+    return table([say("interval"), "goodput", say("written a day"), ""], rows)
+
+
+NAME_WIDTH = 20
+
+
+def _part_line(part: MemoryPart, say: Say) -> str:
+    """Name, bytes, formula and what it means."""
+    formula = f"{part.formula} ({say(part.means)})" if part.formula else say(part.means)
+    return f"{padded(say(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
+
+
+def explain_memory(plan: Plan, say: Say) -> list[str]:
+    """Each part with its formula, and the formulas of papers beside."""
+    memory, shape, batch = plan.memory, plan.shape, plan.batch
+    N = plan.parameters.N_params_total
+    states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
+    return [
+        *(_part_line(part, say) for part in memory.parts),
+        f"{padded(say('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
+        _part_line(memory.checkpoint_buffer, say),
+        say("beside it, what papers give:"),
+        say(
+            "  activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "
+            "(Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)",
+            bytes=show_bytes(activation_bytes_per_block(shape, batch.mu_tok)),
+        ),
+        say(
+            "  inputs of all blocks in bf16, under full recomputation = 2·μ_tok·n_layers·d_model = {bytes}",
+            bytes=show_bytes(block_input_bytes(shape, batch.mu_tok)),
+        ),
+        say(
+            "  weights, gradients and optimizer in mixed precision: {states} (Rajbhandari et al. 2020, arXiv 1910.02054)",
+            states=states,
+        ),
+    ]
+
+
+def explain_fit(plan: Plan, say: Say) -> list[str]:
+    """Every remedy with what it gives and what it costs."""
+    found = fitting(plan)
+    if found is None:
+        return [say("{key} is not set", key="hardware.accelerator")]
+    assert plan.accelerator is not None
+    largest = UNKNOWN if found.largest_mu_tok is None else f"{found.largest_mu_tok:,}"
+    lines = [
+        say(
+            "{name} has {has}, a rank needs {needs}",
+            name=plan.accelerator.name,
+            has=show_bytes(found.has),
+            needs=show_bytes(found.needs),
+        ),
+        say("largest μ_tok that fits, a multiple of L_ctx with which V divides M: {n}", n=largest),
+    ]
+    for remedy in found.remedies:
+        bits = say("same bits") if remedy.same_bits else say("other bits")
+        verdict = say("fits") if remedy.fits else say("does not fit")
+        price = "; ".join(each.by(say) for each in remedy.price)
+        lines.append(
+            f"--set {' --set '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {verdict}, {bits}; {price}"
+        )
+    if found.most_layers is not None:
+        lines.append(
+            say(
+                "with all of it at most {n:,} blocks of this width fit: llmrun shards data, not models",
+                n=found.most_layers,
+            )
+        )
+    return lines
+
+
+def explain_checkpoint(plan: Plan, say: Say) -> list[str]:
+    """What is written, the textbook's form, what stays on disk."""
+    size, N, D, kept = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D, plan.retention
+    parts = ", ".join(f"{name} {show_bytes(part)}" for name, part in size.parts.items())
+    return [
+        say(
+            "llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {total:,} bytes = {shown}; "
+            "{per_rank} from each of D = {D:,}",
+            N=N,
+            total=size.total,
+            shown=show_bytes(size.total),
+            per_rank=show_bytes(size.per_rank),
+            D=D,
+        ),
+        say("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
+        say(
+            "textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
+            total=size.textbook_total,
+            shown=show_bytes(size.textbook_total),
+            per_rank=show_bytes(size.textbook_per_rank),
+            D=D,
+        ),
+        say(
+            "on disk: keep_last {newest:,} + best {best} + kept for ever {permanent:,} + the one being written = {n:,}, {total}",
+            newest=kept.newest,
+            best=kept.best,
+            permanent=kept.permanent,
+            n=kept.count,
+            total=show_bytes(kept.count * size.total),
+        ),
+    ]
+
+
+def explain_saving(plan: Plan, say: Say) -> list[str]:
+    """Young, Daly, goodput, expected interruptions."""
+    saving, hardware, D = plan.saving, plan.config.hardware, plan.batch.D
+    lines = [
+        say(
+            "δ = {bytes} / {GBps:g} GB/s = {delta} to write one; llmrun writes in the background, so training waits less",
+            bytes=show_bytes(plan.checkpoint.total),
+            GBps=hardware.checkpoint_GBps,
+            delta=show_hours(saving.delta_s / 3600, say),
+        ),
+        say(
+            "M = device_MTBF_hours / D = {device:,.0f} / {D:,} = {M} between interruptions "
+            "(Llama 3 405B: 54 days · 16,384 / 419 = 50,677 hours, arXiv 2407.21783, section 3.3.4)",
+            device=hardware.device_MTBF_hours,
+            D=D,
+            M=show_hours(saving.MTBF_s / 3600, say),
+        ),
+        say(
+            "Young = sqrt(2·δ·M) = {young} (Young 1974); Daly = Young·(1 + sqrt(δ/2M)/3 + (δ/2M)/9) - δ = {daly} (Daly 2006, eq. 37)",
+            young=show_hours(saving.young.interval_s / 3600, say),
+            daly=show_hours(saving.daly.interval_s / 3600, say),
+        ),
+        say(
+            "goodput = τ / (M·e^(R/M)·(e^((τ+δ)/M) - 1)), R = {R} until training goes on (Daly 2006, eq. 20):",
+            R=show_hours(saving.restart_s / 3600, say),
+        ),
+        *(f"  {line}" for line in goodput_lines(plan, say)),
+    ]
+    if saving.wall_hours is not None and saving.interruptions is not None:
+        planned = saving.configured or saving.daly
+        lines.append(
+            say(
+                "with interruptions: time / goodput {share} = {time}, / M = {n} interruptions",
+                share=show_percent(planned.goodput),
+                time=show_hours(saving.wall_hours, say),
+                n=show_real(saving.interruptions),
+            )
+        )
+    return lines
+
+
+def explanation(plan: Plan, say: Say = english) -> str:
+    """The formulas, in the order in which they build on each other."""
+    blocks: dict[str, Callable[[Plan, Say], list[str]]] = {
+        say("batch"): _batch,
+        say("what each D costs (the same bits for all)"): degree_lines,
+        say("parameters"): _parameters,
+        "FLOPs": _flops,
+        say("memory per rank"): explain_memory,
+        say("what would fit"): explain_fit,
+        say("checkpoint"): explain_checkpoint,
+        say("interval between checkpoints"): explain_saving,
+        say("time, energy, CO2, money"): _costs,
+    }
+    told = {title: block(plan, say) for title, block in blocks.items()}
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in told.items() if lines
+    )
+
+
+def _batch(plan: Plan, say: Say) -> list[str]:
+    """Batch algebra and lanes."""
+    batch = plan.batch
+    smallest, largest = plan.A_per_rank
+    each = say("micro-batches a step")
+    ranks = (
+        f"A = M / D = {batch.M:,} / {batch.D:,} = {batch.A:,}"
+        if batch.A is not None
+        else say(
+            "A: D = {D:,} does not divide M = {M:,}; ranks compute {smallest:,} to {largest:,} micro-batches",
+            D=batch.D,
+            M=batch.M,
+            smallest=smallest,
+            largest=largest,
+        )
+    )
+    warmup, warmup_tokens = plan.config.schedule.warmup_tokens, batch.warmup_steps * batch.gb_tok
+    return [
+        f"M = GB_tok / μ_tok = {batch.gb_tok:,} / {batch.mu_tok:,} = {batch.M:,} {each}",
+        ranks,
+        say(
+            "sequences of a micro-batch = μ_tok / L_ctx = {mu:,} / {L:,} = {n:,}",
+            mu=batch.mu_tok,
+            L=batch.L_ctx,
+            n=batch.sequences,
+        ),
+        f"steps = floor(T_tokens / GB_tok) = floor({batch.T_tokens:,} / {batch.gb_tok:,}) = {batch.steps:,}",
+        f"tokens_seen = steps · GB_tok = {batch.tokens_seen:,}",
+        say(
+            "warm-up = ceil(warmup_tokens / GB_tok) = ceil({warmup:,} / {gb:,}) = {steps:,} steps, {tokens:,} tokens",
+            warmup=warmup,
+            gb=batch.gb_tok,
+            steps=batch.warmup_steps,
+            tokens=warmup_tokens,
+        ),
+        say("lanes: V = {V:,}, each of M / V = {n:,}", V=batch.V, n=batch.micro_batches_per_lane),
+    ]
+
+
+def _parameters(plan: Plan, say: Say) -> list[str]:
+    """Where the parameters are."""
+    count, shape = plan.parameters, plan.shape
+    norms = count.N_params - shape.n_layers * count.block
+    tied = say(" (shares the token table)") if shape.tie_embeddings else ""
+    lines = [
+        say("block = {n:,}", n=count.block),
+        say(
+            "N_params = n_layers · block + norms = {layers:,} · {block:,} + {norms:,} = {N:,}",
+            layers=shape.n_layers,
+            block=count.block,
+            norms=norms,
+            N=count.N_params,
+        ),
+        say("tables = {tables:,}; output head = {head:,}", tables=count.embedding, head=count.head) + tied,
+        f"N_params_total = {count.N_params:,} + {count.embedding:,} + {count.head:,} = {count.N_params_total:,}",
+        say(
+            "tokens per parameter = {ratio} (about 20 spends FLOPs best: Hoffmann et al. 2022, arXiv 2203.15556)",
+            ratio=show_real(tokens_per_parameter(plan.batch.tokens_seen, count.N_params_total)),
+        ),
+    ]
+    if shape.beyond is not None:
+        lines.append(
+            say(
+                "{preset} is for planning only: it has {what}",
+                preset=plan.preset,
+                what=shape.beyond.described(),
+            )
+        )
+    return lines
+
+
+def _flops(plan: Plan, say: Say) -> list[str]:
+    """The count that is used, product by product, and beside it how others count."""
+    shape, flops, batch, count = plan.shape, plan.flops, plan.batch, plan.parameters
+    projections, square = projection_flops_per_token(shape), attention_flops_per_token(shape)
+    head = head_flops_per_token(shape)
+    lines = [
+        say("a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:"),
+        say("projections and MLP of a block = {n:,}", n=projections),
+        say(
+            "attention of a block = 4·L_ctx·n_heads·head_dim = 4·{L:,}·{heads}·{dim} = {n:,} (full square)",
+            L=shape.L_ctx,
+            heads=shape.n_heads,
+            dim=shape.head_dim,
+            n=square,
+        ),
+        say(
+            "output head = 2·d_model·vocab_size = 2·{d:,}·{vocabulary:,} = {n:,}",
+            d=shape.d_model,
+            vocabulary=shape.vocab_size,
+            n=head,
+        ),
+        say(
+            "FLOPs per token = 3·({layers}·({projections:,} + {square:,}) + {head:,}) = {n:,}",
+            layers=shape.n_layers,
+            projections=projections,
+            square=square,
+            head=head,
+            n=flops.per_token,
+        ),
+        (
+            f"FLOPs = {flops.per_token:,} · tokens_seen {batch.tokens_seen:,} = {show_FLOPs(flops.exact)}"
+            f" = {show_real(petaflop_days(flops.exact))} PF-days"
+        ),
+        say("conventions, over tokens_seen ({used} is used here and by the MFU of a run):", used=USED),
+    ]
+    for each in CONVENTIONS:
+        total = each.per_token(shape, count) * batch.tokens_seen
+        kind = "HFU" if each.of_hardware else ""
+        share = f"{total / flops.exact:.3f}"
+        lines.append(
+            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({say(each.source)})"
+        )
+    if flops.recomputed:
+        by_hardware = show_FLOPs(flops.exact + flops.recomputed)
+        lines.append(
+            say(
+                "activation checkpointing: the hardware does {total} (HFU), MFU does not count it",
+                total=by_hardware,
+            )
+        )
+    return lines
+
+
+def _costs(plan: Plan, say: Say) -> list[str]:
+    """Each cost with its formula, or why it is unknown."""
+    costs, D = plan.costs, plan.batch.D
+    if costs.time_hours is None or costs.GPU_hours is None:
+        return [f"{UNKNOWN} {costs.unknown['time_hours'].by(say)}"]
+    shown = f"{say('GPU-hours')} = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}"
+    return [*_time(plan, say), shown, *_energy(plan, say), *_rent(plan, say)]
+
+
+def _time(plan: Plan, say: Say) -> list[str]:
+    """The time, from a measured throughput or from the peak and an assumed MFU."""
+    costs, hardware, D = plan.costs, plan.config.hardware, plan.batch.D
+    assert costs.time_hours is not None
+    shown = f"{costs.time_hours:.4g} h = {show_hours(costs.time_hours, say)}"
+    if plan.measured is not None:
+        rate = show_real(plan.measured.tokens_per_second)
+        return [
+            say(
+                "time = tokens_seen / measured throughput = {tokens:,} / {rate} per second = {time} ({says})",
+                tokens=plan.batch.tokens_seen,
+                rate=rate,
+                time=shown,
+                says=plan.measured.says,
+            )
+        ]
+    assert plan.accelerator is not None
+    peak, precision = plan.accelerator.peak_FLOPs(plan.config.precision), plan.config.precision
+    idle = f"·(1 - {plan.lanes.idle_share:.3f})" if plan.lanes.idle_share else ""
+    lines = [
+        f"{plan.accelerator.name}: {peak:.4g} FLOP/s dense {precision} ({plan.accelerator.source})",
+        (
+            f"{say('time')} = FLOPs / (D · peak · MFU) = {plan.flops.exact:.4g} / ({D:,}·{peak:.4g}·"
+            f"{hardware.assumed_mfu:g}{idle}) = {shown}"
+        ),
+    ]
+    if plan.flops.recomputed:
+        hfu = hardware.assumed_mfu * (1 + plan.flops.recomputed / plan.flops.exact)
+        lines.append(
+            say(
+                "with recomputation an MFU of {mfu:g} is an HFU of {hfu:.3g}",
+                mfu=hardware.assumed_mfu,
+                hfu=hfu,
+            )
+        )
+    return lines
+
+
+def _energy(plan: Plan, say: Say) -> list[str]:
+    """Energy, its price, its CO2."""
+    costs, hardware = plan.costs, plan.config.hardware
+    if costs.energy_kWh is None or costs.yuan_energy is None or costs.tCO2 is None:
+        return [f"{say('energy')} {UNKNOWN} {costs.unknown['energy_kWh'].by(say)}"]
+    assert costs.GPU_hours is not None
+    energy = show_kWh(costs.energy_kWh)
+    power = say("measured") if hardware.watts_per_device else "TDP"
+    return [
+        (
+            f"{say('energy')} = {power} · {say('GPU-hours')} · PUE = {costs.watts:g} W · {show_real(costs.GPU_hours)}"
+            f" · {hardware.PUE:g} = {energy}"
+        ),
+        f"CO2 = {energy} · {hardware.kgCO2_per_kWh:g} kg/kWh = {show_tonnes(costs.tCO2)}",
+        f"{say('price of energy')} = {energy} · {hardware.yuan_per_kWh:g} ¥/kWh = {show_yuan(costs.yuan_energy)}",
+    ]
+
+
+def _rent(plan: Plan, say: Say) -> list[str]:
+    """The price of the devices."""
+    costs, label = plan.costs, say("price of GPUs")
+    if costs.yuan_GPU is None or costs.GPU_hours is None:
+        return [f"{label} {UNKNOWN} {costs.unknown['yuan_GPU'].by(say)}"]
+    per_hour = plan.config.hardware.yuan_per_GPU_hour
+    shown = f"{show_real(costs.GPU_hours)} · {per_hour:g} ¥/GPU-hour = {show_yuan(costs.yuan_GPU)}"
+    return [
+        f"{label} = {shown}",
+        say("¥/kWh and ¥/GPU-hour are two prices, never added: rent includes energy"),
+    ]

@@ -1,0 +1,206 @@
+"""Instruments of a replay: the state held against saved checkpoints, and digests of what modules pass on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from llmrun.core.optimizer import MOMENTS
+from llmrun.core.reduce.collectives import gather_integers, sum_columns
+from llmrun.core.state import TrainingState
+from llmrun.errors import InputError
+from llmrun.run.directory import RunDirectory
+from llmrun.run.trace import Entry, Phase, read_trace, write_kept, write_trace
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.storage.checkpoint.errors import CheckpointDamage
+from llmrun.storage.checkpoint.layout import step_of
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.durable import replace_json
+
+FILE_NAME = "saved-states.json"
+
+
+class SavedStates:
+    """The checkpoints that a replay must meet.  paths: of directories with a checkpoint's own name."""
+
+    def __init__(self, run_directory: RunDirectory, paths: Sequence[str]) -> None:
+        self._run = run_directory
+        self._paths = {step_of(Path(path).name): Path(path) for path in paths}
+        self._found: dict[str, dict[str, object] | None] = {}
+
+    def compare(self, state: TrainingState) -> None:
+        """Compare weights and moments with the checkpoint of this step, where there is one.  A collective."""
+        path = self._paths.get(state.step)
+        if path is None:
+            return
+        checkpoint = _opened(path)
+        names = [slot.name + suffix for suffix in _shards(state) for slot in state.strategy.slots]
+        flags = [0] * len(names) if checkpoint is None else _unequal(state, checkpoint)
+        rows = gather_integers([int(checkpoint is None), *flags], state.D, state.device)
+        absent, *counts = sum_columns(rows)
+        differing = [name for name, count in zip(names, counts, strict=True) if count]
+        self._found[path.name] = None if absent else {"tensors": len(names), "differing": differing}
+        if state.rank == 0:
+            replace_json(self._run.path / FILE_NAME, self._found)
+
+
+def _opened(path: Path) -> Checkpoint | None:
+    """The checkpoint; None where it is gone or damaged, which the launcher tells."""
+    try:
+        return open_checkpoint(path)
+    except (InputError, CheckpointDamage, OSError):
+        return None
+
+
+def _shards(state: TrainingState) -> dict[str, Tensor]:
+    """This rank's weights and moments, by the suffix of their names in a checkpoint."""
+    return {"": state.strategy.weights, **{f".{name}": state.optimizer.moments[name] for name in MOMENTS}}
+
+
+def _unequal(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
+    """1 for each tensor of which this rank's part has other bytes than the checkpoint's, in flat order."""
+    unequal: list[int] = []
+    for suffix, shard in _shards(state).items():
+        found: dict[str, int] = {}
+        for piece in state.strategy.share.pieces:
+            saved = torch.from_numpy(checkpoint.read(piece.slot.name + suffix, piece.start, piece.count))
+            own = shard[piece.own_start : piece.own_start + piece.count].cpu()
+            same = torch.equal(own.view(torch.int32), saved.view(torch.int32))
+            found[piece.slot.name] = int(not same)
+        unequal += [found.get(slot.name, 0) for slot in state.strategy.slots]
+    return unequal
+
+
+class Tracer:
+    """Traces all steps that are executed while it is entered; then writes the trace into the run's directory.
+
+    Knows micro-batches by counting the model's forward passes: with D = 1 they come in the order of their numbers.
+    """
+
+    def __init__(self, run: RunDirectory, orders: SegmentOrders, state: TrainingState) -> None:
+        assert state.D == 1, "a trace needs all micro-batches on one rank"
+        model = state.strategy.model
+        assert isinstance(model, nn.Module)
+        self._run, self._state, self._model = run, state, model
+        self._against = None if orders.trace_against is None else read_trace(Path(orders.trace_against))
+        self._kept = orders.trace_kept
+        self._entries: list[Entry] = []
+        self._calls: list[str] = []
+        self._owners: dict[Node, str] = {}
+        self._n_passes = -1
+        self._first_step = state.step + 1
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self._model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(self._enters(name), with_kwargs=True),
+                module.register_forward_hook(self._leaves(name)),
+            ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        write_trace(self._run.path, self._entries)
+
+    def _enters(self, name: str) -> Callable[..., None]:
+        """What runs before a module: the module's inputs were made by its caller."""
+
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            if not self._calls:
+                self._n_passes += 1
+                self._owners.clear()
+            caller = self._calls[-1] if self._calls else name
+            what = f"input of {name.removeprefix(f'{caller}.')}" if self._calls else "tokens"
+            self._record("forward", caller, what, (args, kwargs))
+            self._own(caller, (args, kwargs))
+            self._calls.append(name)
+
+        return hook
+
+    def _leaves(self, name: str) -> Callable[..., None]:
+        """What runs after a module."""
+
+        def hook(_: nn.Module, _args: Any, output: Any) -> None:
+            self._calls.pop()
+            self._record("forward", name, "output", output)
+            self._own(name, output)
+            if not self._calls:
+                self._watch_backward()
+
+        return hook
+
+    def _own(self, module: str, values: Any) -> None:
+        """All nodes that led to `values` and belong to nobody yet were made by the code of `module`."""
+        waiting = [tensor.grad_fn for tensor in tensors_in(values)]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in self._owners:
+                self._owners[node] = module
+                waiting += [before for before, _ in node.next_functions]
+
+    def _watch_backward(self) -> None:
+        """Record the gradients that each node of the finished graph hands on."""
+        for node, module in self._owners.items():
+            if not hasattr(node, "variable"):  # a leaf only adds what others made
+                node.register_hook(self._hands_on(module, node.name()))
+        self._owners.clear()
+
+    def _hands_on(self, module: str, node: str) -> Callable[..., None]:
+        """What runs after a node of the backward pass."""
+
+        def hook(gradients: Any, _incoming: Any) -> None:
+            for index, gradient in enumerate(gradients):
+                if gradient is not None:
+                    self._record("backward", module, f"gradient {index} of {node}", gradient)
+
+        return hook
+
+    def _record(self, phase: Phase, module: str, what: str, values: Any) -> None:
+        """Digest the tensors in `values`; the one that is asked for, or first differs, is kept."""
+        M = self._state.resolved.batch.M
+        tensors = list(tensors_in(values))
+        for index, tensor in enumerate(tensors):
+            self._add(
+                Entry(
+                    step=self._first_step + self._n_passes // M,
+                    micro_batch=self._n_passes % M,
+                    phase=phase,
+                    module=module,
+                    what=what if len(tensors) == 1 else f"{what} ({index})",
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    shape=tuple(tensor.shape),
+                    digest=self._state.digester.digest(tensor.detach().clone()),
+                ),
+                tensor,
+            )
+
+    def _add(self, entry: Entry, tensor: Tensor) -> None:
+        number = len(self._entries)
+        self._entries.append(entry)
+        against = self._against
+        if against is not None and (number >= len(against) or against[number] != entry):
+            self._kept, self._against = number, None
+        if self._kept == number:
+            flat = tensor.detach().cpu().contiguous().view(-1)
+            write_kept(self._run.path, number, flat.view(torch.uint8).numpy().tobytes())
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from tensors_in(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from tensors_in(value)

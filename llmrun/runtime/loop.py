@@ -1,0 +1,121 @@
+"""The training loop: step, record, evaluate, save, stop; reads top to bottom."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llmrun.core.digest import Digester
+from llmrun.core.evaluate import Evaluations, Evaluator
+from llmrun.core.loader import Loader
+from llmrun.core.reduce.collectives import gather_integers, sum_columns
+from llmrun.core.state import TrainingState, partial_digests
+from llmrun.core.step import train_step
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
+from llmrun.run.stop_request import StopRequest
+from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
+from llmrun.runtime.checkpoint_policy import Checkpointing
+from llmrun.runtime.instruments import SavedStates
+from llmrun.runtime.progress import Progress
+from llmrun.runtime.recorder import Recorder
+from llmrun.storage.metrics import names
+
+
+class Loop:
+    """One segment's steps on one rank.  Whatever depends on time or signals is agreed by all ranks.
+
+    trainer: what the checkpoint that the segment starts from knows beside tensors.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        orders: SegmentOrders,
+        state: TrainingState,
+        loader: Loader,
+        evaluator: Evaluator | None,
+        recorder: Recorder | None,
+        stop: StopRequest,
+        progress: Progress,
+        trainer: Mapping[str, Any] | None,
+        fence: Fence,
+    ) -> None:
+        self.orders, self.state = orders, state
+        self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
+        self.progress = progress
+        self.evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
+        if recorder is not None and trainer is not None:
+            recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
+        self.checkpointing = Checkpointing(run, orders, state, self.evaluations, recorder, progress, fence)
+        self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
+        self._token_digester = Digester(torch.device("cpu"))
+
+    def run(self) -> OutcomeKind:
+        """Step until the segment's end or a request to stop; no save that can be finished is lost."""
+        try:
+            return self._run()
+        finally:
+            self.checkpointing.leave()
+
+    def _run(self) -> OutcomeKind:
+        state = self.state
+        if state.step == 0:
+            self._record_initial()
+        if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
+            return "preempted"
+        self.checkpointing.prune_at_start()
+        begun_s = time.perf_counter()
+        ended = self._steps()
+        self.progress.loop_s = time.perf_counter() - begun_s
+        return ended
+
+    def _steps(self) -> OutcomeKind:
+        """All steps of the segment, with their evaluations and saves."""
+        state = self.state
+        while state.step < self.orders.until_step:
+            begun_s = time.perf_counter()
+            facts = train_step(state, self.loader, self._token_digester, self._flags)
+            self.progress.step = state.step
+            metrics: dict[str, Any] = {}
+            if self.recorder is not None:
+                metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
+            self._saved_states.compare(state)
+            is_best = self._evaluate(metrics)
+            timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags], metrics)
+            if self.recorder is not None:
+                self.recorder.emit(metrics)
+            is_stopping = any(stop for stop, *_ in facts.flags)
+            is_last = is_stopping or state.step == self.orders.until_step
+            is_due = is_last or is_best or timer_due or self.checkpointing.is_due(state.step)
+            if self.orders.saves and is_due:
+                self.checkpointing.save(must=is_last, hurried=is_stopping)
+            if is_stopping and state.step < self.orders.until_step:
+                return "preempted"
+        return "finished" if state.step == state.resolved.batch.steps else "reached"
+
+    def _flags(self) -> list[int]:
+        """[asked to stop, and what checkpointing has to tell]; only rank 0 looks for the stop file."""
+        return [int(self.stop.is_set(look_for_file=self.state.rank == 0)), *self.checkpointing.flags()]
+
+    def _record_initial(self) -> None:
+        """Record 0: the digest of the initial weights."""
+        state = self.state
+        partial = partial_digests(state, state.strategy.weights)
+        digests = sum_columns(gather_integers(partial, state.D, state.device))
+        if self.recorder is not None:
+            self.recorder.initial(digests)
+
+    def _evaluate(self, metrics: dict[str, Any]) -> bool:
+        """Evaluate where it is due, and say whether to save because it was the best so far."""
+        every = self.state.resolved.config.eval.every_steps
+        step = self.state.step
+        if self.evaluator is None or every is None or (step % every and step < self.orders.until_step):
+            return False
+        found = self.evaluator.metrics(self.state)
+        metrics |= found
+        return (
+            self.evaluations.add(found[names.VAL_PPL], step)
+            and self.state.resolved.config.checkpoint.keep_best
+        )

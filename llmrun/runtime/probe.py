@@ -1,0 +1,75 @@
+"""What a worker would be: environment and imported code, as JSON on a file descriptor.
+
+`boot.py -m llmrun.runtime.probe cpu|cuda`, started in exactly the environment of a worker.  It imports
+and switches on what a worker does by its first step, so that both load the same.  `environment` may change bits and is
+digested; `recorded` only moves bytes or names the machine.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import llmrun.runtime.session
+import llmrun.runtime.worker  # noqa: F401  imported so that its source is seen
+from llmrun.core.determinism import set_float_mode, use_deterministic_kernels
+from llmrun.machine import ANSWER, RANKS, visible_gpus
+from llmrun.provenance.code import numeric_files
+from llmrun.provenance.environment import is_secret
+from llmrun.provenance.imports import ImportRecorder
+from llmrun.provenance.mapped import FileSum
+from llmrun.runtime.environment import environment
+
+TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
+
+
+def probe(device: str) -> dict[str, Any]:
+    """The three parts for a run on `device`: environment, recorded, source_files (import path -> digest)."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    set_float_mode()
+    use_deterministic_kernels()
+    on_gpu = device == "cuda" and torch.cuda.is_available()
+    count = torch.cuda.device_count() if on_gpu else 0
+    indexes = range(min(count, int(os.environ.get(RANKS, count))))
+    libraries: dict[str, FileSum] = {}
+    found = environment(indexes, libraries)
+    files = {path: [file.sha256, *file.identity] for path, file in libraries.items()}
+    return {
+        "environment": found,
+        "recorded": {**recorded(), "mapped_files": files},
+        "source_files": source_files(),
+    }
+
+
+def recorded() -> dict[str, Any]:
+    """What only moves bytes, or names this machine."""
+    return {
+        "python": sys.version,
+        "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
+        "gpus": [vars(gpu) for gpu in visible_gpus()],
+        "cuda_devices": torch.cuda.device_count(),
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(TRANSPORT_VARIABLES) and not is_secret(name, value)
+        },
+    }
+
+
+def source_files() -> dict[str, str]:
+    """Digest of all code that a worker imports and nobody vouches for, and of every numeric module of llmrun."""
+    return {**numeric_files(), **ImportRecorder.install().source_files()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the answer to the probe's file descriptor, as the last line of its file."""
+    answer = json.dumps(probe(arguments[0]))
+    os.write(int(os.environ[ANSWER]), f"\n{answer}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

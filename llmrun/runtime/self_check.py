@@ -1,0 +1,103 @@
+"""Each worker computes the code and environment parts of the fingerprint itself, from what it has loaded.
+
+The launcher's fingerprint comes from a probe: another process, some seconds earlier, on another host in a larger job.
+A source that was edited since, a library that another node maps, an instruction set that a sandbox forbids: the
+worker finds them, and nothing is trained under a fingerprint that is not its own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llmrun.errors import LlmrunError, RefusedError, RunFailedError
+from llmrun.provenance.code import code_preimage
+from llmrun.provenance.fingerprint import ABSENT, digest_of, leaf_differences, show
+from llmrun.provenance.imports import ImportRecorder
+from llmrun.provenance.mapped import FileSum
+from llmrun.run.worker_spec import SegmentOrders
+from llmrun.runtime.environment import environment
+
+NAMED_MAX = 8
+
+
+def check_before_training(orders: SegmentOrders, device: torch.device, rank: int) -> None:
+    """Compare this worker's code and environment with its orders; afterwards no other code can be imported.
+
+    Orders without preimages (a trial) are not compared.
+    Raises RefusedError that names every file and field that differs.
+    """
+    if not orders.preimages:
+        return
+    for part, preimage in orders.preimages.items():
+        assert digest_of(preimage) == orders.parts[part], f"the orders contradict themselves: {part}"
+    recorder = ImportRecorder.install()
+    lines = [*_code_lines(recorder, orders), *_environment_lines(orders, device)]
+    if lines:
+        raise _differing(
+            RefusedError,
+            f"rank {rank} has loaded other code or libraries than the run was prepared with",
+            lines,
+        )
+    recorder.cover(orders.preimages["code"])
+
+
+def check_after_training(orders: SegmentOrders, device: torch.device, rank: int) -> None:
+    """Compare again: a library loaded meanwhile may have changed the float mode or taken over a function.
+
+    Raises RunFailedError that names every file and field that differs.
+    """
+    if not orders.preimages:
+        return
+    recorder = ImportRecorder.install()
+    lines = [*_code_lines(recorder, orders), *_environment_lines(orders, device)]
+    if lines:
+        raise _differing(
+            RunFailedError, f"rank {rank} no longer has the code and libraries that it began with", lines
+        )
+
+
+def _differing(kind: type[LlmrunError], says: str, lines: list[str]) -> LlmrunError:
+    more = [f"{len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
+    return kind(
+        says,
+        caused_by=[*lines[:NAMED_MAX], *more],
+        hints=["start it again: code and environment are read anew"],
+    )
+
+
+def _code_lines(recorder: ImportRecorder, orders: SegmentOrders) -> list[str]:
+    """What was executed and is not in the orders.
+
+    The orders may name more than one worker loads: which modules are needed depends on operational settings.
+    """
+    covered: Mapping[str, str] = orders.preimages["code"]
+    own = code_preimage(recorder.source_files())
+    return [
+        f"code: {name}: {show(covered.get(name, ABSENT))} -> {show(digest)}"
+        for name, digest in own.items()
+        if covered.get(name) != digest
+    ]
+
+
+def _environment_lines(orders: SegmentOrders, device: torch.device) -> list[str]:
+    """Fields of the environment that are not as in the orders.
+
+    `mapped` and `devices` of the orders may name more than one worker uses.  The canary is compared in bitwise mode only.
+    """
+    covered: dict[str, Any] = dict(orders.preimages["environment"])
+    bitwise = orders.config["reproducibility"]["mode"] == "bitwise"
+    known = {
+        path: FileSum(sha256, tuple(identity)) for path, (sha256, *identity) in orders.mapped_files.items()
+    }
+    indexes = [device.index or 0] if device.type == "cuda" else []
+    own = environment(indexes, known, with_canary=bitwise)
+    if not bitwise:
+        covered.pop("canary", None)
+        own.pop("canary", None)
+    covered["mapped"] = {name: covered.get("mapped", {}).get(name) for name in own["mapped"]}
+    if set(own["devices"]) <= set(covered["devices"]):
+        covered["devices"] = own["devices"]
+    return [
+        f"environment: {key}: {show(old)} -> {show(new)}" for key, old, new in leaf_differences(covered, own)
+    ]

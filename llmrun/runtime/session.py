@@ -1,0 +1,193 @@
+"""One segment on one rank: builds everything in the one right order, then runs the loop.
+
+The order matters: determinism switches before the first tensor, loader workers before the process group and
+the model (they are forked), generators before anything draws.  Code and environment are compared with the orders after
+the fork (the comparison computes, and CUDA may not be in use before) and before the first weight.
+"""
+
+import json
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from llmrun.config.resolve import Resolved, resolved_of
+from llmrun.config.schema import Config
+from llmrun.core.determinism import set_determinism
+from llmrun.core.evaluate import Evaluator
+from llmrun.core.generators import seed_everything
+from llmrun.core.loader import Loader, MicroBatches
+from llmrun.core.model.flops import flops_per_token
+from llmrun.core.parallel.select import hosted_lanes
+from llmrun.core.state import TrainingState, initial_state
+from llmrun.core.streams import stream_key
+from llmrun.core.windows import Split
+from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.order_file import open_order
+from llmrun.errors import LlmrunError, RunFailedError
+from llmrun.plan.hardware import accelerator_named
+from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
+from llmrun.run.stop_request import StopRequest
+from llmrun.run.warnings import RemarksWriter
+from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
+from llmrun.runtime.loop import Loop
+from llmrun.runtime.process_group import device_of, local_rank, process_group
+from llmrun.runtime.progress import PeakMemory, Progress
+from llmrun.runtime.recorder import PRODUCER, Recorder
+from llmrun.runtime.self_check import check_after_training, check_before_training
+from llmrun.runtime.state_dict import restore
+from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.ledger.compare import Audit
+from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.ledger.writer import LedgerWriter
+from llmrun.storage.metrics.loss_band import Baseline, BaselineWatch
+from llmrun.storage.metrics.sink import Sinks
+from llmrun.storage.metrics.throughput import Throughput
+
+UNCHECKED_SHARDS = (
+    "data.verify is never: shards are not held against their sha256, so the fingerprint promises equal bits only "
+    "for undamaged files; `llmrun data check` checks them"
+)
+
+
+def run_segment(
+    run: RunDirectory, orders: SegmentOrders, stop: StopRequest, progress: Progress
+) -> OutcomeKind:
+    """Train from `orders.from_step` on, until `orders.until_step` or a request to stop.
+
+    Returns how it ended; `progress` says how far it came, also where it fails.
+    Raises LlmrunError for everything that a user can cause; the state on disk is then that of the last
+    committed checkpoint.
+    """
+    rank = progress.rank
+    config = Config.model_validate_json(json.dumps(orders.config))
+    if rank == 0:
+        progress.live = RemarksWriter(run.remarks_file(orders.segment))
+        if config.data.verify == "never" and orders.saves:
+            progress.remark(UNCHECKED_SHARDS)
+    resolved = resolved_of(config, orders.D)
+    set_determinism(config)
+    seed_everything(stream_key(config.seed, "boundary", orders.from_step))
+    manifest = read_manifest(Path(orders.data_path))
+    train, evaluator = _splits(orders, resolved, manifest)
+    steps = range(orders.from_step, orders.until_step)
+    batch = resolved.batch
+    n_entries = batch.steps * batch.M * batch.sequences
+    order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
+    batches = MicroBatches(train, order, batch)
+    lanes = hosted_lanes(resolved, rank)
+    loader = Loader(batches, batch, rank, lanes, steps, config.seed, config.data.num_workers)
+    device = device_of(config.hardware.device, local_rank())
+    check_before_training(orders, device, rank)
+    with process_group(orders.D, rank, device):
+        progress.peak = PeakMemory(device).read
+        state = initial_state(resolved, rank, device, train.n_windows)
+        checkpoint = (
+            None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
+        )
+        if checkpoint is not None:
+            if checkpoint.step != orders.from_step:
+                raise RunFailedError(
+                    f"orders.json must name a checkpoint of step {orders.from_step}, got {checkpoint.path.name}"
+                )
+            restore(state, checkpoint)
+        fence = Fence(run.lock_file, orders.token)
+        fence.check(now=True)
+        recorder = _recorder(run, orders, state, progress, manifest, fence) if rank == 0 else None
+        trainer = None if checkpoint is None else checkpoint.trainer
+        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer, fence)
+        with ExitStack() as stack:
+            if recorder is not None:
+                stack.enter_context(closing(recorder))
+            if orders.traced:
+                from llmrun.runtime.instruments import Tracer
+
+                stack.enter_context(Tracer(run, orders, state))
+            ended = loop.run()
+            check_after_training(orders, device, rank)
+            return ended
+
+
+def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tuple[Split, Evaluator | None]:
+    """The training windows, and the evaluator where the config asks for one."""
+    config, directory = resolved.config, Path(orders.data_path)
+    verify = config.data.verify == "always"
+    train = Split(directory, manifest, "train", resolved.batch.L_ctx, verify)
+    if config.eval.every_steps is None:
+        return train, None
+    val = Split(directory, manifest, "val", resolved.batch.L_ctx, verify)
+    return train, Evaluator(
+        val,
+        config.seed,
+        config.eval.windows,
+        resolved.batch.sequences,
+        manifest.splits["val"].bytes_per_token,
+    )
+
+
+def _recorder(
+    run: RunDirectory,
+    orders: SegmentOrders,
+    state: TrainingState,
+    progress: Progress,
+    manifest: Manifest,
+    fence: Fence,
+) -> Recorder:
+    """Ledger, audits and metrics of rank 0, opened where the segment starts."""
+    config, batch = state.resolved.config, state.resolved.batch
+    if orders.checkpoint is None and not run.ledger_file.exists():
+        ledger = LedgerWriter.create(run.ledger_file, PRODUCER, batch.steps)
+    else:
+        at_step = None if orders.checkpoint is None else orders.from_step
+        ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
+    throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config, progress))
+    tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
+    twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
+    baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if orders.baseline else None
+    sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
+    return Recorder(
+        run,
+        ledger,
+        state.strategy.slots,
+        sinks,
+        throughput,
+        [tail for tail in tails if tail is not None],
+        twin,
+        progress,
+        manifest.splits["train"].bytes_per_token,
+        stop_at_twin=config.reproducibility.on_difference == "stop",
+        baseline=baseline,
+        fence=fence,
+    )
+
+
+def audit_of(path: Path, progress: Progress) -> Audit | None:
+    """An earlier ledger to compare with; None, and a remark, where it is gone or damaged: it is a gift."""
+    try:
+        return Audit(LedgerReader(path))
+    except (OSError, LlmrunError) as error:
+        says = error.says if isinstance(error, LlmrunError) else error.strerror
+        progress.remark(f"nothing was compared with {path}: {says}")
+        return None
+
+
+def _peak_flops(config: Config, progress: Progress) -> float | None:
+    """Peak FLOP/s of one GPU for the MFU; None on a CPU, without an accelerator, or if its row cannot be read."""
+    accelerator = config.hardware.accelerator
+    if config.hardware.device == "cpu" or accelerator is None:
+        return None
+    try:
+        return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
+    except LlmrunError as error:
+        progress.remark(f"MFU is not measured: {error.says}")
+        return None
+
+
+def _texts(run: RunDirectory, orders: SegmentOrders) -> dict[str, str]:
+    """What TensorBoard shows as text: config, git commit, packages."""
+    provenance = run.segment_provenance(orders.segment)
+    found = {
+        "config": run.config_file,
+        "git": provenance / "git.json",
+        "pip_freeze": provenance / "pip-freeze.txt",
+    }
+    return {name: path.read_text(encoding="utf-8") for name, path in found.items() if path.exists()}

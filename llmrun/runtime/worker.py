@@ -1,0 +1,173 @@
+"""One rank of one segment, started by torchrun: `boot.py -m llmrun.runtime.worker RUN_DIR SEGMENT`.
+
+First of all it ties its life to torchrun's and turns its output into its own log; only then comes torch.
+Its last deed is to write its outcome; the launcher reads that, not the exit code.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from llmrun.errors import (
+    DESCRIPTORS_HINT,
+    EXIT_BUG,
+    TOO_MANY_FILES,
+    DamagedError,
+    LlmrunError,
+    OtherRankError,
+    RefusedError,
+    RunFailedError,
+    hints_for,
+)
+from llmrun.machine import AGENT_PID, die_with_parent, raise_open_files_limit
+from llmrun.provenance.imports import UncoveredImportError
+from llmrun.run.directory import RunDirectory
+from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.storage.durable import open_to_append
+
+
+def main() -> NoReturn:
+    """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
+    die_with_parent(int(os.environ.get(AGENT_PID) or os.getppid()))
+    raise_open_files_limit()
+    run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
+    _log_to(run.rank_log(segment, rank))
+    outcome, code = work(run, segment, rank)
+    outcome.write(run.outcome_file(segment, rank))
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _log_to(path: Path) -> None:
+    """Turn standard output and error into this rank's log; SIGUSR2 prints all stacks there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = open_to_append(path)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.enable(file=2)
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+
+
+def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
+    """The segment's outcome on this rank, and an exit code (0 or that of the error)."""
+    from llmrun.run.stop_request import StopRequest
+    from llmrun.runtime.progress import Progress
+
+    Outcome.reserve(run.outcome_file(segment, rank))
+    stop = StopRequest(run.stop_file(segment))
+    stop.listen()
+    orders = SegmentOrders.read(run.orders_file(segment))
+    progress = Progress.at_start(orders, rank)
+    try:
+        from llmrun.runtime.session import run_segment
+
+        return progress.outcome(run_segment(run, orders, stop, progress)), 0
+    except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a lost loader worker
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        known = as_known(error)
+        if isinstance(error, UncoveredImportError) and progress.step == orders.from_step:
+            known = RefusedError(known.says, where=known.where, hints=known.hints)
+        return progress.outcome(
+            "failed", known, consequence=isinstance(known, OtherRankError)
+        ), known.exit_code
+
+
+GLOO_TIME_OUTS = ("Timed out waiting", "timeout caused pair closure")
+"""What gloo says where a peer lives and does not answer; the second is every later operation."""
+
+LOADER_WORKER_LOST = "DataLoader worker (pid"
+"""`… is killed by signal`, `… exited unexpectedly`; an error raised in a worker names no PID.
+
+Where torch sees the pipe break before it sees the worker dead it lets EOFError or ConnectionError through.
+"""
+
+
+def as_known(error: Exception) -> LlmrunError:
+    """`error` as one of the error tree: out of memory, full disk, lost peer; anything else is a bug."""
+    import torch
+    import torch.distributed as dist
+
+    from llmrun.runtime.process_group import TIMEOUT
+
+    if isinstance(error, DamagedError):
+        return RunFailedError(error.says, where=error.where, caused_by=error.caused_by, hints=error.hints)
+    if isinstance(error, LlmrunError):
+        return error
+    if isinstance(error, UncoveredImportError):
+        return RunFailedError(
+            str(error),
+            where=error.path,
+            hints=["import it when the program starts, or start again: code is read anew"],
+        )
+    says = str(error)
+    own_words = says.splitlines()[:1]
+    limit = as_system_limit(error)
+    if limit is not None:
+        return limit
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
+        return RunFailedError(
+            "out of memory",
+            caused_by=own_words,
+            hints=["lower batch.μ_tok (other bits), or set activation_checkpointing: block (same bits)"],
+        )
+    if isinstance(error, RuntimeError) and any(text in says for text in GLOO_TIME_OUTS):
+        return RunFailedError(
+            f"a rank hung: no answer in {TIMEOUT.total_seconds() / 60:.0f} minutes",
+            caused_by=own_words,
+            hints=["the logs of the other ranks say how far each of them came"],
+        )
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
+        return OtherRankError("lost another rank", caused_by=own_words)
+    if LOADER_WORKER_LOST in says and "Bus error" in says:
+        return RunFailedError(
+            "a loader worker was killed by SIGBUS: a shard was cut short while it was read, or its disk failed",
+            caused_by=own_words,
+            hints=["`llmrun data check DIR` names damaged shards"],
+        )
+    if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
+        return RunFailedError(
+            "a loader worker was killed",
+            caused_by=own_words,
+            hints=["if memory ran out, lower data.num_workers"],
+        )
+    if "does not have a deterministic implementation" in says:
+        return RunFailedError("an operation has no deterministic form here", caused_by=own_words)
+    if isinstance(error, torch.AcceleratorError):
+        return RunFailedError("the GPU reported an error", caused_by=own_words)
+    if isinstance(error, OSError):
+        return RunFailedError(
+            f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None
+        )
+    bug = LlmrunError(
+        f"a bug of llmrun: {type(error).__name__}: {says}", hints=["please report it with this log"]
+    )
+    assert bug.exit_code == EXIT_BUG
+    return bug
+
+
+DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")
+"""How torch reports EMFILE: by the system's text, or by a descriptor that a socket could not deliver."""
+
+
+def as_system_limit(error: Exception) -> RunFailedError | None:
+    """`error` if a limit of open files is behind it, whoever raised it; else None."""
+    says = str(error)
+    own_words = says.splitlines()[:1]
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
+    if isinstance(error, RuntimeError) and any(text in says for text in DESCRIPTORS_GONE):
+        return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a person asks about checkpoints: which are there, how large, how good, whole or not."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrun.errors import InputError
+from llmrun.run.recorded_state import judge_beside
+from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.storage.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
+from llmrun.storage.checkpoint.verification import Progress, open_judged
+from llmrun.storage.durable import TEMPORARY_PREFIX
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint.
+
+    bytes: of all its files, as the file system says; None for a symbolic link: what it points at is not the
+    run's.  step, tokens, val_ppl, ranks: None where they cannot
+    be known.  damages: what opening found; [] means that names, sizes, manifest and headers hold.
+    best_step: that of the best val_ppl saved until then, as this checkpoint knows it.
+    """
+
+    step: int | None
+    path: Path
+    bytes: int | None
+    tokens: int | None
+    val_ppl: float | None
+    ranks: int | None
+    damages: tuple[Damage, ...]
+    best_step: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as a JSON object."""
+        return {
+            "step": self.step,
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "val_ppl": self.val_ppl,
+            "ranks": self.ranks,
+            "whole": not self.damages,
+            "damages": [damage.as_json() for damage in self.damages],
+        }
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint directories that `path` means, by ascending step.
+
+    `path` is a run's directory, its `checkpoints/`, or one checkpoint.  Raises InputError for anything else.
+    """
+    if not path.is_dir():
+        raise InputError(f"there is no directory {path}", hints=["give a run's directory, or a checkpoint's"])
+    if is_checkpoint(path):
+        return [path]
+    directory = checkpoints_of(path)
+    return [directory / step_name(step) for step in steps_in(directory)]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory calls itself a checkpoint, by its name or by what is in it; sound or not."""
+    return step_of(path.name) is not None or (path / SUMS).exists()
+
+
+def checkpoints_of(path: Path) -> Path:
+    """The directory with a run's checkpoints, where `path` is the run's directory or that directory.
+
+    Raises InputError.
+    """
+    if (path / "checkpoints").is_dir():
+        return path / "checkpoints"
+    if path.name == "checkpoints" and path.is_dir():
+        return path
+    if (path / "run.json").exists():
+        return path / "checkpoints"
+    raise InputError(
+        f"{path} is neither a run nor a checkpoint",
+        hints=["a run's directory holds run.json and checkpoints/; `llmrun runs list` shows all runs"],
+    )
+
+
+def damages_of(path: Path, progress: Progress | None = None) -> list[Damage] | None:
+    """What is wrong with a checkpoint; None if its run has deleted it meanwhile.
+
+    Reads every byte, and holds the state against the ledger of the run that the checkpoint lies in.
+    """
+    try:
+        open_judged(path, progress, judge_beside(path))
+    except CheckpointDamage as error:
+        return list(error.damages) if path.exists() else None
+    except InputError:
+        return None
+    return []
+
+
+def row_of(path: Path) -> Row | None:
+    """One checkpoint's row, damaged or not; None where its run has deleted it meanwhile."""
+    size = None
+    try:
+        size = bytes_in(path)
+        checkpoint = open_checkpoint(path)
+    except (FileNotFoundError, InputError):
+        return None
+    except PermissionError as error:
+        says = f"cannot be read: {error.strerror}"
+        return Row(step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", says),))
+    except CheckpointDamage as error:
+        if not path.exists():
+            return None
+        return Row(step_of(path.name), path, size, None, None, None, error.damages)
+    manifest = checkpoint.manifest
+    val_ppl = number_of(checkpoint.trainer, "val_ppl")
+    best_step = best_step_of(checkpoint)
+    return Row(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, (), best_step)
+
+
+def bytes_in(path: Path) -> int | None:
+    """Bytes of a checkpoint's files; None for a link in a checkpoint's place.  Raises OSError."""
+    if step_of(path.name) is not None and path.is_symlink():
+        return None
+    return sum(entry.lstat().st_size for entry in path.iterdir())
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something beside the checkpoints that takes space.  says: what it is, and what becomes of it."""
+
+    name: str
+    bytes: int
+    says: str
+
+
+def leftovers(path: Path) -> list[Leftover]:
+    """What stands beside the checkpoints of a run: hidden and abandoned directories; [] for one checkpoint."""
+    if is_checkpoint(path):
+        return []
+    directory = checkpoints_of(path)
+    names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+    kinds = (
+        (TEMPORARY_PREFIX, "unfinished or deleted: removed at the next save or start"),
+        (ABANDONED_PREFIX, "left behind by a resume from an earlier step: never read, yours to delete"),
+    )
+    return [
+        Leftover(name, _bytes_below(directory / name), says)
+        for prefix, says in kinds
+        for name in names
+        if name.startswith(prefix)
+    ]
+
+
+def _bytes_below(directory: Path) -> int:
+    """Bytes of all files below a directory that may be going away."""
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size
+    return total
+
+
+def best_step_of(checkpoint: Checkpoint) -> int | None:
+    """The step of the best val_ppl of which a checkpoint was committed, as the trainer wrote it down."""
+    step = checkpoint.trainer.get("best_saved_step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def number_of(document: Mapping[str, Any], key: str) -> float | None:
+    """A number in a JSON object; None where there is none."""
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)

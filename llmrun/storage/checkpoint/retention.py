@@ -1,0 +1,159 @@
+"""Which checkpoints are deleted, and how: never the only sound one, never under a final name in part."""
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.run.recorded_state import Judge
+from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.storage.checkpoint.layout import abandoned_name, step_name, steps_in
+from llmrun.storage.checkpoint.verification import Progress, open_judged
+from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk
+
+
+def to_delete(
+    steps: Collection[int],
+    last_k: int,
+    best_step: int | None = None,
+    every_n: int | None = None,
+    protected: Collection[int] = (),
+) -> list[int]:
+    """The steps that need not be kept, ascending.
+
+    Kept are the newest `last_k` (at least one), the best, every multiple of `every_n`, and `protected`.
+    """
+    assert last_k >= 1
+    assert every_n is None or every_n >= 1
+    newest = set(sorted(steps)[-last_k:])
+    kept = newest | set(protected) | {best_step}
+    return sorted(
+        step for step in steps if step not in kept and not (every_n is not None and step % every_n == 0)
+    )
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning did.
+
+    deleted, kept: steps.  damages: why nothing was deleted, where the newest checkpoint is not sound.
+    left: hidden names that the disk would not let go yet; the next `sweep` tries again.
+    """
+
+    deleted: tuple[int, ...]
+    kept: tuple[int, ...]
+    damages: tuple[Damage, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+def prune(
+    checkpoints_dir: Path,
+    last_k: int,
+    best_step: int | None = None,
+    every_n: int | None = None,
+    protected: Collection[int] = (),
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    judge: Judge | None = None,
+    verified_step: int | None = None,
+    disk: Disk = DISK,
+) -> Pruned:
+    """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
+
+    judge: also holds the newest one against what the run recorded.
+    progress: told of that reading; what it raises ends it, and nothing is deleted.
+    verified_step: a checkpoint that the caller has read and found sound; as the newest it is not read again.
+    Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
+    """
+    steps = steps_in(checkpoints_dir)
+    surplus = to_delete(steps, last_k, best_step, every_n, protected)
+    if not surplus:
+        return Pruned((), tuple(steps))
+    if steps[-1] != verified_step:
+        try:
+            open_judged(checkpoints_dir / step_name(steps[-1]), progress, judge)
+        except CheckpointDamage as error:
+            return Pruned((), tuple(steps), error.damages)
+    left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))
+    return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus), left=left)
+
+
+def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> list[str]:
+    """Delete checkpoints: hide them all, make that durable, then remove.  Returns hidden names left over.
+
+    Without the fsync between, a power cut could leave half a checkpoint under its final name.
+    Raises OSError where hiding fails; removing is best-effort.
+    """
+    hidden = []
+    for step in steps:
+        name = step_name(step)
+        hidden.append(_free_path(checkpoints_dir / f"{TEMPORARY_PREFIX}delete-{name}"))
+        disk.rename(checkpoints_dir / name, hidden[-1])
+    disk.fsync_directory(checkpoints_dir)
+    return _left_after_removing(hidden, disk)
+
+
+def _left_after_removing(hidden: Iterable[Path], disk: Disk) -> list[str]:
+    """Remove what can be removed; the names of the rest.
+
+    A file that another client holds open or that may not be removed costs space, never a run.
+    """
+    left = []
+    for path in hidden:
+        with suppress(OSError):
+            remove_hidden(path, disk)
+            continue
+        left.append(path.name)
+    return left
+
+
+def remove_hidden(path: Path, disk: Disk = DISK) -> None:
+    """Remove a hidden directory or file, whether it is there or not."""
+    assert path.name.startswith(TEMPORARY_PREFIX), path
+    if path.is_dir() and not path.is_symlink():
+        disk.remove_tree(path)
+    else:
+        disk.remove_file(path)
+
+
+def sweep(checkpoints_dir: Path, keep: str | None = None, disk: Disk = DISK) -> list[str]:
+    """Remove what a crash or a failed save left under hidden names, but not `keep`.
+
+    Returns the names that could not be removed: nothing needs them, and the next sweep tries again.
+    Only where no other process saves: the launcher calls it under the run's lock, rank 0 before each save.
+    """
+    if not checkpoints_dir.is_dir():
+        return []
+    names = sorted(entry.name for entry in checkpoints_dir.iterdir())
+    stale = [name for name in names if name.startswith(TEMPORARY_PREFIX) and name != keep]
+    return _left_after_removing((checkpoints_dir / name for name in stale), disk)
+
+
+def abandon(checkpoints_dir: Path, above_step: int, segment: int, disk: Disk = DISK) -> list[int]:
+    """Move every checkpoint above `above_step` into `abandoned-<segment>/`, where readers never look.
+
+    Returns their steps, ascending.  Newest first, so that a crash in between leaves the older ones in order.
+    """
+    steps = [step for step in steps_in(checkpoints_dir) if step > above_step]
+    for step in reversed(steps):
+        move_into(checkpoints_dir / abandoned_name(segment), checkpoints_dir / step_name(step), disk)
+    return steps
+
+
+def move_into(directory: Path, checkpoint: Path, disk: Disk = DISK) -> None:
+    """Move a checkpoint into a directory beside it, made where it is missing, and make that durable."""
+    if not directory.exists():
+        disk.make_directory(directory)
+    disk.rename(checkpoint, _free_path(directory / checkpoint.name))
+    disk.fsync_directory(directory)
+    disk.fsync_directory(directory.parent)
+
+
+def _free_path(path: Path) -> Path:
+    """`path`, or where it is taken the first free one of `path.2`, `path.3`, …."""
+    free, count = path, 1
+    while free.exists() or free.is_symlink():
+        count += 1
+        free = path.with_name(f"{path.name}.{count}")
+    return free

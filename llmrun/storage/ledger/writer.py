@@ -1,0 +1,207 @@
+"""Writes a ledger, one record per finished step, and cuts it back to a checkpoint's step on a resume."""
+
+import os
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from llmrun.errors import RefusedError, RunFailedError
+from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk, open_to_write, replace_file
+from llmrun.storage.ledger.chain import next_chain
+from llmrun.storage.ledger.reader import HEADER_BYTES, Header, LedgerReader
+from llmrun.storage.ledger.record import QUANTITIES, RECORD_BYTES, Record, quantities_due
+
+__all__ = ["LedgerReader", "LedgerWriter"]
+
+RESERVE_RECORDS = 1 << 16
+"""Records for which room is reserved at a time."""
+
+
+class LedgerWriter:
+    """Appends records to one ledger.
+
+    chain:      chain after the last record; what stands before record 0 where there is none.
+    next_step:  step of the record that comes next.
+    """
+
+    def __init__(self, descriptor: int, path: Path, header: Header, n_steps: int, disk: Disk) -> None:
+        self.path = path
+        self.header = header
+        self.chain = header.before
+        self.next_step = header.first_step
+        self._n_steps = n_steps
+        self._reserved_step = header.first_step
+        self._descriptor = descriptor
+        self._disk = disk
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        producer: str,
+        n_steps: int,
+        quantities: AbstractSet[str] = frozenset(QUANTITIES),
+        disk: Disk = DISK,
+        after: tuple[int, bytes] | None = None,
+    ) -> Self:
+        """A new ledger for steps 0 to `n_steps` (more may follow), whole or absent also after a power cut.
+
+        producer: free text, such as `llmrun 0.1.0`.  quantities: what will be recorded; each record then
+        holds exactly those of them that `quantities_due` names.
+        after: finished steps of a state made elsewhere, and the chain (32 bytes) that stands for it: the first
+        record is that of the step after it.
+        Raises FileExistsError, and RefusedError where there is no room.
+        """
+        if path.exists():
+            raise FileExistsError(f"{path} exists")
+        first_step, chain_before = (0, b"") if after is None else (after[0] + 1, after[1])
+        header = Header(producer, frozenset(quantities), first_step, chain_before)
+        content = header.to_bytes()
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+        try:
+            disk.remove_file(temporary)
+            writer = cls(disk.create(temporary), path, header, n_steps, disk)
+            writer._put_in_place(temporary, content)
+        except OSError as error:
+            disk.remove_file(temporary)
+            raise _no_room(RefusedError, path, error) from error
+        return writer
+
+    def _put_in_place(self, temporary: Path, content: bytes) -> None:
+        """Write the header, reserve room, and give the file its name.  Raises OSError."""
+        try:
+            self._disk.write(self._descriptor, memoryview(content))
+            self._reserve()
+            self._disk.fsync(self._descriptor)
+            self._disk.rename(temporary, self.path)
+            self._disk.fsync_directory(self.path.parent)
+        except OSError:
+            self.close()
+            raise
+
+    @classmethod
+    def resume(cls, path: Path, at_step: int | None, n_steps: int, disk: Disk = DISK) -> Self:
+        """The ledger of a run that goes on after `at_step`; None where not even record 0 is kept.
+
+        The ledger must end exactly there (`cut_back` does that).
+        Raises RefusedError where it does not, or where there is no room.
+        """
+        reader = LedgerReader(path)
+        last_step = -1 if at_step is None else at_step
+        if reader.last_step != last_step:
+            raise RefusedError(f"{path} ends at step {reader.last_step}, not at step {last_step}")
+        if not reader.ends_cleanly:
+            raise RefusedError(f"{path} does not end cleanly: a torn record follows step {last_step}")
+        try:
+            descriptor = open_to_write(path, disk)
+        except OSError as error:
+            raise _no_room(RefusedError, path, error) from error
+        writer = cls(descriptor, path, reader.header, n_steps, disk)
+        writer.chain = reader.chain
+        writer.next_step = writer._reserved_step = last_step + 1
+        os.lseek(writer._descriptor, HEADER_BYTES + reader.n_records * RECORD_BYTES, os.SEEK_SET)
+        try:
+            writer._reserve()
+        except OSError as error:
+            writer.close()
+            raise _no_room(RefusedError, path, error) from error
+        return writer
+
+    def append(self, record: Record) -> Record:
+        """Write the record of the next step; returns it with its chain.  Nothing is forced to disk.
+
+        record: of step `next_step`, with the quantities that are due, finite.  Its chain is not looked at.
+        Raises ValueError for any other record, RunFailedError where it cannot be written.
+        """
+        due = quantities_due(self.next_step) & self.header.quantities
+        if record.step != self.next_step or record.quantities != due:
+            raise ValueError(
+                f"the next record is that of step {self.next_step} with {sorted(due)}, "
+                f"not that of step {record.step} with {sorted(record.quantities)}"
+            )
+        body = record.body()
+        chain = next_chain(self.chain, body)
+        try:
+            if self.next_step >= self._reserved_step:
+                self._reserve()
+            self._disk.write(self._descriptor, memoryview(body + chain))
+        except OSError as error:
+            raise _no_room(RunFailedError, self.path, error) from error
+        self.chain = chain
+        self.next_step += 1
+        return replace(record, chain=chain)
+
+    def sync(self) -> None:
+        """Force all records to the device; before a checkpoint that names the chain is committed."""
+        self._disk.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file.  Does not sync."""
+        self._disk.close(self._descriptor)
+
+    def _reserve(self) -> None:
+        """Reserve room for the steps ahead: those of the run, at most `RESERVE_RECORDS`.  Raises OSError."""
+        steps_left = self._n_steps + 1 - self.next_step
+        n_records = min(steps_left, RESERVE_RECORDS) if steps_left > 0 else RESERVE_RECORDS
+        start = HEADER_BYTES + (self.next_step - self.header.first_step) * RECORD_BYTES
+        self._disk.allocate(self._descriptor, start, n_records * RECORD_BYTES)
+        self._reserved_step = self.next_step + n_records
+
+
+def _no_room(
+    kind: type[RefusedError] | type[RunFailedError], path: Path, error: OSError
+) -> RefusedError | RunFailedError:
+    """The error for a ledger that cannot be written."""
+    return kind(
+        f"the ledger {path} cannot be written: {error.strerror}",
+        hints=["free some space on its disk, then `llmrun resume`"],
+    )
+
+
+def cut_back(path: Path, step: int | None, tail_path: Path, disk: Disk = DISK) -> Path | None:
+    """Cut the ledger at `path` behind the record of `step`; None keeps not even record 0.
+
+    The records that follow become a ledger of their own at `tail_path`, with their first step and the chain
+    before it in its header.  A last record that is torn belongs to neither.
+    Returns `tail_path`, or None where no record followed.
+    Raises RefusedError where the ledger is shorter than `step`, or where a record up to it does not hold.
+    """
+    ledger = LedgerReader(path)
+    n_kept = 0 if step is None else step - ledger.first_step + 1
+    _check_kept(ledger, step, n_kept)
+    n_cut = ledger.n_records - n_kept
+    if n_cut:
+        first_step = ledger.first_step + n_kept
+        chain_before = ledger.chain_at(first_step - 1) if first_step else b""
+        header = Header(ledger.header.producer, ledger.header.quantities, first_step, chain_before)
+        replace_file(tail_path, [header.to_bytes(), ledger.words[n_kept:].data], disk)
+    if n_cut or not ledger.ends_cleanly:
+        kept = [ledger.words[:n_kept].data] if n_kept else []
+        replace_file(path, [ledger.header.to_bytes(), *kept], disk)
+    return tail_path if n_cut else None
+
+
+def _check_kept(ledger: LedgerReader, step: int | None, n_kept: int) -> None:
+    """See that the records to keep are there and hold.  Raises RefusedError."""
+    if n_kept < 0:
+        raise RefusedError(
+            f"the ledger {ledger.path} begins after step {ledger.first_step - 1}, it cannot be cut back to {step}"
+        )
+    if ledger.n_records < n_kept:
+        raise RefusedError(
+            f"the ledger {ledger.path} ends at step {ledger.last_step}, before step {step} of the checkpoint",
+            hints=["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"],
+        )
+    if step is not None:
+        refuse_broken(ledger, step)
+
+
+def refuse_broken(ledger: LedgerReader, step: int) -> None:
+    """See that all records up to `step` hold.  Raises RefusedError."""
+    broken = ledger.verify_chain()
+    if broken is not None and broken <= step:
+        raise RefusedError(
+            f"record {broken} of the ledger {ledger.path} does not hold: it was damaged or edited",
+            hints=["restore the ledger from a copy, or resume from a checkpoint before it: `--from STEP`"],
+        )

@@ -1,0 +1,79 @@
+"""What `llmrun verify` is given: a run's directory, a checkpoint, or the file of a ledger."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from llmrun.errors import InputError
+from llmrun.run.directory import RunDirectory
+from llmrun.run.record import RunRecord, contradictions_of, read_record
+from llmrun.storage.checkpoint.layout import MANIFEST, step_name, steps_in
+from llmrun.storage.ledger.reader import LedgerReader, is_ledger
+
+Kind = Literal["run", "checkpoint", "ledger"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of a comparison.
+
+    label:       A or B.
+    ledger:      of a run or a ledger file; None for a checkpoint.
+    record:      run.json, where there is one.
+    checkpoints: committed checkpoints by step.
+    """
+
+    label: str
+    path: Path
+    kind: Kind
+    ledger: LedgerReader | None
+    record: RunRecord | None
+    checkpoints: dict[int, Path]
+
+    @property
+    def ledger_tensors(self) -> Path:
+        """Where digests of single tensors are kept; need not exist."""
+        return RunDirectory(self.path).ledger_tensors
+
+    @cached_property
+    def contradictions(self) -> tuple[str, ...]:
+        """What run.json states twice with different values, one line each: then none of it is believed."""
+        found = [] if self.record is None else contradictions_of(self.record)
+        return tuple(f"run.json of {self.label} contradicts itself: {line}" for line in found)
+
+    @property
+    def running(self) -> bool:
+        """Whether run.json says that the run is going on (or was killed before it could say otherwise)."""
+        return self.record is not None and self.record.status == "running"
+
+
+def open_subject(label: str, path: Path) -> Subject:
+    """Open what lies at `path`.
+
+    Raises InputError where it is none of the three, DamagedError where a ledger's header is damaged.
+    """
+    if path.is_dir():
+        return _open_directory(label, path)
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}", hints=[WANTED])
+    if not path.is_file() or not is_ledger(path):
+        raise InputError(f"{path} is neither a run, nor a checkpoint, nor a ledger", hints=[WANTED])
+    return Subject(label, path, "ledger", LedgerReader(path), None, {})
+
+
+WANTED = "give a run's directory or name, a checkpoint's directory, or a ledger.bin"
+
+
+def _open_directory(label: str, path: Path) -> Subject:
+    run = RunDirectory(path)
+    if (path / MANIFEST).is_file():
+        return Subject(label, path, "checkpoint", None, None, {})
+    if run.ledger_file.is_file():
+        record = read_record(run.record_file, compared=False) if run.is_run else None
+        # The ledger is opened last: a run that goes on records a step before it saves it.
+        found = {step: run.checkpoints / step_name(step) for step in steps_in(run.checkpoints)}
+        return Subject(label, path, "run", LedgerReader(run.ledger_file), record, found)
+    if run.is_run:
+        raise InputError(f"{path} has no ledger yet: no step of this run was recorded")
+    raise InputError(f"{path} is neither a run's directory nor a checkpoint", hints=[WANTED])
