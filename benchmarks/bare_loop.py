@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.core.model.transformer import Transformer
-from llmrun.data.manifest import DTYPES, facts, read_manifest
+from llmrun.core.shards import DTYPES
+from llmrun.data.manifest import facts, read_manifest
 
 
 def tokens_of(directory: Path) -> NDArray[np.unsignedinteger]:

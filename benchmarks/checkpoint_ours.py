@@ -11,7 +11,6 @@ from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
 from llmrun.core.digest import Digester
-from llmrun.core.evaluate import Evaluations
 from llmrun.core.loader import MicroBatch
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState, initial_state, partial_digests
@@ -20,12 +19,13 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import SegmentOrders
 from llmrun.runtime.async_writer import NOTHING
 from llmrun.runtime.checkpoint_policy import Checkpointing
+from llmrun.runtime.evaluation import Evaluations
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.state_dict import restore
 from llmrun.storage.checkpoint.layout import step_name
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.checkpoint.retention import delete
-from llmrun.storage.checkpoint.verification import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.writer import LedgerWriter
 from llmrun.storage.metrics.sink import Sinks
 from llmrun.storage.metrics.throughput import Throughput

@@ -135,7 +135,7 @@ class RandomTokens:
     def __init__(self, state: "TrainingState") -> None:
         import torch
 
-        batch = state.resolved.batch
+        batch = state.spec.batch
         generator = torch.Generator().manual_seed(0)
         shape = (batch.M, batch.sequences, batch.L_ctx + 1)
         self.tokens = torch.randint(0, 4096, shape, generator=generator, dtype=torch.int32)

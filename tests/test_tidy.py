@@ -9,36 +9,23 @@ from collections.abc import Iterator
 FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 
-ORDER = (
-    ("__main__",),
-    ("cli",),
-    ("sample",),
-    ("verify",),
-    ("migrate",),
+FLOORS = (
+    ("__main__", "cli"),
+    ("verify", "migrate", "sample"),
     ("launch",),
-    ("train",),
-    ("reduce",),
-    ("checkpoint",),
-    ("ledger",),
-    ("model",),
-    ("metrics",),
-    ("run",),
-    ("provenance",),
-    ("data",),
-    ("plan",),
-    ("lanes",),
+    ("runtime",),
+    ("plan", "run", "storage", "data", "provenance"),
     ("config",),
-    ("streams", "splitmix", "durable", "machine"),
-    ("errors", "text", "cgroups"),
+    ("core",),
+    ("errors", "text", "machine", "cgroups"),
 )
-"""Imports point down: a row may import itself and the rows below it, never a row above or a neighbour."""
+"""Imports point down: a room may import itself, its neighbours (never in a circle) and the floors below it."""
 
-EVERYWHERE = ("llmrun.core.schedule",)
-"""Pure functions of integers and floats that any row may import."""
+CORE_MAY_IMPORT = ("core", "errors", "text")
+"""What decides bits imports nothing else of llmrun, so the fingerprint's code part is complete."""
 
-TORCH_PACKAGES = ("train", "reduce", "model", "sample")
+TORCH_ROOMS = ("core", "runtime", "sample")
 TORCH_MODULES = {
-    "llmrun.core.digest": "digests tensors where they lie",
     "llmrun.migrate.numbers": "initial values, digests and random states as training makes them",
     "llmrun.launch.agent": "is torchrun itself, in a process of its own",
 }
@@ -108,45 +95,84 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def may_import(row: str, other: str) -> bool:
-    height = {name: index for index, names in enumerate(ORDER) for name in names}
-    return row == other or other not in height or height[other] > height.get(row, len(ORDER))
+def imported_modules(source, modules) -> set[str]:
+    """The modules of llmrun that a file imports, early or late."""
+    names = {name for _, name in imports(source.tree) if name.split(".")[0] == "llmrun"}
+    return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
 
 
-def test_order_lists_what_exists(llmrun_sources) -> None:
-    """The order names every package and module of llmrun, and nothing else."""
-    listed = {name for names in ORDER for name in names}
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """One line for each node that reaches itself."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            new = graph.get(todo.pop(), set()) - seen
+            seen |= new
+            todo += new
+        return seen
+
+    return [node for node in graph if node in reached(node)]
+
+
+def test_floors_list_what_exists(llmrun_sources) -> None:
+    """The floors name every room of llmrun, and nothing else."""
+    listed = {name for names in FLOORS for name in names}
     exist = {source.row for source in llmrun_sources if source.row}
 
-    assert listed - exist == set(), "take these out of ORDER: they do not exist"
-    assert exist - listed == set(), "give these a place in ORDER"
+    assert listed == exist
 
 
 def test_imports_point_down(llmrun_sources) -> None:
-    """No package imports one above it or beside it."""
+    """No room imports one above it."""
+    height = {name: index for index, names in enumerate(FLOORS) for name in names}
     problems = [
         f"{source.path}:{line}: {source.row} may not import {name}: "
-        "pass what you need in as an argument, or move it below both"
+        "pass what you need in as an argument, or move it down"
         for source in llmrun_sources
         if source.row
         for line, name in imports(source.tree)
-        if name.startswith("llmrun.")
-        and not name.startswith(EVERYWHERE)
-        and not may_import(source.row, name.split(".")[1])
+        if name.startswith("llmrun.") and height.get(name.split(".")[1], 99) < height[source.row]
+    ]
+
+    assert not problems, said(problems)
+
+
+def test_no_import_circles(llmrun_sources) -> None:
+    """Neither modules nor rooms import each other in a circle; imports inside functions count."""
+    modules = {source.module for source in llmrun_sources}
+    graph = {source.module: imported_modules(source, modules) - {source.module} for source in llmrun_sources}
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for module, others in graph.items():
+        room = module.split(".")[1] if "." in module else ""
+        rooms[room] |= {other.split(".")[1] for other in others if "." in other} - {room}
+
+    assert circles(graph) == []
+    assert circles(rooms) == []
+
+
+def test_core_is_closed(llmrun_sources) -> None:
+    """What decides bits imports only itself and the error tree: the boundary that the fingerprint covers."""
+    problems = [
+        f"{source.path}:{line}: core may not import {name}"
+        for source in llmrun_sources
+        if source.row == "core"
+        for line, name in imports(source.tree)
+        if name.startswith("llmrun.") and name.split(".")[1] not in CORE_MAY_IMPORT
     ]
 
     assert not problems, said(problems)
 
 
 def has_torch(source) -> bool:
-    in_package = source.row in TORCH_PACKAGES and source.module not in EVERYWHERE
-    return in_package or source.module in TORCH_MODULES
+    return source.row in TORCH_ROOMS or source.module in TORCH_MODULES
 
 
 def test_torch_is_imported_only_where_tensors_are(llmrun_sources) -> None:
     """Torch is imported, early or late, only by the packages and modules listed above."""
     problems = [
-        f"{source.path}:{line}: take numpy arrays or plain numbers, or do this in train/, reduce/ or model/"
+        f"{source.path}:{line}: take numpy arrays or plain numbers, or do this in core/ or runtime/"
         for source in llmrun_sources
         if not has_torch(source)
         for line, name in imports(source.tree)

@@ -136,12 +136,12 @@ def _show_window(
     directory: Path, manifest: "Manifest", name: str, window: int, L_ctx: int, as_json: bool
 ) -> None:
     """One window as text."""
-    from llmrun.core.windows import Split
+    from llmrun.data.shard_files import open_split
     from llmrun.data.tokenizers import load_tokenizer
 
     if name not in manifest.splits:
         raise InputError(f"--split must be train or val, not {name!r}")
-    split = Split(directory, manifest, name, L_ctx, verify=True)
+    split = open_split(directory, manifest, name, L_ctx, verify=True)
     if window >= split.n_windows:
         raise InputError(
             f"the split {name} has {console.counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"

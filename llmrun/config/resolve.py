@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field, replace
 
+from llmrun.config.dump import numeric_fields
 from llmrun.config.findings import Findings, Place
 from llmrun.config.keys import shown_key
 from llmrun.config.load import LoadedConfig
+from llmrun.config.model_shape import beyond_of, complete_model, shape_of
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config, ScheduleConfig
 from llmrun.core.batch import Batch, default_D, default_V
-from llmrun.core.model.shape import ModelShape, beyond_of, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
+from llmrun.core.training_spec import TrainingSpec
 from llmrun.errors import InputError
 
 
@@ -117,6 +120,17 @@ def resolved_of(config: Config, D: int) -> Resolved:
     """A run's own resolved config, read back, shared among D ranks; nothing is checked again."""
     changed = config.batch.model_copy(update={"D": D})
     return _complete(config.model_copy(update={"batch": changed}), None)
+
+
+def training_spec(resolved: Resolved) -> TrainingSpec:
+    """What the training step is given: the numeric fields that the fingerprint covers, and the strategy."""
+    config = resolved.config
+    return TrainingSpec.of(
+        numeric_fields(config),
+        D=resolved.batch.D,
+        strategy=config.strategy,
+        recompute_blocks=config.activation_checkpointing == "block",
+    )
 
 
 def _add(findings: Findings, loaded: LoadedConfig, key: str, says: str, hint: str) -> None:

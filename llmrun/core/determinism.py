@@ -8,32 +8,32 @@ import os
 import torch
 from torch.utils import deterministic
 
-from llmrun.config.schema import Config
+from llmrun.core.training_spec import TrainingSpec
 from llmrun.errors import RunFailedError
 
 CUBLAS_WORKSPACE = ":4096:8"
 
 
-def set_determinism(config: Config) -> None:
+def set_determinism(spec: TrainingSpec) -> None:
     """Set the switches of the config's mode; threads are pinned in both.
 
     Raises RunFailedError where an environment variable that must be set before torch is imported is not.
     """
-    threads = config.hardware.threads_per_rank
+    threads = spec.threads_per_rank
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if os.environ.get(variable) != str(threads):
             raise RunFailedError(
                 f"{variable} is {os.environ.get(variable)}, but hardware.threads_per_rank is {threads}",
                 hints=["start the run with `llmrun train`, which sets the variables of its workers"],
             )
-    if config.hardware.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
+    if spec.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
         raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG is not {CUBLAS_WORKSPACE}")
     torch.set_num_threads(threads)
     set_float_mode()
-    if config.reproducibility.mode == "bitwise":
-        use_deterministic_kernels()
-    else:
+    if spec.is_statistical:
         use_fast_kernels()
+    else:
+        use_deterministic_kernels()
 
 
 def set_float_mode() -> None:

@@ -4,10 +4,8 @@ What a micro-batch holds is a pure function of its logical number: sequence i of
 entry (s·M + j)·sequences + i of the order.  Loader workers only fetch; nothing of theirs can change a bit.
 """
 
-import os
 import random
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llmrun.core.batch import Batch
+from llmrun.core.order import Entries
 from llmrun.core.streams import seed_of, stream_key
 from llmrun.core.windows import Split
-from llmrun.data.order_file import Entries
 from llmrun.errors import LlmrunError, error_of
-from llmrun.machine import die_with_parent
-from llmrun.run.stop_request import STOP_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,9 @@ class Loader:
         steps: range,
         seed: int,
         num_workers: int,
+        on_worker_start: Callable[[], None],
     ) -> None:
+        """on_worker_start: called first in each worker process."""
         self.batches = batches
         loader = DataLoader(
             batches,
@@ -105,7 +103,7 @@ class Loader:
             sampler=MicroBatchOrder(batch, lanes, steps),
             num_workers=num_workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_WorkerStart(seed, rank, os.getpid()) if num_workers else None,
+            worker_init_fn=_WorkerStart(seed, rank, on_worker_start) if num_workers else None,
             multiprocessing_context="fork" if num_workers else None,
             generator=torch.Generator(device="cpu"),
             prefetch_factor=2 if num_workers else None,
@@ -132,16 +130,11 @@ class _WorkerStart:
 
     seed: int
     rank: int
-    parent: int
+    on_start: Callable[[], None]
 
     def __call__(self, worker: int) -> None:
-        """End with the rank, leave signals to it, and own seeded generators.
-
-        A batch system may signal every process of a job: the rank still needs its data to reach the save.
-        """
-        die_with_parent(self.parent)
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        """Own seeded generators, after what the caller asks for."""
+        self.on_start()
         key = stream_key(self.seed, "worker", self.rank, worker)
         random.seed(seed_of(key))
         np.random.seed(seed_of(key, n_bytes=4))  # noqa: NPY002

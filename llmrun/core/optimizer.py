@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from llmrun.config.schema import OptimizerConfig
 from llmrun.core.reduce.layout import Share
+from llmrun.core.training_spec import OptimizerSpec
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -17,7 +17,7 @@ class ShardedAdamW:
     moments: exp_avg and exp_avg_sq, each [share.size], float32.
     """
 
-    def __init__(self, weights: Tensor, share: Share, config: OptimizerConfig) -> None:
+    def __init__(self, weights: Tensor, share: Share, config: OptimizerSpec) -> None:
         self.moments = {name: torch.zeros_like(weights) for name in MOMENTS}
         self._ranges = [range(share.decay_stop), range(share.decay_stop, share.size)]
         self._parts = [nn.Parameter(weights[part.start : part.stop]) for part in self._ranges]

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,14 @@ def _permuted(keys: Sequence[int], W: int, start: int, count: int) -> NDArray[np
         index = np.arange(start + offset, start + stop, dtype=np.uint64)
         entries[offset:stop] = feistel(keys, W, index)
     return entries
+
+
+class Entries(Protocol):
+    """Where a loader reads its windows: the order file, or the function."""
+
+    def entries(self, start: int, count: int) -> NDArray[np.uint64]:
+        """Positions [start, start + count) of the order: uint64 [count]."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ The formula and a table of its corner cases are in docs/learning-rate.md.
 import math
 from typing import NamedTuple
 
-from llmrun.config.schema import ScheduleConfig
 from llmrun.core.batch import Batch
+from llmrun.core.training_spec import ScheduleSpec
 
 
 class Rates(NamedTuple):
@@ -18,7 +18,7 @@ class Rates(NamedTuple):
     last: float
 
 
-def learning_rate(step: int, batch: Batch, schedule: ScheduleConfig, lr: float) -> float:
+def learning_rate(step: int, batch: Batch, schedule: ScheduleSpec, lr: float) -> float:
     """The learning rate of the update that finishes `step` (1 … steps).
 
     Counted in the steps that are really run: S = batch.steps, W = ceil(warmup_tokens / GB_tok), at most S.
@@ -42,7 +42,7 @@ def learning_rate(step: int, batch: Batch, schedule: ScheduleConfig, lr: float) 
     return min(lr, final + (lr - final) * shape)  # the sum may round to just above the peak
 
 
-def rates_of(batch: Batch, schedule: ScheduleConfig, lr: float) -> Rates:
+def rates_of(batch: Batch, schedule: ScheduleSpec, lr: float) -> Rates:
     """The rates of a run for people.  Without warm-up the first step decays already: the peak is its rate then."""
     first, peak, last = (
         learning_rate(step, batch, schedule, lr) for step in (1, max(1, _warmup_steps(batch)), batch.steps)
@@ -55,7 +55,7 @@ def _warmup_steps(batch: Batch) -> int:
     return min(batch.warmup_steps, batch.steps)
 
 
-def _decay_start(batch: Batch, schedule: ScheduleConfig) -> int:
+def _decay_start(batch: Batch, schedule: ScheduleSpec) -> int:
     """Tokens after which the rate decays until the run's last token; all tokens if it never does."""
     start = _warmup_steps(batch) * batch.gb_tok
     if schedule.name != "constant":

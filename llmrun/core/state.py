@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmrun.config.resolve import Resolved
 from llmrun.core.digest import Digester, words_of
 from llmrun.core.optimizer import MOMENTS, ShardedAdamW
 from llmrun.core.parallel.base import Strategy
 from llmrun.core.parallel.select import strategy_of
 from llmrun.core.reduce.layout import Slot
 from llmrun.core.tensor_digest import TensorDigest
+from llmrun.core.training_spec import TrainingSpec
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TrainingState:
     step:      finished optimizer steps.
     """
 
-    resolved: Resolved
+    spec: TrainingSpec
     rank: int
     device: torch.device
     strategy: Strategy
@@ -35,23 +35,23 @@ class TrainingState:
     @property
     def D(self) -> int:
         """Ranks that share a step."""
-        return self.resolved.batch.D
+        return self.spec.batch.D
 
     @property
     def is_bf16(self) -> bool:
         """Whether forward passes run under bfloat16 autocast."""
-        return self.resolved.config.precision == "bf16"
+        return self.spec.precision == "bf16"
 
 
-def initial_state(resolved: Resolved, rank: int, device: torch.device, n_windows: int) -> TrainingState:
+def initial_state(spec: TrainingSpec, rank: int, device: torch.device, n_windows: int) -> TrainingState:
     """The state before step 1: initial weights, moments of zero."""
-    strategy = strategy_of(resolved, rank, device)
+    strategy = strategy_of(spec, rank, device)
     return TrainingState(
-        resolved=resolved,
+        spec=spec,
         rank=rank,
         device=device,
         strategy=strategy,
-        optimizer=ShardedAdamW(strategy.weights, strategy.share, resolved.config.optimizer),
+        optimizer=ShardedAdamW(strategy.weights, strategy.share, spec.optimizer),
         digester=Digester(device),
         n_windows=n_windows,
     )

@@ -24,8 +24,8 @@ from llmrun.core.reduce.norm import (
 from llmrun.core.reduce.tree import tree_sum
 from llmrun.core.schedule import learning_rate
 from llmrun.core.state import TrainingState, partial_digests
+from llmrun.core.tensor_digest import optimizer_due
 from llmrun.errors import RunFailedError
-from llmrun.storage.ledger.record import optimizer_due
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def train_step(
     flags: asked at the end of the step for small integers of this rank that every rank shall see.
     Raises RunFailedError for a non-finite loss or gradient, on every rank alike, before the update.
     """
-    s, config = state.step, state.resolved.config
-    seed_boundary(config.seed, s)
+    s, spec = state.step, state.spec
+    seed_boundary(spec.seed, s)
     local = _backward(state, loader, token_digester)
     gradient = state.strategy.finish()
     losses, n_targets, magnitude, tokens_digest = _gather_losses(state, local, largest_magnitude(gradient))
@@ -76,8 +76,8 @@ def train_step(
     gradient.mul_(factor)
     exponent = exponent_of(float((torch.tensor(magnitude, dtype=torch.float32) * factor.cpu()).item()))
     norm, gradient_digests = _norm_and_digests(state, gradient, exponent)
-    rate = learning_rate(s + 1, state.resolved.batch, config.schedule, config.optimizer.lr)
-    clip = clip_factor(norm, config.optimizer.grad_clip)
+    rate = learning_rate(s + 1, spec.batch, spec.schedule, spec.optimizer.lr)
+    clip = clip_factor(norm, spec.optimizer.grad_clip)
     if clip < 1.0:
         gradient.mul_(torch.tensor(clip, dtype=torch.float32, device=state.device))
     state.optimizer.update(gradient, rate)
@@ -93,15 +93,14 @@ def train_step(
         gradient_digests=gradient_digests,
         weight_digests=weight_digests,
         moment_digests=moment_digests,
-        tokens=state.resolved.batch.gb_tok,
+        tokens=state.spec.batch.gb_tok,
         flags=all_flags,
     )
 
 
 def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Tensor, int]:
     """Forward pass of one micro-batch under its own random stream: (loss sum, targets)."""
-    config = state.resolved.config
-    seed_micro_batch(config.seed, micro_batch.step, micro_batch.number)
+    seed_micro_batch(state.spec.seed, micro_batch.step, micro_batch.number)
     tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
     with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
         return state.strategy.model(tokens)
@@ -109,7 +108,7 @@ def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Ten
 
 def _backward(state: TrainingState, loader: Loader, token_digester: Digester) -> _LocalSums:
     """Forward and backward of this rank's micro-batches, lane by lane."""
-    batch = state.resolved.batch
+    batch = state.spec.batch
     words_per_micro_batch = batch.sequences * (batch.L_ctx + 1)
     losses: dict[int, Tensor] = {}
     words = []
@@ -138,7 +137,7 @@ def _gather_losses(
     state: TrainingState, local: _LocalSums, magnitude: float
 ) -> tuple[list[float], int, float, int]:
     """(losses by micro-batch, targets of the step, largest |gradient| of all shards, tokens digest)."""
-    own = [0] * state.resolved.batch.M
+    own = [0] * state.spec.batch.M
     values = torch.stack(list(local.losses.values())).tolist() if local.losses else []
     for number, loss in zip(local.losses, values, strict=True):
         own[number] = bits_of(loss)
@@ -193,7 +192,7 @@ def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | st
     parameters = state.strategy.graph_parameters()
     if not parameters:
         return "one that only strategy replicate can name,"
-    for number in range(state.resolved.batch.M):
+    for number in range(state.spec.batch.M):
         tokens = loader.batches.tokens(state.step, number)
         loss, _ = micro_batch_loss(state, MicroBatch(state.step, number, tokens))
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

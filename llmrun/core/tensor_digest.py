@@ -27,3 +27,12 @@ def combine_digests(tensors: Mapping[str, TensorDigest]) -> int:
 def line_of(tensor: TensorDigest) -> str:
     """`dtype shape digest`."""
     return f"{tensor.dtype} {'x'.join(map(str, tensor.shape))} {tensor.digest:016x}"
+
+
+OPTIMIZER_EVERY = 10
+"""Steps between two digests of the optimizer state.  Fixed by the format, so that chains are comparable."""
+
+
+def optimizer_due(step: int) -> bool:
+    """Whether the record of `step` holds the digest of the optimizer state."""
+    return step > 0 and step % OPTIMIZER_EVERY == 0

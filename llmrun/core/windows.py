@@ -1,13 +1,9 @@
 """Windows of a split: window w is tokens [w·L, w·L + L + 1) of its stream, L = L_ctx."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.shards import TokenReader
-from llmrun.data.manifest import Manifest
-from llmrun.errors import InputError
+from llmrun.core.shards import TokenStream
 
 
 def count_windows(n_tokens: int, L_ctx: int) -> int:
@@ -16,29 +12,15 @@ def count_windows(n_tokens: int, L_ctx: int) -> int:
 
 
 class Split:
-    """One split of a dataset cut into windows.  Safe to pickle and cheap to make: shards open lazily."""
+    """One split of a dataset cut into windows of L_ctx + 1 tokens; it has at least one."""
 
-    def __init__(self, directory: Path, manifest: Manifest, name: str, L_ctx: int, verify: bool) -> None:
-        """Raises InputError where the split is too small for one window."""
-        self.name = name
+    def __init__(self, stream: TokenStream, L_ctx: int) -> None:
         self.L_ctx = L_ctx
-        self.reader = TokenReader(directory, manifest, name, verify=verify)
-        self.n_windows = count_windows(self.reader.n_tokens, L_ctx)
-        if self.n_windows == 0:
-            raise InputError(
-                f"the split {name} has {self.reader.n_tokens:,} tokens;"
-                f" one window takes L_ctx + 1 = {L_ctx + 1:,}",
-                where=str(directory),
-                hints=[_remedy(name)],
-            )
+        self.n_windows = count_windows(stream.n_tokens, L_ctx)
+        self._stream = stream
+        assert self.n_windows > 0, (stream.n_tokens, L_ctx)
 
     def window(self, w: int) -> NDArray[np.int32]:
-        """Window `w` in [0, n_windows): int32 [L_ctx + 1].  Raises DamagedShardError."""
+        """Window `w` in [0, n_windows): int32 [L_ctx + 1].  Raises what opening a shard raises."""
         assert 0 <= w < self.n_windows, (w, self.n_windows)
-        return self.reader.tokens(w * self.L_ctx, self.L_ctx + 1)
-
-
-def _remedy(name: str) -> str:
-    if name == "val":
-        return "lower L_ctx, or prepare the dataset with a larger --val-fraction"
-    return "lower L_ctx, or prepare the dataset from more text"
+        return self._stream.tokens(w * self.L_ctx, self.L_ctx + 1)

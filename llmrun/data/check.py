@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrun.data.manifest import DTYPES, SPLITS, Manifest, Shard, SplitRecord, read_manifest
+from llmrun.core.shards import DTYPES
+from llmrun.data.manifest import SPLITS, Manifest, Shard, SplitRecord, read_manifest
 from llmrun.data.recipe import SOURCES_NAME
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import load_tokenizer

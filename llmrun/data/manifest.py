@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llmrun.config.resolve import DatasetFacts
+from llmrun.core.shards import DTYPES
 from llmrun.data.regular_file import read_regular_file
 from llmrun.errors import InputError
 from llmrun.storage.durable import DISK, Disk, write_new
@@ -190,7 +189,6 @@ def _refuse_constant(text: str) -> None:
 
 SPLITS = ("train", "val")
 KINDS = ("byte", "bpe", "file")
-DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 SMALL_VOCABULARY = 2**16
 """The largest vocabulary whose ids fit uint16."""
 LARGEST_VOCABULARY = 2**31

@@ -14,12 +14,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.order import BLOCK_ENTRIES, Order
+from llmrun.core.order import BLOCK_ENTRIES, Entries, Order
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.storage.durable import DISK, Disk, make_directories, replace_file, replace_json, sha256_of
 
@@ -40,14 +40,6 @@ class DamagedOrderError(RunFailedError):
 
 
 Outcome = Literal["written", "reused", "rewritten", "none"]
-
-
-class Entries(Protocol):
-    """Where a loader reads its windows: the order file, or the function."""
-
-    def entries(self, start: int, count: int) -> NDArray[np.uint64]:
-        """Positions [start, start + count) of the order: uint64 [count]."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrun.core.shards import DTYPES
 from llmrun.data.documents import Corpus, Document, Report, read_text
-from llmrun.data.manifest import DTYPES, Shard, SplitRecord, dtype_for
+from llmrun.data.manifest import Shard, SplitRecord, dtype_for
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import Tokenizer
 from llmrun.errors import InputError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrun.data.manifest import DTYPES, SPLITS, Manifest
+from llmrun.core.shards import DTYPES
+from llmrun.data.manifest import SPLITS, Manifest
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.storage.durable import sha256_of
 

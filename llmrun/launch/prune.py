@@ -9,8 +9,8 @@ from llmrun.run.recorded_state import judge_of
 from llmrun.run.settings import config_in_force
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.listing import best_step_of
+from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.storage.checkpoint.retention import Pruned, prune
-from llmrun.storage.checkpoint.verification import open_checkpoint
 
 
 def prune_run(run: RunDirectory, keep_last: int, say: Say, *, dry_run: bool = False) -> Pruned:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
-from llmrun.config.resolve import Resolved, resolve_for_D
+from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of, training_spec
 from llmrun.config.schema import Config
 from llmrun.core.schedule import learning_rate
 from llmrun.errors import DamagedError, InputError, RefusedError
@@ -208,20 +208,18 @@ def rate_lines(written: Mapping[str, Any], resolved: Resolved, step: int) -> lis
 
     written: the config that `step` finished steps were made with.
     """
-    old, new, batch = config_on_record(written), resolved.config, resolved.batch
+    old = config_on_record(written)
     if old is None:
         return []
-    before = replace(
-        batch, T_tokens=old.T_tokens, gb_tok=old.batch.gb_tok, warmup_tokens=old.schedule.warmup_tokens
-    )
+    before, now = training_spec(resolved_of(old, resolved.batch.D)), training_spec(resolved)
 
     def rate_before(step: int) -> float:
-        return learning_rate(step, before, old.schedule, old.optimizer.lr)
+        return learning_rate(step, before.batch, before.schedule, before.optimizer.lr)
 
-    rate = learning_rate(step + 1, batch, new.schedule, new.optimizer.lr)
-    if rate_before(step + 1) == rate and before.steps == batch.steps:
+    rate = learning_rate(step + 1, now.batch, now.schedule, now.optimizer.lr)
+    if rate_before(step + 1) == rate and before.batch.steps == now.batch.steps:
         return []
-    had = "the run ended before it" if step >= before.steps else f"{rate_before(step + 1):.6g} before"
+    had = "the run ended before it" if step >= before.batch.steps else f"{rate_before(step + 1):.6g} before"
     last = f"; step {step:,} had {rate_before(step):.6g}" if step else ""
     return [f"learning rate of step {step + 1:,}: {rate:.6g} now, {had}{last}"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmrun.config.resolve import Resolved
+from llmrun.config.resolve import Resolved, training_spec
 from llmrun.migrate.mapping import Mapped
 from llmrun.run.origin import MIGRATION_FORMAT, Origin
 from llmrun.storage.checkpoint.layout import MANIFEST
@@ -45,7 +45,8 @@ def trainer_of(
     """
     from llmrun.core.schedule import learning_rate
 
-    config, batch = resolved.config, resolved.batch
+    spec = training_spec(resolved)
+    batch = spec.batch
     position = position_of(resolved, step)
     return {
         "format": TRAINER_FORMAT,
@@ -53,11 +54,11 @@ def trainer_of(
         "data_position": position,
         "epoch": position // n_windows,
         "schedule": {
-            "name": config.schedule.name,
-            "learning_rate": learning_rate(step, batch, config.schedule, config.optimizer.lr),
+            "name": spec.schedule.name,
+            "learning_rate": learning_rate(step, batch, spec.schedule, spec.optimizer.lr),
             "steps": batch.steps,
         },
-        "optimizer": {"name": config.optimizer.name, "step": optimizer_step},
+        "optimizer": {"name": spec.optimizer.name, "step": optimizer_step},
         "val_ppl": None,
         "best_val_ppl": None,
         "best_step": None,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmrun.config.resolve import DatasetFacts, Resolved
+from llmrun.config.resolve import DatasetFacts, Resolved, training_spec
 from llmrun.config.schema import Config
 from llmrun.core.batch import Batch
 from llmrun.core.lanes import UnevenCost, cost_of
@@ -134,7 +134,7 @@ def make_plan(
         preset=resolved.preset,
         measured=measured,
         states_A=resolved.states_A,
-        rates=rates_of(batch, config.schedule, config.optimizer.lr),
+        rates=rates_of(batch, training_spec(resolved).schedule, config.optimizer.lr),
     )
 
 

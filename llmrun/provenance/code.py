@@ -1,61 +1,22 @@
-"""Which source files can change bits: llmrun's numeric modules and the user's own.
+"""Which source files can change bits: `llmrun/core/` and the user's own.
 
-The probe lists the files that a worker really imported, by path relative to the place they are imported
-from (`llmrun/core/step.py`, `my_model/net.py`), with their sha256.  Of llmrun's own files only the numeric
-ones are digested: a better error message must not make a checkpoint refuse to load.
+Of llmrun's files only those below `llmrun/core/` are in the code part of the fingerprint.  `core` imports nothing of
+llmrun but itself and the leaf modules `errors` and `text` (a test holds that), so nothing outside it can change a
+bit.  The digest of a source ignores comments, docstrings and formatting.
 """
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-NUMERIC_PACKAGES = ("train", "reduce", "model")
-"""Packages of llmrun in which every file may change bits."""
+from llmrun.provenance.source_digest import source_digest
 
-NUMERIC_MODULES = (
-    "streams",  # keys of all random streams
-    "lanes",  # who adds what, in which order
-    "config/batch",  # M, A, V, steps
-    "data/order",  # which window comes when
-    "splitmix",  # the mixer under order and digests
-    "data/order_file",  # the same, printed
-    "data/windows",  # which tokens a window holds
-    "data/shards",  # how tokens are read
-    "ledger/digest",  # what the ledger says about a tensor
-)
-"""Single modules of llmrun that may change bits, in packages that otherwise may not."""
-
-
-OPERATIONAL_MODULES = (
-    "train/probe",  # looks, computes nothing
-    "train/canary",  # its results are in the environment part
-    "train/environment",  # looks, computes nothing
-    "train/self_check",  # compares with the orders
-    "train/worker",  # entry and outcome
-    "train/recorder",  # writes down what was computed
-    "train/progress",  # how far a rank has come
-    "train/stopping",  # requests to stop
-    "train/saved_states",  # compares a replay with checkpoints
-    "train/trace",  # digests what modules hand on, and changes none of it
-)
-"""Modules in numeric packages that cannot change bits."""
+CORE = "llmrun/core/"
 
 
 def is_numeric(name: str) -> bool:
-    """Whether the source file `name` belongs to the fingerprint: all but llmrun's operational modules."""
-    parts = name.removesuffix(".py").split("/")
-    if parts[0] != "llmrun":
-        return True
-    module = "/".join(parts[1:])
-    if module in OPERATIONAL_MODULES:
-        return False
-    return (len(parts) > 2 and parts[1] in NUMERIC_PACKAGES) or module in NUMERIC_MODULES
-
-
-def source_digest(source: bytes) -> str:
-    """The digest of one source file, in hex."""
-    return hashlib.sha256(source).hexdigest()
+    """Whether the source file `name` (an import path) belongs to the fingerprint."""
+    return name.startswith(CORE) or not name.startswith("llmrun/")
 
 
 @cache
@@ -65,9 +26,9 @@ def numeric_files() -> dict[str, str]:
     What is in the fingerprint does not depend on which of them a setting makes a worker load.
     """
     package = Path(__file__).parent.parent
-    names = {f"llmrun/{path.relative_to(package).as_posix()}": path for path in package.rglob("*.py")}
+    paths = sorted((package / "core").rglob("*.py"))
     return {
-        name: source_digest(path.read_bytes()) for name, path in sorted(names.items()) if is_numeric(name)
+        f"llmrun/{path.relative_to(package).as_posix()}": source_digest(path.read_bytes()) for path in paths
     }
 
 

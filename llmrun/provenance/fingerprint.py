@@ -89,7 +89,7 @@ def is_digest(text: str) -> bool:
 
 
 def compare(old: Fingerprint, new: Fingerprint) -> list[Change]:
-    """Every field in which two fingerprints differ, part by part, key by key."""
+    """Every field in which two fingerprints differ, part by part, key by key; the canary, which is no cause, last."""
     changes: list[Change] = []
     for part in PARTS:
         if digest_of(old.preimages[part]) != digest_of(new.preimages[part]):
@@ -97,7 +97,7 @@ def compare(old: Fingerprint, new: Fingerprint) -> list[Change]:
                 Change(part, key, before, after)
                 for key, before, after in leaf_differences(old.preimages[part], new.preimages[part])
             ]
-    return changes
+    return sorted(changes, key=lambda change: change.key.startswith("canary."))
 
 
 def leaf_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

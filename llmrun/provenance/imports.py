@@ -21,8 +21,9 @@ from importlib import machinery
 from types import CodeType, ModuleType
 from typing import Any, ClassVar
 
-from llmrun.provenance.code import is_numeric, source_digest
+from llmrun.provenance.code import is_numeric
 from llmrun.provenance.installed import is_as_installed, is_standard, stated_sum
+from llmrun.provenance.source_digest import source_digest
 
 BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "boot.py")
 """The script that starts a child; it only installs the recorder."""

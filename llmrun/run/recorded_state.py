@@ -4,7 +4,7 @@ Weights, manifest and SHA256SUMS of a checkpoint can agree with each other and s
 one that was trained.  The ledger's record of the step decides: its digests combine those in the manifest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmrun.core.tensor_digest import TensorDigest, combine_digests
@@ -15,11 +15,9 @@ from llmrun.storage.checkpoint.errors import Damage
 from llmrun.storage.checkpoint.layout import MANIFEST
 from llmrun.storage.checkpoint.manifest import Manifest
 from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import Judge
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.record import Record
-
-Judge = Callable[[Checkpoint], Sequence[Damage]]
-"""Says in what a checkpoint is not the state that was recorded; () if nothing contradicts it."""
 
 
 def groups_of(manifest: Manifest) -> dict[str, dict[str, TensorDigest]]:

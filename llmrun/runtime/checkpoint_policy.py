@@ -9,7 +9,7 @@ import errno
 import time
 from typing import Any
 
-from llmrun.core.evaluate import Evaluations
+from llmrun.config.schema import Config
 from llmrun.core.reduce.collectives import gather_integers
 from llmrun.core.state import TrainingState
 from llmrun.errors import DiskFullError, InputError, OtherRankError
@@ -18,6 +18,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import SegmentOrders
 from llmrun.runtime.async_writer import COMMITTED, FAILED, NOTHING, PrivateCopy, Saver
+from llmrun.runtime.evaluation import Evaluations
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.runtime.state_dict import snapshot_of
@@ -45,6 +46,7 @@ class Checkpointing:
         self,
         run: RunDirectory,
         orders: SegmentOrders,
+        config: Config,
         state: TrainingState,
         evaluations: Evaluations,
         recorder: Recorder | None,
@@ -54,13 +56,12 @@ class Checkpointing:
         self._fence = fence
         self._directory, self._orders, self._state = run.checkpoints, orders, state
         self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
-        self._keep = state.resolved.config.checkpoint
+        self._keep = config.checkpoint
         self._copy = PrivateCopy(state) if orders.saves else None
         self._saver = Saver(
             run.checkpoints, state.rank, state.D, self._before_commit, self._confirm, self._after_commit
         )
-        resolved = state.resolved
-        self._bytes = checkpoint_bytes(resolved.shape, state.D, resolved.config.strategy)
+        self._bytes = checkpoint_bytes(state.spec.shape, state.D, state.spec.strategy)
         self._begun_s = time.monotonic()
         self._stall_s = 0.0
         self._cost: dict[str, float | int] = {}

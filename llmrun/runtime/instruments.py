@@ -18,8 +18,7 @@ from llmrun.run.trace import Entry, Phase, read_trace, write_kept, write_trace
 from llmrun.run.worker_spec import SegmentOrders
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.layout import step_of
-from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.durable import replace_json
 
 FILE_NAME = "saved-states.json"
@@ -166,7 +165,7 @@ class Tracer:
 
     def _record(self, phase: Phase, module: str, what: str, values: Any) -> None:
         """Digest the tensors in `values`; the one that is asked for, or first differs, is kept."""
-        M = self._state.resolved.batch.M
+        M = self._state.spec.batch.M
         tensors = list(tensors_in(values))
         for index, tensor in enumerate(tensors):
             self._add(

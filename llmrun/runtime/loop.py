@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from llmrun.config.schema import Config
 from llmrun.core.digest import Digester
-from llmrun.core.evaluate import Evaluations, Evaluator
 from llmrun.core.loader import Loader
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState, partial_digests
@@ -17,6 +17,7 @@ from llmrun.run.lock import Fence
 from llmrun.run.stop_request import StopRequest
 from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
 from llmrun.runtime.checkpoint_policy import Checkpointing
+from llmrun.runtime.evaluation import Evaluations, Validation
 from llmrun.runtime.instruments import SavedStates
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
@@ -33,22 +34,25 @@ class Loop:
         self,
         run: RunDirectory,
         orders: SegmentOrders,
+        config: Config,
         state: TrainingState,
         loader: Loader,
-        evaluator: Evaluator | None,
+        validation: Validation | None,
         recorder: Recorder | None,
         stop: StopRequest,
         progress: Progress,
         trainer: Mapping[str, Any] | None,
         fence: Fence,
     ) -> None:
-        self.orders, self.state = orders, state
-        self.loader, self.evaluator, self.recorder, self.stop = loader, evaluator, recorder, stop
+        self.orders, self.config, self.state = orders, config, state
+        self.loader, self.validation, self.recorder, self.stop = loader, validation, recorder, stop
         self.progress = progress
         self.evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
-        self.checkpointing = Checkpointing(run, orders, state, self.evaluations, recorder, progress, fence)
+        self.checkpointing = Checkpointing(
+            run, orders, config, state, self.evaluations, recorder, progress, fence
+        )
         self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
         self._token_digester = Digester(torch.device("cpu"))
 
@@ -93,7 +97,7 @@ class Loop:
                 self.checkpointing.save(must=is_last, hurried=is_stopping)
             if is_stopping and state.step < self.orders.until_step:
                 return "preempted"
-        return "finished" if state.step == state.resolved.batch.steps else "reached"
+        return "finished" if state.step == state.spec.batch.steps else "reached"
 
     def _flags(self) -> list[int]:
         """[asked to stop, and what checkpointing has to tell]; only rank 0 looks for the stop file."""
@@ -109,13 +113,10 @@ class Loop:
 
     def _evaluate(self, metrics: dict[str, Any]) -> bool:
         """Evaluate where it is due, and say whether to save because it was the best so far."""
-        every = self.state.resolved.config.eval.every_steps
+        every = self.config.eval.every_steps
         step = self.state.step
-        if self.evaluator is None or every is None or (step % every and step < self.orders.until_step):
+        if self.validation is None or every is None or (step % every and step < self.orders.until_step):
             return False
-        found = self.evaluator.metrics(self.state)
+        found = self.validation.metrics(self.state)
         metrics |= found
-        return (
-            self.evaluations.add(found[names.VAL_PPL], step)
-            and self.state.resolved.config.checkpoint.keep_best
-        )
+        return self.evaluations.add(found[names.VAL_PPL], step) and self.config.checkpoint.keep_best

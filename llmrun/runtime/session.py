@@ -6,11 +6,15 @@ the fork (the comparison computes, and CUDA may not be in use before) and before
 """
 
 import json
+import os
+import signal
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.config.resolve import Resolved, resolved_of
+from llmrun.config.resolve import resolved_of, training_spec
 from llmrun.config.schema import Config
+from llmrun.core.batch import Batch
 from llmrun.core.determinism import set_determinism
 from llmrun.core.evaluate import Evaluator
 from llmrun.core.generators import seed_everything
@@ -22,20 +26,23 @@ from llmrun.core.streams import stream_key
 from llmrun.core.windows import Split
 from llmrun.data.manifest import Manifest, read_manifest
 from llmrun.data.order_file import open_order
+from llmrun.data.shard_files import open_split
 from llmrun.errors import LlmrunError, RunFailedError
+from llmrun.machine import die_with_parent
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.stop_request import StopRequest
+from llmrun.run.stop_request import STOP_SIGNALS, StopRequest
 from llmrun.run.warnings import RemarksWriter
 from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
+from llmrun.runtime.evaluation import Validation
 from llmrun.runtime.loop import Loop
 from llmrun.runtime.process_group import device_of, local_rank, process_group
 from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.self_check import check_after_training, check_before_training
 from llmrun.runtime.state_dict import restore
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.storage.ledger.compare import Audit
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.writer import LedgerWriter
@@ -65,22 +72,32 @@ def run_segment(
         if config.data.verify == "never" and orders.saves:
             progress.remark(UNCHECKED_SHARDS)
     resolved = resolved_of(config, orders.D)
-    set_determinism(config)
+    spec = training_spec(resolved)
+    set_determinism(spec)
     seed_everything(stream_key(config.seed, "boundary", orders.from_step))
     manifest = read_manifest(Path(orders.data_path))
-    train, evaluator = _splits(orders, resolved, manifest)
+    batch = spec.batch
+    train, validation = _splits(orders, config, batch, manifest)
     steps = range(orders.from_step, orders.until_step)
-    batch = resolved.batch
     n_entries = batch.steps * batch.M * batch.sequences
     order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
     batches = MicroBatches(train, order, batch)
-    lanes = hosted_lanes(resolved, rank)
-    loader = Loader(batches, batch, rank, lanes, steps, config.seed, config.data.num_workers)
+    lanes = hosted_lanes(spec, rank)
+    loader = Loader(
+        batches,
+        batch,
+        rank,
+        lanes,
+        steps,
+        config.seed,
+        config.data.num_workers,
+        _LoaderWorkerStart(os.getpid()),
+    )
     device = device_of(config.hardware.device, local_rank())
     check_before_training(orders, device, rank)
     with process_group(orders.D, rank, device):
         progress.peak = PeakMemory(device).read
-        state = initial_state(resolved, rank, device, train.n_windows)
+        state = initial_state(spec, rank, device, train.n_windows)
         checkpoint = (
             None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
         )
@@ -92,9 +109,9 @@ def run_segment(
             restore(state, checkpoint)
         fence = Fence(run.lock_file, orders.token)
         fence.check(now=True)
-        recorder = _recorder(run, orders, state, progress, manifest, fence) if rank == 0 else None
+        recorder = _recorder(run, orders, config, state, progress, manifest, fence) if rank == 0 else None
         trainer = None if checkpoint is None else checkpoint.trainer
-        loop = Loop(run, orders, state, loader, evaluator, recorder, stop, progress, trainer, fence)
+        loop = Loop(run, orders, config, state, loader, validation, recorder, stop, progress, trainer, fence)
         with ExitStack() as stack:
             if recorder is not None:
                 stack.enter_context(closing(recorder))
@@ -107,39 +124,52 @@ def run_segment(
             return ended
 
 
-def _splits(orders: SegmentOrders, resolved: Resolved, manifest: Manifest) -> tuple[Split, Evaluator | None]:
+@dataclass(frozen=True)
+class _LoaderWorkerStart:
+    """What a loader worker does first: ends with its rank, and leaves signals to it.
+
+    A batch system may signal every process of a job, and the rank needs its data until it has saved.
+    """
+
+    rank_pid: int
+
+    def __call__(self) -> None:
+        die_with_parent(self.rank_pid)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _splits(
+    orders: SegmentOrders, config: Config, batch: Batch, manifest: Manifest
+) -> tuple[Split, Validation | None]:
     """The training windows, and the evaluator where the config asks for one."""
-    config, directory = resolved.config, Path(orders.data_path)
+    directory = Path(orders.data_path)
     verify = config.data.verify == "always"
-    train = Split(directory, manifest, "train", resolved.batch.L_ctx, verify)
+    train = open_split(directory, manifest, "train", batch.L_ctx, verify)
     if config.eval.every_steps is None:
         return train, None
-    val = Split(directory, manifest, "val", resolved.batch.L_ctx, verify)
-    return train, Evaluator(
-        val,
-        config.seed,
-        config.eval.windows,
-        resolved.batch.sequences,
-        manifest.splits["val"].bytes_per_token,
-    )
+    val = open_split(directory, manifest, "val", batch.L_ctx, verify)
+    evaluator = Evaluator(val, config.seed, config.eval.windows, batch.sequences)
+    return train, Validation(evaluator, manifest.splits["val"].bytes_per_token)
 
 
 def _recorder(
     run: RunDirectory,
     orders: SegmentOrders,
+    config: Config,
     state: TrainingState,
     progress: Progress,
     manifest: Manifest,
     fence: Fence,
 ) -> Recorder:
     """Ledger, audits and metrics of rank 0, opened where the segment starts."""
-    config, batch = state.resolved.config, state.resolved.batch
+    batch = state.spec.batch
     if orders.checkpoint is None and not run.ledger_file.exists():
         ledger = LedgerWriter.create(run.ledger_file, PRODUCER, batch.steps)
     else:
         at_step = None if orders.checkpoint is None else orders.from_step
         ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
-    throughput = Throughput(orders.D, flops_per_token(state.resolved.shape), _peak_flops(config, progress))
+    throughput = Throughput(orders.D, flops_per_token(state.spec.shape), _peak_flops(config, progress))
     tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
     twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
     baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if orders.baseline else None

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmrun.core.evaluate import Evaluations
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.optimizer import MOMENTS
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
@@ -15,6 +14,7 @@ from llmrun.core.state import TrainingState, partial_digests
 from llmrun.errors import RefusedError
 from llmrun.run.worker_spec import SegmentOrders
 from llmrun.runtime.async_writer import PrivateCopy, digests_of
+from llmrun.runtime.evaluation import Evaluations
 from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
 from llmrun.storage.checkpoint.parts import Snapshot
 from llmrun.storage.checkpoint.reader import Checkpoint
@@ -33,11 +33,11 @@ def snapshot_of(
     chain, smooth: only rank 0's count.
     Sets all generators to the boundary after the step, which is the state that is saved.
     """
-    seed_boundary(state.resolved.config.seed, state.step)
+    seed_boundary(state.spec.seed, state.step)
     return Snapshot(
         step=state.step,
         attempt=f"segment-{orders.segment:03d}",
-        tokens=state.step * state.resolved.batch.gb_tok,
+        tokens=state.step * state.spec.batch.gb_tok,
         fingerprint=orders.fingerprint,
         parts=orders.parts,
         chain=chain.hex(),
@@ -51,15 +51,15 @@ def snapshot_of(
 
 def _trainer(state: TrainingState, evaluations: Evaluations, smooth: dict[str, float]) -> dict[str, Any]:
     """The scalars of the state machine."""
-    config, batch = state.resolved.config, state.resolved.batch
-    rate = learning_rate(state.step, batch, config.schedule, config.optimizer.lr) if state.step else None
+    spec, batch = state.spec, state.spec.batch
+    rate = learning_rate(state.step, batch, spec.schedule, spec.optimizer.lr) if state.step else None
     return {
         "format": TRAINER_FORMAT,
         "step": state.step,
         "data_position": state.step * batch.M * batch.sequences,
         "epoch": state.step * batch.M * batch.sequences // state.n_windows,
-        "schedule": {"name": config.schedule.name, "learning_rate": rate, "steps": batch.steps},
-        "optimizer": {"name": config.optimizer.name, "step": state.step},
+        "schedule": {"name": spec.schedule.name, "learning_rate": rate, "steps": batch.steps},
+        "optimizer": {"name": spec.optimizer.name, "step": state.step},
         **evaluations.as_json(state.step),
         "metrics": {"loss_smooth": smooth},
         "quarantine": [],
@@ -107,10 +107,10 @@ def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
 
 def _compare_generators(state: TrainingState, saved: Mapping[str, np.ndarray]) -> None:
     """The generators are a function of seed and step: what was saved must be what they are set to."""
-    seed_boundary(state.resolved.config.seed, state.step)
+    seed_boundary(state.spec.seed, state.step)
     for name, values in generator_states().items():
         if name not in saved or not np.array_equal(saved[name], values):
             raise RefusedError(
                 f"the random state {name} in the checkpoint of step {state.step} is not that of"
-                f" seed {state.resolved.config.seed} at this step"
+                f" seed {state.spec.seed} at this step"
             )

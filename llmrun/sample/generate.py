@@ -20,7 +20,8 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, read_record
 from llmrun.run.recorded_state import judge_of
 from llmrun.run.settings import config_in_force, dataset_places
-from llmrun.storage.checkpoint.verification import Checkpoint, newest_sound
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.text import command
 
 

@@ -2,7 +2,8 @@
 
 from llmrun.errors import NothingComparedError
 from llmrun.run.recorded_state import compare_with_record
-from llmrun.storage.checkpoint.verification import Checkpoint, Progress, open_verified
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import Progress, open_verified
 from llmrun.verify.diagnosis import cause, diagnose_state, shared_module
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
 from llmrun.verify.operands import Subject

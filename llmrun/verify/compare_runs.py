@@ -7,7 +7,8 @@ from llmrun.errors import InputError, NothingComparedError
 from llmrun.run.recorded_state import compare_with_record
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.layout import step_name
-from llmrun.storage.checkpoint.verification import Checkpoint, Progress, open_checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
+from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.ledger.compare import (
     Difference,
     Extent,

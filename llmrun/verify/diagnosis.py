@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from llmrun.core.order import Order
 from llmrun.core.windows import Split
 from llmrun.data.manifest import fingerprint_of, read_manifest
+from llmrun.data.shard_files import open_split
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
@@ -226,7 +227,7 @@ def _split_of(place: Path, record: RunRecord, shape: _Shape) -> Split | None:
         manifest = read_manifest(place)
         if fingerprint_of(manifest) != record.fingerprint["preimages"]["data"]:
             return None
-        return Split(place, manifest, "train", shape.words - 1, verify=False)
+        return open_split(place, manifest, "train", shape.words - 1, verify=False)
     except (LlmrunError, OSError):
         return None
 

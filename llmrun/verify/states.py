@@ -9,7 +9,8 @@ import numpy as np
 from llmrun.errors import InputError
 from llmrun.run.recorded_state import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
-from llmrun.storage.checkpoint.verification import Checkpoint, Progress, open_checkpoint, verify_files
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
+from llmrun.storage.checkpoint.verification import Progress, verify_files
 from llmrun.storage.ledger.tensors import differing_tensors
 
 QUANTITY_ORDER = ("optimizer", "weights", "rng")

@@ -11,8 +11,7 @@ from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError, InputError
 from llmrun.run.recorded_state import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
-from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import Difference
 from llmrun.storage.ledger.tensors import (
     TENSOR_QUANTITIES,

@@ -14,9 +14,9 @@ import pytest
 from llmrun.storage.checkpoint.layout import MANIFEST, SUMS, group_of
 from llmrun.storage.checkpoint.manifest import render_sums
 from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.retention import sweep
 from llmrun.storage.checkpoint.safetensors import DTYPES
-from llmrun.storage.checkpoint.verification import Checkpoint
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.durable import Disk
 

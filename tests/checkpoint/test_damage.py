@@ -9,7 +9,8 @@ import pytest
 
 from llmrun.errors import InputError
 from llmrun.storage.checkpoint.errors import CheckpointDamage
-from llmrun.storage.checkpoint.verification import newest_sound, open_checkpoint, open_verified, verify_files
+from llmrun.storage.checkpoint.reader import open_checkpoint
+from llmrun.storage.checkpoint.verification import newest_sound, open_verified, verify_files
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import open_checkpoint
 
 WRITERS = 64
 LAYERS = 12
@@ -20,7 +20,7 @@ READER = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import open_checkpoint
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from llmrun.storage.checkpoint.layout import data_files
+from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.storage.checkpoint.safetensors import DTYPES
-from llmrun.storage.checkpoint.verification import newest_sound, open_checkpoint, verify_files
+from llmrun.storage.checkpoint.verification import newest_sound, verify_files
 
 KINDS = ["parameter", "buffer", "extra", "optimizer/exp_avg", "optimizer/exp_avg_sq"]
 

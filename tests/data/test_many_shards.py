@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.core.shards import DamagedShardError
-from llmrun.core.windows import Split
 from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest, write_manifest
+from llmrun.data.shard_files import DamagedShardError, open_split
 from llmrun.data.split_files import ShardWriter
 
 N_SHARDS = 1000
@@ -19,12 +18,12 @@ READ = """
 import json, os, resource, sys
 from pathlib import Path
 from llmrun.data.manifest import read_manifest
-from llmrun.core.windows import Split
+from llmrun.data.shard_files import open_split
 from llmrun.errors import LlmrunError
 
 directory, hoard, verify = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "verify"
 manifest = read_manifest(directory)
-split = Split(directory, manifest, "train", 8, verify)
+split = open_split(directory, manifest, "train", 8, verify)
 total = 0
 try:
     for _ in range(2):
@@ -33,7 +32,7 @@ try:
     print(json.dumps({"total": total, "open": len(os.listdir("/proc/self/fd"))}))
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(hoard)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1,) * 2)
-    Split(directory, manifest, "train", 8, verify).window(3)
+    open_split(directory, manifest, "train", 8, verify).window(3)
 except LlmrunError as error:
     print(json.dumps({"kind": type(error).__name__, **error.as_json()}))
 """
@@ -81,14 +80,14 @@ def test_a_thousand_shards_need_few_descriptors(dataset):
 
 def test_a_shard_that_is_opened_again_is_the_one_that_was_checked(dataset, tmp_path, monkeypatch):
     """A shard that was closed meanwhile and replaced by other bytes of the same size is damaged."""
-    monkeypatch.setattr("llmrun.core.shards.OPEN_SHARDS_MAX", 2)
+    monkeypatch.setattr("llmrun.data.shard_files.OPEN_SHARDS_MAX", 2)
     directory, _ = dataset
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in directory.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     manifest = read_manifest(copy)
-    split = Split(copy, manifest, "train", 8, verify=True)
+    split = open_split(copy, manifest, "train", 8, verify=True)
     for w in range(5):
         split.window(w)
     first = copy / manifest.splits["train"].shards[0].name

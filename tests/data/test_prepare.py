@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrun.core.shards import DTYPES
 from llmrun.data import split_files
 from llmrun.data.check import check_dataset
-from llmrun.data.manifest import DTYPES, read_manifest
+from llmrun.data.manifest import read_manifest
 from llmrun.data.prepare import prepare
 from llmrun.data.split_files import validation_documents
 from llmrun.data.tokenizers import load_tokenizer

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
+from llmrun.data.shard_files import open_split
 from llmrun.data.synthetic import write_random_dataset
 
 
@@ -12,7 +12,7 @@ def test_a_random_dataset_is_a_dataset(tmp_path, vocab_size: int) -> None:
     """It can be read and checked like any other, and its tokens are within the vocabulary and spread over it."""
     write_random_dataset(tmp_path / "data", vocab_size, 5000)
     manifest = read_manifest(tmp_path / "data")
-    split = Split(tmp_path / "data", manifest, "train", 999, verify=True)
+    split = open_split(tmp_path / "data", manifest, "train", 999, verify=True)
     tokens = split.window(3)
 
     assert split.n_windows == 5

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.core.shards import DamagedShardError
-from llmrun.core.windows import Split, count_windows
+from llmrun.core.windows import count_windows
 from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest
+from llmrun.data.shard_files import DamagedShardError, open_split
 from llmrun.data.split_files import ShardWriter
 from llmrun.errors import InputError
 
@@ -37,7 +37,7 @@ def test_windows_are_slices(n_tokens, L_ctx, shard_tokens, dtype):
         if n_tokens <= L_ctx:
             assert count_windows(n_tokens, L_ctx) == 0
             return
-        split = Split(Path(name), manifest, "train", L_ctx, verify=True)
+        split = open_split(Path(name), manifest, "train", L_ctx, verify=True)
         windows = [split.window(w) for w in range(split.n_windows)]
 
     assert split.n_windows == (n_tokens - 1) // L_ctx
@@ -60,7 +60,7 @@ def test_too_small(tmp_path):
     said = []
     for name in ("train", "val"):
         with pytest.raises(InputError) as refused:
-            Split(tmp_path, manifest, name, 100, verify=True)
+            open_split(tmp_path, manifest, name, 100, verify=True)
         said.append((refused.value.says, refused.value.hints))
 
     assert said == [
@@ -89,7 +89,7 @@ def damaged(tmp_path):
 def test_damage_is_found_when_opened(damaged):
     """Sound shards are read; the flipped one stops the run (exit 4), named with both sha256s."""
     directory, manifest = damaged
-    split = Split(directory, manifest, "train", 50, verify=True)
+    split = open_split(directory, manifest, "train", 50, verify=True)
     assert split.window(1).tolist() == list(range(50, 101))
     with pytest.raises(DamagedShardError) as stopped:
         split.window(4)
@@ -106,13 +106,13 @@ def test_damage_is_found_when_opened(damaged):
 def test_never_verified(damaged):
     """With data.verify = never the flipped bit goes through, but a short file does not."""
     directory, manifest = damaged
-    Split(directory, manifest, "train", 50, verify=False).window(4)
+    open_split(directory, manifest, "train", 50, verify=False).window(4)
     (directory / "train-00002.bin").write_bytes(b"\0" * 198)
     with pytest.raises(DamagedShardError) as short:
-        Split(directory, manifest, "train", 50, verify=False).window(4)
+        open_split(directory, manifest, "train", 50, verify=False).window(4)
     (directory / "train-00002.bin").unlink()
     with pytest.raises(DamagedShardError) as missing:
-        Split(directory, manifest, "train", 50, verify=False).window(4)
+        open_split(directory, manifest, "train", 50, verify=False).window(4)
 
     assert short.value.says == (
         "the shard train-00002.bin is damaged: it has 198 bytes, dataset.json says 200"
@@ -124,7 +124,7 @@ def test_damage_survives_pickling(damaged):
     """The error crosses from a loader process to its parent whole."""
     directory, manifest = damaged
     with pytest.raises(DamagedShardError) as stopped:
-        Split(directory, manifest, "train", 50, verify=True).window(4)
+        open_split(directory, manifest, "train", 50, verify=True).window(4)
     copy = pickle.loads(pickle.dumps(stopped.value))
 
     assert type(copy) is DamagedShardError
@@ -133,7 +133,7 @@ def test_damage_survives_pickling(damaged):
 
 def test_split_pickles_without_content(dataset):
     """A split travels to a loader process as names, also once shards are open."""
-    split = Split(dataset, read_manifest(dataset), "train", 64, verify=True)
+    split = open_split(dataset, read_manifest(dataset), "train", 64, verify=True)
     split.window(0)
     message = pickle.dumps(split)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.core.order import Order
-from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
+from llmrun.data.shard_files import open_split
 from llmrun.run.directory import RunDirectory
 from llmrun.storage.ledger.chain import next_chain
 from llmrun.storage.ledger.reader import HEADER_BYTES, LedgerReader
@@ -71,7 +71,7 @@ def flip_byte(run: Path, step: int) -> None:
 def change_token_of_sample(data: Path, step: int, sample: int) -> None:
     """The lowest bit of token 5 of one sample of a step flips in the dataset's file."""
     manifest = read_manifest(data)
-    split = Split(data, manifest, "train", L_CTX, verify=False)
+    split = open_split(data, manifest, "train", L_CTX, verify=False)
     window = Order(SEED, split.n_windows).entry((step - 1) * SAMPLES + sample)
     (shard,) = manifest.splits["train"].shards
     tokens = np.fromfile(data / shard.name, dtype="<u2")

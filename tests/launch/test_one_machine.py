@@ -145,13 +145,13 @@ import torch
 from llmrun.core.batch import Batch
 from llmrun.data.manifest import read_manifest
 from llmrun.core.order import Order
-from llmrun.core.windows import Split
+from llmrun.data.shard_files import open_split
 from llmrun.core.loader import Loader, MicroBatches
 
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"], check=True)
 directory = Path(sys.argv[1])
 batch = Batch(gb_tok=1 << 18, mu_tok=1 << 18, L_ctx=64, V=1, D=1, T_tokens=1 << 21, warmup_tokens=0)
-split = Split(directory, read_manifest(directory), "train", batch.L_ctx, verify=True)
+split = open_split(directory, read_manifest(directory), "train", batch.L_ctx, verify=True)
 batches = MicroBatches(split, Order(42, split.n_windows), batch)
 used = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))

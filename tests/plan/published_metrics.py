@@ -5,12 +5,13 @@ Here stand only the way from a case's inputs to these functions, and units.
 
 from collections.abc import Callable, Mapping
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.presets import preset_table
 from llmrun.config.schema import ModelConfig
 from llmrun.core.batch import Batch
 from llmrun.core.model.flops import flops_6NT, utilisation
 from llmrun.core.model.parameters import ParameterCount, count_parameters
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 from llmrun.plan import conventions as published
 from llmrun.plan.checkpoint_size import checkpoint_size, payload_bytes
 from llmrun.plan.conventions import convention

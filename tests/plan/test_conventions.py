@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.presets import preset_table
 from llmrun.config.schema import ModelConfig
 from llmrun.core.model.flops import flops_per_token, recomputed_flops_per_token, utilisation
 from llmrun.core.model.parameters import count_parameters
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 from llmrun.plan.conventions import CONVENTIONS, USED, convention
 from llmrun.storage.metrics.throughput import Throughput
 

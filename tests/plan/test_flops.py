@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.schema import ModelConfig
 from llmrun.core.model.flops import (
     attention_flops_per_token,
@@ -14,7 +15,7 @@ from llmrun.core.model.flops import (
     projection_flops_per_token,
     recomputed_flops_per_token,
 )
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 
 
 def make_shape(L_ctx: int = 8, **given: Any) -> ModelShape:

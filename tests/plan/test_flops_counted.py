@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.schema import ModelConfig
 from llmrun.core.model.flops import flops_per_token, recomputed_flops_per_token, skipped_flops_per_token
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 
 SEQUENCES = 2
 

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.schema import ModelConfig
 from llmrun.core.lanes import cost_of
 from llmrun.core.model.parameters import count_parameters
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 from llmrun.plan.memory import Memory, Setting, memory_of
 
 

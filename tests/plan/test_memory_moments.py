@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from llmrun.config.model_shape import complete_model, shape_of
 from llmrun.config.schema import ModelConfig
 from llmrun.core.lanes import cost_of
 from llmrun.core.model.parameters import count_parameters
-from llmrun.core.model.shape import ModelShape, complete_model, shape_of
+from llmrun.core.model.shape import ModelShape
 from llmrun.plan.memory import Setting, largest_moment
 
 NARROW = {"n_layers": 3, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 176, "vocab_size": 512}

@@ -10,8 +10,8 @@ import torch
 from llmrun.core.batch import Batch
 from llmrun.core.loader import Loader, MicroBatches
 from llmrun.core.order import Order
-from llmrun.core.windows import Split
 from llmrun.data.manifest import read_manifest
+from llmrun.data.shard_files import open_split
 from llmrun.errors import EXIT_BUG
 from llmrun.run.stop_request import STOP_SIGNALS
 from llmrun.runtime.worker import as_known
@@ -34,7 +34,7 @@ class Disturbed(MicroBatches):
 @pytest.fixture
 def batches(dataset):
     """The micro-batches of a small run."""
-    split = Split(dataset, read_manifest(dataset), "train", BATCH.L_ctx, verify=True)
+    split = open_split(dataset, read_manifest(dataset), "train", BATCH.L_ctx, verify=True)
     return Disturbed(split, Order(42, split.n_windows), BATCH)
 
 

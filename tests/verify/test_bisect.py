@@ -182,19 +182,19 @@ BY_HAND = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-from llmrun.storage.checkpoint.verification import open_checkpoint
+from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.config.load import load_config
 from llmrun.data.manifest import read_manifest
 from llmrun.core.order import Order
-from llmrun.core.windows import Split
-from llmrun.core.model.shape import shape_of
+from llmrun.data.shard_files import open_split
+from llmrun.config.model_shape import shape_of
 from llmrun.core.model.initialise import build, initial_values
 
 torch.set_num_threads(int(sys.argv[2]))
 step, checkpoint = int(sys.argv[3]), sys.argv[4]
 config = load_config(Path(sys.argv[1])).config
 batch, data = config.batch, Path(config.data.path)
-split = Split(data, read_manifest(data), "train", batch.L_ctx, verify=False)
+split = open_split(data, read_manifest(data), "train", batch.L_ctx, verify=False)
 n = batch.mu_tok // batch.L_ctx
 windows = Order(config.seed, split.n_windows).entries((step - 1) * (batch.gb_tok // batch.mu_tok) * n, n)
 tokens = torch.stack([torch.from_numpy(split.window(int(w))) for w in windows]).long()

@@ -1,9 +1,8 @@
 """The transformer's shape with every default put in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from llmrun.config.schema import ModelConfig
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,11 @@ class ModelShape:
     L_ctx: int
     beyond: Beyond | None = None
 
+    @classmethod
+    def of(cls, model: Mapping[str, Any], L_ctx: int, beyond: Beyond | None = None) -> Self:
+        """The shape of a completed model section, given as its fields."""
+        return cls(L_ctx=L_ctx, beyond=beyond, **{k: v for k, v in model.items() if k != "preset"})
+
     @property
     def d_q(self) -> int:
         """Width of all query heads together."""
@@ -70,40 +74,3 @@ class ModelShape:
     def d_kv(self) -> int:
         """Width of all key (or value) heads together."""
         return self.n_kv_heads * self.head_dim
-
-
-def default_d_ff(d_model: int, mlp: str) -> int:
-    """4·d_model for gelu; 8/3·d_model rounded up to a multiple of 64 for swiglu (equal parameters)."""
-    return 4 * d_model if mlp == "gelu" else -(-8 * d_model // (3 * 64)) * 64
-
-
-def complete_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
-    """`model` with its derived fields written out.  Cross-field rules must hold already.
-
-    A preset that the built-in model can train is written out like any other shape, so its name is dropped:
-    two configs of one shape are one experiment.
-    """
-    preset = model.preset if beyond_of(model) else None
-    return model.model_copy(
-        update={
-            "preset": preset,
-            "n_kv_heads": model.n_kv_heads or model.n_heads,
-            "head_dim": model.head_dim or model.d_model // model.n_heads,
-            "d_ff": model.d_ff or default_d_ff(model.d_model, model.mlp),
-            "vocab_size": vocab_size,
-        }
-    )
-
-
-def shape_of(model: ModelConfig, L_ctx: int) -> ModelShape:
-    """The shape of a completed model section."""
-    return ModelShape(L_ctx=L_ctx, beyond=beyond_of(model), **model.model_dump(exclude={"preset"}))
-
-
-def beyond_of(model: ModelConfig) -> Beyond | None:
-    """What the model's preset has and the built-in model has not; None without such a preset."""
-    if model.preset is None:
-        return None
-    from llmrun.config.presets import preset_table
-
-    return preset_table()[model.preset].beyond

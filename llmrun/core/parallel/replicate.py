@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from llmrun.config.resolve import Resolved
 from llmrun.core.model.initialise import build, initial_values
 from llmrun.core.model.parameters import parameter_shapes
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import FlatLayout, flat_layout
 from llmrun.core.reduce.reduction import Reduction
+from llmrun.core.training_spec import TrainingSpec
 
 
 class FlatWeights:
@@ -17,16 +17,16 @@ class FlatWeights:
     flat: [layout.total], float32.
     """
 
-    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
-        self.layout: FlatLayout = flat_layout(parameter_shapes(resolved.shape), resolved.batch.D)
+    def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
+        self.layout: FlatLayout = flat_layout(parameter_shapes(spec.shape), spec.batch.D)
         self.slots = self.layout.slots
         self.share = self.layout.share(rank)
         self.flat = torch.zeros(self.layout.total, dtype=torch.float32, device=device)
         shard = self.layout.shard(rank)
         self.weights = self.flat[shard.start : shard.stop]
-        self.model: nn.Module = self._build(resolved, device)
+        self.model: nn.Module = self._build(spec, device)
 
-    def _build(self, resolved: Resolved, device: torch.device) -> nn.Module:
+    def _build(self, spec: TrainingSpec, device: torch.device) -> nn.Module:
         """The model with its initial weights."""
         starts = {slot.name: slot.start for slot in self.slots}
 
@@ -34,10 +34,10 @@ class FlatWeights:
             return self.flat[starts[name] : starts[name] + shape.numel()].view(shape)
 
         model = build(
-            resolved.shape,
+            spec.shape,
             place,
-            initial_values(resolved.config.seed, resolved.shape.n_layers),
-            recompute_blocks=resolved.config.activation_checkpointing == "block",
+            initial_values(spec.seed, spec.shape.n_layers),
+            recompute_blocks=spec.recompute_blocks,
         ).to(device)
         for name, parameter in model.named_parameters():
             assert parameter.data_ptr() == self.flat[starts[name] :].data_ptr(), "a weight was moved"
@@ -60,10 +60,10 @@ class FlatWeights:
 class Replicate(FlatWeights):
     """Neighbouring lanes on each rank, folded before they travel: one exchange a step."""
 
-    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
-        super().__init__(resolved, rank, device)
+    def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
+        super().__init__(spec, rank, device)
         parameters = dict(self.model.named_parameters())
-        self._reduction = Reduction(parameters, self.layout, resolved.batch.V, rank, device)
+        self._reduction = Reduction(parameters, self.layout, spec.batch.V, rank, device)
         self.lanes = self._reduction.lanes
 
     def begin_lane(self, lane: int | None) -> None:

@@ -4,27 +4,27 @@ from collections.abc import Sequence
 
 import torch
 
-from llmrun.config.resolve import Resolved
 from llmrun.core.lanes import lanes_of_rank, strided_lanes
 from llmrun.core.parallel.base import Strategy
 from llmrun.core.parallel.replicate import Replicate
 from llmrun.core.parallel.shard import Shard
 from llmrun.core.parallel.torch_native import Ddp, NativeShard
+from llmrun.core.training_spec import TrainingSpec
 
 
-def is_sharded(resolved: Resolved) -> bool:
+def is_sharded(spec: TrainingSpec) -> bool:
     """Whether weights are sharded.  One rank has nothing to shard."""
-    return resolved.config.strategy == "shard" and resolved.batch.D > 1
+    return spec.strategy == "shard" and spec.batch.D > 1
 
 
-def hosted_lanes(resolved: Resolved, rank: int) -> Sequence[int | None]:
+def hosted_lanes(spec: TrainingSpec, rank: int) -> Sequence[int | None]:
     """The lanes that `rank` runs, in order (`Strategy.lanes`), known before there is a model."""
-    V, D = resolved.batch.V, resolved.batch.D
-    return strided_lanes(V, D, rank) if is_sharded(resolved) else lanes_of_rank(V, D, rank)
+    V, D = spec.batch.V, spec.batch.D
+    return strided_lanes(V, D, rank) if is_sharded(spec) else lanes_of_rank(V, D, rank)
 
 
-def strategy_of(resolved: Resolved, rank: int, device: torch.device) -> Strategy:
+def strategy_of(spec: TrainingSpec, rank: int, device: torch.device) -> Strategy:
     """The strategy with the initial weights."""
-    if resolved.config.reproducibility.mode == "statistical":
-        return NativeShard(resolved, rank, device) if is_sharded(resolved) else Ddp(resolved, rank, device)
-    return Shard(resolved, rank, device) if is_sharded(resolved) else Replicate(resolved, rank, device)
+    if spec.is_statistical:
+        return NativeShard(spec, rank, device) if is_sharded(spec) else Ddp(spec, rank, device)
+    return Shard(spec, rank, device) if is_sharded(spec) else Replicate(spec, rank, device)

@@ -16,13 +16,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
-from llmrun.config.resolve import Resolved
 from llmrun.core.lanes import Node, merged, strided_lanes
 from llmrun.core.model.initialise import Fill, initial_values
 from llmrun.core.model.parameters import parameter_shapes
 from llmrun.core.model.transformer import Transformer
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import Slot, flat_layout, row_share
+from llmrun.core.training_spec import TrainingSpec
 
 
 class TreeReduceScatter(ReduceScatter):
@@ -84,14 +84,14 @@ class ShardedModel:
     `weights` [share.size], float32, updated there, and copied back.
     """
 
-    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
-        config, batch = resolved.config, resolved.batch
-        self.slots = flat_layout(parameter_shapes(resolved.shape), batch.D).slots
+    def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
+        batch = spec.batch
+        self.slots = flat_layout(parameter_shapes(spec.shape), batch.D).slots
         self.share = row_share(self.slots, batch.D, rank)
         self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
-        self.model: nn.Module = self._build(resolved, device)
+        self.model: nn.Module = self._build(spec, device)
         self._parameters = dict(self.model.named_parameters())
-        fill = initial_values(config.seed, resolved.shape.n_layers)
+        fill = initial_values(spec.seed, spec.shape.n_layers)
         self.load(_reader_of(fill))
         self._gradient = torch.zeros_like(self.weights)
         self.lanes = strided_lanes(batch.V, batch.D, rank)
@@ -100,13 +100,11 @@ class ShardedModel:
             group.set_force_sum_reduction_for_comms(True)
             group.set_reduce_scatter_unused_params(True)
 
-    def _build(self, resolved: Resolved, device: torch.device) -> nn.Module:
+    def _build(self, spec: TrainingSpec, device: torch.device) -> nn.Module:
         """The model, sharded before it has memory: no rank ever holds all of it."""
         with torch.device("meta"):
-            model = Transformer(
-                resolved.shape, recompute_blocks=resolved.config.activation_checkpointing == "block"
-            )
-        mesh = init_device_mesh(device.type, (resolved.batch.D,))
+            model = Transformer(spec.shape, recompute_blocks=spec.recompute_blocks)
+        mesh = init_device_mesh(device.type, (spec.batch.D,))
         for block in model.model.layers:
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh)
@@ -170,10 +168,10 @@ class ShardedModel:
 class Shard(ShardedModel):
     """FSDP2 with its reduce-scatter replaced: the bits of the tree, one exchange a slot."""
 
-    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
-        super().__init__(resolved, rank, device)
+    def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
+        super().__init__(spec, rank, device)
         for group in self.groups():
-            group.set_custom_reduce_scatter(TreeReduceScatter(resolved.batch.V))
+            group.set_custom_reduce_scatter(TreeReduceScatter(spec.batch.V))
 
 
 def _local(tensor: Tensor) -> Tensor:

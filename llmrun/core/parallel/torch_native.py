@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from llmrun.config.resolve import Resolved
 from llmrun.core.lanes import lanes_of_rank
 from llmrun.core.parallel.replicate import FlatWeights
 from llmrun.core.parallel.shard import ShardedModel
 from llmrun.core.reduce.collectives import all_gather
+from llmrun.core.training_spec import TrainingSpec
 
 
 class Ddp(FlatWeights):
     """All weights on every rank, gradients all-reduced by DDP while the last backward pass runs."""
 
-    def __init__(self, resolved: Resolved, rank: int, device: torch.device) -> None:
-        super().__init__(resolved, rank, device)
-        self.lanes = lanes_of_rank(resolved.batch.V, resolved.batch.D, rank)
-        self._D = resolved.batch.D
+    def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
+        super().__init__(spec, rank, device)
+        self.lanes = lanes_of_rank(spec.batch.V, spec.batch.D, rank)
+        self._D = spec.batch.D
         self._inner = self.model
         self._parameters = dict(self._inner.named_parameters())
         self._gradient = torch.zeros_like(self.weights)

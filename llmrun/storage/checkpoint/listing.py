@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.errors import InputError
-from llmrun.run.recorded_state import judge_beside
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
-from llmrun.storage.checkpoint.verification import Progress, open_judged
+from llmrun.storage.checkpoint.verification import Judge, Progress, open_judged
 from llmrun.storage.durable import TEMPORARY_PREFIX
 
 
@@ -84,13 +83,13 @@ def checkpoints_of(path: Path) -> Path:
     )
 
 
-def damages_of(path: Path, progress: Progress | None = None) -> list[Damage] | None:
+def damages_of(path: Path, judge: Judge, progress: Progress | None = None) -> list[Damage] | None:
     """What is wrong with a checkpoint; None if its run has deleted it meanwhile.
 
-    Reads every byte, and holds the state against the ledger of the run that the checkpoint lies in.
+    Reads every byte; judge: holds the state against what its run recorded.
     """
     try:
-        open_judged(path, progress, judge_beside(path))
+        open_judged(path, progress, judge)
     except CheckpointDamage as error:
         return list(error.damages) if path.exists() else None
     except InputError:

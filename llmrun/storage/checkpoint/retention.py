@@ -5,10 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.run.recorded_state import Judge
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.storage.checkpoint.verification import Progress, open_judged
+from llmrun.storage.checkpoint.verification import Judge, Progress, open_judged
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk
 
 

@@ -3,12 +3,11 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llmrun.machine import cpus_usable
-from llmrun.run.recorded_state import Judge
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.reader import (
@@ -43,6 +42,10 @@ class _Meter:
         with self._lock:
             self._done_bytes += n_bytes
             self._progress(self._done_bytes, self._total_bytes)
+
+
+Judge = Callable[[Checkpoint], Sequence[Damage]]
+"""Says in what a checkpoint is not the state that was recorded; () if nothing contradicts it."""
 
 
 def verify_files(path: Path, progress: Progress | None = None, threads: int | None = None) -> list[Damage]:
@@ -115,17 +118,6 @@ def _sha256_of(path: Path, meter: _Meter) -> str:
             digest.update(block[:got])
             meter.add(got)
     return digest.hexdigest()
-
-
-__all__ = [
-    "Checkpoint",
-    "Damage",
-    "newest_sound",
-    "open_checkpoint",
-    "open_judged",
-    "open_verified",
-    "verify_files",
-]
 
 
 def open_judged(path: Path, progress: Progress | None = None, judge: Judge | None = None) -> Checkpoint:

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from llmrun.core.tensor_digest import optimizer_due
+
 QUANTITIES = (
     "step",
     "tokens",
@@ -40,9 +42,6 @@ RECORD_DTYPE = np.dtype(
 )
 """A record as numpy sees it: 112 bytes without padding."""
 
-OPTIMIZER_EVERY = 10
-"""Steps between two digests of the optimizer state.  Fixed by the format, so that chains are comparable."""
-
 TENSORS_EVERY = 100
 """Steps between two files of per-tensor digests (step 0 included)."""
 
@@ -54,11 +53,6 @@ def quantities_due(step: int) -> frozenset[str]:
     if optimizer_due(step):
         return frozenset(QUANTITIES)
     return frozenset(QUANTITIES) - {"optimizer_digest"}
-
-
-def optimizer_due(step: int) -> bool:
-    """Whether the record of `step` holds the digest of the optimizer state."""
-    return step > 0 and step % OPTIMIZER_EVERY == 0
 
 
 def tensors_due(step: int) -> bool:

@@ -21,7 +21,8 @@ from llmrun.run.record import RunRecord, Segment
 from llmrun.run.recorded_state import compare_with_record
 from llmrun.run.settings import dataset_places
 from llmrun.storage.checkpoint.layout import step_name
-from llmrun.storage.checkpoint.verification import Checkpoint, newest_sound
+from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.verify.operands import Subject, open_subject
 
