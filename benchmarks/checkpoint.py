@@ -114,7 +114,9 @@ def work(arguments: argparse.Namespace) -> None:
     with process_group(D, rank, torch.device("cpu")):
         ours = Ours(place, resolved_model(int(arguments.params), STEP_MU_TOK, D), rank)
         n_params = sum(slot.numel for slot in ours.state.strategy.slots)
-        say(rank, f"\nD = {D}, {n_params:,} parameters, {12 * n_params / 1e9:.2f} GB of weights and moments")
+        notify(
+            rank, f"\nD = {D}, {n_params:,} parameters, {12 * n_params / 1e9:.2f} GB of weights and moments"
+        )
         if "steps" in arguments.only:
             measure_steps(arguments, ours)
         if {"save", "load"} & {*arguments.only}:
@@ -123,7 +125,7 @@ def work(arguments: argparse.Namespace) -> None:
     os._exit(0)
 
 
-def say(rank: int, text: str) -> None:
+def notify(rank: int, text: str) -> None:
     """Rank 0 speaks."""
     if rank == 0:
         print(text, flush=True)
@@ -279,7 +281,7 @@ def ratio(of: list[float], to: list[float]) -> float:
 
 def report_saves(rank: int, stalls: Seconds, durable: Seconds) -> None:
     """One table for stall and durability; a copy is not durable, and a raw write has no stall of its own."""
-    say(
+    notify(
         rank,
         f"\n{'save':<28}{'stall, s':>10}{'of copy':>9}{'durable, s':>12}{'of raw':>8}"
         f"   load {os.getloadavg()[0]:.1f}",
@@ -290,12 +292,12 @@ def report_saves(rank: int, stalls: Seconds, durable: Seconds) -> None:
         whole = f"{statistics.median(durable[name]):.2f}", f"{ratio(durable[name], durable[raw]):.2f}"
         stall = ("-", "-") if name == raw else stall
         whole = ("-", "-") if name == copy else whole
-        say(rank, f"{name:<28}{stall[0]:>10}{stall[1]:>9}{whole[0]:>12}{whole[1]:>8}")
+        notify(rank, f"{name:<28}{stall[0]:>10}{stall[1]:>9}{whole[0]:>12}{whole[1]:>8}")
 
 
 def report_loads(rank: int, found: dict[bool, Seconds]) -> None:
     """One table for loading; ratios are to torch.load."""
-    say(
+    notify(
         rank,
         f"\n{'load':<28}{'cached, s':>10}{'of torch':>9}{'not cached, s':>15}{'of torch':>9}"
         f"   load {os.getloadavg()[0]:.1f}",
@@ -305,12 +307,12 @@ def report_loads(rank: int, found: dict[bool, Seconds]) -> None:
             (statistics.median(times[name]), ratio(times[name], times["torch.load"]))
             for times in (found[True], found[False])
         )
-        say(rank, f"{name:<28}{cached[0]:>10.2f}{cached[1]:>9.2f}{read[0]:>15.2f}{read[1]:>9.2f}")
+        notify(rank, f"{name:<28}{cached[0]:>10.2f}{cached[1]:>9.2f}{read[0]:>15.2f}{read[1]:>9.2f}")
 
 
 def report_steps(rank: int, rounds: dict[str, list[Seconds]]) -> None:
     """One table for steps; `lost` is what all steps under a save took beyond as many idle ones."""
-    say(
+    notify(
         rank,
         f"\n{'steps':<28}{'phase':<11}{'steps':>6}{'phase, s':>10}{'step, s':>9}{'of idle':>9}{'lost, s':>9}"
         f"   load {os.getloadavg()[0]:.1f}",
@@ -328,7 +330,7 @@ def report_steps(rank: int, rounds: dict[str, list[Seconds]]) -> None:
                 statistics.median(sum(steps) - len(steps) * idle for steps, idle in in_phase),
             ]
             cells = "{:>6.0f}{:>10.2f}{:>9.3f}{:>9.3f}{:>9.2f}".format(*columns)
-            say(rank, f"{name:<28}{phase:<11}{cells}")
+            notify(rank, f"{name:<28}{phase:<11}{cells}")
 
 
 if __name__ == "__main__":

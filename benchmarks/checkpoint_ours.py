@@ -16,7 +16,7 @@ from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState, initial_state, partial_digests
 from llmrun.core.step import StepFacts, train_step
 from llmrun.run.directory import RunDirectory
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import NOTHING
 from llmrun.runtime.checkpoint_policy import Checkpointing
 from llmrun.runtime.evaluation import Evaluations
@@ -65,7 +65,7 @@ class Ours:
         self.run = RunDirectory(place / "run")
         if rank == 0:
             self.run.checkpoints.mkdir(parents=True)
-        self._orders = SegmentOrders(
+        self._worker_spec = WorkerSpec(
             segment=1,
             D=resolved.batch.D,
             from_step=0,
@@ -75,17 +75,17 @@ class Ours:
             parts=dict.fromkeys(("config", "data", "code", "environment"), SOME_DIGEST),
             config=resolved.config.model_dump(mode="json", by_alias=True),
             audit_tails=[],
-            twin_ledger=None,
+            reference_ledger=None,
             data_path=str(place),
         )
-        progress = Progress.at_start(self._orders, rank)
+        progress = Progress.at_start(self._worker_spec, rank)
         recorder = self._recorder(progress) if rank == 0 else None
         partial = partial_digests(self.state, self.state.strategy.weights)
         digests = sum_columns(gather_integers(partial, self.state.D, self.state.device))
         if recorder is not None:
             recorder.initial(digests)
         self.checkpointing = Checkpointing(
-            self.run, self._orders, self.state, Evaluations(), recorder, progress
+            self.run, self._worker_spec, self.state, Evaluations(), recorder, progress
         )
 
     def _recorder(self, progress: Progress) -> Recorder:
@@ -95,7 +95,17 @@ class Ours:
         sinks = Sinks.open(self.run.metrics_file, None, 0, {})
         speed = Throughput(D, 1, None)
         return Recorder(
-            self.run, ledger, slots, sinks, speed, [], None, progress, 1.0, stop_at_twin=False, baseline=None
+            self.run,
+            ledger,
+            slots,
+            sinks,
+            speed,
+            [],
+            None,
+            progress,
+            1.0,
+            stop_at_reference=False,
+            baseline=None,
         )
 
     @property

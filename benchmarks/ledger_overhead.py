@@ -68,7 +68,7 @@ class Ledger:
         """Combine, append, and keep single digests where they are due."""
         from llmrun.core.state import by_name, moments_by_name
         from llmrun.core.tensor_digest import combine_digests
-        from llmrun.storage.ledger.record import Record, tensors_due
+        from llmrun.storage.ledger.record import LedgerRecord, tensors_due
         from llmrun.storage.ledger.tensors import write_tensors
         from llmrun.storage.ledger.writer import LedgerWriter
 
@@ -81,11 +81,11 @@ class Ledger:
             tensors["optimizer"] = moments_by_name(slots, facts.moment_digests)
         if self.writer is None:
             self.writer = LedgerWriter.create(self.directory / "ledger.bin", "benchmark", self.n_steps)
-            self.writer.append(Record(step=0, weights_digest=1))
+            self.writer.append(LedgerRecord(step=0, weights_digest=1))
         number = self.writer.next_step
         digests = {f"{name}_digest": combine_digests(found) for name, found in tensors.items()}
         self.writer.append(
-            Record(
+            LedgerRecord(
                 step=number,
                 tokens=number * facts.tokens,
                 loss=facts.loss,

@@ -27,7 +27,7 @@ from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.core.lanes import cost_of
 from llmrun.core.model.flops import flops_per_token
 from llmrun.launch.benchmark import SEGMENT, calibrate, trial, trial_config
-from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.launch.torchrun import TorchrunBackend
 from llmrun.plan.forecast import estimate
 from llmrun.plan.memory import Memory, Setting, memory_of
 from llmrun.run.worker_spec import Outcome
@@ -152,7 +152,7 @@ def train(resolved: Resolved, steps: int) -> tuple[list[Outcome], list[float]]:
     """A real training of `steps` to its end: how the ranks ended, and the seconds of each step."""
     batch = resolved.batch
     config = trial_config(resolved, gb_tok=batch.gb_tok, V=batch.V, D=batch.D, steps=steps)
-    with trial(config, None, TorchrunStarter()) as (run, workers):
+    with trial(config, None, TorchrunBackend()) as (run, workers):
         while workers.poll() is None:
             time.sleep(0.05)
         outcomes = [Outcome.read(run.outcome_file(SEGMENT, rank)) for rank in range(batch.D)]
@@ -170,7 +170,7 @@ class Row:
     config: str
     planned: float
     measured: float
-    says: str
+    message: str
 
     @property
     def error(self) -> float:
@@ -191,13 +191,13 @@ def memory_row(directory: Path, overrides: str) -> Row:
 def time_row(directory: Path, overrides: str, steps: int) -> Row:
     """Calibrate, then train, one config."""
     resolved = resolved_of_text(directory, overrides.split())
-    timed = calibrate(resolved, TorchrunStarter(), lambda: None)
+    timed = calibrate(resolved, TorchrunBackend(), lambda: None)
     planned = estimate(timed, resolved.batch, flops_per_token(resolved.shape), None)
     _, seconds = train(resolved, steps)
     measured = statistics.median(seconds[SKIPPED_STEPS:])
     fastest = min(timed.step_s) / min(seconds[SKIPPED_STEPS:]) - 1.0
-    says = f"{planned.steps_timed} steps, ± {planned.spread:.1%}; fastest step {fastest:+.1%}"
-    return Row(overrides, planned.step_s * 1000, measured * 1000, says)
+    message = f"{planned.steps_timed} steps, ± {planned.spread:.1%}; fastest step {fastest:+.1%}"
+    return Row(overrides, planned.step_s * 1000, measured * 1000, message)
 
 
 def header(title: str, unit: str, last: str) -> None:
@@ -211,7 +211,7 @@ def line(row: Row) -> None:
     """One row of a table, at once."""
     config = f"`{row.config}`".replace("batch.", "").replace("model.", "")
     print(
-        f"| {config} | {row.planned:,.1f} | {row.measured:,.1f} | {round(row.error, 3) + 0.0:+.1%} | {row.says} |",
+        f"| {config} | {row.planned:,.1f} | {row.measured:,.1f} | {round(row.error, 3) + 0.0:+.1%} | {row.message} |",
         flush=True,
     )
 

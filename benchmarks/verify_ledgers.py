@@ -18,17 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.storage.ledger.compare import first_difference
-from llmrun.storage.ledger.record import Record, optimizer_due
+from llmrun.storage.ledger.record import LedgerRecord, optimizer_due
 from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 TARGET_S = 2.0
 
 
-def record_of(step: int, last_changed: int) -> Record:
+def record_of(step: int, last_changed: int) -> LedgerRecord:
     """A record as a run writes it; `last_changed` is added to the digest of the weights."""
     if step == 0:
-        return Record(0, weights_digest=1)
-    return Record(
+        return LedgerRecord(0, weights_digest=1)
+    return LedgerRecord(
         step=step,
         tokens=step * 524_288,
         loss=2.0 + 9.0 / (1 + step),

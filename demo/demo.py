@@ -24,7 +24,7 @@ KILL_AFTER_STEP = 152
 PROMPT = "My fellow Americans, "
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """A heading before each stage."""
     sys.stdout.write(f"\n\033[1m{text}\033[0m\n" if sys.stdout.isatty() else f"\n{text}\n")
     sys.stdout.flush()
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 def llmrun(*arguments: str) -> None:
     """Run one llmrun command on this terminal; the demo ends with its exit code where it fails."""
-    say(f"$ llmrun {' '.join(arguments)}")
+    notify(f"$ llmrun {' '.join(arguments)}")
     code = subprocess.run([*LLMRUN, *arguments], check=False).returncode
     if code:
         sys.exit(code)
@@ -46,7 +46,7 @@ def answer(*arguments: str) -> dict:
 
 def prepare_data() -> None:
     """Corpus and dataset, once."""
-    say("1. A corpus: the State of the Union messages, 1790-2026 (public domain)")
+    notify("1. A corpus: the State of the Union messages, 1790-2026 (public domain)")
     fetch(Path("build/corpus"))
     arguments = ["--tokenizer", "bpe", "--vocab-size", "2Ki", "--val-fraction", "0.02"]
     llmrun("data", "prepare", "build/corpus/sotu", "--out", str(DATASET), *arguments)
@@ -55,7 +55,7 @@ def prepare_data() -> None:
 def train_until_killed(run: str, runs_dir: str) -> None:
     """Start a run and SIGKILL its launcher once it is well under way: no warning, no cleaning up."""
     arguments = ["train", CONFIG, "--run", run, "--set", f"runs_dir={runs_dir}"]
-    say(f"$ llmrun {' '.join(arguments)}      (killed with SIGKILL after step {KILL_AFTER_STEP})")
+    notify(f"$ llmrun {' '.join(arguments)}      (killed with SIGKILL after step {KILL_AFTER_STEP})")
     process = subprocess.Popen([*LLMRUN, *arguments])
     metrics = Path(runs_dir) / run / "metrics.jsonl"
     while steps_in(metrics) < KILL_AFTER_STEP:
@@ -64,7 +64,7 @@ def train_until_killed(run: str, runs_dir: str) -> None:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    say("killed: SIGKILL to the launcher, in the middle of a step")
+    notify("killed: SIGKILL to the launcher, in the middle of a step")
 
 
 def steps_in(metrics: Path) -> int:
@@ -79,7 +79,7 @@ def last_screen(killed: Path, straight: Path, verdict: dict) -> None:
     values = [row for row in rows if "val_loss" in row]
     first, last = values[0], values[-1]
     proven = sum(segment.get("proven_steps") or 0 for segment in record["segments"])
-    say("What was proven")
+    notify("What was proven")
     lines = [
         f"killed and resumed = never interrupted: {verdict['steps_compared']} steps and every tensor, bit for bit",
         f"ledger chain {verdict['chain'][:32]}…, fingerprint {record['fingerprint']['digest'][:16]}…",
@@ -99,18 +99,18 @@ def main() -> int:
     except CorpusError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    say("2. The plan")
+    notify("2. The plan")
     llmrun("plan", CONFIG)
     mark = secrets.token_hex(2)
     killed, straight = f"demo-killed-{mark}", f"demo-straight-{mark}"
-    say("3. Train at D = 2, be killed, resume")
+    notify("3. Train at D = 2, be killed, resume")
     train_until_killed(killed, runs_dir)
     llmrun("resume", f"{runs_dir}/{killed}")
-    say("4. The same run again, never interrupted")
+    notify("4. The same run again, never interrupted")
     llmrun("train", CONFIG, "--run", straight, "--set", f"runs_dir={runs_dir}")
-    say("5. Are they equal?")
+    notify("5. Are they equal?")
     llmrun("verify", f"{runs_dir}/{killed}", f"{runs_dir}/{straight}")
-    say("6. What the model writes")
+    notify("6. What the model writes")
     llmrun("sample", f"{runs_dir}/{killed}", "--prompt", PROMPT, "--tokens", "120")
     verdict = answer("verify", f"{runs_dir}/{killed}", f"{runs_dir}/{straight}")
     last_screen(Path(runs_dir) / killed, Path(runs_dir) / straight, verdict)

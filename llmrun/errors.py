@@ -53,14 +53,14 @@ class LlmrunError(Exception):
 
     def __init__(
         self,
-        says: str,
+        message: str,
         *,
         where: str | None = None,
         caused_by: Sequence[str] = (),
         hints: Sequence[str] = (),
     ) -> None:
-        super().__init__(says)
-        self.says = says
+        super().__init__(message)
+        self.message = message
         self.where = where
         self.caused_by = tuple(caused_by)
         self.hints = tuple(hints)
@@ -68,7 +68,7 @@ class LlmrunError(Exception):
     def as_json(self) -> dict[str, Any]:
         """The error as a JSON object, for `--json` and for the way from a worker to its launcher."""
         return {
-            "error": self.says,
+            "error": self.message,
             "where": self.where,
             "caused_by": list(self.caused_by),
             "hints": list(self.hints),
@@ -128,7 +128,7 @@ class PreemptedError(LlmrunError):
 class Problem:
     """One thing that is wrong with a config."""
 
-    says: str
+    message: str
     key: str | None = None
     where: str | None = None
     hint: str | None = None
@@ -139,8 +139,8 @@ class ConfigError(InputError):
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         count = len(problems)
-        says = problems[0].says if count == 1 else f"{source} has {count} problems"
-        super().__init__(says)
+        message = problems[0].message if count == 1 else f"{source} has {count} problems"
+        super().__init__(message)
         self.source = source
         self.problems = tuple(problems)
 

@@ -85,12 +85,12 @@ def llmrun_sources(sources: list[Source]) -> list[Source]:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """What tests counted, at the end of every session: how many crash states were looked at."""
-    says = {
+    message = {
         value
         for reports in terminalreporter.stats.values()
         for report in reports
         for key, value in getattr(report, "user_properties", ())
         if key == "crash states"
     }
-    for line in sorted(says):
+    for line in sorted(message):
         terminalreporter.write_line(line)

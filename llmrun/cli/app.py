@@ -23,7 +23,7 @@ import typer.core
 import typer.main
 
 from llmrun.cli import console, screen
-from llmrun.cli.registry import COMMANDS, Command, Group
+from llmrun.cli.registry import COMMANDS, CommandEntry, CommandGroup
 from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, RefusedError, hints_for
 from llmrun.machine import UNINTERRUPTIBLE
 from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
@@ -50,7 +50,7 @@ class Stopped(BaseException):
 class LazyGroup(typer.core.TyperGroup):
     """A group that lists its commands from the registry and imports the one that is asked for."""
 
-    registry: dict[str, Command | Group] = COMMANDS
+    registry: dict[str, CommandEntry | CommandGroup] = COMMANDS
 
     def list_commands(self, _ctx: Any) -> list[str]:
         """The names, in the registry's order."""
@@ -70,7 +70,7 @@ class LazyGroup(typer.core.TyperGroup):
     def format_commands(self, _ctx: Any, formatter: Any) -> None:
         """The list of commands in the help."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.says) for name, entry in self.registry.items()])
+            formatter.write_dl([(name, entry.message) for name, entry in self.registry.items()])
 
 
 class PlainCommand(typer.core.TyperCommand):
@@ -92,7 +92,7 @@ def _usage_of(argument: typer.core.TyperArgument) -> str:
     return f"{name}{more}" if argument.required else f"[{name}]{more}"
 
 
-def _no_such_command(path: str, name: str, registry: dict[str, Command | Group]) -> InputError:
+def _no_such_command(path: str, name: str, registry: dict[str, CommandEntry | CommandGroup]) -> InputError:
     """The refusal of a misspelt command."""
     from difflib import get_close_matches
 
@@ -103,20 +103,20 @@ def _no_such_command(path: str, name: str, registry: dict[str, Command | Group])
     )
 
 
-def build(name: str, entry: Command | Group) -> Any:
+def build(name: str, entry: CommandEntry | CommandGroup) -> Any:
     """The Typer command or group of a registry entry."""
-    if isinstance(entry, Group):
-        return build_group(name, entry.says, entry.commands)
+    if isinstance(entry, CommandGroup):
+        return build_group(name, entry.message, entry.commands)
     app = _app()
     function = getattr(import_module(entry.module), entry.function)
     app.command(name, cls=PlainCommand, epilog=entry.exit_table())(function)
     return typer.main.get_command(app)
 
 
-def build_group(name: str, says: str, registry: dict[str, Any]) -> Any:
+def build_group(name: str, message: str, registry: dict[str, Any]) -> Any:
     """A group whose commands are imported late."""
     kind = type("RegisteredGroup", (LazyGroup,), {"registry": registry})
-    app = _app(name=name, cls=kind, help=says)
+    app = _app(name=name, cls=kind, help=message)
     app.callback(invoke_without_command=True)(_show_help)
     return typer.main.get_command(app)
 
@@ -295,18 +295,18 @@ def _system_limit(error: Exception) -> LlmrunError | None:
 
 def _usage_problem(error: Any) -> InputError:
     """Wrong arguments, in our words."""
-    says = error.message if getattr(error, "possibilities", None) else error.format_message()
-    says = _with_value_given(error, says[:1].lower() + says[1:].rstrip("."))
+    message = error.message if getattr(error, "possibilities", None) else error.format_message()
+    message = _with_value_given(error, message[:1].lower() + message[1:].rstrip("."))
     hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
     path = error.ctx.command_path if error.ctx is not None else "llmrun"
-    return InputError(says, hints=[*hints, f"`{path} --help` shows what it takes"])
+    return InputError(message, hints=[*hints, f"`{path} --help` shows what it takes"])
 
 
-def _with_value_given(error: Any, says: str) -> str:
+def _with_value_given(error: Any, message: str) -> str:
     """`says` with the value given, where pydantic converted it for Typer and only speaks of an "Input"."""
-    before, found, wanted = says.partition("Input should be ")
+    before, found, wanted = message.partition("Input should be ")
     if not found:
-        return says
+        return message
     given = error.__cause__.errors()[0]["input"]
     return f"{before}{given} should be {wanted.partition(',')[0]}"
 
@@ -318,14 +318,14 @@ def _bug(error: Exception) -> LlmrunError:
 
     from llmrun.storage.durable import replace_text
 
-    says = f"a bug in llmrun: {type(error).__name__}: {error}"
+    message = f"a bug in llmrun: {type(error).__name__}: {error}"
     text = "".join(traceback.format_exception(error))
     try:
         log = Path(tempfile.mkdtemp(prefix="llmrun-bug-")) / "traceback.log"
         replace_text(log, f"{as_command('llmrun', *sys.argv[1:])}\n{text}")
     except OSError:
-        return LlmrunError(says, caused_by=text.splitlines())
-    return LlmrunError(says, where=f"{log}  (traceback)")
+        return LlmrunError(message, caused_by=text.splitlines())
+    return LlmrunError(message, where=f"{log}  (traceback)")
 
 
 def _never_for_everybody_to_write() -> None:

@@ -9,7 +9,7 @@ from llmrun.cli import console
 
 if TYPE_CHECKING:
     from llmrun.storage.checkpoint.errors import Damage
-    from llmrun.storage.checkpoint.listing import Row
+    from llmrun.storage.checkpoint.listing import CheckpointRow
 
 Where = Annotated[
     str,
@@ -44,10 +44,10 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
         else "no checkpoints yet"
     )
     for left in leftovers(path):
-        console.note(console.printable(f"{left.name}: {shown_bytes(left.bytes)}, {left.says}"))
+        console.note(console.printable(f"{left.name}: {shown_bytes(left.bytes)}, {left.message}"))
 
 
-def _line(row: "Row", best_step: int | None) -> str:
+def _line(row: "CheckpointRow", best_step: int | None) -> str:
     """One checkpoint as a line of the table; `-` where a value cannot be known."""
     from llmrun.storage.checkpoint.space import shown_bytes
 
@@ -56,7 +56,7 @@ def _line(row: "Row", best_step: int | None) -> str:
     size = "-" if row.bytes is None else shown_bytes(row.bytes)
     val_ppl = "-" if row.val_ppl is None else f"{row.val_ppl:.4g}"
     whole = "whole, best" if best_step is not None and row.step == best_step else "whole"
-    state = f"damaged: {row.damages[0].file} {row.damages[0].says}" if row.damages else whole
+    state = f"damaged: {row.damages[0].file} {row.damages[0].message}" if row.damages else whole
     step = "-" if row.step is None else str(row.step)
     return f"{step:>8} {tokens:>16} {size:>10} {ranks:>6} {val_ppl:>10}  {state}"
 

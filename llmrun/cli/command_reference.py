@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from llmrun.cli.registry import COMMANDS, MEANINGS, Command, Group
+from llmrun.cli.registry import COMMANDS, MEANINGS, CommandEntry, CommandGroup
 from llmrun.storage.durable import replace_text
 
 INTRODUCTION = """\
@@ -53,24 +53,24 @@ class Parameter:
     shown: str
     default: str
     required: bool
-    says: str
+    message: str
 
 
-def commands() -> Iterator[tuple[str, Command]]:
+def commands() -> Iterator[tuple[str, CommandEntry]]:
     """Every command by the words that call it: `plan`, `data check`."""
     for name, entry in COMMANDS.items():
-        if isinstance(entry, Group):
+        if isinstance(entry, CommandGroup):
             yield from ((f"{name} {inner}", command) for inner, command in entry.commands.items())
         else:
             yield name, entry
 
 
-def function_of(command: Command) -> Any:
+def function_of(command: CommandEntry) -> Any:
     """The function of a command; imports its module."""
     return getattr(import_module(command.module), command.function)
 
 
-def parameters(command: Command) -> list[Parameter]:
+def parameters(command: CommandEntry) -> list[Parameter]:
     """What a command takes, arguments first, else in the order in which it declares them."""
     function = function_of(command)
     hints = get_type_hints(function, include_extras=True)
@@ -102,31 +102,31 @@ def _values(kind: Any, info: ArgumentInfo | OptionInfo) -> list[str]:
 
 def reference_markdown() -> str:
     """The whole page."""
-    codes = "".join(f"| {code} | {says} |\n" for code, says in MEANINGS.items())
+    codes = "".join(f"| {code} | {message} |\n" for code, message in MEANINGS.items())
     sections = [f"\n{_section(words, command)}" for words, command in commands()]
     return "".join([INTRODUCTION, codes, SIGNALS, *sections])
 
 
-def _section(words: str, command: Command) -> str:
+def _section(words: str, command: CommandEntry) -> str:
     """One command: usage, help, parameters, exit codes."""
     found = parameters(command)
     needed = [parameter.shown for parameter in found if parameter.required]
     optional = [f"[{p.shown}]" for p in found if not p.required and not p.shown.startswith("-")]
     rest = ["[OPTIONS]"] if len(needed) + len(optional) < len(found) else []
     usage = " ".join(["llmrun", words, *needed, *optional, *rest])
-    says = inspect.getdoc(function_of(command)) or ""
+    message = inspect.getdoc(function_of(command)) or ""
     rows = "".join(map(_row, found))
-    return f"## llmrun {words}\n\n```\n{usage}\n```\n\n{says}\n\n{HEADING}{rows}\n{_exits(command)}\n"
+    return f"## llmrun {words}\n\n```\n{usage}\n```\n\n{message}\n\n{HEADING}{rows}\n{_exits(command)}\n"
 
 
 def _row(parameter: Parameter) -> str:
     """One parameter as a row of the table."""
     default = "required" if parameter.required else f"`{parameter.default}`" if parameter.default else ""
-    cells = [f"`{parameter.shown}`", default, parameter.says]
+    cells = [f"`{parameter.shown}`", default, parameter.message]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
-def _exits(command: Command) -> str:
+def _exits(command: CommandEntry) -> str:
     """The exit codes, with a meaning where it is the command's own."""
     own = dict(command.meanings)
     codes = [f"{code} ({own[code]})" if code in own else str(code) for code in (*command.exits, 70)]

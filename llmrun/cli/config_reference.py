@@ -96,8 +96,8 @@ def json_schema() -> dict[str, Any]:
 
 def _section_schema(section: str) -> dict[str, Any]:
     """The schema of a section, still without its fields."""
-    says = Config.model_fields[section].description
-    return {"type": "object", "description": says, "additionalProperties": False, "properties": {}}
+    message = Config.model_fields[section].description
+    return {"type": "object", "description": message, "additionalProperties": False, "properties": {}}
 
 
 def _leaf_schema(leaf: Leaf) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def warn(says: str, *hints: str) -> None:
+def warn(message: str, *hints: str) -> None:
     """Warn on stderr: one statement, lower-case start, no final period; then hints."""
-    note("\n".join([f"warning: {printable(says)}", *(f"  hint: {printable(hint)}" for hint in hints)]))
+    note("\n".join([f"warning: {printable(message)}", *(f"  hint: {printable(hint)}" for hint in hints)]))
 
 
 def fail(error: LlmrunError, as_json: bool = False) -> int:
@@ -66,7 +66,7 @@ def render_error(error: LlmrunError) -> str:
         return _render_problems(error)
     where = [f"  --> {error.where}"] if error.where else []
     causes = [f"  Caused by: {cause}" for cause in error.caused_by]
-    return _paragraphs([f"error: {error.says}", *where, *causes], error.hints)
+    return _paragraphs([f"error: {error.message}", *where, *causes], error.hints)
 
 
 def _render_problems(error: ConfigError) -> str:
@@ -74,13 +74,13 @@ def _render_problems(error: ConfigError) -> str:
     if len(error.problems) == 1:
         (problem,) = error.problems
         hints = [problem.hint] if problem.hint else []
-        return _paragraphs([f"error: {problem.says}", *_place(problem, "  ")], hints)
+        return _paragraphs([f"error: {problem.message}", *_place(problem, "  ")], hints)
     repeated = Counter(problem.hint for problem in error.problems if problem.hint)
     shared = [hint for hint, count in repeated.items() if count > 1]
-    lines = [f"error: {error.says}"]
+    lines = [f"error: {error.message}"]
     for problem in error.problems:
         own_hint = problem.hint if problem.hint and problem.hint not in shared else None
-        lines += ["", f"  {problem.says}", *_place(problem, "    ")]
+        lines += ["", f"  {problem.message}", *_place(problem, "    ")]
         lines += [f"    hint: {own_hint}"] if own_hint else []
     return _paragraphs(lines, shared)
 

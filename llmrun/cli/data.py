@@ -9,7 +9,7 @@ from llmrun.cli import console
 from llmrun.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
-    from llmrun.data.manifest import Manifest, SplitRecord
+    from llmrun.data.manifest import DatasetManifest, SplitRecord
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.", show_default=False)]
@@ -93,7 +93,7 @@ def check(directory: Directory, as_json: AsJson = False) -> None:
     if damages:
         raise DamagedError(
             f"the dataset {directory} is damaged: {console.counted(len(damages), 'problem')}",
-            caused_by=[f"{damage.file} {damage.says}" for damage in damages],
+            caused_by=[f"{damage.file} {damage.message}" for damage in damages],
             hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
         )
     if not as_json:
@@ -133,7 +133,7 @@ def show(
 
 
 def _show_window(
-    directory: Path, manifest: "Manifest", name: str, window: int, L_ctx: int, as_json: bool
+    directory: Path, manifest: "DatasetManifest", name: str, window: int, L_ctx: int, as_json: bool
 ) -> None:
     """One window as text."""
     from llmrun.data.shard_files import open_split
@@ -156,7 +156,7 @@ def _show_window(
         console.out(console.printable(text))
 
 
-def summary(directory: Path, manifest: "Manifest") -> dict[str, Any]:
+def summary(directory: Path, manifest: "DatasetManifest") -> dict[str, Any]:
     """What `--json` prints of a dataset."""
     from llmrun.data.manifest import share_of
 
@@ -180,7 +180,7 @@ def summary(directory: Path, manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _asked_share(manifest: "Manifest") -> float | None:
+def _asked_share(manifest: "DatasetManifest") -> float | None:
     """`--val-fraction` as the recipe records it; None for a dataset that was made otherwise."""
     options = manifest.recipe.get("options")
     asked = options.get("val_fraction") if isinstance(options, dict) else None
@@ -191,7 +191,7 @@ def _bytes_per_token(split: "SplitRecord") -> float | None:
     return round(split.bytes_of_text / split.tokens, 4) if split.tokens else None
 
 
-def _print_summary(directory: Path, manifest: "Manifest") -> None:
+def _print_summary(directory: Path, manifest: "DatasetManifest") -> None:
     """The dataset as a small table."""
     from llmrun.data.manifest import share_of
 

@@ -174,7 +174,7 @@ class Display:
         for row in rows:
             self.view.add(row)
             if self._live is None and row.get(names.VAL_LOSS) is not None:
-                self.say(evaluation_line(self.view))
+                self.notify(evaluation_line(self.view))
         if rows and (self._shown_at is None or self._clock() - self._shown_at >= self._interval_s):
             self._show()
 
@@ -184,16 +184,16 @@ class Display:
             return
         self.view.checkpoint_step = step
         if self._live is None:
-            self.say(f"checkpoint saved at step {step:,}")
+            self.notify(f"checkpoint saved at step {step:,}")
         else:
             self._show()
 
-    def warn(self, says: str) -> None:
+    def warn(self, message: str) -> None:
         """One line that warns, at once."""
-        self.warned.add(says)
-        self.say(f"warning: {says}")
+        self.warned.add(message)
+        self.notify(f"warning: {message}")
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """One line of plain text that stays, above the panel where there is one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -208,7 +208,7 @@ class Display:
         self._shown_at = self._clock()
         self._shown_step = self.view.step
         if self._live is None:
-            self.say(step_line(self.view))
+            self.notify(step_line(self.view))
         else:
             self._live.update(panel(self.view, self._console), refresh=True)
 

@@ -9,16 +9,16 @@ LINE_COLUMNS = 78
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
-    from llmrun.plan.forecast import Basis, Quantity, Record, TimeEstimate
-    from llmrun.plan.plan import Measured, Plan
-    from llmrun.plan.render.language import Say
+    from llmrun.plan.forecast import Basis, ForecastRecord, Quantity, TimeEstimate
+    from llmrun.plan.plan import MeasuredRate, Plan
+    from llmrun.plan.render.language import Translate
 
 
 def timed_here(resolved: "Resolved") -> "TimeEstimate":
     """Time a few steps of a config on this machine.  Nothing is left behind, however it ends."""
     from llmrun.core.model.flops import flops_per_token
     from llmrun.launch.benchmark import calibrate
-    from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.plan.forecast import estimate
     from llmrun.plan.hardware import accelerator_named
     from llmrun.run.signals import StopRequest
@@ -31,29 +31,31 @@ def timed_here(resolved: "Resolved") -> "TimeEstimate":
     )
     console.note("timing a few steps of this config here; Ctrl-C stops it and leaves nothing behind")
     with StopRequest() as stop:
-        timed = calibrate(resolved, TorchrunStarter(), stop.check)
+        timed = calibrate(resolved, TorchrunBackend(), stop.check)
     peak = accelerator.peak_FLOPs(config.precision) if accelerator else None
     return estimate(timed, resolved.batch, flops_per_token(resolved.shape), peak)
 
 
-def as_measured(found: "TimeEstimate", say: "Say") -> "Measured":
+def as_measured(found: "TimeEstimate", translate: "Translate") -> "MeasuredRate":
     """A calibration in the place of the assumed MFU."""
-    from llmrun.plan.plan import Measured
+    from llmrun.plan.plan import MeasuredRate
 
-    says = say("{n} steps timed on D = {D} {where}", n=found.steps_timed, D=found.D_timed, where=found.where)
-    return Measured(found.tokens_per_second, says)
+    message = translate(
+        "{n} steps timed on D = {D} {where}", n=found.steps_timed, D=found.D_timed, where=found.where
+    )
+    return MeasuredRate(found.tokens_per_second, message)
 
 
-def measured_lines(plan: "Plan", timed: "TimeEstimate | None", say: "Say") -> list[str]:
+def measured_lines(plan: "Plan", timed: "TimeEstimate | None", translate: "Translate") -> list[str]:
     """What was timed here, and the record of earlier forecasts, in words."""
     from llmrun.plan.render.forecast import calibration_lines, record_lines
     from llmrun.plan.render.language import wrapped
 
     config = plan.config
-    timing = [] if timed is None else ["", *calibration_lines(timed, plan.batch.D, say)]
+    timing = [] if timed is None else ["", *calibration_lines(timed, plan.batch.D, translate)]
     records = records_for(plan)
     hours, memory_bytes = plan.costs.time_hours, plan.memory.device_bytes
-    lines = [*timing, "", *record_lines(records, hours, memory_bytes, config.runs_dir, say)]
+    lines = [*timing, "", *record_lines(records, hours, memory_bytes, config.runs_dir, translate)]
     return [part for line in lines for part in wrapped(line, LINE_COLUMNS) or [""]]
 
 
@@ -65,7 +67,7 @@ def measured_json(plan: "Plan", timed: "TimeEstimate | None") -> dict[str, Any]:
     }
 
 
-def records_for(plan: "Plan") -> "dict[Quantity, Record]":
+def records_for(plan: "Plan") -> "dict[Quantity, ForecastRecord]":
     """The planner's record of such runs on this machine, below the config's runs_dir; empty without any."""
     from llmrun.run.forecast import forecasts_below
 
@@ -85,7 +87,7 @@ def records_for(plan: "Plan") -> "dict[Quantity, Record]":
     return {quantity: record for quantity, record in found.items() if record is not None}
 
 
-def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
+def earlier_runs(resolved: "Resolved", translate: "Translate") -> "MeasuredRate | None":
     """The throughput of earlier runs on this machine that did such work; None where there was none."""
     from llmrun.run.forecast import forecasts_below
 
@@ -95,7 +97,7 @@ def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
         return None
     from llmrun.machine import device_name
     from llmrun.plan.forecast import step_from_record, work_of
-    from llmrun.plan.plan import Measured
+    from llmrun.plan.plan import MeasuredRate
 
     device = config.hardware.device
     machine = {"device": device, "model": device_name(device)}
@@ -104,14 +106,14 @@ def earlier_runs(resolved: "Resolved", say: "Say") -> "Measured | None":
         return None
     step_s, basis = found
     if basis == "same_work":
-        says = say("as earlier runs of this work took here")
+        message = translate("as earlier runs of this work took here")
     else:
-        says = say("at the FLOP/s of earlier runs here")
-    return Measured(resolved.batch.gb_tok / step_s, says)
+        message = translate("at the FLOP/s of earlier runs here")
+    return MeasuredRate(resolved.batch.gb_tok / step_s, message)
 
 
 def records_as_json(
-    records: "dict[Quantity, Record]", hours: float | None, memory_bytes: int
+    records: "dict[Quantity, ForecastRecord]", hours: float | None, memory_bytes: int
 ) -> dict[str, Any]:
     """The record for scripts: by quantity, and the planned time and memory as intervals."""
 

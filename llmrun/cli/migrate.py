@@ -37,15 +37,15 @@ def migrate(
     """
     from llmrun.cli.progress import BytesBar, verifying
     from llmrun.config.load import load_config
-    from llmrun.launch.torchrun import TorchrunStarter
-    from llmrun.migrate.run import Order
+    from llmrun.launch.torchrun import TorchrunBackend
+    from llmrun.migrate.run import MigrationRequest
     from llmrun.migrate.run import migrate as migrate_run
     from llmrun.run.directory import find_run_or_path
 
     loaded = load_config(Path(config), overrides or [])
-    order = Order(find_run_or_path(source, runs_dir), Path(script), loaded, Path(out))
+    order = MigrationRequest(find_run_or_path(source, runs_dir), Path(script), loaded, Path(out))
     with verifying() as reading, BytesBar("writing checkpoint", console.rich_console()) as writing:
-        migrated = migrate_run(order, TorchrunStarter(), console.note, reading, writing)
+        migrated = migrate_run(order, TorchrunBackend(), console.note, reading, writing)
     if json:
         console.emit_json(
             {

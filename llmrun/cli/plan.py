@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmrun.config.resolve import DatasetFacts
     from llmrun.plan.forecast import TimeEstimate
     from llmrun.plan.plan import Plan
-    from llmrun.plan.render.language import Language, Say
+    from llmrun.plan.render.language import Language, Translate
 
 
 def plan(
@@ -48,11 +48,11 @@ def plan(
     gives no vocab_size.
     """
     from llmrun.cli.measuring import measured_json, measured_lines
-    from llmrun.plan.render.language import speaker
+    from llmrun.plan.render.language import translator
 
-    say = speaker(_language(lang))
+    translate = translator(_language(lang))
     paths = [path for path in (config, compare) if path is not None]
-    planned = [_plan_of(path, overrides or [], say, calibrate=calibrate) for path in paths]
+    planned = [_plan_of(path, overrides or [], translate, calibrate=calibrate) for path in paths]
     plans = [each for each, _ in planned]
     if json:
         from llmrun.plan.render.json import as_json
@@ -62,23 +62,23 @@ def plan(
     elif compare is not None:
         from llmrun.plan.render.compare import comparison
 
-        console.out(comparison(plans[0], plans[1], say))
+        console.out(comparison(plans[0], plans[1], translate))
     else:
         from llmrun.plan.render.summary import summary
 
-        console.out(summary(plans[0], say))
-        for line in measured_lines(*planned[0], say):
+        console.out(summary(plans[0], translate))
+        for line in measured_lines(*planned[0], translate):
             console.out(f"  {line}".rstrip())
     if explain and not json:
         from llmrun.plan.render.explain import explanation
 
         for each in plans:
-            console.out(f"\n{explanation(each, say)}")
-    _warn(plans, say)
+            console.out(f"\n{explanation(each, translate)}")
+    _warn(plans, translate)
 
 
 def _plan_of(
-    path: str, overrides: list[str], say: "Say", *, calibrate: bool
+    path: str, overrides: list[str], translate: "Translate", *, calibrate: bool
 ) -> "tuple[Plan, TimeEstimate | None]":
     """The plan of a config file, and what was timed for it where that was asked for."""
     from llmrun.cli.measuring import as_measured, earlier_runs, timed_here
@@ -91,20 +91,20 @@ def _plan_of(
     resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
     place = _place(loaded, "hardware.accelerator")
     timed = timed_here(resolved) if calibrate else None
-    measured = as_measured(timed, say) if timed else None
+    measured = as_measured(timed, translate) if timed else None
     plan = make_plan(resolved, dataset, place, measured)
-    if plan.costs.time_hours is None and (measured := earlier_runs(resolved, say)) is not None:
+    if plan.costs.time_hours is None and (measured := earlier_runs(resolved, translate)) is not None:
         plan = make_plan(resolved, dataset, place, measured)
     return plan, timed
 
 
-def _warn(plans: "list[Plan]", say: "Say") -> None:
+def _warn(plans: "list[Plan]", translate: "Translate") -> None:
     """What the user should know, once each."""
     from llmrun.plan.render.warnings import remarks
 
-    said = [(each.says.by(say), each.hint.by(say)) for plan in plans for each in remarks(plan)]
-    for says, hint in dict.fromkeys(said):
-        console.warn(says, hint)
+    said = [(each.message.by(translate), each.hint.by(translate)) for plan in plans for each in remarks(plan)]
+    for message, hint in dict.fromkeys(said):
+        console.warn(message, hint)
 
 
 def _language(asked: str | None) -> "Language":

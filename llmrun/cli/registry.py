@@ -18,7 +18,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandEntry:
     """One command: `function` of `module`.
 
     says: the first line of the function's docstring, repeated here so that help needs no import.
@@ -27,7 +27,7 @@ class Command:
 
     module: str
     function: str
-    says: str
+    message: str
     exits: tuple[int, ...]
     meanings: tuple[tuple[int, str], ...] = ()
 
@@ -39,115 +39,115 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Group:
+class CommandGroup:
     """Commands below one word."""
 
-    says: str
-    commands: dict[str, "Command"]
+    message: str
+    commands: dict[str, "CommandEntry"]
 
 
 RUNS = (0, 2, 3, 4, 75)
 
-DATA = Group(
-    says="Make, check and show datasets.",
+DATA = CommandGroup(
+    message="Make, check and show datasets.",
     commands={
-        "prepare": Command(
+        "prepare": CommandEntry(
             module="llmrun.cli.data",
             function="prepare",
-            says="Turn text into a dataset directory of token shards.",
+            message="Turn text into a dataset directory of token shards.",
             exits=(0, 2, 3),
         ),
-        "check": Command(
+        "check": CommandEntry(
             module="llmrun.cli.data",
             function="check",
-            says="Check every shard of a dataset against its sha256.",
+            message="Check every shard of a dataset against its sha256.",
             exits=(0, 1, 2),
             meanings=((0, "sound"), (1, "damaged: the files are named")),
         ),
-        "show": Command(
+        "show": CommandEntry(
             module="llmrun.cli.data",
             function="show",
-            says="Print what a dataset holds.",
+            message="Print what a dataset holds.",
             exits=(0, 2),
         ),
     },
 )
 
-CHECKPOINTS = Group(
-    says="List, check and prune a run's checkpoints.",
+CHECKPOINTS = CommandGroup(
+    message="List, check and prune a run's checkpoints.",
     commands={
-        "list": Command(
+        "list": CommandEntry(
             module="llmrun.cli.checkpoints",
             function="list_",
-            says="List a run's checkpoints: steps, sizes, val_ppl, whole or damaged.",
+            message="List a run's checkpoints: steps, sizes, val_ppl, whole or damaged.",
             exits=(0, 2),
         ),
-        "check": Command(
+        "check": CommandEntry(
             module="llmrun.cli.checkpoints",
             function="check",
-            says="Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger.",
+            message="Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger.",
             exits=(0, 1, 2),
             meanings=((0, "sound"), (1, "damaged: the files are named")),
         ),
-        "prune": Command(
+        "prune": CommandEntry(
             module="llmrun.cli.checkpoints",
             function="prune",
-            says="Delete all checkpoints but the newest and the best, after the newest was read and found sound.",
+            message="Delete all checkpoints but the newest and the best, after the newest was read and found sound.",
             exits=(0, 1, 2, 3),
             meanings=((1, "damaged: nothing was deleted"), (3, "the run is under way: its owner is named")),
         ),
     },
 )
 
-RUNS_GROUP = Group(
-    says="List and show runs, and how two differ.",
+RUNS_GROUP = CommandGroup(
+    message="List and show runs, and how two differ.",
     commands={
-        "list": Command(
+        "list": CommandEntry(
             module="llmrun.cli.runs",
             function="list_runs",
-            says="List all runs below a directory.",
+            message="List all runs below a directory.",
             exits=(0, 2),
         ),
-        "show": Command(
+        "show": CommandEntry(
             module="llmrun.cli.runs",
             function="show",
-            says="Show one run: what it came from and each of its segments.",
+            message="Show one run: what it came from and each of its segments.",
             exits=(0, 1, 2),
             meanings=((1, "damaged: run.json contradicts itself"),),
         ),
-        "diff": Command(
+        "diff": CommandEntry(
             module="llmrun.cli.runs",
             function="diff",
-            says="Show how two runs differ in config, data, code and environment, as they were last trained.",
+            message="Show how two runs differ in config, data, code and environment, as they were last trained.",
             exits=(0, 1, 2),
             meanings=((1, "damaged: run.json contradicts itself"),),
         ),
     },
 )
 
-COMMANDS: dict[str, Command | Group] = {
-    "plan": Command(
+COMMANDS: dict[str, CommandEntry | CommandGroup] = {
+    "plan": CommandEntry(
         module="llmrun.cli.plan",
         function="plan",
-        says="Derive batch, FLOPs, memory, checkpoints, time and cost from a config.",
+        message="Derive batch, FLOPs, memory, checkpoints, time and cost from a config.",
         exits=(0, 2),
     ),
-    "train": Command(
+    "train": CommandEntry(
         module="llmrun.cli.train",
         function="train",
-        says="Start a run from a config, or continue it.",
+        message="Start a run from a config, or continue it.",
         exits=RUNS,
     ),
-    "resume": Command(
+    "resume": CommandEntry(
         module="llmrun.cli.resume",
         function="resume",
-        says="Continue a run from its newest sound checkpoint.",
+        message="Continue a run from its newest sound checkpoint.",
         exits=RUNS,
     ),
-    "verify": Command(
+    "verify": CommandEntry(
         module="llmrun.cli.verify",
         function="verify",
-        says="Prove two runs bitwise equal, or name the first difference; prove one run by executing steps again.",
+        message="Prove two runs bitwise equal, or name the first difference; prove one run by executing steps again.",
         exits=(0, 1, 2, 3, 4, 5),
         meanings=(
             (0, "equal; groups of runs: equivalent"),
@@ -159,17 +159,17 @@ COMMANDS: dict[str, Command | Group] = {
             (4, "the steps could not be executed to their end: a worker failed"),
         ),
     ),
-    "migrate": Command(
+    "migrate": CommandEntry(
         module="llmrun.cli.migrate",
         function="migrate",
-        says="Make a new run of a checkpoint, for a changed model.",
+        message="Make a new run of a checkpoint, for a changed model.",
         exits=(0, 1, 2, 3),
         meanings=((1, "the checkpoint is damaged: the files are named"),),
     ),
-    "sample": Command(
+    "sample": CommandEntry(
         module="llmrun.cli.sample",
         function="sample",
-        says="Print text that a run's model writes.",
+        message="Print text that a run's model writes.",
         exits=(0, 1, 2, 3),
         meanings=((1, "damaged: run.json contradicts itself"),),
     ),

@@ -9,8 +9,8 @@ from llmrun.cli import console
 from llmrun.text import command as typed
 
 if TYPE_CHECKING:
-    from llmrun.launch.prepared import NothingToDo, Prepared
-    from llmrun.launch.torchrun import Starter
+    from llmrun.launch.prepared import NothingToDo, PreparedSegment
+    from llmrun.launch.torchrun import ProcessBackend
     from llmrun.run.signals import StopRequest
 
 
@@ -56,16 +56,16 @@ def resume(
     """
     from llmrun.cli.progress import verifying
     from llmrun.cli.running import run_prepared
-    from llmrun.launch.options import wishes_of
-    from llmrun.launch.resume import Command, prepare_resume
+    from llmrun.launch.options import launch_options
+    from llmrun.launch.resume import ResumeCommand, prepare_resume
     from llmrun.run.directory import find_run
 
-    wishes = wishes_of(overrides or [], allow or [], until, D, start)
+    options = launch_options(overrides or [], allow or [], until, D, start)
     found = find_run(run, runs_dir)
-    command = Command(f"{typed('llmrun', 'resume', Path(run))}{wishes.as_typed()}")
+    command = ResumeCommand(f"{typed('llmrun', 'resume', Path(run))}{options.as_typed()}")
 
-    def prepare(starter: "Starter", stop: "StopRequest") -> "Prepared | NothingToDo":
+    def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
         with verifying() as progress:
-            return prepare_resume(found, wishes, command, starter, stop, console.note, progress)
+            return prepare_resume(found, options, command, backend, stop, console.note, progress)
 
     run_prepared(prepare, json)

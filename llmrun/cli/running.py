@@ -11,15 +11,17 @@ from llmrun.text import command
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
-    from llmrun.launch.prepared import NothingToDo, Prepared
+    from llmrun.launch.prepared import NothingToDo, PreparedSegment
     from llmrun.launch.segment import Ended
-    from llmrun.launch.torchrun import Starter
+    from llmrun.launch.torchrun import ProcessBackend
     from llmrun.plan.plan import Plan
     from llmrun.run.signals import StopRequest
     from llmrun.storage.metrics.jsonl import Row
 
 
-def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
+def run_prepared(
+    prepare: "Callable[[ProcessBackend, StopRequest], PreparedSegment | NothingToDo]", as_json: bool
+) -> None:
     """Prepare a segment, say where it lies, run it, say how it ended.
 
     Ends with exit code 0, or raises the segment's error.  A screen that cannot be written changes neither.
@@ -28,28 +30,30 @@ def run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingTo
         _run_prepared(prepare, as_json)
 
 
-def _run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingToDo]", as_json: bool) -> None:
+def _run_prepared(
+    prepare: "Callable[[ProcessBackend, StopRequest], PreparedSegment | NothingToDo]", as_json: bool
+) -> None:
     """`run_prepared` without its care for the screen."""
     from llmrun.launch.prepared import NothingToDo
     from llmrun.launch.segment import run_segment
-    from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.run.signals import StopRequest
 
-    starter = TorchrunStarter()
+    backend = TorchrunBackend()
     with StopRequest() as stop:
         with stop.interrupting():
-            ready = prepare(starter, stop)
+            ready = prepare(backend, stop)
         say_run = console.note if as_json else console.out
         if isinstance(ready, NothingToDo):
             say_run(f"run: {ready.run.path}")
             close_idle(ready, as_json)
             return
-        tell_plan(ready.subject.resolved)
+        tell_plan(ready.preflight.resolved)
         say_run(f"run: {ready.run.path}")
         console.note(segment_line(ready))
         display = LiveView(ready)
         try:
-            ended = run_segment(ready, starter, stop, display, screen.troubles)
+            ended = run_segment(ready, backend, stop, display, screen.troubles)
         finally:
             display.close()
     close(ready, ended, as_json, display.warned)
@@ -58,13 +62,13 @@ def _run_prepared(prepare: "Callable[[Starter, StopRequest], Prepared | NothingT
 class LiveView:
     """The display as a spectator of a segment."""
 
-    def __init__(self, prepared: "Prepared") -> None:
+    def __init__(self, prepared: "PreparedSegment") -> None:
         from llmrun.cli.live_view import Display, RunFacts
 
-        config = prepared.subject.resolved.config
+        config = prepared.preflight.resolved.config
         facts = RunFacts(
             name=prepared.run.name,
-            steps=prepared.orders.until_step,
+            steps=prepared.worker_spec.until_step,
             device="GPU" if config.hardware.device == "cuda" else "CPU rank",
             grad_clip=config.optimizer.grad_clip,
         )
@@ -78,13 +82,13 @@ class LiveView:
         """Show the newest checkpoint."""
         self._display.checkpoint_saved(step)
 
-    def stopping(self, says: str) -> None:
+    def stopping(self, message: str) -> None:
         """Show that a stop was asked for."""
-        self._display.say(says)
+        self._display.notify(message)
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """Show a warning."""
-        self._display.warn(says)
+        self._display.warn(message)
 
     @property
     def warned(self) -> Collection[str]:
@@ -104,12 +108,12 @@ def tell_plan(resolved: "Resolved") -> None:
     try:
         plan = make_plan(resolved)
     except LlmrunError as error:  # the run is made: what it costs is for information
-        console.warn(f"cannot show the plan: {error.says}")
+        console.warn(f"cannot show the plan: {error.message}")
         return
     for line in plan_in_short(plan):
         console.note(line)
     for remark in remarks(plan):
-        console.warn(str(remark.says), str(remark.hint))
+        console.warn(str(remark.message), str(remark.hint))
 
 
 def plan_in_short(plan: "Plan") -> list[str]:
@@ -133,13 +137,13 @@ def plan_in_short(plan: "Plan") -> list[str]:
     ]
 
 
-def segment_line(prepared: "Prepared") -> str:
+def segment_line(prepared: "PreparedSegment") -> str:
     """What starts now."""
-    segment, orders = prepared.segment, prepared.orders
+    segment, worker_spec = prepared.segment, prepared.worker_spec
     where = f"from step {segment.from_step:,}" if segment.from_step else "from the start"
     allowed = f", changes allowed: {', '.join(segment.allowed)}" if segment.allowed else ""
     return (
-        f"segment {segment.segment}: {where} to step {orders.until_step:,} on D = {segment.D}{allowed}\n"
+        f"segment {segment.segment}: {where} to step {worker_spec.until_step:,} on D = {segment.D}{allowed}\n"
         f"fingerprint {segment.fingerprint[:16]}…"
     )
 
@@ -151,7 +155,7 @@ def close_idle(ready: "NothingToDo", as_json: bool) -> None:
     if as_json:
         console.emit_json(closing_json(str(ready.run.path), ready.record, step, None))
         return
-    console.out(ready.says)
+    console.out(ready.message)
     console.out(
         f"next: `{command('llmrun', 'verify', ready.run.path)} OTHER_RUN` proves two runs bitwise equal"
     )
@@ -174,7 +178,7 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
     }
 
 
-def close(prepared: "Prepared", ended: "Ended", as_json: bool, warned: Collection[str]) -> None:
+def close(prepared: "PreparedSegment", ended: "Ended", as_json: bool, warned: Collection[str]) -> None:
     """The closing screen of a segment.  Raises its error where it was preempted or failed.
 
     warned: the remarks that were shown while it ran.
@@ -198,7 +202,7 @@ def close(prepared: "Prepared", ended: "Ended", as_json: bool, warned: Collectio
             console.out(line)
 
 
-def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
+def closing_lines(prepared: "PreparedSegment", ended: "Ended") -> list[str]:
     """What was reached, what was proven, where it lies, what to do next."""
     from llmrun.storage.checkpoint.layout import step_name, steps_in
 
@@ -210,7 +214,7 @@ def closing_lines(prepared: "Prepared", ended: "Ended") -> list[str]:
     steps = steps_in(run.checkpoints)
     if steps:
         lines.append(f"newest checkpoint: {run.checkpoints / step_name(steps[-1])}")
-    if prepared.subject.resolved.config.data.verify == "never":
+    if prepared.preflight.resolved.config.data.verify == "never":
         lines.append("data: shards were not checked (data.verify: never)")
     lines.append(f"fingerprint: {prepared.segment.fingerprint}")
     if ended.end.why == "reached":

@@ -9,8 +9,8 @@ from llmrun.cli import console
 from llmrun.text import command as typed
 
 if TYPE_CHECKING:
-    from llmrun.launch.prepared import NothingToDo, Prepared
-    from llmrun.launch.torchrun import Starter
+    from llmrun.launch.prepared import NothingToDo, PreparedSegment
+    from llmrun.launch.torchrun import ProcessBackend
     from llmrun.run.signals import StopRequest
 
 
@@ -47,23 +47,23 @@ def train(
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
     from llmrun.launch.fresh import check_identity, prepare_fresh
-    from llmrun.launch.options import wishes_of
-    from llmrun.launch.resume import Command, prepare_resume
+    from llmrun.launch.options import launch_options
+    from llmrun.launch.resume import ResumeCommand, prepare_resume
     from llmrun.run.directory import RunDirectory
 
-    wishes = wishes_of(overrides or [], allow or [], until)
-    loaded = load_config(Path(config), wishes.overrides)
+    options = launch_options(overrides or [], allow or [], until)
+    loaded = load_config(Path(config), options.overrides)
 
-    def prepare(starter: "Starter", stop: "StopRequest") -> "Prepared | NothingToDo":
+    def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
         if run is not None:
             check_identity(run)
             there = RunDirectory(Path(loaded.config.runs_dir) / run)
             if there.is_run:
-                command = Command(
-                    f"{typed('llmrun', 'train', Path(config), '--run', run)}{wishes.as_typed()}", loaded
+                command = ResumeCommand(
+                    f"{typed('llmrun', 'train', Path(config), '--run', run)}{options.as_typed()}", loaded
                 )
                 with verifying() as progress:
-                    return prepare_resume(there, wishes, command, starter, stop, console.note, progress)
-        return prepare_fresh(loaded, run, wishes, starter, stop, console.note)
+                    return prepare_resume(there, options, command, backend, stop, console.note, progress)
+        return prepare_fresh(loaded, run, options, backend, stop, console.note)
 
     run_prepared(prepare, json)

@@ -41,11 +41,11 @@ def verify(
     other seeds, or on other hardware, are compared by what they learn.
     """
     from llmrun.cli.statistical import GroupsAsked, verify_groups
-    from llmrun.cli.verify_replay import Asked, bisect_runs, replay_run
+    from llmrun.cli.verify_replay import ReplayRequest, bisect_runs, replay_run
     from llmrun.errors import InputError
     from llmrun.run.directory import find_run_or_path
 
-    asked = Asked(from_step, steps, D, windows, seed, None if data is None else Path(data))
+    asked = ReplayRequest(from_step, steps, D, windows, seed, None if data is None else Path(data))
     groups = GroupsAsked(baseline or [], candidate or [], margin, alpha, power, plot)
     if statistical or groups.are_named:
         asked.check_for_comparison()

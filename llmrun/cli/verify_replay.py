@@ -21,7 +21,7 @@ BISECT_STEPS = 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReplayRequest:
     """The options of `llmrun verify` that speak of executing steps again; None where not given."""
 
     from_step: int | None
@@ -70,7 +70,7 @@ class Asked:
             raise InputError(f"{option} {why}", hints=["`llmrun verify --help` shows what goes together"])
 
 
-def replay_run(path: Path, asked: Asked, as_json: bool) -> None:
+def replay_run(path: Path, asked: ReplayRequest, as_json: bool) -> None:
     """Execute steps of one run again.  Ends with exit code 0 or 1, or raises what stopped it."""
     from llmrun.cli.verify import end_with
     from llmrun.verify.replay.audit import DEFAULT_STEPS, Wish, verify_replay
@@ -86,7 +86,7 @@ def replay_run(path: Path, asked: Asked, as_json: bool) -> None:
     end_with(replay.verdict)
 
 
-def bisect_runs(path_a: Path, path_b: Path | None, asked: Asked, as_json: bool) -> None:
+def bisect_runs(path_a: Path, path_b: Path | None, asked: ReplayRequest, as_json: bool) -> None:
     """Name the first module that differs.  Ends with exit code 0 or 1, or raises what stopped it."""
     from llmrun.cli.verify import end_with
     from llmrun.verify.render import lines_of
@@ -107,12 +107,12 @@ def bisect_runs(path_a: Path, path_b: Path | None, asked: Asked, as_json: bool) 
 
 
 @contextmanager
-def crew_for(asked: Asked) -> "Iterator[Crew]":
+def crew_for(asked: ReplayRequest) -> "Iterator[Crew]":
     """Workers under torchrun and a scratch directory, which stays only where an error names a log in it."""
     import tempfile
 
     from llmrun.errors import LlmrunError
-    from llmrun.launch.torchrun import TorchrunStarter
+    from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.storage.durable import DISK
     from llmrun.verify.replay.execute import Crew
 
@@ -120,7 +120,7 @@ def crew_for(asked: Asked) -> "Iterator[Crew]":
     view = StepView(live=console.colours(sys.stderr))
     keep = False
     try:
-        yield Crew(TorchrunStarter(), view, scratch, asked.D, asked.data)
+        yield Crew(TorchrunBackend(), view, scratch, asked.D, asked.data)
     except LlmrunError as error:
         keep = str(scratch) in (error.where or "")
         raise
@@ -153,10 +153,10 @@ class StepView:
     def checkpoint(self, step: int) -> None:
         """The state before a bisection was saved."""
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """A scratch segment has nothing to say that its verdict does not."""
 
-    def stopping(self, says: str) -> None:
+    def stopping(self, message: str) -> None:
         """Nobody asks a replay to save."""
 
     def close(self) -> None:

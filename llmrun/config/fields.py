@@ -39,31 +39,31 @@ def as_names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
-def numeric(default: Any = ..., *, unit: str, says: str, allowed: str | None = None, **bounds: Any) -> Any:
+def numeric(default: Any = ..., *, unit: str, message: str, allowed: str | None = None, **bounds: Any) -> Any:
     """Declare a field that may change bits; `allowed` words what its type and bounds cannot."""
-    return _declare("numeric", default, unit, says, allowed, bounds)
+    return _declare("numeric", default, unit, message, allowed, bounds)
 
 
 def operational(
-    default: Any = ..., *, unit: str, says: str, allowed: str | None = None, **bounds: Any
+    default: Any = ..., *, unit: str, message: str, allowed: str | None = None, **bounds: Any
 ) -> Any:
     """Declare a field that may not change bits; `allowed` words what its type and bounds cannot."""
-    return _declare("operational", default, unit, says, allowed, bounds)
+    return _declare("operational", default, unit, message, allowed, bounds)
 
 
-def section(kind: type[Section], says: str) -> Any:
+def section(kind: type[Section], message: str) -> Any:
     """Declare a nested mapping; left out, it has its defaults."""
-    return Field(default_factory=kind, description=says)
+    return Field(default_factory=kind, description=message)
 
 
 def _declare(
-    kind: Kind, default: Any, unit: str, says: str, allowed: str | None, bounds: dict[str, Any]
+    kind: Kind, default: Any, unit: str, message: str, allowed: str | None, bounds: dict[str, Any]
 ) -> Any:
     """A pydantic field whose JSON Schema carries kind and unit."""
     extra: dict[str, Any] = {"kind": kind, "unit": unit}
     if allowed:
         extra["allowed"] = allowed
-    return Field(default, description=f"{says} [{unit}]", json_schema_extra=extra, **bounds)
+    return Field(default, description=f"{message} [{unit}]", json_schema_extra=extra, **bounds)
 
 
 def kind_of(field: FieldInfo) -> Kind | None:

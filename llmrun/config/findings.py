@@ -6,7 +6,7 @@ from llmrun.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class SourcePlace:
     """Where something was written: its rank among all places, and the words for it (`gpt.yaml:14`)."""
 
     order: int
@@ -18,14 +18,14 @@ class Findings:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._found: list[tuple[Place, Problem]] = []
+        self._found: list[tuple[SourcePlace, Problem]] = []
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, place: Place, says: str, key: str | None = None, hint: str | None = None) -> None:
+    def add(self, place: SourcePlace, message: str, key: str | None = None, hint: str | None = None) -> None:
         """Note one problem."""
-        self._found.append((place, Problem(says, key, place.where, hint)))
+        self._found.append((place, Problem(message, key, place.where, hint)))
 
     def error(self) -> ConfigError:
         """All problems as one error, in the order of their places."""

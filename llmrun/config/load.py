@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmrun.config import yaml_source
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.keys import Leaf, leaves
 from llmrun.config.overrides import apply_override
 from llmrun.config.quantities import QuantityError
@@ -59,19 +59,22 @@ def _read_file(path: Path, findings: Findings) -> Raw:
     """The values of a config file by key.  Raises ConfigError where it holds no mapping at all."""
     text = yaml_source.read_text(path)
 
-    def place_of(line: int) -> Place:
-        return Place(line, f"{path}:{line}")
+    def place_of(line: int) -> SourcePlace:
+        return SourcePlace(line, f"{path}:{line}")
 
     try:
         tree = yaml_source.parse_yaml(text, place_of, findings)
     except yaml_source.UnreadableError as error:
-        findings.add(error.place, error.says, None, error.hint)
+        findings.add(error.place, error.message, None, error.hint)
         raise findings.error() from error
     if not isinstance(tree, yaml_source.Mapping):
         is_empty = tree is None or (isinstance(tree, yaml_source.Scalar) and tree.value is None)
         what = "is empty" if is_empty else f"holds {_kind_of(tree)}, not a mapping of keys to values"
         findings.add(
-            Place(0, str(path)), f"the config {what}", None, "write keys such as `T_tokens: 4Mi`, one a line"
+            SourcePlace(0, str(path)),
+            f"the config {what}",
+            None,
+            "write keys such as `T_tokens: 4Mi`, one a line",
         )
         raise findings.error()
     return read_tree(tree, findings)
@@ -147,7 +150,7 @@ def _explain(leaf: Leaf, given: Given, cause: Any, findings: Findings) -> None:
         hint = hint_for_value(leaf, given.node.value, text)
         text = f'"{text}"' if " " in text and not text.startswith('"') else text
     if isinstance(cause, QuantityError):
-        says = f"{given.spelled} {cause}"
+        message = f"{given.spelled} {cause}"
     else:
-        says = f"{given.spelled} must be {allowed(leaf)}, not {text}"
-    findings.add(given.place, says, given.spelled, hint)
+        message = f"{given.spelled} must be {allowed(leaf)}, not {text}"
+    findings.add(given.place, message, given.spelled, hint)

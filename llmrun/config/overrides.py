@@ -1,8 +1,8 @@
 """`--set a.b=c`: one value on the command line, read by the rules of the file."""
 
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.raw import Raw, merge, read_tree
-from llmrun.config.yaml_source import Entry, Mapping, Node, UnreadableError, parse_yaml
+from llmrun.config.yaml_source import Mapping, Node, UnreadableError, YamlEntry, parse_yaml
 
 FIRST_ORDER = 10**9
 """Overrides come after every line of the file."""
@@ -12,7 +12,7 @@ def apply_override(raw: Raw, text: str, index: int, findings: Findings) -> None:
     """Put the value of the `index`-th override `a.b=c` into `raw`; what is wrong with it goes to `findings`."""
     key, equals, written = text.partition("=")
     key = key.strip()
-    place = Place(FIRST_ORDER + index, f"--set {key}")
+    place = SourcePlace(FIRST_ORDER + index, f"--set {key}")
     example = "write it as `--set optimizer.lr=1e-3`"
     if not equals or not all(key.split(".")):
         findings.add(place, f"--set {text} is not of the form key=value", None, example)
@@ -20,12 +20,12 @@ def apply_override(raw: Raw, text: str, index: int, findings: Findings) -> None:
         _apply_value(raw, key, written, place, findings)
 
 
-def _apply_value(raw: Raw, key: str, written: str, place: Place, findings: Findings) -> None:
+def _apply_value(raw: Raw, key: str, written: str, place: SourcePlace, findings: Findings) -> None:
     """Put one value that was written for `key` into `raw`."""
     try:
         value = parse_yaml(written, lambda _: place, findings)
     except UnreadableError as error:
-        findings.add(error.place, f"the value of --set {key} is {error.says}", key, error.hint)
+        findings.add(error.place, f"the value of --set {key} is {error.message}", key, error.hint)
         return
     if value is None:
         findings.add(
@@ -42,10 +42,10 @@ def _apply_value(raw: Raw, key: str, written: str, place: Place, findings: Findi
         merge(raw, read_tree(_nest(key, value, place), findings))
 
 
-def _nest(key: str, value: Node, place: Place) -> Mapping:
+def _nest(key: str, value: Node, place: SourcePlace) -> Mapping:
     """`a.b` = value as the mapping {a: {b: value}}."""
     *sections, name = key.split(".")
-    tree = Mapping((Entry(name, place, value),))
+    tree = Mapping((YamlEntry(name, place, value),))
     for section in reversed(sections):
-        tree = Mapping((Entry(section, place, tree),))
+        tree = Mapping((YamlEntry(section, place, tree),))
     return tree

@@ -37,12 +37,12 @@ def parse_quantity(value: Any) -> int:
             raise QuantityError(f"must be at most {LARGEST} (2^63 - 1), not {value}")
         if number != number.to_integral_value():
             shown = _show_decimal(number)
-            says = (
+            message = (
                 f"must be whole, not {value}"
                 if shown == str(value)
                 else f"must come out whole: {value} is {shown}"
             )
-            raise QuantityError(says)
+            raise QuantityError(message)
         return int(number)
 
 

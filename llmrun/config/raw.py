@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any
 
 from llmrun.config.fields import Section
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.keys import leaves, section_of, shown_sections, spellings
 from llmrun.config.schema import Config
 from llmrun.config.words import nearest
-from llmrun.config.yaml_source import Entry, Mapping, Node, Scalar, plain_value, show_node
+from llmrun.config.yaml_source import Mapping, Node, Scalar, YamlEntry, plain_value, show_node
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Given:
     """
 
     spelled: str
-    place: Place
+    place: SourcePlace
     node: Node
 
 
@@ -97,7 +97,7 @@ def _read_section(
             _not_a_section(entry, name, spelled, raw, findings)
 
 
-def _read_leaf(entry: Entry, key: str, spelled: str, raw: Raw, findings: Findings) -> None:
+def _read_leaf(entry: YamlEntry, key: str, spelled: str, raw: Raw, findings: Findings) -> None:
     """Read one value, refusing a second spelling of the same key."""
     if key in raw.given:
         first = raw.given[key]
@@ -112,7 +112,7 @@ def _read_leaf(entry: Entry, key: str, spelled: str, raw: Raw, findings: Finding
         raw.given[key] = Given(spelled, entry.place, entry.value)
 
 
-def _not_a_section(entry: Entry, name: str, spelled: str, raw: Raw, findings: Findings) -> None:
+def _not_a_section(entry: YamlEntry, name: str, spelled: str, raw: Raw, findings: Findings) -> None:
     """A section that holds a plain value, or nothing."""
     example = next(key for key in _shown() if key.startswith(f"{name}."))
     findings.add(
@@ -124,7 +124,7 @@ def _not_a_section(entry: Entry, name: str, spelled: str, raw: Raw, findings: Fi
     raw.unsound.add(name)
 
 
-def _unknown(entry: Entry, spelled: str, prefix: str, raw: Raw, findings: Findings) -> None:
+def _unknown(entry: YamlEntry, spelled: str, prefix: str, raw: Raw, findings: Findings) -> None:
     """An unknown key, with the key that was probably meant."""
     meant = nearest_key(entry.key, prefix)
     hint = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from llmrun.config.dump import numeric_fields
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.keys import shown_key
 from llmrun.config.load import LoadedConfig
 from llmrun.config.model_shape import beyond_of, complete_model, shape_of
@@ -57,7 +57,7 @@ class _Given:
     """A given value as the rules want to show it."""
 
     spelled: str
-    place: Place
+    place: SourcePlace
 
 
 def resolve(
@@ -77,7 +77,7 @@ def resolve(
     findings = Findings(loaded.source)
     config = loaded.config
     given = {
-        key: _Given(loaded.spelled.get(key, shown_key(key)), Place(0, where))
+        key: _Given(loaded.spelled.get(key, shown_key(key)), SourcePlace(0, where))
         for key, where in loaded.locations.items()
     }
     check_rules(config, RULES, given, findings)
@@ -133,10 +133,10 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
     )
 
 
-def _add(findings: Findings, loaded: LoadedConfig, key: str, says: str, hint: str) -> None:
+def _add(findings: Findings, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
     """Note a problem at a key, wherever that was given."""
-    place = Place(0, loaded.locations.get(key, loaded.source))
-    findings.add(place, says, loaded.spelled.get(key, shown_key(key)), hint)
+    place = SourcePlace(0, loaded.locations.get(key, loaded.source))
+    findings.add(place, message, loaded.spelled.get(key, shown_key(key)), hint)
 
 
 def _check_vocabulary(loaded: LoadedConfig, dataset: DatasetFacts | None, findings: Findings) -> None:
@@ -152,11 +152,11 @@ def _check_vocabulary(loaded: LoadedConfig, dataset: DatasetFacts | None, findin
             hint,
         )
     elif stated is not None and dataset is not None and stated < dataset.vocab_size:
-        says = (
+        message = (
             f"vocab_size = {stated:,} is smaller than that of the dataset's tokenizer, {dataset.vocab_size:,}"
         )
         hint = f"leave vocab_size out, or set `--set {key}={dataset.vocab_size}` or more"
-        _add(findings, loaded, key, says, hint)
+        _add(findings, loaded, key, message, hint)
 
 
 def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findings) -> None:
@@ -167,13 +167,13 @@ def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findin
         used["validation"] = dataset.val_tokens
     for split, tokens in used.items():
         if tokens <= L_ctx:
-            says = (
+            message = (
                 f"the {split} split has {tokens:,} tokens, less than one window of L_ctx + 1 = {L_ctx + 1:,}"
             )
             hint = "set a smaller `batch.L_ctx`, or prepare more data"
             if split == "validation":
                 hint += ", or `--set eval.every_steps=null`"
-            _add(findings, loaded, key, says, hint)
+            _add(findings, loaded, key, message, hint)
         elif split == "validation":
             _check_validation_windows(loaded, tokens, findings)
 
@@ -184,9 +184,9 @@ def _check_validation_windows(loaded: LoadedConfig, val_tokens: int, findings: F
     L_ctx = loaded.config.batch.L_ctx
     there = _windows_in(val_tokens, L_ctx)
     if key in loaded.locations and windows > there:
-        says = f"windows must be at most the {there:,} windows of L_ctx = {L_ctx:,} in the validation split, got {windows:,}"
+        message = f"windows must be at most the {there:,} windows of L_ctx = {L_ctx:,} in the validation split, got {windows:,}"
         hint = f"set `--set {key}={there}`, or prepare more validation text with `--val-fraction`"
-        _add(findings, loaded, key, says, hint)
+        _add(findings, loaded, key, message, hint)
 
 
 def _windows_in(n_tokens: int, L_ctx: int) -> int:
@@ -199,12 +199,12 @@ def _check_trainable(loaded: LoadedConfig, findings: Findings) -> None:
     beyond = beyond_of(loaded.config.model)
     if beyond is None:
         return
-    says = (
+    message = (
         f"the preset {loaded.config.model.preset} is for `llmrun plan` only: "
         f"the built-in model does not have {beyond.described()}"
     )
     hint = "leave `model.preset` out and give the shape by its keys, or take a preset of gpt2, gpt3, llama1, llama2 or llama3"
-    _add(findings, loaded, "model.preset", says, hint)
+    _add(findings, loaded, "model.preset", message, hint)
 
 
 def _with_D(config: Config, machine: MachineFacts) -> Config:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmrun.config.batch_rules import SAYS, Fault, faults, stated
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.keys import shown_key
 from llmrun.config.remedies import hint_for
 from llmrun.config.schema import Config
@@ -25,7 +25,7 @@ class GivenAt(Protocol):
     def spelled(self) -> str: ...  # noqa: D102
 
     @property
-    def place(self) -> Place: ...  # noqa: D102
+    def place(self) -> SourcePlace: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def check_rules(
     for rule in rules:
         for problem in rule.check(config):
             key = next((key for key in rule.reads if key in given), None)
-            place = given[key].place if key else Place(0, findings.source)
+            place = given[key].place if key else SourcePlace(0, findings.source)
             spelled = given[key].spelled if key else shown_key(rule.reads[0])
-            findings.add(place, problem.says, spelled, problem.hint)
+            findings.add(place, problem.message, spelled, problem.hint)
 
 
 def batch_rule(fault: Fault) -> Check:
@@ -66,9 +66,11 @@ def warmup_fits(config: Config) -> list[Problem]:
     warmup, T = config.schedule.warmup_tokens, config.T_tokens
     if warmup <= T:
         return []
-    says = f"warmup_tokens = {warmup:,} is more than T_tokens = {T:,}"
+    message = f"warmup_tokens = {warmup:,} is more than T_tokens = {T:,}"
     return [
-        Problem(says, hint=f"set `--set schedule.warmup_tokens={T // 50}`, 2 % of the run, or at most {T:,}")
+        Problem(
+            message, hint=f"set `--set schedule.warmup_tokens={T // 50}`, 2 % of the run, or at most {T:,}"
+        )
     ]
 
 
@@ -77,8 +79,8 @@ def decay_belongs_to_constant(config: Config) -> list[Problem]:
     schedule = config.schedule
     if schedule.decay_tokens is None or schedule.name == "constant":
         return []
-    says = f"decay_tokens is for a constant schedule; a {schedule.name} schedule decays from the warm-up to the end"
-    return [Problem(says, hint="set `--set schedule.decay_tokens=null` or `--set schedule.name=constant`")]
+    message = f"decay_tokens is for a constant schedule; a {schedule.name} schedule decays from the warm-up to the end"
+    return [Problem(message, hint="set `--set schedule.decay_tokens=null` or `--set schedule.name=constant`")]
 
 
 def decay_fits(config: Config) -> list[Problem]:
@@ -87,8 +89,8 @@ def decay_fits(config: Config) -> list[Problem]:
     warmup, decay = schedule.warmup_tokens, schedule.decay_tokens
     if decay is None or schedule.name != "constant" or warmup > T or warmup + decay <= T:
         return []
-    says = f"warmup_tokens + decay_tokens = {warmup:,} + {decay:,} is more than T_tokens = {T:,}"
-    return [Problem(says, hint=f"set `--set schedule.decay_tokens={T - warmup}` or less")]
+    message = f"warmup_tokens + decay_tokens = {warmup:,} + {decay:,} is more than T_tokens = {T:,}"
+    return [Problem(message, hint=f"set `--set schedule.decay_tokens={T - warmup}` or less")]
 
 
 def kv_heads_divide(config: Config) -> list[Problem]:
@@ -117,8 +119,10 @@ def heads_divide_width(config: Config) -> list[Problem]:
     widths = [width for width in (below, below + unit) if width]
     hint = " or ".join(f"`--set model.d_model={width}`" for width in widths)
     each = show_quotient(model.d_model, model.n_heads)
-    says = f"d_model = {model.d_model:,} does not divide into n_heads = {model.n_heads:,} heads ({each} each)"
-    return [Problem(says, hint=f"set {hint}, or give head_dim")]
+    message = (
+        f"d_model = {model.d_model:,} does not divide into n_heads = {model.n_heads:,} heads ({each} each)"
+    )
+    return [Problem(message, hint=f"set {hint}, or give head_dim")]
 
 
 def rope_turns_pairs(config: Config) -> list[Problem]:
@@ -130,8 +134,8 @@ def rope_turns_pairs(config: Config) -> list[Problem]:
     if head_dim % 2 == 0:
         return []
     origin = "" if model.head_dim else " = d_model/n_heads"
-    says = f"head_dim{origin} = {head_dim:,} is odd, and rope turns pairs of elements"
-    return [Problem(says, hint=f"set `--set model.head_dim={head_dim + 1}` or another position")]
+    message = f"head_dim{origin} = {head_dim:,} is odd, and rope turns pairs of elements"
+    return [Problem(message, hint=f"set `--set model.head_dim={head_dim + 1}` or another position")]
 
 
 def kept_steps_are_saved(config: Config) -> list[Problem]:
@@ -140,11 +144,13 @@ def kept_steps_are_saved(config: Config) -> list[Problem]:
     if keep is None or (every is not None and keep % every == 0):
         return []
     if every is None:
-        says = f"keep_every_steps = {keep:,} would keep nothing: every_steps is null, so no save falls on its multiples"
-        return [Problem(says, hint=f"set `--set checkpoint.every_steps={keep}` or a divisor of it")]
-    says = f"keep_every_steps = {keep:,} is no multiple of every_steps = {every:,}, so most of its steps are not saved"
+        message = f"keep_every_steps = {keep:,} would keep nothing: every_steps is null, so no save falls on its multiples"
+        return [Problem(message, hint=f"set `--set checkpoint.every_steps={keep}` or a divisor of it")]
+    message = f"keep_every_steps = {keep:,} is no multiple of every_steps = {every:,}, so most of its steps are not saved"
     return [
-        Problem(says, hint=f"set `--set checkpoint.keep_every_steps={max(1, round(keep / every)) * every}`")
+        Problem(
+            message, hint=f"set `--set checkpoint.keep_every_steps={max(1, round(keep / every)) * every}`"
+        )
     ]
 
 
@@ -153,9 +159,9 @@ def a_twin_has_equal_bits(config: Config) -> list[Problem]:
     wanted = config.reproducibility.compare_with
     if config.reproducibility.mode == "bitwise" or wanted in ("auto", "none"):
         return []
-    says = f"compare_with = {wanted} compares bits, and mode = statistical promises none"
+    message = f"compare_with = {wanted} compares bits, and mode = statistical promises none"
     hint = "set `--set reproducibility.compare_with=none`; `monitor.baseline` watches the loss"
-    return [Problem(says, hint=hint)]
+    return [Problem(message, hint=hint)]
 
 
 GB, MU, L, V, D, A = (f"batch.{name}" for name in ("gb_tok", "mu_tok", "L_ctx", "V", "D", "A"))

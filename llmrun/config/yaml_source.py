@@ -15,7 +15,7 @@ from unicodedata import category
 
 import yaml
 
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.quantities import DIGITS, LONGEST
 from llmrun.errors import InputError
 
@@ -44,11 +44,11 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Entry:
+class YamlEntry:
     """A key with its value and its place."""
 
     key: str
-    place: Place
+    place: SourcePlace
     value: "Node"
 
 
@@ -56,20 +56,20 @@ class Entry:
 class Mapping:
     """Keys and values; no key twice."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[YamlEntry, ...]
 
 
 Node = Scalar | Listing | Mapping
-PlaceOf = Callable[[int], Place]
+PlaceOf = Callable[[int], SourcePlace]
 
 
 class UnreadableError(Exception):
     """A text that gives no tree at all."""
 
-    def __init__(self, place: Place, says: str, hint: str | None = None) -> None:
-        super().__init__(says)
+    def __init__(self, place: SourcePlace, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
         self.place = place
-        self.says = says
+        self.message = message
         self.hint = hint
 
 
@@ -184,7 +184,7 @@ class _Builder:
                 root = self._node(event)
         return root
 
-    def _place(self, event: Any) -> Place:
+    def _place(self, event: Any) -> SourcePlace:
         return self._place_of(event.start_mark.line + 1)
 
     def _node(self, event: Any, path: tuple[str, ...] = ()) -> Node:
@@ -218,7 +218,7 @@ class _Builder:
 
     def _mapping(self, path: tuple[str, ...]) -> Mapping:
         """The mapping whose start was just read."""
-        entries: dict[str, Entry] = {}
+        entries: dict[str, YamlEntry] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             place = self._place(event)
             key = self._node(event, (*path, "?"))
@@ -233,7 +233,7 @@ class _Builder:
                     place, f"{dotted} is given twice, first at {first}", dotted, "keep one of them"
                 )
             else:
-                entries[name] = Entry(name, place, value)
+                entries[name] = YamlEntry(name, place, value)
         return Mapping(tuple(entries.values()))
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:

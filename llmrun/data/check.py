@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.core.shards import DTYPES
-from llmrun.data.manifest import SPLITS, Manifest, Shard, SplitRecord, read_manifest
+from llmrun.data.manifest import SPLITS, DatasetManifest, SplitRecord, TokenShard, read_manifest
 from llmrun.data.recipe import SOURCES_NAME
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import load_tokenizer
@@ -16,14 +16,14 @@ from llmrun.storage.durable import BLOCK_BYTES, sha256_of
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedFile:
     """One file that is not what it should be."""
 
     file: str
-    says: str
+    message: str
 
 
-def check_dataset(directory: Path) -> list[Damage]:
+def check_dataset(directory: Path) -> list[DamagedFile]:
     """All damage of a dataset: sizes, sha256s, token ids, stream digests, tokenizer, listing of the sources.
 
     Raises InputError where there is no dataset or its manifest is not sound.
@@ -33,28 +33,30 @@ def check_dataset(directory: Path) -> list[Damage]:
     try:
         load_tokenizer(directory, manifest)
     except InputError as error:
-        damages.append(Damage(manifest.tokenizer.file or "dataset.json", error.says))
+        damages.append(DamagedFile(manifest.tokenizer.file or "dataset.json", error.message))
     return damages + _check_sources(directory, manifest)
 
 
-def _check_split(directory: Path, manifest: Manifest, name: str) -> list[Damage]:
+def _check_split(directory: Path, manifest: DatasetManifest, name: str) -> list[DamagedFile]:
     """The shards of one split; their common digest where each of them is sound."""
     split: SplitRecord = manifest.splits[name]
     stream = StreamDigest()
     checked = (_check_shard(directory / shard.name, shard, manifest, stream) for shard in split.shards)
     damages = [damage for damage in checked if damage is not None]
     if not damages and stream.hexdigest() != split.stream_digest:
-        return [Damage("dataset.json", f"the stream digest of {name} is not that of its shards")]
+        return [DamagedFile("dataset.json", f"the stream digest of {name} is not that of its shards")]
     return damages
 
 
-def _check_shard(path: Path, shard: Shard, manifest: Manifest, stream: StreamDigest) -> Damage | None:
+def _check_shard(
+    path: Path, shard: TokenShard, manifest: DatasetManifest, stream: StreamDigest
+) -> DamagedFile | None:
     """One shard, read once; its tokens go into `stream`."""
     digest, largest = hashlib.sha256(), 0
     try:
         n_bytes = path.stat().st_size
         if n_bytes != shard.bytes:
-            return Damage(shard.name, f"has {n_bytes:,} bytes, not {shard.bytes:,}")
+            return DamagedFile(shard.name, f"has {n_bytes:,} bytes, not {shard.bytes:,}")
         with path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
@@ -62,19 +64,19 @@ def _check_shard(path: Path, shard: Shard, manifest: Manifest, stream: StreamDig
                 stream.update(tokens)
                 largest = max(largest, int(tokens.max()))
     except FileNotFoundError:
-        return Damage(shard.name, "is missing")
+        return DamagedFile(shard.name, "is missing")
     except OSError as error:
-        return Damage(shard.name, f"cannot be read: {error.strerror}")
+        return DamagedFile(shard.name, f"cannot be read: {error.strerror}")
     if digest.hexdigest() != shard.sha256:
-        return Damage(shard.name, f"has sha256 {digest.hexdigest()}, not {shard.sha256}")
+        return DamagedFile(shard.name, f"has sha256 {digest.hexdigest()}, not {shard.sha256}")
     if largest >= manifest.tokenizer.vocab_size:
-        return Damage(
+        return DamagedFile(
             shard.name, f"holds the token {largest:,}; the vocabulary has {manifest.tokenizer.vocab_size:,}"
         )
     return None
 
 
-def _check_sources(directory: Path, manifest: Manifest) -> list[Damage]:
+def _check_sources(directory: Path, manifest: DatasetManifest) -> list[DamagedFile]:
     """The listing of the input files, where the recipe names one of ours."""
     inputs = manifest.recipe.get("inputs")
     if not isinstance(inputs, dict) or inputs.get("file") != SOURCES_NAME:
@@ -82,9 +84,9 @@ def _check_sources(directory: Path, manifest: Manifest) -> list[Damage]:
     try:
         found = sha256_of(directory / SOURCES_NAME)
     except FileNotFoundError:
-        return [Damage(SOURCES_NAME, "is missing")]
+        return [DamagedFile(SOURCES_NAME, "is missing")]
     except OSError as error:
-        return [Damage(SOURCES_NAME, f"cannot be read: {error.strerror}")]
+        return [DamagedFile(SOURCES_NAME, f"cannot be read: {error.strerror}")]
     if found != inputs.get("sha256"):
-        return [Damage(SOURCES_NAME, f"has sha256 {found}, not {inputs.get('sha256')}")]
+        return [DamagedFile(SOURCES_NAME, f"has sha256 {found}, not {inputs.get('sha256')}")]
     return []

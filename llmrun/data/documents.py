@@ -170,7 +170,7 @@ def _joined(problems: list[InputError], n_files: int) -> InputError:
     """One error for all files that cannot be used."""
     if len(problems) == 1:
         return problems[0]
-    shown = [problem.says for problem in problems[:SHOWN_PROBLEMS]]
+    shown = [problem.message for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         shown.append(f"… and {len(problems) - SHOWN_PROBLEMS:,} more")
     hints = dict.fromkeys(hint for problem in problems for hint in problem.hints)

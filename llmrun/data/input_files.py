@@ -69,8 +69,8 @@ def _entries_of(given: Path, avoided: str | None, found: InputFiles) -> list[_En
     try:
         state = given.stat()
     except FileNotFoundError as error:
-        says = "is a link without a target" if given.is_symlink() else "does not exist"
-        raise InputError(f"the input {given} {says}", hints=[ACCEPTED]) from error
+        message = "is a link without a target" if given.is_symlink() else "does not exist"
+        raise InputError(f"the input {given} {message}", hints=[ACCEPTED]) from error
     if stat.S_ISDIR(state.st_mode):
         before = Counter(found.left_out)
         entries = sorted(_walk(str(given), avoided, found), key=lambda entry: os.fsencode(entry.name))

@@ -30,10 +30,10 @@ class Fields:
     key: str
     values: Mapping[str, Any]
 
-    def wrong(self, name: str, says: str) -> InputError:
+    def wrong(self, name: str, message: str) -> InputError:
         """The error for one field."""
         key = f"{self.key}.{name}" if self.key else name
-        return InputError(f"{key} {says}", where=str(self.path))
+        return InputError(f"{key} {message}", where=str(self.path))
 
     def value(self, name: str) -> Any:
         """A field that must be there."""
@@ -133,10 +133,10 @@ def _read(directory: Path, path: Path) -> bytes:
         return read_regular_file(path)
     except FileNotFoundError as error:
         if directory.is_dir():
-            says = f"{directory} is not a dataset: it has no dataset.json"
+            message = f"{directory} is not a dataset: it has no dataset.json"
         else:
-            says = f"there is no dataset directory {directory}"
-        raise InputError(says, hints=[make]) from error
+            message = f"there is no dataset directory {directory}"
+        raise InputError(message, hints=[make]) from error
     except NotADirectoryError as error:
         raise InputError(f"{directory} is a file, not a dataset directory", hints=[make]) from error
     except OSError as error:
@@ -198,7 +198,7 @@ SPLIT_FIELDS = ("tokens", "documents", "bytes_of_text", "stream_digest", "shards
 
 
 @dataclass(frozen=True)
-class Shard:
+class TokenShard:
     """One file of tokens.  sha256 in hex, of the whole file."""
 
     name: str
@@ -215,7 +215,7 @@ class SplitRecord:
     tokens that end documents; stream_digest is that of `stream_digest.StreamDigest`.
     """
 
-    shards: tuple[Shard, ...]
+    shards: tuple[TokenShard, ...]
     tokens: int
     documents: int
     bytes_of_text: int
@@ -243,7 +243,7 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class DatasetManifest:
     """What `dataset.json` says.  dtype: "uint16" | "uint32".  recipe: how the dataset was made."""
 
     dtype: str
@@ -257,12 +257,12 @@ def dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= SMALL_VOCABULARY else "uint32"
 
 
-def share_of(manifest: Manifest, split: str) -> float:
+def share_of(manifest: DatasetManifest, split: str) -> float:
     """The part of all tokens that a split has."""
     return manifest.splits[split].tokens / max(sum(record.tokens for record in manifest.splits.values()), 1)
 
 
-def facts(manifest: Manifest) -> DatasetFacts:
+def facts(manifest: DatasetManifest) -> DatasetFacts:
     """What a config needs to know of a dataset."""
     return DatasetFacts(
         vocab_size=manifest.tokenizer.vocab_size,
@@ -271,7 +271,7 @@ def facts(manifest: Manifest) -> DatasetFacts:
     )
 
 
-def fingerprint_of(manifest: Manifest) -> dict[str, Any]:
+def fingerprint_of(manifest: DatasetManifest) -> dict[str, Any]:
     """The preimage of the fingerprint's part `data`."""
     return {
         "train": manifest.splits["train"].stream_digest,
@@ -281,13 +281,13 @@ def fingerprint_of(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def recorded_of(manifest: Manifest) -> dict[str, Any]:
+def recorded_of(manifest: DatasetManifest) -> dict[str, Any]:
     """What is recorded beside the preimage and cannot change bits: shards and recipe."""
     shards = {name: [vars(shard) for shard in split.shards] for name, split in manifest.splits.items()}
     return {"dtype": manifest.dtype, "shards": shards, "recipe": dict(manifest.recipe)}
 
 
-def write_manifest(directory: Path, manifest: Manifest, disk: Disk = DISK) -> None:
+def write_manifest(directory: Path, manifest: DatasetManifest, disk: Disk = DISK) -> None:
     """Write `dataset.json` into a directory that does not have one yet, fsynced."""
     splits = {
         name: {**vars(split), "shards": [vars(shard) for shard in split.shards]}
@@ -304,7 +304,7 @@ def write_manifest(directory: Path, manifest: Manifest, disk: Disk = DISK) -> No
     write_new(directory / MANIFEST_NAME, [text.encode()], disk)
 
 
-def read_manifest(directory: Path, *, sizes: bool = True) -> Manifest:
+def read_manifest(directory: Path, *, sizes: bool = True) -> DatasetManifest:
     """Read and check `dataset.json`.
 
     sizes: also check that every file it names is there and has the size it states.
@@ -316,7 +316,7 @@ def read_manifest(directory: Path, *, sizes: bool = True) -> Manifest:
     tokenizer = _read_tokenizer(root.object("tokenizer"), dtype)
     splits = root.object("splits")
     splits.only(*SPLITS)
-    manifest = Manifest(
+    manifest = DatasetManifest(
         dtype=dtype,
         tokenizer=tokenizer,
         splits={name: _read_split(splits.object(name), dtype) for name in SPLITS},
@@ -329,7 +329,7 @@ def read_manifest(directory: Path, *, sizes: bool = True) -> Manifest:
     return manifest
 
 
-def files_of(manifest: Manifest) -> list[tuple[str, int | None]]:
+def files_of(manifest: DatasetManifest) -> list[tuple[str, int | None]]:
     """The files that a manifest names, with their sizes; None where it does not state one."""
     shards: list[tuple[str, int | None]] = [
         (shard.name, shard.bytes) for name in SPLITS for shard in manifest.splits[name].shards
@@ -365,11 +365,11 @@ def _read_split(fields: Fields, dtype: str) -> SplitRecord:
     )
 
 
-def _read_shard(fields: Fields, dtype: str) -> Shard:
+def _read_shard(fields: Fields, dtype: str) -> TokenShard:
     fields.only("name", "bytes", "sha256", "tokens")
     tokens = fields.integer("tokens", least=1)
     width = DTYPES[dtype].itemsize
-    return Shard(
+    return TokenShard(
         name=fields.file_name("name"),
         bytes=fields.equal("bytes", tokens * width, f"tokens times {width} bytes"),
         sha256=fields.sha256("sha256"),
@@ -377,7 +377,7 @@ def _read_shard(fields: Fields, dtype: str) -> Shard:
     )
 
 
-def _check_names(root: Fields, manifest: Manifest) -> None:
+def _check_names(root: Fields, manifest: DatasetManifest) -> None:
     """No two files share a name."""
     seen = {MANIFEST_NAME}
     for name, _ in files_of(manifest):

@@ -18,7 +18,7 @@ from typing import Any
 from llmrun.data.bpe_training import WORD_CHARS
 from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
 from llmrun.data.input_files import left_out_words
-from llmrun.data.manifest import Manifest, dtype_for, read_manifest, share_of, write_manifest
+from llmrun.data.manifest import DatasetManifest, dtype_for, read_manifest, share_of, write_manifest
 from llmrun.data.recipe import (
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VAL_FRACTION,
@@ -61,11 +61,11 @@ _PID = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataset:
     """A dataset that was made, or (already) that was there.  notes: what the user should know."""
 
     directory: Path
-    manifest: Manifest
+    manifest: DatasetManifest
     already: bool
     notes: tuple[str, ...]
 
@@ -80,7 +80,7 @@ def prepare(
     eot: str | None = None,
     report: Report = silent,
     disk: Disk = DISK,
-) -> Prepared:
+) -> PreparedDataset:
     """Make the dataset directory `out` from text files and directories of them.
 
     tokenizer: "byte", "bpe" (vocab_size tokens, trained on the input) or the path of a tokenizer.json.
@@ -95,14 +95,14 @@ def prepare(
     recipe = recipe_of(corpus, options, _identity(given))
     if existing is not None:
         _refuse_other(out, existing, recipe)
-        return Prepared(out, existing, already=True, notes=())
+        return PreparedDataset(out, existing, already=True, notes=())
     _check_share(corpus, options)
     training = _Training(corpus)
     with _temporary(out, disk) as directory:
         manifest = _build(directory, corpus, options, given, recipe, report, disk, training)
         _commit(directory, out, disk)
     notes = [*_notes(corpus, options, manifest), *([training.note()] if training.words_cut else [])]
-    return Prepared(out, manifest, already=False, notes=tuple(notes))
+    return PreparedDataset(out, manifest, already=False, notes=tuple(notes))
 
 
 def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ def _check_share(corpus: Corpus, options: Options) -> None:
     check_share(val_bytes, corpus.n_bytes, options.val_fraction)
 
 
-def _existing(out: Path) -> Manifest | None:
+def _existing(out: Path) -> DatasetManifest | None:
     """The dataset that stands at `out`; None where nothing does.  Raises InputError for anything else."""
     if not os.path.lexists(out):
         return None
@@ -130,12 +130,12 @@ def _existing(out: Path) -> Manifest | None:
     except InputError as error:
         raise InputError(
             f"--out {out} exists and is not a sound dataset",
-            caused_by=[error.says],
+            caused_by=[error.message],
             hints=["choose another --out, or remove it"],
         ) from error
 
 
-def _refuse_other(out: Path, existing: Manifest, recipe: dict[str, Any]) -> None:
+def _refuse_other(out: Path, existing: DatasetManifest, recipe: dict[str, Any]) -> None:
     """Refuse to replace a dataset of another recipe."""
     changed = differences(existing.recipe, recipe)
     if changed:
@@ -155,13 +155,13 @@ def _build(
     report: Report,
     disk: Disk,
     training: "_Training",
-) -> Manifest:
+) -> DatasetManifest:
     """Write every file of the dataset into `directory`."""
     tokenizer = given or _own_tokenizer(training, options, report)
     if isinstance(tokenizer, FileTokenizer):
         write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
     write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
-    manifest = Manifest(
+    manifest = DatasetManifest(
         dtype=dtype_for(tokenizer.record.vocab_size),
         tokenizer=tokenizer.record,
         splits=write_splits(
@@ -221,7 +221,7 @@ def _own_tokenizer(training: _Training, options: Options, report: Report) -> Tok
     return train_bpe(training.texts(report), vocab_size, report, training.note_long_word)
 
 
-def _notes(corpus: Corpus, options: Options, manifest: Manifest) -> Iterator[str]:
+def _notes(corpus: Corpus, options: Options, manifest: DatasetManifest) -> Iterator[str]:
     """What is unusual about this dataset."""
     if corpus.left_out:
         words = left_out_words(corpus.left_out, corpus.endings)

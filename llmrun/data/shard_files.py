@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmrun.core.shards import TokenStream
 from llmrun.core.windows import Split, count_windows
-from llmrun.data.manifest import Manifest, Shard
+from llmrun.data.manifest import DatasetManifest, TokenShard
 from llmrun.data.verified_shards import sha256_once
 from llmrun.errors import TOO_MANY_FILES, InputError, RunFailedError, hints_for
 
@@ -26,7 +26,7 @@ class DamagedShardError(RunFailedError):
     """A shard's content is not what the manifest says (exit 4: found while training)."""
 
 
-def open_split(directory: Path, manifest: Manifest, name: str, L_ctx: int, verify: bool) -> Split:
+def open_split(directory: Path, manifest: DatasetManifest, name: str, L_ctx: int, verify: bool) -> Split:
     """One split of a dataset cut into windows.  Safe to pickle and cheap to make: shards are opened when needed.
 
     Raises InputError if the split is too small for one window.
@@ -51,7 +51,7 @@ def _remedy(name: str) -> str:
 class ShardFiles:
     """The bytes of a split's shards by index.  Safe to pickle: each process opens shards for itself."""
 
-    def __init__(self, directory: Path, shards: Sequence[Shard], *, verify: bool) -> None:
+    def __init__(self, directory: Path, shards: Sequence[TokenShard], *, verify: bool) -> None:
         self._directory, self._shards, self._verify = directory, shards, verify
         self._checked: dict[int, tuple[int, ...]] = {}
         self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -98,16 +98,16 @@ def open_shards_max() -> int:
 COPY_HINT = "copy the file again, or make the dataset anew; then `llmrun resume` goes on"
 
 
-def _unreadable(path: Path, shard: Shard, error: OSError | ValueError) -> RunFailedError:
+def _unreadable(path: Path, shard: TokenShard, error: OSError | ValueError) -> RunFailedError:
     """The error for a shard that the system did not open: damage only if the file itself is at fault."""
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    says = f"cannot read the shard {shard.name}: {reason}"
+    message = f"cannot read the shard {shard.name}: {reason}"
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-        return RunFailedError(says, where=str(path), hints=hints_for(error))
-    return DamagedShardError(says, where=str(path), hints=[COPY_HINT])
+        return RunFailedError(message, where=str(path), hints=hints_for(error))
+    return DamagedShardError(message, where=str(path), hints=[COPY_HINT])
 
 
-def _check_shard(path: Path, shard: Shard, *, verify: bool) -> None:
+def _check_shard(path: Path, shard: TokenShard, *, verify: bool) -> None:
     """Size always, sha256 if `verify`.  Raises DamagedShardError and OSError."""
     hints = [COPY_HINT]
     n_bytes = path.stat().st_size

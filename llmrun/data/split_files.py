@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmrun.core.shards import DTYPES
 from llmrun.data.documents import Corpus, Document, Report, read_text
-from llmrun.data.manifest import Shard, SplitRecord, dtype_for
+from llmrun.data.manifest import SplitRecord, TokenShard, dtype_for
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.data.tokenizers import Tokenizer
 from llmrun.errors import InputError
@@ -91,7 +91,7 @@ class ShardWriter:
         self._dtype, self._shard_tokens = DTYPES[dtype], shard_tokens
         self._disk = disk
         self._stream = StreamDigest()
-        self._shards: list[Shard] = []
+        self._shards: list[TokenShard] = []
         self._waiting: list[NDArray[np.unsignedinteger]] = []
         self._n_waiting = 0
         self._descriptor: int | None = None
@@ -153,7 +153,7 @@ class ShardWriter:
         self._disk.close(self._descriptor)
         self._descriptor = None
         self._shards.append(
-            Shard(
+            TokenShard(
                 name=self._name(),
                 bytes=self._tokens_in_shard * self._dtype.itemsize,
                 sha256=self._digest.hexdigest(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.core.shards import DTYPES
-from llmrun.data.manifest import SPLITS, Manifest
+from llmrun.data.manifest import SPLITS, DatasetManifest
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.storage.durable import sha256_of
 
@@ -19,12 +19,12 @@ START_TOKENS = 256 * 2**20
 _READ_TOKENS = 2 * 2**20
 
 
-def within_start(manifest: Manifest) -> bool:
+def within_start(manifest: DatasetManifest) -> bool:
     """Whether a dataset is small enough to be read whole when a segment starts."""
     return sum(manifest.splits[name].tokens for name in SPLITS) <= START_TOKENS
 
 
-def contradicted_streams(directory: Path, manifest: Manifest) -> list[str]:
+def contradicted_streams(directory: Path, manifest: DatasetManifest) -> list[str]:
     """The splits whose stream digest is not that of their shards, one line each; [] if all agree.
 
     Reads every token.  Says nothing of a split with a shard that is not what the manifest says or cannot be
@@ -44,7 +44,7 @@ def contradicted_streams(directory: Path, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _stream_of(directory: Path, manifest: Manifest, name: str) -> str:
+def _stream_of(directory: Path, manifest: DatasetManifest, name: str) -> str:
     """The stream digest of a split's shards, in hex.  Raises OSError."""
     stream, dtype = StreamDigest(), DTYPES[manifest.dtype]
     for shard in manifest.splits[name].shards:
@@ -55,7 +55,7 @@ def _stream_of(directory: Path, manifest: Manifest, name: str) -> str:
     return stream.hexdigest()
 
 
-def _shards_hold(directory: Path, manifest: Manifest, name: str) -> bool:
+def _shards_hold(directory: Path, manifest: DatasetManifest, name: str) -> bool:
     """Whether every shard of a split has the sha256 that the manifest states.  Raises OSError."""
     shards = manifest.splits[name].shards
     return all(sha256_of(directory / shard.name) == shard.sha256 for shard in shards)

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.core.splitmix import splitmix64_array
-from llmrun.data.manifest import Manifest, TokenizerRecord, dtype_for, write_manifest
+from llmrun.data.manifest import DatasetManifest, TokenizerRecord, dtype_for, write_manifest
 from llmrun.data.split_files import ShardWriter
 from llmrun.storage.durable import make_directories
 
 NO_TOKENIZER = "0" * 64
 
 
-def write_random_dataset(directory: Path, vocab_size: int, n_tokens: int) -> Manifest:
+def write_random_dataset(directory: Path, vocab_size: int, n_tokens: int) -> DatasetManifest:
     """Make the dataset `directory` of `n_tokens` training tokens, uniform over the vocabulary; no validation split.
 
     The same arguments give the same tokens.
@@ -22,7 +22,7 @@ def write_random_dataset(directory: Path, vocab_size: int, n_tokens: int) -> Man
     train = ShardWriter(directory, "train", dtype, n_tokens)
     tokens = splitmix64_array(np.arange(n_tokens, dtype=np.uint64)) % np.uint64(vocab_size)
     train.append(tokens)
-    manifest = Manifest(
+    manifest = DatasetManifest(
         dtype=dtype,
         tokenizer=TokenizerRecord("byte", vocab_size, 0, None, NO_TOKENIZER),
         splits={

@@ -20,7 +20,7 @@ from llmrun.core.streams import canonical_json
 from llmrun.data.bpe_training import cut_long_words, train_in_process
 from llmrun.data.bpe_worker import END_OF_TEXT
 from llmrun.data.documents import Report, silent
-from llmrun.data.manifest import LARGEST_VOCABULARY, Manifest, TokenizerRecord
+from llmrun.data.manifest import LARGEST_VOCABULARY, DatasetManifest, TokenizerRecord
 from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_engine import Unspeakable, renumbered, text_content
 from llmrun.errors import InputError
@@ -293,7 +293,7 @@ def _end_id(engine: Any, path: Path, eot: str | None) -> int:
     )
 
 
-def load_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
+def load_tokenizer(directory: Path, manifest: DatasetManifest) -> Tokenizer:
     """The tokenizer of a dataset directory, checked against its sha256.  Raises InputError."""
     record = manifest.tokenizer
     if record.file is None:

@@ -11,17 +11,17 @@ from tempfile import TemporaryDirectory
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.core.lanes import cost_of
 from llmrun.core.windows import count_windows
-from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.synthetic import write_random_dataset
 from llmrun.errors import InputError
 from llmrun.launch.devices import UsableGpus, usable_gpus
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.failure_report import first_cause
-from llmrun.launch.torchrun import Starter, WorkerJob, Workers, worker_environment
+from llmrun.launch.torchrun import ProcessBackend, WorkerJob, Workers, worker_environment
 from llmrun.machine import cpus_usable, device_name
 from llmrun.plan.forecast import Timed, trial_size
 from llmrun.run.directory import RunDirectory
-from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.run.worker_spec import Outcome, WorkerSpec
 from llmrun.storage.durable import make_directories
 from llmrun.storage.metrics.jsonl import Row, Tail
 from llmrun.storage.metrics.names import STEP_SECONDS
@@ -51,7 +51,7 @@ def trial_config(resolved: Resolved, *, gb_tok: int, V: int, D: int, steps: int)
 
 @contextmanager
 def trial(
-    resolved: Resolved, data_path: Path | None, starter: Starter
+    resolved: Resolved, data_path: Path | None, backend: ProcessBackend
 ) -> Iterator[tuple[RunDirectory, Workers]]:
     """Started workers of a trial config; on leaving they are killed and the directory is gone.
 
@@ -66,10 +66,10 @@ def trial(
         run = RunDirectory(place / "trial")
         make_directories(run.segment_logs(SEGMENT))
         make_directories(run.checkpoints)
-        _orders(resolved, data_path).write(run.orders_file(SEGMENT))
+        _worker_spec(resolved, data_path).write(run.worker_spec_file(SEGMENT))
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor")}  # torch makes it, used or not
         environment = worker_environment(os.environ | caches, resolved.config.hardware.threads_per_rank)
-        workers = starter.start(WorkerJob(run, SEGMENT, resolved.batch.D, environment))
+        workers = backend.start(WorkerJob(run, SEGMENT, resolved.batch.D, environment))
         try:
             yield run, workers
         finally:
@@ -81,14 +81,14 @@ def usable_data(resolved: Resolved) -> Path | None:
     written = resolved.config.data.path
     if written is None or not Path(written).exists():
         return None
-    manifest: Manifest = read_manifest(Path(written))
+    manifest: DatasetManifest = read_manifest(Path(written))
     windows = count_windows(manifest.splits["train"].tokens, resolved.batch.L_ctx)
     return Path(written).resolve() if windows else None
 
 
-def _orders(resolved: Resolved, data_path: Path) -> SegmentOrders:
+def _worker_spec(resolved: Resolved, data_path: Path) -> WorkerSpec:
     """What the workers are told."""
-    return SegmentOrders(
+    return WorkerSpec(
         segment=SEGMENT,
         D=resolved.batch.D,
         from_step=0,
@@ -98,7 +98,7 @@ def _orders(resolved: Resolved, data_path: Path) -> SegmentOrders:
         parts={},
         config=resolved.config.model_dump(mode="json", by_alias=True),
         audit_tails=[],
-        twin_ledger=None,
+        reference_ledger=None,
         data_path=str(data_path),
     )
 
@@ -143,7 +143,7 @@ class Stopwatch:
         )
 
 
-def calibrate(resolved: Resolved, starter: Starter, check: Callable[[], None]) -> Timed:
+def calibrate(resolved: Resolved, backend: ProcessBackend, check: Callable[[], None]) -> Timed:
     """Train a few steps of this config here, in a temporary directory, and time them.
 
     Where the machine has fewer devices than D ranks, fewer ranks do the same work each.
@@ -156,7 +156,7 @@ def calibrate(resolved: Resolved, starter: Starter, check: Callable[[], None]) -
     watch = Stopwatch()
     meter: EnergyMeter | None = None
     energy_J: float | None = None
-    with trial(config, usable_data(resolved), starter) as (run, workers):
+    with trial(config, usable_data(resolved), backend) as (run, workers):
         for row in rows_of(run, workers, size.D, check):
             if watch.add(row):
                 meter = EnergyMeter(device, size.D)

@@ -8,7 +8,7 @@ from llmrun.config.keys import shown_key
 from llmrun.config.resolve import Resolved
 from llmrun.core.model.parameters import parameter_shapes
 from llmrun.errors import RefusedError
-from llmrun.launch.preflight import Subject
+from llmrun.launch.preflight import Preflight
 from llmrun.provenance.code import imported_of
 from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, show
 from llmrun.provenance.git import GIT_S
@@ -23,11 +23,11 @@ NAMED_MAX = 8
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """One thing that changed.  part: what `--allow` would allow; says: a readable line."""
 
     part: str
-    says: str
+    message: str
 
 
 def reference_of(record: RunRecord, step: int) -> Segment:
@@ -44,7 +44,7 @@ def fingerprint_of_segment(record: RunRecord, segment: Segment) -> Fingerprint:
 
 
 def repository_difference(
-    old_git: Mapping[str, Any], subject: Subject, check: Callable[[], None]
+    old_git: Mapping[str, Any], preflight: Preflight, check: Callable[[], None]
 ) -> RepositoryDifference:
     """How the repository differs from the one that a segment ran from.
 
@@ -52,18 +52,18 @@ def repository_difference(
     """
     if not old_git:
         return RepositoryDifference()
-    return compare_repository(old_git, subject.snapshot.git, Limits(GIT_S, check))
+    return compare_repository(old_git, preflight.snapshot.git, Limits(GIT_S, check))
 
 
 def differences_from(
-    old: Fingerprint, repository: RepositoryDifference, subject: Subject
-) -> list[Difference]:
+    old: Fingerprint, repository: RepositoryDifference, preflight: Preflight
+) -> list[RunDifference]:
     """Everything that differs between how a segment ran and `subject`, part by part."""
     found = [
-        Difference(change.part, str(replace(change, key=shown_key(change.key))))
-        for change in compare(old, subject.fingerprint)
+        RunDifference(change.part, str(replace(change, key=shown_key(change.key))))
+        for change in compare(old, preflight.fingerprint)
     ]
-    git = [Difference("code", line) for line in git_lines(repository, subject.source_files)]
+    git = [RunDifference("code", line) for line in git_lines(repository, preflight.source_files)]
     return sorted([*found, *git], key=lambda difference: PARTS.index(difference.part))
 
 
@@ -113,7 +113,7 @@ def enumerate_names(names: Sequence[str]) -> str:
 
 
 def refuse_unless_allowed(
-    differences: Sequence[Difference], allow: frozenset[str], command: str, step: int
+    differences: Sequence[RunDifference], allow: frozenset[str], command: str, step: int
 ) -> list[str]:
     """The kinds of change that are there and allowed, in order.
 
@@ -130,14 +130,14 @@ def refuse_unless_allowed(
         f"`{command} {allowing}` goes on with it, and the run records it",
     ]
     if len(refused) == 1:
-        raise RefusedError(refused[0].says, where=f"{parts[0]} changed since step {step}", hints=hints)
+        raise RefusedError(refused[0].message, where=f"{parts[0]} changed since step {step}", hints=hints)
     lines = [line for part in parts for line in part_lines(part, refused)]
     raise RefusedError(f"{' and '.join(parts)} changed since step {step}", caused_by=lines, hints=hints)
 
 
-def part_lines(part: str, differences: Sequence[Difference]) -> list[str]:
+def part_lines(part: str, differences: Sequence[RunDifference]) -> list[str]:
     """The lines of one part, cut after eight."""
-    lines = [f"{part}: {difference.says}" for difference in differences if difference.part == part]
+    lines = [f"{part}: {difference.message}" for difference in differences if difference.part == part]
     more = [f"{part}: {len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
     return lines[:NAMED_MAX] + more
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrun.config.resolve import Resolved
 from llmrun.launch.energy import EnergyMeter
-from llmrun.launch.prepared import Prepared
+from llmrun.launch.prepared import PreparedSegment
 from llmrun.machine import device_name, host_name
 from llmrun.plan.checkpoint_size import checkpoint_bytes
 from llmrun.plan.forecast import Basis, Figures, Forecast, step_from_record, work_of
@@ -25,7 +25,7 @@ SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
-class Judge:
+class ForecastKeeper:
     """Holds one segment's forecast until its end.
 
     Nothing here raises: a run does not need its forecast.  `at_end` returns as remarks what failed.
@@ -41,9 +41,9 @@ class Judge:
     remarks: Sequence[str]
 
     @classmethod
-    def at_start(cls, prepared: Prepared) -> "Judge":
+    def at_start(cls, prepared: PreparedSegment) -> "ForecastKeeper":
         """Forecast the segment and write the forecast down."""
-        run, hardware = prepared.run, prepared.subject.resolved.config.hardware
+        run, hardware = prepared.run, prepared.preflight.resolved.config.hardware
         try:
             earlier = [f for f in read_forecasts(run) if f.segment < prepared.segment.segment]
             forecast = forecast_of(prepared, forecasts_below(run.path.resolve().parent))
@@ -95,12 +95,12 @@ def machine_of(resolved: Resolved) -> dict[str, Any]:
     return {"device": device, "model": device_name(device), "host": host_name()}
 
 
-def forecast_of(prepared: Prepared, history: Sequence[Forecast]) -> Forecast:
+def forecast_of(prepared: PreparedSegment, history: Sequence[Forecast]) -> Forecast:
     """What is planned for a segment.  history: forecasts of earlier runs."""
-    resolved, segment = prepared.subject.resolved, prepared.segment
+    resolved, segment = prepared.preflight.resolved, prepared.segment
     machine, work = machine_of(resolved), work_of(resolved)
     plan = make_plan(resolved)
-    steps = prepared.orders.until_step - segment.from_step
+    steps = prepared.worker_spec.until_step - segment.from_step
     step_s, basis = step_time(plan, step_from_record(history, machine, work))
     watts = plan.costs.watts
     time_s = None if step_s is None else step_s * steps

@@ -12,22 +12,22 @@ from llmrun.config.load import LoadedConfig
 from llmrun.config.schema import NAME_PATTERN
 from llmrun.data.order_file import prepare_order_file
 from llmrun.errors import InputError, RefusedError
-from llmrun.launch.options import Wishes
-from llmrun.launch.preflight import Material, Say, Subject, data_recorded, examine, find_material
+from llmrun.launch.options import LaunchOptions
+from llmrun.launch.preflight import Notify, Preflight, RunInputs, data_recorded, examine, find_run_inputs
 from llmrun.launch.prepared import (
-    Prepared,
+    PreparedSegment,
     check_devices,
     check_shared_memory,
     check_space,
+    find_reference_run,
     last_step,
     open_segment,
-    orders_for,
-    twin_of,
     windows_and_entries,
+    worker_spec_for,
 )
 from llmrun.launch.reference_run import baseline_for
-from llmrun.launch.torchrun import Starter
-from llmrun.launch.unwritable import said_as
+from llmrun.launch.torchrun import ProcessBackend
+from llmrun.launch.unwritable import os_error_as
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, is_left_behind
 from llmrun.run.record import RunRecord, now_utc
@@ -54,39 +54,44 @@ def check_identity(identity: str) -> None:
 
 
 def prepare_fresh(
-    loaded: LoadedConfig, identity: str | None, wishes: Wishes, starter: Starter, stop: StopRequest, say: Say
-) -> Prepared:
+    loaded: LoadedConfig,
+    identity: str | None,
+    options: LaunchOptions,
+    backend: ProcessBackend,
+    stop: StopRequest,
+    notify: Notify,
+) -> PreparedSegment:
     """A new run, ready to start.
 
     identity: the directory's name; None makes one of the config's name, the time and four hex digits.
     Raises ConfigError, InputError, RefusedError, PreemptedError; then nothing was left behind.
     """
-    material = find_material(loaded, [Path.cwd()])
-    config = material.resolved.config
-    until = last_step(material.resolved.batch.steps, wishes.until)
-    check_devices(material.resolved)
-    check_shared_memory(material.resolved)
+    inputs = find_run_inputs(loaded, [Path.cwd()])
+    config = inputs.resolved.config
+    until = last_step(inputs.resolved.batch.steps, options.until)
+    check_devices(inputs.resolved)
+    check_shared_memory(inputs.resolved)
     runs_dir = Path(config.runs_dir)
     name = identity or run_id(config.name, datetime.now().astimezone())
     final = RunDirectory(runs_dir / name)
     refuse_taken(final)
-    with said_as(RefusedError, runs_dir):
+    with os_error_as(RefusedError, runs_dir):
         draft = draft_directory(runs_dir, name)
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
-            check_space(draft, material.resolved, runs_dir)
-            subject = examine(material, runs_dir, starter, stop.check, say=say)
-            twin = twin_of(final, [], subject, [Path.cwd()], say)
-            baseline = baseline_for(subject, final, [Path.cwd()], say)
-            record = write_draft(draft, name, subject, baseline)
+            check_space(draft, inputs.resolved, runs_dir)
+            preflight = examine(inputs, runs_dir, backend, stop.check, notify=notify)
+            reference_run = find_reference_run(final, [], preflight, [Path.cwd()], notify)
+            baseline = baseline_for(preflight, final, [Path.cwd()], notify)
+            record = write_draft(draft, name, preflight, baseline)
             stop.hold()
             commit(draft, final)
-    for remark in subject.remarks:
-        say(remark)
-    segment = open_segment(1, subject, subject.fingerprint, from_step=0, checkpoint=None)
-    orders = orders_for(segment, subject, until, [], twin, baseline, lock)
-    return Prepared(final, lock, record, segment, orders, subject)
+    for remark in preflight.remarks:
+        notify(remark)
+    segment = open_segment(1, preflight, preflight.fingerprint, from_step=0, checkpoint=None)
+    worker_spec = worker_spec_for(segment, preflight, until, [], reference_run, baseline, lock)
+    return PreparedSegment(final, lock, record, segment, worker_spec, preflight)
 
 
 @contextmanager
@@ -177,31 +182,31 @@ def taken(run: RunDirectory) -> RefusedError:
     )
 
 
-def write_draft(draft: RunDirectory, name: str, subject: Subject, baseline: Baseline | None) -> RunRecord:
+def write_draft(draft: RunDirectory, name: str, preflight: Preflight, baseline: Baseline | None) -> RunRecord:
     """All files of a new run, run.json last."""
-    material = subject.material
-    replace_text(draft.config_file, dump_yaml(material.resolved.config))
-    subject.snapshot.write(draft.provenance)
-    replace_json(draft.provenance / "data.json", data_recorded(material))
-    write_order(draft, material)
+    inputs = preflight.inputs
+    replace_text(draft.config_file, dump_yaml(inputs.resolved.config))
+    preflight.snapshot.write(draft.provenance)
+    replace_json(draft.provenance / "data.json", data_recorded(inputs))
+    write_order(draft, inputs)
     if baseline is not None:
         baseline.write(draft.baseline_file)
     record = RunRecord(
         identity=name,
         created=now_utc(),
         status="created",
-        steps=material.resolved.batch.steps,
-        config=material.resolved.config.model_dump(mode="json", by_alias=True),
-        fingerprint=subject.fingerprint.as_json(),
-        git=subject.snapshot.git.identity(),
+        steps=inputs.resolved.batch.steps,
+        config=inputs.resolved.config.model_dump(mode="json", by_alias=True),
+        fingerprint=preflight.fingerprint.as_json(),
+        git=preflight.snapshot.git.identity(),
         working_directory=str(Path.cwd()),
     )
     record.write(draft.record_file)
     return record
 
 
-def write_order(run: RunDirectory, material: Material) -> str:
+def write_order(run: RunDirectory, inputs: RunInputs) -> str:
     """Have a sound order file where the config wants one."""
-    config = material.resolved.config
-    windows, entries = windows_and_entries(material)
+    config = inputs.resolved.config
+    windows, entries = windows_and_entries(inputs)
     return prepare_order_file(run.path, config.data.order_file, config.seed, windows, entries)

@@ -10,7 +10,7 @@ from llmrun.text import command
 
 
 @dataclass(frozen=True)
-class Wishes:
+class LaunchOptions:
     """One command line.
 
     overrides: `--set` values, `a.b=c`.
@@ -47,13 +47,13 @@ class Wishes:
         return replace(self, overrides=tuple(rest), D=D)
 
 
-def wishes_of(
+def launch_options(
     overrides: Sequence[str],
     allow: Iterable[str],
     until: int | None,
     D: int | None = None,
     start: str | None = None,
-) -> Wishes:
+) -> LaunchOptions:
     """The wishes of a command line.  Raises InputError where a word is not known or a number out of range."""
     kinds = frozenset(allow)
     unknown = sorted(kinds - set(PARTS))
@@ -65,7 +65,7 @@ def wishes_of(
         raise InputError(f"--until {until} is before the first step", hints=["steps count from 1"])
     if D is not None and D < 1:
         raise InputError(f"--D {D} is no number of ranks", hints=["any D from 1 to V will do"])
-    return Wishes(tuple(overrides), kinds, until, D, _start(start))
+    return LaunchOptions(tuple(overrides), kinds, until, D, _start(start))
 
 
 def _start(text: str | None) -> int | Literal["newest", "best"]:

@@ -19,11 +19,14 @@ from llmrun.run.directory import RunDirectory
 GONE_WITHIN_S = 60.0
 POLL_S = 0.05
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def wait_for_leftovers(
-    run: RunDirectory, say: Say, check: Callable[[], None] | None = None, within_s: float = GONE_WITHIN_S
+    run: RunDirectory,
+    notify: Notify,
+    check: Callable[[], None] | None = None,
+    within_s: float = GONE_WITHIN_S,
 ) -> None:
     """Return when no process on this host works for `run` any more.  To be called with the run's lock held.
 
@@ -32,7 +35,7 @@ def wait_for_leftovers(
     """
     left = leftovers(run)
     if left:
-        say(f"waiting for the processes of the segment before: PID {numbers_of(left)}")
+        notify(f"waiting for the processes of the segment before: PID {numbers_of(left)}")
     deadline = time.monotonic() + within_s
     while left and time.monotonic() < deadline:
         if check is not None:

@@ -9,35 +9,42 @@ from pathlib import Path
 from llmrun.config.dump import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
-from llmrun.data.manifest import MANIFEST_NAME, Manifest, facts, fingerprint_of, read_manifest, recorded_of
+from llmrun.data.manifest import (
+    MANIFEST_NAME,
+    DatasetManifest,
+    facts,
+    fingerprint_of,
+    read_manifest,
+    recorded_of,
+)
 from llmrun.data.stream_check import START_TOKENS, contradicted_streams, within_start
 from llmrun.errors import ConfigError, InputError, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
-from llmrun.launch.torchrun import Probe, Starter, worker_environment
+from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
 from llmrun.launch.unwritable import attempting
 from llmrun.plan.hardware import accelerator_named, read_rows
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.packages import PackageQuestion
 from llmrun.provenance.questions import GitQuestion, wait_for
-from llmrun.provenance.snapshot import Snapshot, take_snapshot
+from llmrun.provenance.snapshot import ProvenanceSnapshot, take_snapshot
 from llmrun.run.origin import Origin
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 """Tells the user one line while things are prepared."""
 
 
 @dataclass(frozen=True)
-class Material:
+class RunInputs:
     """A resolved config and the dataset that it names."""
 
     resolved: Resolved
     data_path: Path
-    manifest: Manifest
+    manifest: DatasetManifest
 
 
 @dataclass(frozen=True)
-class Subject:
+class Preflight:
     """Everything that a fingerprint speaks about, as it is here and now.
 
     environment:  variables of the workers.
@@ -45,10 +52,10 @@ class Subject:
     streams_compared: whether the dataset's stream digests were computed again from its shards.
     """
 
-    material: Material
+    inputs: RunInputs
     environment: Mapping[str, str]
     fingerprint: Fingerprint
-    snapshot: Snapshot
+    snapshot: ProvenanceSnapshot
     source_files: Mapping[str, str]
     streams_compared: bool
 
@@ -60,17 +67,17 @@ class Subject:
             return missing
         unread = (
             f"the dataset has more than {START_TOKENS:,} tokens: its stream digests are not compared with its "
-            f"shards at a start; `llmrun data check {self.material.data_path}` compares them"
+            f"shards at a start; `llmrun data check {self.inputs.data_path}` compares them"
         )
         return [*missing, unread]
 
     @property
     def resolved(self) -> Resolved:
         """The resolved config."""
-        return self.material.resolved
+        return self.inputs.resolved
 
 
-def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
+def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
     """Resolve a config with its dataset and this machine.
 
     bases: directories that a relative `data.path` may start from, in order.
@@ -78,9 +85,9 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
     """
     written = loaded.config.data.path
     if written is None:
-        says = "data.path is not given: a run needs a dataset"
+        message = "data.path is not given: a run needs a dataset"
         hint = "make one: `llmrun data prepare TEXT… --out DIR`, then `--set data.path=DIR`"
-        raise ConfigError(loaded.source, [Problem(says, "data.path", loaded.source, hint)])
+        raise ConfigError(loaded.source, [Problem(message, "data.path", loaded.source, hint)])
     data_path = next((base / written for base in bases if (base / written).exists()), bases[0] / written)
     where = loaded.locations.get("data.path", loaded.source)
     if not data_path.exists():
@@ -99,7 +106,7 @@ def find_material(loaded: LoadedConfig, bases: Sequence[Path]) -> Material:
     refuse_unusable(device, gpus)
     resolved = resolve(loaded, facts(manifest), MachineFacts(gpus.count), for_training=True)
     check_accelerator(loaded)
-    return Material(resolved, data_path.resolve(), manifest)
+    return RunInputs(resolved, data_path.resolve(), manifest)
 
 
 def check_accelerator(loaded: LoadedConfig) -> None:
@@ -117,13 +124,13 @@ def check_accelerator(loaded: LoadedConfig) -> None:
 
 
 def examine(
-    material: Material,
+    inputs: RunInputs,
     runs_dir: Path,
-    starter: Starter,
+    backend: ProcessBackend,
     check: Callable[[], None],
     origin: Origin | None = None,
-    say: Say | None = None,
-) -> Subject:
+    notify: Notify | None = None,
+) -> Preflight:
     """Ask a worker's own environment, the repository and pip, all at once.
 
     origin: what the run begins with, if it was migrated.
@@ -131,19 +138,19 @@ def examine(
     say: tells the user what is waited for, if it takes long.
     Raises RefusedError where a worker could not start here, or if dataset.json contradicts its shards.
     """
-    config = material.resolved.config
-    reads_streams = config.data.verify == "always" and within_start(material.manifest)
-    threads, ranks = config.hardware.threads_per_rank, material.resolved.batch.D
+    config = inputs.resolved.config
+    reads_streams = config.data.verify == "always" and within_start(inputs.manifest)
+    threads, ranks = config.hardware.threads_per_rank, inputs.resolved.batch.D
     environment = worker_environment(os.environ, threads, ranks)
     with attempting("ask pip for the installed packages"):
         packages = PackageQuestion()
-    git = GitQuestion(Path.cwd(), [runs_dir, material.data_path], spool=runs_dir)
-    streams = StreamQuestion(material) if reads_streams else None
+    git = GitQuestion(Path.cwd(), [runs_dir, inputs.data_path], spool=runs_dir)
+    streams = StreamQuestion(inputs) if reads_streams else None
     try:
         with attempting("start the probe of the workers' environment"):
-            probe = starter.probe(config.hardware.device, environment, check)
-        check_torch_has(material.resolved, probe)
-        wait_for([git, packages], check, say)
+            probe = backend.probe(config.hardware.device, environment, check)
+        check_torch_has(inputs.resolved, probe)
+        wait_for([git, packages], check, notify)
         state = git.answer().with_untracked(probe.source_files)
         snapshot = take_snapshot(state, packages.answer(), probe.environment, probe.recorded, environment)
     finally:
@@ -154,20 +161,20 @@ def examine(
     fingerprint = Fingerprint(
         {
             "config": numeric_fields(config),
-            "data": fingerprint_of(material.manifest),
+            "data": fingerprint_of(inputs.manifest),
             "code": code_preimage(probe.source_files),
             "environment": dict(probe.environment),
         }
     )
-    subject = Subject(material, environment, fingerprint, snapshot, probe.source_files, reads_streams)
-    return with_origin(subject, origin)
+    preflight = Preflight(inputs, environment, fingerprint, snapshot, probe.source_files, reads_streams)
+    return with_origin(preflight, origin)
 
 
 class StreamQuestion:
     """Reads a dataset on a thread of its own while the probe and pip are waited for."""
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
+    def __init__(self, inputs: RunInputs) -> None:
+        self._material = inputs
         self._lines: list[str] = []
         self._thread = threading.Thread(target=self._read, daemon=True, name="streams")
         self._thread.start()
@@ -209,15 +216,15 @@ def check_torch_has(resolved: Resolved, probe: Probe) -> None:
         )
 
 
-def with_origin(subject: Subject, origin: Origin | None) -> Subject:
+def with_origin(preflight: Preflight, origin: Origin | None) -> Preflight:
     """The subject of a run that begins with a migrated state: that decides bits, so it is in the fingerprint."""
     if origin is None:
-        return subject
-    preimages = dict(subject.fingerprint.preimages)
+        return preflight
+    preimages = dict(preflight.fingerprint.preimages)
     preimages["config"] = {**preimages["config"], "origin": origin.as_json()}
-    return replace(subject, fingerprint=Fingerprint(preimages))
+    return replace(preflight, fingerprint=Fingerprint(preimages))
 
 
-def data_recorded(material: Material) -> dict[str, object]:
+def data_recorded(inputs: RunInputs) -> dict[str, object]:
     """What is recorded beside the data's part of the fingerprint: shards and recipe."""
-    return recorded_of(material.manifest)
+    return recorded_of(inputs.manifest)

@@ -10,7 +10,7 @@ from llmrun.config.resolve import Resolved
 from llmrun.core.model.parameters import count_parameters
 from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
 from llmrun.launch.devices import usable_gpus
-from llmrun.launch.preflight import Material, Say, Subject
+from llmrun.launch.preflight import Notify, Preflight, RunInputs
 from llmrun.launch.reference_run import find_twin, named_twin
 from llmrun.machine import SHARED_MEMORY, host_name, shared_memory_bytes
 from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
@@ -18,7 +18,7 @@ from llmrun.provenance.fingerprint import Fingerprint, differing_preimages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.record import RunRecord, Segment, now_utc
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.space import preflight
 from llmrun.storage.metrics.loss_band import Baseline
 
@@ -29,11 +29,11 @@ class NothingToDo:
 
     run: RunDirectory
     record: RunRecord
-    says: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSegment:
     """A segment whose workers can start.
 
     lock:   held; whoever runs the segment releases it.
@@ -44,8 +44,8 @@ class Prepared:
     lock: RunLock
     record: RunRecord
     segment: Segment
-    orders: SegmentOrders
-    subject: Subject
+    worker_spec: WorkerSpec
+    preflight: Preflight
 
 
 def check_devices(resolved: Resolved) -> None:
@@ -107,7 +107,7 @@ def last_step(steps: int, until: int | None) -> int:
 
 def open_segment(
     number: int,
-    subject: Subject,
+    preflight: Preflight,
     of_run: Fingerprint,
     *,
     from_step: int,
@@ -120,7 +120,7 @@ def open_segment(
     """The record of a segment that is about to start."""
     return Segment(
         segment=number,
-        D=subject.resolved.batch.D,
+        D=preflight.resolved.batch.D,
         from_step=from_step,
         to_step=None,
         started=now_utc(),
@@ -129,10 +129,10 @@ def open_segment(
         allowed=list(allowed),
         changes=list(changes),
         overrides=list(overrides),
-        fingerprint=subject.fingerprint.digest,
-        parts=subject.fingerprint.parts,
-        preimages=differing_preimages(of_run, subject.fingerprint),
-        git=subject.snapshot.git.identity(),
+        fingerprint=preflight.fingerprint.digest,
+        parts=preflight.fingerprint.parts,
+        preimages=differing_preimages(of_run, preflight.fingerprint),
+        git=preflight.snapshot.git.identity(),
         host=host_name(),
         proven_steps=0,
         checkpoint=checkpoint,
@@ -140,17 +140,17 @@ def open_segment(
     )
 
 
-def orders_for(
+def worker_spec_for(
     segment: Segment,
-    subject: Subject,
+    preflight: Preflight,
     until_step: int,
     audit_tails: Sequence[str],
-    twin: RunDirectory | None,
+    reference_run: RunDirectory | None,
     baseline: Baseline | None,
     lock: RunLock,
-) -> SegmentOrders:
+) -> WorkerSpec:
     """What the workers of a segment are told."""
-    return SegmentOrders(
+    return WorkerSpec(
         segment=segment.segment,
         D=segment.D,
         from_step=segment.from_step,
@@ -158,13 +158,13 @@ def orders_for(
         until_step=until_step,
         fingerprint=segment.fingerprint,
         parts=segment.parts,
-        config=subject.resolved.config.model_dump(mode="json", by_alias=True),
+        config=preflight.resolved.config.model_dump(mode="json", by_alias=True),
         audit_tails=list(audit_tails),
-        twin_ledger=None if twin is None else str(twin.ledger_file.resolve()),
-        data_path=str(subject.material.data_path),
+        reference_ledger=None if reference_run is None else str(reference_run.ledger_file.resolve()),
+        data_path=str(preflight.inputs.data_path),
         baseline=baseline is not None,
-        preimages=checked_by_workers(subject.fingerprint),
-        mapped_files=dict(subject.snapshot.environment["recorded"].get("mapped_files", {})),
+        preimages=checked_by_workers(preflight.fingerprint),
+        mapped_files=dict(preflight.snapshot.environment["recorded"].get("mapped_files", {})),
         token=lock.owner.token,
     )
 
@@ -174,41 +174,45 @@ def checked_by_workers(fingerprint: Fingerprint) -> dict[str, Any]:
     return {part: dict(fingerprint.preimages[part]) for part in ("code", "environment")}
 
 
-def promises_bits(subject: Subject) -> bool:
+def promises_bits(preflight: Preflight) -> bool:
     """Whether equal fingerprints must give equal bits: only then is a difference a finding."""
-    return subject.resolved.config.reproducibility.mode == "bitwise"
+    return preflight.resolved.config.reproducibility.mode == "bitwise"
 
 
-def twin_of(
-    run: RunDirectory, segments: Sequence[Segment], subject: Subject, bases: Sequence[Path], say: Say
+def find_reference_run(
+    run: RunDirectory,
+    segments: Sequence[Segment],
+    preflight: Preflight,
+    bases: Sequence[Path],
+    notify: Notify,
 ) -> RunDirectory | None:
     """The earlier run to compare with, where the config wants one and this run's history is comparable.
 
     segments: those that this run has had.  bases: directories that a relative path may start from.
     Raises InputError or RefusedError where the config names a run that cannot be compared with.
     """
-    wanted, digest = subject.resolved.config.reproducibility.compare_with, subject.fingerprint.digest
-    if wanted == "none" or not promises_bits(subject):
+    wanted, digest = preflight.resolved.config.reproducibility.compare_with, preflight.fingerprint.digest
+    if wanted == "none" or not promises_bits(preflight):
         return None
     comparable = all(segment.fingerprint == digest for segment in segments)
     if wanted != "auto":
-        twin: RunDirectory | None = named_twin(wanted, subject.fingerprint, run, bases)
+        reference_run: RunDirectory | None = named_twin(wanted, preflight.fingerprint, run, bases)
         if not comparable:
-            say(f"nothing is compared with {wanted}: earlier segments of this run had another fingerprint")
+            notify(f"nothing is compared with {wanted}: earlier segments of this run had another fingerprint")
     else:
-        twin = find_twin(run.path.resolve().parent, digest, run) if comparable else None
-    if twin is None or not comparable:
+        reference_run = find_twin(run.path.resolve().parent, digest, run) if comparable else None
+    if reference_run is None or not comparable:
         return None
-    stops = subject.resolved.config.reproducibility.on_difference == "stop"
+    stops = preflight.resolved.config.reproducibility.on_difference == "stop"
     then = ", and the first difference stops this run" if stops else ""
-    say(f"{twin.name} has the same fingerprint: every step will be compared with it{then}")
-    return twin
+    notify(f"{reference_run.name} has the same fingerprint: every step will be compared with it{then}")
+    return reference_run
 
 
-def windows_and_entries(material: Material) -> tuple[int, int]:
+def windows_and_entries(inputs: RunInputs) -> tuple[int, int]:
     """Windows of the training split, and entries of the order that the whole run reads."""
     from llmrun.core.windows import count_windows
 
-    batch = material.resolved.batch
-    windows = count_windows(material.manifest.splits["train"].tokens, batch.L_ctx)
+    batch = inputs.resolved.batch
+    windows = count_windows(inputs.manifest.splits["train"].tokens, batch.L_ctx)
     return windows, batch.steps * batch.M * batch.sequences

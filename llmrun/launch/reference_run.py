@@ -8,7 +8,7 @@ import numpy as np
 
 from llmrun.config.keys import shown_key
 from llmrun.errors import DamagedError, InputError, LlmrunError, RefusedError
-from llmrun.launch.preflight import Say, Subject
+from llmrun.launch.preflight import Notify, Preflight
 from llmrun.launch.unwritable import attempting
 from llmrun.provenance.fingerprint import Fingerprint, compare, leaf_differences
 from llmrun.run.directory import RunDirectory, runs_below
@@ -116,7 +116,7 @@ SHOWN_MAX = 6
 
 
 def baseline_for(
-    subject: Subject, run: RunDirectory, bases: Sequence[Path], say: Say, kept: Path | None = None
+    preflight: Preflight, run: RunDirectory, bases: Sequence[Path], notify: Notify, kept: Path | None = None
 ) -> Baseline | None:
     """The baseline that the config asks for; None where it asks for none.
 
@@ -126,7 +126,7 @@ def baseline_for(
            band stays what it was, and nothing of the baseline's runs is needed any more.
     Raises InputError where the runs are not there, too few, without metrics, or of another batch size.
     """
-    asked = subject.resolved.config.monitor.baseline
+    asked = preflight.resolved.config.monitor.baseline
     if not asked:
         return None
     if kept is not None and kept.exists():
@@ -148,19 +148,19 @@ def baseline_for(
             ],
         )
     records = [believed_record(found) for found in runs]
-    check_batches(records, subject)
-    for line in notes(records, subject):
-        say(line)
+    check_batches(records, preflight)
+    for line in notes(records, preflight):
+        notify(line)
     with attempting("read the metrics of the baseline's runs"):
         curves = curves_of(runs)
     baseline = Baseline(asked, tuple(record.identity for record in records), band_of(curves))
     band = baseline.band
-    say(
+    notify(
         f"baseline: {band.n} runs, {band.steps:,} steps; the smoothed loss is watched against their noise band"
     )
-    steps = subject.resolved.batch.steps
+    steps = preflight.resolved.batch.steps
     if band.steps < steps:
-        say(f"the shortest run of the baseline ends at step {band.steps:,}: later steps are not watched")
+        notify(f"the shortest run of the baseline ends at step {band.steps:,}: later steps are not watched")
     return baseline
 
 
@@ -180,9 +180,9 @@ def curves_of(runs: Sequence[RunDirectory]) -> list[np.ndarray]:
     return curves
 
 
-def check_batches(records: Sequence[RunRecord], subject: Subject) -> None:
+def check_batches(records: Sequence[RunRecord], preflight: Preflight) -> None:
     """A step must be the same number of tokens everywhere.  Raises InputError."""
-    GB_tok = subject.resolved.config.batch.gb_tok
+    GB_tok = preflight.resolved.config.batch.gb_tok
     for record in records:
         found = record.config["batch"]["GB_tok"]
         if found != GB_tok:
@@ -193,9 +193,9 @@ def check_batches(records: Sequence[RunRecord], subject: Subject) -> None:
             )
 
 
-def notes(records: Sequence[RunRecord], subject: Subject) -> list[str]:
+def notes(records: Sequence[RunRecord], preflight: Preflight) -> list[str]:
     """What differs between the baseline's runs and this one beside the seed: it may be meant, or a mistake."""
-    own = subject.fingerprint.preimages
+    own = preflight.fingerprint.preimages
     found: set[str] = set()
     for record in records:
         theirs: dict[str, Any] = record.fingerprint["preimages"]

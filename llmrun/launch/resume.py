@@ -28,27 +28,27 @@ from llmrun.launch.changes import (
     repository_difference,
 )
 from llmrun.launch.fresh import write_order
-from llmrun.launch.options import Wishes
+from llmrun.launch.options import LaunchOptions
 from llmrun.launch.orphans import wait_for_leftovers
-from llmrun.launch.preflight import Material, Say, Subject, examine, find_material
+from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs
 from llmrun.launch.prepared import (
     NothingToDo,
-    Prepared,
+    PreparedSegment,
     check_devices,
     check_shared_memory,
     check_space,
+    find_reference_run,
     last_step,
     open_segment,
-    orders_for,
     promises_bits,
-    twin_of,
+    worker_spec_for,
 )
 from llmrun.launch.reference_run import baseline_for
 from llmrun.launch.resume_config import GoingOn, config_of, go_on_with_config, go_on_with_segment
 from llmrun.launch.rollback import check_ledger, rewind, tails_to_audit
 from llmrun.launch.select_checkpoint import Start, choose_start
-from llmrun.launch.torchrun import Starter
-from llmrun.launch.unwritable import said_as
+from llmrun.launch.torchrun import ProcessBackend
+from llmrun.launch.unwritable import os_error_as
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import believed_record
@@ -61,7 +61,7 @@ from llmrun.storage.ledger.reader import LedgerReader
 
 
 @dataclass(frozen=True)
-class Command:
+class ResumeCommand:
     """How the user would type it again, for hints; config: CONFIG of `llmrun train CONFIG --run ID`."""
 
     text: str
@@ -70,26 +70,28 @@ class Command:
 
 def prepare_resume(
     run: RunDirectory,
-    wishes: Wishes,
-    command: Command,
-    starter: Starter,
+    options: LaunchOptions,
+    command: ResumeCommand,
+    backend: ProcessBackend,
     stop: StopRequest,
-    say: Say,
+    notify: Notify,
     progress: Progress | None = None,
-) -> Prepared | NothingToDo:
+) -> PreparedSegment | NothingToDo:
     """The next segment of a run, ready to start, or why there is none.
 
     progress: told how many bytes of checkpoints were verified.
     Raises InputError, ConfigError, RefusedError, PreemptedError; then the run is as it was, except that a
     segment that a killed launcher left open is closed.
     """
-    lock = RunLock.acquire(run.lock_file, say=say)
+    lock = RunLock.acquire(run.lock_file, notify=notify)
     try:
         if lock.taken_over is not None:
-            say(lock.taken_over)
-        with said_as(RefusedError, run.path):
-            wait_for_leftovers(run, say, stop.check)
-            ready = _prepare(run, lock, wishes.with_D_of_overrides(), command, starter, stop, say, progress)
+            notify(lock.taken_over)
+        with os_error_as(RefusedError, run.path):
+            wait_for_leftovers(run, notify, stop.check)
+            ready = _prepare(
+                run, lock, options.with_D_of_overrides(), command, backend, stop, notify, progress
+            )
     except BaseException:
         lock.release()
         raise
@@ -101,52 +103,52 @@ def prepare_resume(
 def _prepare(
     run: RunDirectory,
     lock: RunLock,
-    wishes: Wishes,
-    command: Command,
-    starter: Starter,
+    options: LaunchOptions,
+    command: ResumeCommand,
+    backend: ProcessBackend,
     stop: StopRequest,
-    say: Say,
+    notify: Notify,
     progress: Progress | None,
-) -> Prepared | NothingToDo:
+) -> PreparedSegment | NothingToDo:
     """The steps of a resume in their order."""
-    record = close_open_segment(run, believed_record(run), say)
-    start = choose_start(run, wishes.start, say, progress, record.saved_step)
-    plain = wishes.start == "newest" and not wishes.overrides and not command.config
+    record = close_open_segment(run, believed_record(run), notify)
+    start = choose_start(run, options.start, notify, progress, record.saved_step)
+    plain = options.start == "newest" and not options.overrides and not command.config
     if plain and record.status == "finished" and start.step == record.steps:
         return finished(run, record, start.step, record.steps)
     reference = reference_of(record, start.step) if record.segments else None
     going_on = (
-        go_on_with_segment(run, record, reference, wishes, say)
+        go_on_with_segment(run, record, reference, options, notify)
         if command.config is None
-        else go_on_with_config(run, record, wishes, command.config)
+        else go_on_with_config(run, record, options, command.config)
     )
-    material = material_of(record, going_on)
-    steps = material.resolved.batch.steps
-    last = last_step(steps, wishes.until)
+    inputs = material_of(record, going_on)
+    steps = inputs.resolved.batch.steps
+    last = last_step(steps, options.until)
     written = config_of(run, record, reference) or record.config
     if start.step >= last:
-        refuse_lost_settings(record, written, material.resolved, start.step, command)
+        refuse_lost_settings(record, written, inputs.resolved, start.step, command)
         if start.step >= steps:
             return finished(run, record, start.step, steps)
         return NothingToDo(run, record, f"{run.name} stands at step {start.step:,} already")
     if start.checkpoint is not None:
-        refuse_other_architecture(start.checkpoint, material.resolved, written)
+        refuse_other_architecture(start.checkpoint, inputs.resolved, written)
     check_ledger(run, start)
-    check_shared_memory(material.resolved)
-    check_space(run, material.resolved, run.checkpoints)
-    subject = examine(material, run.path.resolve().parent, starter, stop.check, origin_of(run), say)
-    for remark in subject.remarks:
-        say(remark)
-    allowed, changes = compare(run, record, reference, start, subject, wishes, command, stop, say)
+    check_shared_memory(inputs.resolved)
+    check_space(run, inputs.resolved, run.checkpoints)
+    preflight = examine(inputs, run.path.resolve().parent, backend, stop.check, origin_of(run), notify)
+    for remark in preflight.remarks:
+        notify(remark)
+    allowed, changes = compare(run, record, reference, start, preflight, options, command, stop, notify)
     bases = [Path.cwd(), Path(record.working_directory)]
-    for line in rate_lines(written, material.resolved, start.step):
-        say(line)
-    twin = twin_of(run, record.segments, subject, bases, say)
-    baseline = baseline_for(subject, run, bases, say, kept=run.baseline_file)
+    for line in rate_lines(written, inputs.resolved, start.step):
+        notify(line)
+    reference_run = find_reference_run(run, record.segments, preflight, bases, notify)
+    baseline = baseline_for(preflight, run, bases, notify, kept=run.baseline_file)
     stop.hold()
     segment = open_segment(
         len(record.segments) + 1,
-        subject,
+        preflight,
         Fingerprint.of_json(record.fingerprint),
         from_step=start.step,
         checkpoint=start.name,
@@ -156,19 +158,19 @@ def _prepare(
         edits=going_on.edits,
     )
     lock.refuse_if_lost()
-    write_order(run, material)  # what a full disk refuses comes before anything is cut back
-    subject.snapshot.write(run.segment_provenance(segment.segment))
+    write_order(run, inputs)  # what a full disk refuses comes before anything is cut back
+    preflight.snapshot.write(run.segment_provenance(segment.segment))
     if baseline is not None:
         baseline.write(run.baseline_file)
-    rewind(run, start, segment, say)
-    audited = tails_to_audit(run, record, reference, segment) if promises_bits(subject) else []
+    rewind(run, start, segment, notify)
+    audited = tails_to_audit(run, record, reference, segment) if promises_bits(preflight) else []
     record = replace(record, steps=steps)  # an allowed change of T_tokens moves the horizon
-    orders = orders_for(segment, subject, last, audited, twin, baseline, lock)
-    return Prepared(run, lock, record, segment, orders, subject)
+    worker_spec = worker_spec_for(segment, preflight, last, audited, reference_run, baseline, lock)
+    return PreparedSegment(run, lock, record, segment, worker_spec, preflight)
 
 
 def refuse_lost_settings(
-    record: RunRecord, written: Mapping[str, Any], resolved: Resolved, step: int, command: Command
+    record: RunRecord, written: Mapping[str, Any], resolved: Resolved, step: int, command: ResumeCommand
 ) -> None:
     """Refuse settings that a run with no step left cannot use, rather than drop them.
 
@@ -240,7 +242,7 @@ def finished(run: RunDirectory, record: RunRecord, step: int, steps: int) -> Not
     return NothingToDo(run, record, f"{run.name} is finished: {steps:,} of {steps:,} steps")
 
 
-def close_open_segment(run: RunDirectory, record: RunRecord, say: Say) -> RunRecord:
+def close_open_segment(run: RunDirectory, record: RunRecord, notify: Notify) -> RunRecord:
     """Write down the end of a segment whose launcher was killed before it could."""
     last = record.last
     if last is None or last.why is not None:
@@ -248,7 +250,7 @@ def close_open_segment(run: RunDirectory, record: RunRecord, say: Say) -> RunRec
     step = recorded_step(run, last.from_step)
     closed = record.closed("killed", step)
     closed.write(run.record_file)
-    say(f"segment {last.segment} ended without a word at step {step:,}: its launcher was killed")
+    notify(f"segment {last.segment} ended without a word at step {step:,}: its launcher was killed")
     return closed
 
 
@@ -260,13 +262,13 @@ def recorded_step(run: RunDirectory, at_least: int) -> int:
         return at_least
 
 
-def material_of(record: RunRecord, going_on: GoingOn) -> Material:
+def material_of(record: RunRecord, going_on: GoingOn) -> RunInputs:
     """The config to go on with, resolved for its ranks, and its dataset."""
-    material = find_material(going_on.loaded, [Path.cwd(), Path(record.working_directory)])
-    if going_on.D is not None and going_on.D != material.resolved.batch.D:
-        material = replace(material, resolved=resolve_for_D(material.resolved, going_on.D))
-    check_devices(material.resolved)
-    return material
+    inputs = find_run_inputs(going_on.loaded, [Path.cwd(), Path(record.working_directory)])
+    if going_on.D is not None and going_on.D != inputs.resolved.batch.D:
+        inputs = replace(inputs, resolved=resolve_for_D(inputs.resolved, going_on.D))
+    check_devices(inputs.resolved)
+    return inputs
 
 
 def compare(
@@ -274,11 +276,11 @@ def compare(
     record: RunRecord,
     reference: Segment | None,
     start: Start,
-    subject: Subject,
-    wishes: Wishes,
-    command: Command,
+    preflight: Preflight,
+    options: LaunchOptions,
+    command: ResumeCommand,
     stop: StopRequest,
-    say: Say,
+    notify: Notify,
 ) -> tuple[list[str], list[str]]:
     """Refuse what changed and was not allowed.  Returns the kinds allowed and all changes as lines.
 
@@ -289,13 +291,13 @@ def compare(
         old, git = Fingerprint.of_json(record.fingerprint), record.git
     else:
         old, git = fingerprint_of_segment(record, reference), reference.git
-    repository = repository_difference(git, subject, stop.check)
-    differences = differences_from(old, repository, subject)
-    allowed = refuse_unless_allowed(differences, wishes.allow, command.text, start.step)
-    config = subject.resolved.config.model_dump(mode="json", by_alias=True)
-    lines = [f"{difference.part}: {difference.says}" for difference in differences]
+    repository = repository_difference(git, preflight, stop.check)
+    differences = differences_from(old, repository, preflight)
+    allowed = refuse_unless_allowed(differences, options.allow, command.text, start.step)
+    config = preflight.resolved.config.model_dump(mode="json", by_alias=True)
+    lines = [f"{difference.part}: {difference.message}" for difference in differences]
     for line in not_compared(repository):
-        say(line)
+        notify(line)
         lines.append(f"code: {line}")
     operational = [f"config: {line}" for line in changed_fields(record.config, config)]
     return allowed, list(dict.fromkeys([*lines, *operational]))

@@ -13,8 +13,8 @@ from llmrun.config.dump import yaml_value
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.errors import InputError
 from llmrun.launch.changes import changed_fields
-from llmrun.launch.options import Wishes
-from llmrun.launch.preflight import Say
+from llmrun.launch.options import LaunchOptions
+from llmrun.launch.preflight import Notify
 from llmrun.provenance.fingerprint import Absent, leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
@@ -39,17 +39,19 @@ class GoingOn:
     D: int | None
 
 
-def go_on_with_config(run: RunDirectory, record: RunRecord, wishes: Wishes, given: LoadedConfig) -> GoingOn:
+def go_on_with_config(
+    run: RunDirectory, record: RunRecord, options: LaunchOptions, given: LoadedConfig
+) -> GoingOn:
     """With the CONFIG of `llmrun train CONFIG --run ID`."""
     try:
         edits = edits_between(record.config, config_on_disk(run))
     except InputError:  # nothing of config.yaml is needed here
         edits = {}
-    return GoingOn(given, list(wishes.overrides), edits, wishes.D)
+    return GoingOn(given, list(options.overrides), edits, options.D)
 
 
 def go_on_with_segment(
-    run: RunDirectory, record: RunRecord, reference: Segment | None, wishes: Wishes, say: Say
+    run: RunDirectory, record: RunRecord, reference: Segment | None, options: LaunchOptions, notify: Notify
 ) -> GoingOn:
     """With the config of the segment `reference`; None: with the run's own, which never started.
 
@@ -57,28 +59,28 @@ def go_on_with_segment(
     """
     on_disk = config_on_disk(run)
     for line in changed_fields(record.config, on_disk):
-        say(f"config.yaml was edited since the run was made: {line}")
+        notify(f"config.yaml was edited since the run was made: {line}")
     edits = edits_between(record.config, on_disk)
     fresh = fresh_edits(edits, {} if reference is None else reference.edits)
     earlier = [] if reference is None else [o for o in reference.overrides if key_of(o) not in fresh]
-    overrides = merged(earlier, list(wishes.overrides))
+    overrides = merged(earlier, list(options.overrides))
     base = config_of(run, record, reference)
     if base is None:
         assert reference is not None
-        orders_file = run.orders_file(reference.segment)
-        say(f"{orders_file} is gone: going on with config.yaml and the `--set` values on record")
+        worker_spec_file = run.worker_spec_file(reference.segment)
+        notify(f"{worker_spec_file} is gone: going on with config.yaml and the `--set` values on record")
         carried = earlier
         base = on_disk
     else:
         carried = carried_over(base, on_disk, fresh)
-    D = wishes.D or wished_D(record, base, on_disk, fresh)
+    D = options.D or wished_D(record, base, on_disk, fresh)
     V = (on_disk if "batch.V" in fresh else base)["batch"]["V"]
     ranks = [
         "batch.A=null",
         f"batch.D={D if V % D == 0 else 'null'}",
     ]  # an uneven D is settled after resolving
-    loaded = load_config(run.config_file, [*carried, *ranks, *wishes.overrides])
-    if "eval.windows" not in {key_of(override) for override in wishes.overrides}:
+    loaded = load_config(run.config_file, [*carried, *ranks, *options.overrides])
+    if "eval.windows" not in {key_of(override) for override in options.overrides}:
         # What a run was started with is never refused later: above the split's windows it means all of them.
         kept = {key: place for key, place in loaded.locations.items() if key != "eval.windows"}
         loaded = replace(loaded, locations=kept)
@@ -94,7 +96,7 @@ def config_of(run: RunDirectory, record: RunRecord, segment: Segment | None) -> 
     """The full config of a segment, None where its orders are gone; that of the run where there is no segment."""
     if segment is None:
         return record.config
-    settings = settings_of_segment(run.orders_file(segment.segment))
+    settings = settings_of_segment(run.worker_spec_file(segment.segment))
     return None if settings is None else settings.config
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.errors import DamagedError, LlmrunError, RefusedError
-from llmrun.launch.preflight import Say
+from llmrun.launch.preflight import Notify
 from llmrun.launch.select_checkpoint import Start
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
@@ -30,7 +30,7 @@ def check_ledger(run: RunDirectory, start: Start) -> None:
             f"{run.name} has checkpoints and no ledger", where=str(run.ledger_file), hints=hints
         ) from error
     except DamagedError as error:
-        raise RefusedError(error.says, where=error.where, hints=hints) from error
+        raise RefusedError(error.message, where=error.where, hints=hints) from error
     if ledger.last_step < start.step:
         raise RefusedError(
             f"the ledger ends at step {ledger.last_step:,}, before the checkpoint of step {start.step:,}",
@@ -46,7 +46,7 @@ def check_ledger(run: RunDirectory, start: Start) -> None:
     refuse_broken(ledger, start.step)
 
 
-def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path | None:
+def rewind(run: RunDirectory, start: Start, segment: Segment, notify: Notify) -> Path | None:
     """Bring the run's files back to the start step.  Returns the ledger's tail, where one was cut off.
 
     Checkpoints go first: should this be interrupted, the newest one never lies beyond the ledger.
@@ -57,9 +57,9 @@ def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path 
     if left:
         steps = ", ".join(str(step) for step in left)
         which = f"checkpoint of step {steps}" if len(left) == 1 else f"checkpoints of steps {steps}"
-        say(f"{which} moved aside to checkpoints/abandoned-{segment.segment:03d}")
+        notify(f"{which} moved aside to checkpoints/abandoned-{segment.segment:03d}")
     cut_metrics(run.metrics_file, start.step)
-    warn_of_lost_rows(run, start, say)
+    warn_of_lost_rows(run, start, notify)
     if not run.ledger_file.exists():
         return None
     keep = None if start.checkpoint is None else start.step
@@ -69,7 +69,7 @@ def rewind(run: RunDirectory, start: Start, segment: Segment, say: Say) -> Path 
 RANGES_SHOWN = 5
 
 
-def warn_of_lost_rows(run: RunDirectory, start: Start, say: Say) -> None:
+def warn_of_lost_rows(run: RunDirectory, start: Start, notify: Notify) -> None:
     """Print which steps up to the start step have no row in metrics.jsonl: deleted, or not readable any more."""
     origin = origin_of(run)
     first = 1 if origin is None else origin.step + 1
@@ -81,7 +81,7 @@ def warn_of_lost_rows(run: RunDirectory, start: Start, say: Say) -> None:
     )
     more = f" and {len(lost) - RANGES_SHOWN} more ranges" if len(lost) > RANGES_SHOWN else ""
     plural = "step" if sum(map(len, lost)) == 1 else "steps"
-    say(
+    notify(
         f"warning: metrics.jsonl has no row of {plural} {shown}{more}: deleted, or not readable; the ledger has them"
     )
 
@@ -91,7 +91,7 @@ def refusing(cut: Callable[[], Path | None]) -> Path | None:
     try:
         return cut()
     except DamagedError as error:
-        raise RefusedError(error.says, where=error.where, hints=error.hints) from error
+        raise RefusedError(error.message, where=error.where, hints=error.hints) from error
 
 
 def tails_to_audit(

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from llmrun.errors import LlmrunError, PreemptedError, RunFailedError
 from llmrun.launch.failure_report import resume_hint
-from llmrun.launch.forecasting import Judge
-from llmrun.launch.prepared import Prepared
+from llmrun.launch.forecasting import ForecastKeeper
+from llmrun.launch.prepared import PreparedSegment
 from llmrun.launch.resume import recorded_step
-from llmrun.launch.torchrun import Starter, WorkerJob
-from llmrun.launch.unwritable import refused_by_system, said_as
-from llmrun.launch.watch import SegmentEnd, Spectator, Watch
+from llmrun.launch.torchrun import ProcessBackend, WorkerJob
+from llmrun.launch.unwritable import os_error_as, refused_by_system
+from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
 from llmrun.run.signals import StopRequest
@@ -44,10 +44,10 @@ class Ended:
 
 
 def run_segment(
-    prepared: Prepared,
-    starter: Starter,
+    prepared: PreparedSegment,
+    backend: ProcessBackend,
     stop: StopRequest,
-    spectator: Spectator,
+    observer: SegmentObserver,
     warnings: Callable[[], Sequence[str]] = tuple,
 ) -> Ended:
     """Start the workers, watch them, record the end, release the lock.
@@ -58,15 +58,15 @@ def run_segment(
     Raises RunFailedError where the run's files cannot be written.
     """
     run, number = prepared.run, prepared.segment.segment
-    with prepared.lock, said_as(RunFailedError, run.path, [resume_hint(run)]):
+    with prepared.lock, os_error_as(RunFailedError, run.path, [resume_hint(run)]):
         make_directories(run.segment_logs(number))
-        prepared.orders.write(run.orders_file(number))
+        prepared.worker_spec.write(run.worker_spec_file(number))
         record = prepared.record.with_segment(prepared.segment)
         record.write(run.record_file)
-        job = WorkerJob(run, number, prepared.segment.D, prepared.subject.environment)
-        judge = Judge.at_start(prepared)
-        workers = starter.start(job)
-        watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, spectator)
+        job = WorkerJob(run, number, prepared.segment.D, prepared.preflight.environment)
+        judge = ForecastKeeper.at_start(prepared)
+        workers = backend.start(job)
+        watch = Watch(run, number, job.D, prepared.segment.from_step, workers, stop, prepared.lock, observer)
         end = watch.until_end()
         end = replace(end, remarks=(*end.remarks, *warnings()))
         to_step = recorded_step(run, prepared.segment.from_step)
@@ -89,5 +89,5 @@ def written_down(run: RunDirectory, record: RunRecord, end: SegmentEnd) -> Segme
         unwritten = refused_by_system(RunFailedError, run.record_file, error, [resume_hint(run)])
         if end.why in ("finished", "reached"):
             return replace(end, error=unwritten)
-        return replace(end, remarks=(*end.remarks, unwritten.says))
+        return replace(end, remarks=(*end.remarks, unwritten.message))
     return end

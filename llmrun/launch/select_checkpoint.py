@@ -14,7 +14,7 @@ from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Start:
 def choose_start(
     run: RunDirectory,
     wish: int | Literal["newest", "best"],
-    say: Say,
+    notify: Notify,
     progress: Progress | None = None,
     saved_step: int = 0,
 ) -> Start:
@@ -47,9 +47,9 @@ def choose_start(
     Raises InputError where the wished one is not there, RefusedError where it, or every one, is damaged.
     """
     if wish == "newest":
-        return Start(newest(run, say, progress, saved_step))
+        return Start(newest(run, notify, progress, saved_step))
     if wish == "best":
-        return Start(best(run, say, progress, saved_step))
+        return Start(best(run, notify, progress, saved_step))
     if wish == 0:
         refuse_step_0(run)
         return Start(None)
@@ -70,7 +70,7 @@ def refuse_step_0(run: RunDirectory) -> None:
 
 
 def newest(
-    run: RunDirectory, say: Say, progress: Progress | None = None, saved_step: int = 0
+    run: RunDirectory, notify: Notify, progress: Progress | None = None, saved_step: int = 0
 ) -> Checkpoint | None:
     """The newest sound checkpoint; None if none was ever committed.
 
@@ -84,7 +84,7 @@ def newest(
         )
     if not steps_in(run.checkpoints):
         refuse_step_0(run)
-        say("no checkpoint was committed yet: starting at step 0")
+        notify("no checkpoint was committed yet: starting at step 0")
         return None
     checkpoint, damages = newest_sound(run.checkpoints, progress, judge=judge_of(run))
     if checkpoint is None:
@@ -95,9 +95,9 @@ def newest(
             hints=["restore one from a copy", "`--from 0` starts the run anew from step 0"],
         )
     for line in passed_over(damages):
-        say(line)
+        notify(line)
     if checkpoint.step < saved_step:
-        say(
+        notify(
             f"the state after step {saved_step:,} was saved and is missing or damaged: "
             f"continuing from step {checkpoint.step:,}, steps {checkpoint.step + 1:,} to {saved_step:,} are "
             "computed again"
@@ -114,10 +114,10 @@ def passed_over(damages: list[Damage]) -> list[str]:
 
 
 def best(
-    run: RunDirectory, say: Say, progress: Progress | None = None, saved_step: int = 0
+    run: RunDirectory, notify: Notify, progress: Progress | None = None, saved_step: int = 0
 ) -> Checkpoint | None:
     """The committed checkpoint of the best val_ppl, as the newest sound one knows it."""
-    known = newest(run, say, progress, saved_step)
+    known = newest(run, notify, progress, saved_step)
     best_step = None if known is None else best_step_of(known)
     if best_step is None:
         raise InputError(

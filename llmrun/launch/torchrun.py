@@ -64,7 +64,7 @@ class Workers(Protocol):
         ...
 
 
-class Starter(Protocol):
+class ProcessBackend(Protocol):
     """Looks and starts."""
 
     def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
@@ -297,7 +297,7 @@ def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
         return []
 
 
-class TorchrunStarter:
+class TorchrunBackend:
     """The starter of every real run."""
 
     def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:

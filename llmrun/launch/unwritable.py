@@ -13,7 +13,7 @@ UNWRITABLE = DISK_FULL | {errno.EROFS}
 
 
 @contextmanager
-def said_as(
+def os_error_as(
     kind: type[RefusedError] | type[RunFailedError], path: Path, hints: Sequence[str] = ()
 ) -> Iterator[None]:
     """An OSError within becomes an error of `kind` about `path`; a reader of our output who left stays one."""

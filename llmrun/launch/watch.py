@@ -47,7 +47,7 @@ class SegmentEnd:
     remarks: tuple[str, ...] = ()
 
 
-class Spectator(Protocol):
+class SegmentObserver(Protocol):
     """Told what happens while workers run.  One that raises is not told any more; the run goes on."""
 
     def rows(self, rows: Sequence[Row]) -> None:
@@ -58,11 +58,11 @@ class Spectator(Protocol):
         """The newest committed checkpoint; may be the same as before."""
         ...
 
-    def stopping(self, says: str) -> None:
+    def stopping(self, message: str) -> None:
         """A stop was asked for."""
         ...
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """Something the user should know, that did not stop the run."""
         ...
 
@@ -78,7 +78,7 @@ class Watch:
     workers: Workers
     stop: StopRequest
     lock: RunLock
-    spectator: Spectator
+    observer: SegmentObserver
     leave_within_s: float = LEAVE_WITHIN_S
     clock: Callable[[], float] = time.monotonic
     _asked: bool = False
@@ -138,15 +138,15 @@ class Watch:
     def _show(self, tail: Tail) -> None:
         """Tell the spectator what is new; look for checkpoints once a second."""
         for line in self._remarks.new_lines():
-            self._tell(self.spectator.remark, line)
+            self._tell(self.observer.remark, line)
         rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
         if rows:
-            self._tell(self.spectator.rows, rows)
+            self._tell(self.observer.rows, rows)
         if self._looked_at is None or self.clock() - self._looked_at >= CHECKPOINTS_EVERY_S:
             self._looked_at = self.clock()
             steps = [step for step in steps_in(self.run.checkpoints) if step > self.from_step]
             if steps:
-                self._tell(self.spectator.checkpoint, steps[-1])
+                self._tell(self.observer.checkpoint, steps[-1])
 
     def _tell(self, listener: Callable[[Any], None], news: object) -> None:
         """Tell the spectator something.  No error of a display may end the run that it shows."""
@@ -170,7 +170,7 @@ class Watch:
         except OSError:
             self.workers.terminate()
         self._tell(
-            self.spectator.stopping,
+            self.observer.stopping,
             f"{self.stop.first.name}: saving after this step; a second signal stops at once",
         )
 

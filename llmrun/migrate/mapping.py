@@ -59,8 +59,8 @@ class Mapped:
             raise self._wrong(f"{what} holds negative values, and is a mean of squares", tensor)
         return values
 
-    def _wrong(self, says: str, tensor: Tensor) -> InputError:
-        return InputError(says, where=self.script.where(tensor.line))
+    def _wrong(self, message: str, tensor: Tensor) -> InputError:
+        return InputError(message, where=self.script.where(tensor.line))
 
 
 def mapped(script: Script, returned: Mapping[Any, Any], line: int, old: OldState, new: NewModel) -> Mapped:
@@ -85,7 +85,9 @@ def mapped(script: Script, returned: Mapping[Any, Any], line: int, old: OldState
     if misfits:
         at = next((made for _, made in misfits if made is not None), line)
         hint = "`old[name].apply(function, ...)` makes another shape of a tensor, and of its moments"
-        raise _refusal(f"{len(misfits)} shapes do not fit", [says for says, _ in misfits], script, at, [hint])
+        raise _refusal(
+            f"{len(misfits)} shapes do not fit", [message for message, _ in misfits], script, at, [hint]
+        )
     return Mapped(script, tensors, old, new)
 
 
@@ -100,7 +102,7 @@ def _strange(returned: Mapping[Any, Any]) -> Iterator[str]:
 def _unknown(returned: Mapping[Any, Any], new: NewModel) -> Iterator[str]:
     for name in returned:
         if isinstance(name, str) and name not in new:
-            yield NoSuchTensor("new", name, new).says
+            yield NoSuchTensor("new", name, new).message
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -108,11 +110,11 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _refusal(
-    says: str, lines: Sequence[str], script: Script, line: int, hints: Sequence[str] = ()
+    message: str, lines: Sequence[str], script: Script, line: int, hints: Sequence[str] = ()
 ) -> InputError:
     """One problem is the message itself; of several the first eight are shown."""
     where = script.where(line)
     if len(lines) == 1:
         return InputError(lines[0], where=where, hints=hints)
     more = [f"{len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
-    return InputError(says, where=where, caused_by=[*lines[:SHOWN_MAX], *more], hints=hints)
+    return InputError(message, where=where, caused_by=[*lines[:SHOWN_MAX], *more], hints=hints)

@@ -11,7 +11,7 @@ from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.model.initialise import initialise
 from llmrun.migrate.tensors import Array, Shape
-from llmrun.storage.checkpoint.parts import Piece
+from llmrun.storage.checkpoint.parts import TensorPiece
 
 
 def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:
@@ -21,7 +21,7 @@ def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:
     return parameter.detach().numpy()
 
 
-def digests_of(pieces: Sequence[Piece]) -> list[int]:
+def digests_of(pieces: Sequence[TensorPiece]) -> list[int]:
     """The 64-bit digest of each piece."""
     return _digester().digests([words_of(torch.from_numpy(piece.values), piece.start) for piece in pieces])
 

@@ -10,11 +10,11 @@ from llmrun import __version__
 from llmrun.config.load import LoadedConfig
 from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
-from llmrun.launch.preflight import Material, Say, Subject, examine, find_material, with_origin
+from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs, with_origin
 from llmrun.launch.prepared import check_space, windows_and_entries
 from llmrun.launch.select_checkpoint import passed_over
-from llmrun.launch.torchrun import Starter
-from llmrun.launch.unwritable import said_as
+from llmrun.launch.torchrun import ProcessBackend
+from llmrun.launch.unwritable import os_error_as
 from llmrun.migrate.mapping import Mapped, mapped
 from llmrun.migrate.record import migration_of, notes_on, optimizer_step_of, trainer_of
 from llmrun.migrate.script import Script, read_script, run_script
@@ -33,7 +33,7 @@ from llmrun.storage.ledger.writer import LedgerWriter
 
 
 @dataclass(frozen=True)
-class Order:
+class MigrationRequest:
     """What the user asks for.
 
     source: a checkpoint's directory, or a run's, whose newest sound one is taken.
@@ -61,9 +61,9 @@ class Migrated:
 
 
 def migrate(
-    order: Order,
-    starter: Starter,
-    say: Say,
+    order: MigrationRequest,
+    backend: ProcessBackend,
+    notify: Notify,
     reading: Progress,
     writing: Progress,
     group_bytes: int = GROUP_BYTES,
@@ -80,25 +80,25 @@ def migrate(
     with _hints_for_out():
         refuse_inside_run(order.out.parent, "--out")
     script = read_script(order.script)
-    material = find_material(order.config, [Path.cwd()])
-    parent = open_parent(order.source, say, reading)
-    check_step(parent, material)
-    state = run_mapping(script, parent, material)
+    inputs = find_run_inputs(order.config, [Path.cwd()])
+    parent = open_parent(order.source, notify, reading)
+    check_step(parent, inputs)
+    state = run_mapping(script, parent, inputs)
     runs_dir = order.out.parent
-    with _hints_for_out(), said_as(RefusedError, runs_dir):
+    with _hints_for_out(), os_error_as(RefusedError, runs_dir):
         draft = draft_directory(runs_dir, final.name)
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
-            check_space(draft, material.resolved, runs_dir)
-            subject = examine(material, runs_dir, starter, lambda: None)
-            migration = write_all(draft, final.name, state, parent, subject, writing, group_bytes)
+            check_space(draft, inputs.resolved, runs_dir)
+            preflight = examine(inputs, runs_dir, backend, lambda: None)
+            migration = write_all(draft, final.name, state, parent, preflight, writing, group_bytes)
             commit(draft, final)
             lock.release()
-    for missing in subject.snapshot.missing:
-        say(missing)
-    for note in notes_on(parent, material.resolved, subject.fingerprint.parts["data"]):
-        say(note)
+    for missing in preflight.snapshot.missing:
+        notify(missing)
+    for note in notes_on(parent, inputs.resolved, preflight.fingerprint.parts["data"]):
+        notify(note)
     return Migrated(final, parent, final.checkpoints / step_name(parent.step), state, migration)
 
 
@@ -113,7 +113,7 @@ def _hints_for_out() -> Iterator[None]:
         raise
 
 
-def open_parent(source: Path, say: Say, progress: Progress) -> Checkpoint:
+def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
     """The checkpoint to migrate, every byte verified.
 
     Raises InputError where there is none, CheckpointDamage, RefusedError where a run has no sound one.
@@ -129,13 +129,13 @@ def open_parent(source: Path, say: Say, progress: Progress) -> Checkpoint:
     if checkpoint is None:
         raise InputError(f"{source} has no checkpoint to migrate")
     for line in passed_over(damages):
-        say(line)
+        notify(line)
     return checkpoint
 
 
-def check_step(parent: Checkpoint, material: Material) -> None:
+def check_step(parent: Checkpoint, inputs: RunInputs) -> None:
     """The new run must have steps left.  Raises InputError."""
-    steps = material.resolved.batch.steps
+    steps = inputs.resolved.batch.steps
     if parent.step >= steps:
         raise InputError(
             f"{parent.path.name} stands at step {parent.step:,}, and T_tokens of the new config is {steps:,} steps",
@@ -143,9 +143,9 @@ def check_step(parent: Checkpoint, material: Material) -> None:
         )
 
 
-def run_mapping(script: Script, parent: Checkpoint, material: Material) -> Mapped:
+def run_mapping(script: Script, parent: Checkpoint, inputs: RunInputs) -> Mapped:
     """What the script makes of the old parameters for the new model.  Raises InputError."""
-    resolved = material.resolved
+    resolved = inputs.resolved
     old, new = OldState(parent, SLOTS), NewModel(resolved.shape, resolved.config.seed)
     returned, line = run_script(script, old, new)
     return mapped(script, returned, line, old, new)
@@ -156,7 +156,7 @@ def write_all(
     name: str,
     state: Mapped,
     parent: Checkpoint,
-    subject: Subject,
+    preflight: Preflight,
     progress: Progress,
     group_bytes: int,
 ) -> dict[str, Any]:
@@ -166,14 +166,14 @@ def write_all(
     """
     from llmrun.migrate.numbers import digests_of
 
-    step, batch = parent.step, subject.resolved.batch
+    step, batch = parent.step, preflight.resolved.batch
     try:
         written = write_state(draft.checkpoints, state, step, digests_of, progress, group_bytes)
-        subject = with_origin(subject, written.origin)
+        preflight = with_origin(preflight, written.origin)
         migration = migration_of(parent, state, written.origin)
-        commit_checkpoint(draft, written, parent, subject, migration, state.script)
+        commit_checkpoint(draft, written, parent, preflight, migration, state.script)
     except CheckpointWriteError as error:
-        raise RefusedError(error.says, where=str(draft.path.parent), hints=error.hints) from error
+        raise RefusedError(error.message, where=str(draft.path.parent), hints=error.hints) from error
     make_directories(draft.provenance)
     replace_json(draft.migration_file, migration)
     replace_file(draft.migration_script, [state.script.content])
@@ -181,7 +181,7 @@ def write_all(
     ledger = LedgerWriter.create(draft.ledger_file, f"llmrun {__version__}", batch.steps, after=after)
     ledger.sync()
     ledger.close()
-    write_draft(draft, name, subject, None)
+    write_draft(draft, name, preflight, None)
     return migration
 
 
@@ -189,22 +189,22 @@ def commit_checkpoint(
     draft: RunDirectory,
     written: Written,
     parent: Checkpoint,
-    subject: Subject,
+    preflight: Preflight,
     migration: Mapping[str, Any],
     script: Script,
 ) -> None:
     """Commit the new checkpoint, at the old one's step.  Raises CheckpointWriteError."""
     from llmrun.migrate.numbers import boundary_states
 
-    resolved = subject.resolved
-    n_windows, _ = windows_and_entries(subject.material)
+    resolved = preflight.resolved
+    n_windows, _ = windows_and_entries(preflight.inputs)
     text = script.content.decode(errors="replace")
     commit_state(
         draft.checkpoints,
         written,
         tokens=written.step * resolved.batch.gb_tok,
-        fingerprint=subject.fingerprint.digest,
-        parts=subject.fingerprint.parts,
+        fingerprint=preflight.fingerprint.digest,
+        parts=preflight.fingerprint.parts,
         trainer=trainer_of(resolved, written.step, n_windows, optimizer_step_of(parent), migration, text),
         rng=boundary_states(resolved.config.seed, written.step),
     )

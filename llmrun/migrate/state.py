@@ -17,7 +17,7 @@ from llmrun.migrate.tensors import Shape
 from llmrun.plan.checkpoint_size import BYTES_PER_PARAMETER
 from llmrun.run.origin import Origin
 from llmrun.storage.checkpoint.layout import WORLD_MAX
-from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.durable import DISK, Disk
@@ -30,7 +30,7 @@ DTYPE = "F32"
 ATTEMPT = "migration"
 COMMIT_TIMEOUT_S = 60.0
 
-Digests = Callable[[Sequence[Piece]], list[int]]
+Digests = Callable[[Sequence[TensorPiece]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_state(
     found: dict[str, TensorDigest] = {}
     done_bytes = 0
 
-    def noted(pieces: Sequence[Piece]) -> list[int]:
+    def noted(pieces: Sequence[TensorPiece]) -> list[int]:
         values = digests(pieces)
         found.update(
             (piece.name, TensorDigest(DTYPE, piece.shape, digest))
@@ -100,7 +100,7 @@ def write_state(
     return Written(step, len(groups), origin)
 
 
-def _group(state: Mapped, names: Sequence[str], step: int, digests: Digests) -> Snapshot:
+def _group(state: Mapped, names: Sequence[str], step: int, digests: Digests) -> StateSnapshot:
     """A group's tensors in memory, as a rank's part of a save; gone when that is written."""
     return _snapshot(
         step,
@@ -110,10 +110,10 @@ def _group(state: Mapped, names: Sequence[str], step: int, digests: Digests) -> 
     )
 
 
-def _piece(state: Mapped, name: str, slot: str | None) -> Piece:
+def _piece(state: Mapped, name: str, slot: str | None) -> TensorPiece:
     values = state.values(name, slot)
     full_name, kind = (name, "parameter") if slot is None else (f"{name}.{slot}", f"optimizer/{slot}")
-    return Piece(full_name, kind, DTYPE, values.shape, 0, values.reshape(-1))
+    return TensorPiece(full_name, kind, DTYPE, values.shape, 0, values.reshape(-1))
 
 
 def commit_state(
@@ -140,7 +140,7 @@ def commit_state(
     return commit(checkpoints_dir, snapshot, written.world, COMMIT_TIMEOUT_S, disk)
 
 
-def _snapshot(step: int, **given: Any) -> Snapshot:
+def _snapshot(step: int, **given: Any) -> StateSnapshot:
     """A snapshot of which only some fields count: a rank's pieces, or what rank 0 commits."""
     nothing: dict[str, Any] = {
         "tokens": 0,
@@ -153,4 +153,4 @@ def _snapshot(step: int, **given: Any) -> Snapshot:
         "optimizer": (),
         "digests": lambda _: [],
     }
-    return Snapshot(step=step, attempt=ATTEMPT, **{**nothing, **given})
+    return StateSnapshot(step=step, attempt=ATTEMPT, **{**nothing, **given})

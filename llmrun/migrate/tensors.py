@@ -25,13 +25,13 @@ class NoSuchTensor(KeyError):
 
     def __init__(self, whose: str, name: object, known: Mapping[str, object]) -> None:
         near = get_close_matches(str(name), known, n=1)
-        self.says = f"the {whose} model has no tensor {name}" + (
+        self.message = f"the {whose} model has no tensor {name}" + (
             f"; the nearest is {near[0]}" if near else ""
         )
-        super().__init__(self.says)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
-        return self.says
+        return self.message
 
 
 class Tensor:

@@ -73,7 +73,7 @@ class Forecast:
         return None if planned is None or not measured else planned / measured - 1.0
 
 
-class Record(NamedTuple):
+class ForecastRecord(NamedTuple):
     """Errors of one quantity, oldest first: planned over measured, less 1."""
 
     errors: tuple[float, ...]
@@ -102,7 +102,7 @@ def record_of(
     machine: Mapping[str, Any],
     quantity: Quantity,
     bases: Collection[Basis] | None = None,
-) -> Record | None:
+) -> ForecastRecord | None:
     """The last forecasts of a quantity on such a machine; None where there is none.
 
     bases: count only forecasts of time that came from there; None counts all.
@@ -111,7 +111,7 @@ def record_of(
         f for f in forecasts if is_same_machine(f.machine, machine) and (bases is None or f.basis in bases)
     ]
     errors = [error for f in sorted(own, key=lambda f: f.made) if (error := f.error(quantity)) is not None]
-    return Record(tuple(errors[-FORECASTS_SHOWN:])) if errors else None
+    return ForecastRecord(tuple(errors[-FORECASTS_SHOWN:])) if errors else None
 
 
 def is_same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

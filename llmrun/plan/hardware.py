@@ -5,9 +5,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.words import nearest, one_of
-from llmrun.config.yaml_source import Entry, Mapping, UnreadableError, parse_yaml, plain_value, read_text
+from llmrun.config.yaml_source import Mapping, UnreadableError, YamlEntry, parse_yaml, plain_value, read_text
 from llmrun.errors import InputError
 
 TABLE_NAME = "hardware.yaml"
@@ -92,18 +92,18 @@ def read_rows(path: str) -> dict[str, Accelerator]:
     """
     findings = Findings(path)
 
-    def place_of(line: int) -> Place:
-        return Place(line, f"{path}:{line}")
+    def place_of(line: int) -> SourcePlace:
+        return SourcePlace(line, f"{path}:{line}")
 
     text = read_text(Path(path), "hardware table")
     try:
         tree = parse_yaml(text, place_of, findings)
     except UnreadableError as error:
-        findings.add(error.place, error.says, None, error.hint)
+        findings.add(error.place, error.message, None, error.hint)
         raise findings.error() from error
     if not isinstance(tree, Mapping):
         findings.add(
-            Place(0, path), "a hardware table holds rows by name", None, f"write `my-GPU: {EXAMPLE}`"
+            SourcePlace(0, path), "a hardware table holds rows by name", None, f"write `my-GPU: {EXAMPLE}`"
         )
         raise findings.error()
     rows = {entry.key: _row(entry, path, findings) for entry in tree.entries}
@@ -111,7 +111,7 @@ def read_rows(path: str) -> dict[str, Accelerator]:
     return rows
 
 
-def _row(entry: Entry, path: str, findings: Findings) -> Accelerator:
+def _row(entry: YamlEntry, path: str, findings: Findings) -> Accelerator:
     """One accelerator; what is wrong with it goes to `findings`."""
     name = entry.key
     given: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _row(entry: Entry, path: str, findings: Findings) -> Accelerator:
     return Accelerator(name=name, source=given.get("source") or path, **values)
 
 
-def _value(field: Entry, spelled: str, findings: Findings) -> Any:
+def _value(field: YamlEntry, spelled: str, findings: Findings) -> Any:
     """The value of one key of a row."""
     value = plain_value(field.value)
     if field.key not in KEYS:
@@ -142,8 +142,8 @@ def _value(field: Entry, spelled: str, findings: Findings) -> Any:
             return None
     elif value is not None and not _is_amount(value):
         or_null = "" if field.key == REQUIRED else ", or null where it is unknown"
-        says = f"{spelled} must be a number from {LEAST:g} to {MOST:g}{or_null}"
-        findings.add(field.place, says, spelled, None)
+        message = f"{spelled} must be a number from {LEAST:g} to {MOST:g}{or_null}"
+        findings.add(field.place, message, spelled, None)
         return None
     return value
 

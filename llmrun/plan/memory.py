@@ -99,7 +99,7 @@ NORM_BLOCKS_CPU, NORM_BLOCKS_CUDA = 16, 1024
 class Moment:
     """One moment of a step: when it is, and what is there beside the state."""
 
-    says: str
+    message: str
     parts: tuple[MemoryPart, ...]
 
     @property
@@ -344,4 +344,4 @@ def memory_of(shape: ModelShape, setting: Setting) -> Memory:
     N = count_parameters(shape).N_params_total
     moment = largest_moment(shape, setting, N)
     parts = (*state_parts(setting, N), *moment.parts)
-    return Memory(parts, checkpoint_buffer(setting, N), moment.says)
+    return Memory(parts, checkpoint_buffer(setting, N), moment.message)

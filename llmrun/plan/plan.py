@@ -44,14 +44,14 @@ class FlopsCount(NamedTuple):
     recomputed: int
 
 
-class Measured(NamedTuple):
+class MeasuredRate(NamedTuple):
     """What was measured and stands in the place of an assumption.
 
     tokens_per_second: of all ranks together.     says: where it was measured, for the screen.
     """
 
     tokens_per_second: float
-    says: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Plan:
     accelerator: Accelerator | None
     train_tokens: int | None
     preset: str | None
-    measured: Measured | None
+    measured: MeasuredRate | None
     states_A: bool
     rates: Rates
 
@@ -98,7 +98,7 @@ def make_plan(
     resolved: Resolved,
     dataset: DatasetFacts | None = None,
     where: str | None = None,
-    measured: Measured | None = None,
+    measured: MeasuredRate | None = None,
 ) -> Plan:
     """The plan of a resolved config.
 
@@ -165,7 +165,7 @@ def _costs(
     flops: FlopsCount,
     lanes: UnevenCost,
     accelerator: Accelerator | None,
-    measured: Measured | None,
+    measured: MeasuredRate | None,
 ) -> Costs:
     """Time, energy, CO2, money.  Recomputation does not lengthen the time: the assumed MFU is with it."""
     hardware = config.hardware

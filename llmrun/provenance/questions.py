@@ -65,7 +65,7 @@ class GitQuestion:
 
 
 def wait_for(
-    questions: Sequence[Question], check: Callable[[], None], say: Callable[[str], None] | None = None
+    questions: Sequence[Question], check: Callable[[], None], notify: Callable[[str], None] | None = None
 ) -> None:
     """Wait until all questions have an answer.
 
@@ -76,7 +76,7 @@ def wait_for(
     for question in questions:
         while not question.ready(POLL_S):
             check()
-            if silent and say is not None and time.monotonic() - started_s > SILENCE_S:
-                say(f"waiting for git and pip, at most {GIT_S:g} s")
+            if silent and notify is not None and time.monotonic() - started_s > SILENCE_S:
+                notify(f"waiting for git and pip, at most {GIT_S:g} s")
                 silent = False
     check()

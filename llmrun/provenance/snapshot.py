@@ -12,7 +12,7 @@ from llmrun.storage.durable import make_directories, replace_json, replace_strea
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ProvenanceSnapshot:
     """What a segment ran from, beside its config and data."""
 
     git: GitState
@@ -39,6 +39,6 @@ def take_snapshot(
     digested: Mapping[str, Any],
     recorded: Mapping[str, Any],
     worker_environment: Mapping[str, str],
-) -> Snapshot:
+) -> ProvenanceSnapshot:
     """The snapshot of a segment whose workers get `worker_environment`."""
-    return Snapshot(git, packages, environment_document(digested, recorded, worker_environment))
+    return ProvenanceSnapshot(git, packages, environment_document(digested, recorded, worker_environment))

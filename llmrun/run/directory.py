@@ -127,7 +127,7 @@ class RunDirectory:
         """Logs, orders and outcomes of one segment."""
         return self.logs / f"segment-{segment:03d}"
 
-    def orders_file(self, segment: int) -> Path:
+    def worker_spec_file(self, segment: int) -> Path:
         """What the launcher tells the workers."""
         return self.segment_logs(segment) / "orders.json"
 

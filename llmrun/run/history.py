@@ -59,7 +59,7 @@ def believed_record(run: RunDirectory) -> RunRecord:
         return read_record(run.record_file)
     except DamagedError as error:
         raise RefusedError(
-            error.says, where=error.where, caused_by=error.caused_by, hints=error.hints
+            error.message, where=error.where, caused_by=error.caused_by, hints=error.hints
         ) from error
 
 
@@ -92,14 +92,14 @@ def recorded_config(run: RunDirectory, record: RunRecord, segment: Segment) -> C
             return config
     raise RefusedError(
         f"the config of segment {segment.segment} cannot be told: neither its orders nor run.json hold it",
-        where=str(run.orders_file(segment.segment)),
+        where=str(run.worker_spec_file(segment.segment)),
         hints=["restore the run's `logs/` and run.json from a copy"],
     )
 
 
 def candidates(run: RunDirectory, record: RunRecord, segment: Segment) -> Iterator[dict[str, Any]]:
     """Configs that may be those of a segment, the likeliest first."""
-    settings = settings_of_segment(run.orders_file(segment.segment))
+    settings = settings_of_segment(run.worker_spec_file(segment.segment))
     if settings is not None:
         yield settings.config
     own: Any = record.config  # a file that people may have edited

@@ -164,7 +164,7 @@ class RunLock:
         cls,
         path: Path,
         beat_s: float = BEAT_S,
-        say: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
         watch_s: float = WATCH_S,
     ) -> Self:
         """Take the lock.
@@ -174,7 +174,7 @@ class RunLock:
         """
         descriptor = _open_own(path)
         try:
-            owner, taken_over = _take(path, descriptor, say, watch_s)
+            owner, taken_over = _take(path, descriptor, notify, watch_s)
         except OSError as error:
             os.close(descriptor)
             raise _cannot_write(path, error) from error
@@ -300,15 +300,15 @@ def _flock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                says = f"another process has held its flock for {FLOCK_WITHIN_S:.0f} s"
-                raise TimeoutError(errno.ETIMEDOUT, says) from None
+                message = f"another process has held its flock for {FLOCK_WITHIN_S:.0f} s"
+                raise TimeoutError(errno.ETIMEDOUT, message) from None
             time.sleep(POLL_S / 10)
         else:
             return
 
 
 def _take(
-    path: Path, descriptor: int, say: Callable[[str], None], watch_s: float
+    path: Path, descriptor: int, notify: Callable[[str], None], watch_s: float
 ) -> tuple[Owner, str | None]:
     """Write ourselves into the file.  Returns us, and what is to be said of the owner before us.
 
@@ -324,7 +324,7 @@ def _take(
                 owner = this_process()
                 _write(descriptor, json.dumps({"format": LOCK_FORMAT, **asdict(owner)}, indent=2).encode())
                 break
-        say(f"watching the heartbeat of {previous.describe()} for {watch_s:.0f} s")
+        notify(f"watching the heartbeat of {previous.describe()} for {watch_s:.0f} s")
         still = _watched(path, previous, seen, watch_s)
     if previous is None:
         return owner, None
@@ -416,11 +416,11 @@ class Fence:
 
 def _taken_over(lock_file: Path, owner: Owner | None) -> RunFailedError:
     run = lock_file.parent.resolve()
-    says = (
+    message = (
         f"{run.name} was taken over by {owner.describe()}" if owner else f"the lock of {run.name} was freed"
     )
     return RunFailedError(
-        f"{says} while this worker's launcher was suspended; nothing more is written here",
+        f"{message} while this worker's launcher was suspended; nothing more is written here",
         where=str(lock_file),
         hints=[f"`llmrun runs show {run}` names its owner"],
     )

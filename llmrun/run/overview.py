@@ -44,7 +44,7 @@ def overview_of(run: RunDirectory, recorded: Callable[[RunDirectory], int | None
     try:
         record = read_record(run.record_file)
     except (InputError, DamagedError) as error:
-        return Overview(run.name, str(run.path), problem=error.says)
+        return Overview(run.name, str(run.path), problem=error.message)
     last = record.last
     return Overview(
         name=run.name,

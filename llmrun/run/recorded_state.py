@@ -13,14 +13,14 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
 from llmrun.storage.checkpoint.errors import Damage
 from llmrun.storage.checkpoint.layout import MANIFEST
-from llmrun.storage.checkpoint.manifest import Manifest
+from llmrun.storage.checkpoint.manifest import CheckpointManifest
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import Judge
+from llmrun.storage.checkpoint.verification import ForecastKeeper
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.storage.ledger.record import Record
+from llmrun.storage.ledger.record import LedgerRecord
 
 
-def groups_of(manifest: Manifest) -> dict[str, dict[str, TensorDigest]]:
+def groups_of(manifest: CheckpointManifest) -> dict[str, dict[str, TensorDigest]]:
     """The digests in a manifest, by quantity: weights (parameters, buffers, extra) and optimizer."""
     groups: dict[str, dict[str, TensorDigest]] = {"weights": {}, "optimizer": {}}
     for name, entry in manifest.tensors.items():
@@ -29,13 +29,13 @@ def groups_of(manifest: Manifest) -> dict[str, dict[str, TensorDigest]]:
     return groups
 
 
-def parameters_of(manifest: Manifest) -> dict[str, TensorDigest]:
+def parameters_of(manifest: CheckpointManifest) -> dict[str, TensorDigest]:
     """The digests of the parameters: what the ledger calls weights."""
     weights = groups_of(manifest)["weights"]
     return {name: weights[name] for name, entry in manifest.tensors.items() if entry.kind == "parameter"}
 
 
-def compare_with_record(checkpoint: Checkpoint, record: Record) -> list[str]:
+def compare_with_record(checkpoint: Checkpoint, record: LedgerRecord) -> list[str]:
     """In what a checkpoint differs from the ledger's record of its step.
 
     Returns some of weights, optimizer, tokens, chain.  What the record does not hold is not compared.
@@ -48,7 +48,7 @@ def compare_with_record(checkpoint: Checkpoint, record: Record) -> list[str]:
     ]
 
 
-def judge_of(run: RunDirectory) -> Judge:
+def judge_of(run: RunDirectory) -> ForecastKeeper:
     """The judge of a run's checkpoints.
 
     Compares weights and tokens, and the optimizer state at the steps at which the ledger holds its digest;
@@ -80,7 +80,7 @@ def judge_of(run: RunDirectory) -> Judge:
     return judge
 
 
-def judge_beside(path: Path) -> Judge:
+def judge_beside(path: Path) -> ForecastKeeper:
     """The judge for a checkpoint's directory: that of the run it lies in, silent if it lies in none."""
     return judge_of(RunDirectory(path.resolve().parent.parent))
 
@@ -92,7 +92,7 @@ def _damages(checkpoint: Checkpoint, unequal: Sequence[str], stated: str) -> lis
     return [Damage(checkpoint.path.name, MANIFEST, f"has other {' and '.join(unequal)} than {stated}")]
 
 
-def _unequal_digests(manifest: Manifest, weights: int | None, optimizer: int | None) -> list[str]:
+def _unequal_digests(manifest: CheckpointManifest, weights: int | None, optimizer: int | None) -> list[str]:
     """Which of the two combined digests are not those of a manifest; None is not compared."""
     stated = {
         "weights": (weights, parameters_of(manifest)),

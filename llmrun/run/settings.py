@@ -28,4 +28,4 @@ def dataset_places(run: RunDirectory, record: RunRecord) -> list[Path]:
 def _settings(run: RunDirectory, record: RunRecord) -> SegmentSettings | None:
     """What the last segment ran with; None where there is none, or its orders are gone."""
     last = record.last
-    return None if last is None else settings_of_segment(run.orders_file(last.segment))
+    return None if last is None else settings_of_segment(run.worker_spec_file(last.segment))

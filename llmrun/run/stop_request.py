@@ -8,10 +8,10 @@ from llmrun.run.signals import STOP_SIGNALS as LAUNCHER_STOP_SIGNALS
 from llmrun.run.signals import WORKER_STOP_SIGNALS as STOP_SIGNALS
 from llmrun.run.signals import signals_to_catch
 
-__all__ = ["STOP_SIGNALS", "StopRequest"]
+__all__ = ["STOP_SIGNALS", "WorkerStopRequest"]
 
 
-class StopRequest:
+class WorkerStopRequest:
     """Whether this rank was asked to stop, by a signal or by the launcher's stop file."""
 
     def __init__(self, stop_file: Path) -> None:

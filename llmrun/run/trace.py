@@ -23,7 +23,7 @@ Phase = Literal["forward", "backward"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceEntry:
     """One tensor.
 
     step:        the step that it belongs to (1-based, as in the ledger).
@@ -49,18 +49,18 @@ class Entry:
         return astuple(self)[:-1]
 
 
-def write_trace(directory: Path, entries: Iterable[Entry]) -> None:
+def write_trace(directory: Path, entries: Iterable[TraceEntry]) -> None:
     """Write the trace of one execution durably."""
     lines = (json.dumps(astuple(entry), ensure_ascii=False) for entry in entries)
     replace_text(directory / TRACE_NAME, "".join(f"{line}\n" for line in lines))
 
 
-def read_trace(path: Path) -> list[Entry]:
+def read_trace(path: Path) -> list[TraceEntry]:
     """The entries in a file that `write_trace` wrote."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         step, micro_batch, phase, module, what, dtype, shape, digest = json.loads(line)
-        entries.append(Entry(step, micro_batch, phase, module, what, dtype, tuple(shape), digest))
+        entries.append(TraceEntry(step, micro_batch, phase, module, what, dtype, tuple(shape), digest))
     return entries
 
 
@@ -78,7 +78,7 @@ def read_kept(directory: Path) -> tuple[int, bytes] | None:
     return int(json.loads(stated.read_text())["entry"]), (directory / KEPT_BYTES).read_bytes()
 
 
-def first_different(a: list[Entry], b: list[Entry]) -> int | None:
+def first_different(a: list[TraceEntry], b: list[TraceEntry]) -> int | None:
     """The number of the first entry that differs, in place or value; None where all are equal."""
     for number, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:

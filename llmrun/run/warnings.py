@@ -22,9 +22,9 @@ class RemarksWriter:
             self._descriptor = disk.create(path)
             disk.allocate(self._descriptor, 0, REMARKS_BYTES)
 
-    def write(self, says: str) -> None:
+    def write(self, message: str) -> None:
         """One line; what does not fit any more is not written."""
-        line = as_utf8(" ".join(says.split())) + b"\n"
+        line = as_utf8(" ".join(message.split())) + b"\n"
         if self._descriptor is None or self._size + len(line) >= REMARKS_BYTES:
             return
         with suppress(OSError):

@@ -29,7 +29,7 @@ def fields_of(cls: type[Any], path: Path, format_name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SegmentOrders:
+class WorkerSpec:
     """All that a worker needs to know about one segment.
 
     segment:      number of the segment, 1-based.
@@ -67,7 +67,7 @@ class SegmentOrders:
     parts: dict[str, str]
     config: dict[str, Any]
     audit_tails: list[str]
-    twin_ledger: str | None
+    reference_ledger: str | None
     data_path: str
     saves: bool = True
     compared: list[str] = field(default_factory=list)

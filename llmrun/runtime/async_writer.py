@@ -23,13 +23,13 @@ from llmrun.core.reduce.layout import Share
 from llmrun.core.state import DTYPE, TrainingState
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import temporary_name
-from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.writer import commit, save_rank
 
 WEIGHTS = "weights"
 
 
-class PrivateCopy:
+class HostBuffers:
     """Host buffers for a rank's weights and moments, made and touched once and used again for every save.
 
     A copy into pages that were never touched takes five times as long; on CUDA the memory is pinned.
@@ -60,11 +60,11 @@ class PrivateCopy:
             torch.cuda.current_stream(self._device).synchronize()
 
 
-def _pieces(share: Share, kind: str, suffix: str, buffer: Tensor) -> list[Piece]:
+def _pieces(share: Share, kind: str, suffix: str, buffer: Tensor) -> list[TensorPiece]:
     """This rank's pieces of one kind of tensor."""
     values = buffer.numpy()
     return [
-        Piece(
+        TensorPiece(
             name=piece.slot.name + suffix,
             kind=kind,
             dtype=DTYPE,
@@ -76,7 +76,7 @@ def _pieces(share: Share, kind: str, suffix: str, buffer: Tensor) -> list[Piece]
     ]
 
 
-def digests_of(pieces: Sequence[Piece]) -> list[int]:
+def digests_of(pieces: Sequence[TensorPiece]) -> list[int]:
     """The digest of each piece as it stands in the copy."""
     digester = Digester(torch.device("cpu"))
     return digester.digests([words_of(torch.from_numpy(piece.values), piece.start) for piece in pieces])
@@ -101,7 +101,7 @@ NOTHING, COMMITTED, FAILED = 0, -1, -2
 class _Save:
     """One save on this rank.  whole, committed_s: of rank 0; the second a reading of time.monotonic."""
 
-    snapshot: Snapshot
+    snapshot: StateSnapshot
     part: Future[None] = field(default_factory=Future)
     whole: Future[Path] = field(default_factory=Future)
     given_up: dict[int, CheckpointWriteError] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Saver:
         world: int,
         before_commit: Callable[[], None],
         confirm: Callable[[], None],
-        after_commit: Callable[[Snapshot], None],
+        after_commit: Callable[[StateSnapshot], None],
     ) -> None:
         self._directory, self._rank, self._world = directory, rank, world
         self._before_commit, self._confirm, self._after_commit = before_commit, confirm, after_commit
@@ -130,7 +130,7 @@ class Saver:
         self._save: _Save | None = None
         self._work: Future[None] | None = None
 
-    def start(self, snapshot: Snapshot) -> None:
+    def start(self, snapshot: StateSnapshot) -> None:
         """Begin to write a snapshot, whose values nobody changes until `wait` has returned."""
         assert self._work is None or self._work.done()
         self._save = _Save(snapshot)

@@ -16,15 +16,15 @@ from llmrun.errors import DiskFullError, InputError, OtherRankError
 from llmrun.plan.checkpoint_size import checkpoint_bytes
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.worker_spec import SegmentOrders
-from llmrun.runtime.async_writer import COMMITTED, FAILED, NOTHING, PrivateCopy, Saver
+from llmrun.run.worker_spec import WorkerSpec
+from llmrun.runtime.async_writer import COMMITTED, FAILED, NOTHING, HostBuffers, Saver
 from llmrun.runtime.evaluation import Evaluations
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.runtime.state_dict import snapshot_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError, write_error
 from llmrun.storage.checkpoint.layout import step_name
-from llmrun.storage.checkpoint.parts import Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot
 from llmrun.storage.checkpoint.retention import prune, sweep
 from llmrun.storage.checkpoint.space import check_room
 from llmrun.storage.metrics import names
@@ -45,7 +45,7 @@ class Checkpointing:
     def __init__(
         self,
         run: RunDirectory,
-        orders: SegmentOrders,
+        worker_spec: WorkerSpec,
         config: Config,
         state: TrainingState,
         evaluations: Evaluations,
@@ -54,10 +54,10 @@ class Checkpointing:
         fence: Fence,
     ) -> None:
         self._fence = fence
-        self._directory, self._orders, self._state = run.checkpoints, orders, state
+        self._directory, self._worker_spec, self._state = run.checkpoints, worker_spec, state
         self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
         self._keep = config.checkpoint
-        self._copy = PrivateCopy(state) if orders.saves else None
+        self._copy = HostBuffers(state) if worker_spec.saves else None
         self._saver = Saver(
             run.checkpoints, state.rank, state.D, self._before_commit, self._confirm, self._after_commit
         )
@@ -95,7 +95,7 @@ class Checkpointing:
         preempted before each regular save would keep every checkpoint.  The newest one needs no further reading:
         the launcher has compared every byte of it, and the ranks the digest of every tensor that they loaded.
         """
-        if self._state.rank == 0 and self._orders.saves and self._orders.checkpoint is not None:
+        if self._state.rank == 0 and self._worker_spec.saves and self._worker_spec.checkpoint is not None:
             best = self._evaluations.as_json(self._state.step)["best_saved_step"]
             self._saver.do(lambda: self._prune(best, verified_step=self._state.step))
 
@@ -141,12 +141,12 @@ class Checkpointing:
         minutes = self._keep.every_minutes
         return minutes is not None and now - self._begun_s >= minutes * _SECONDS_PER_MINUTE
 
-    def _snapshot(self, copy: PrivateCopy) -> Snapshot:
+    def _snapshot(self, copy: HostBuffers) -> StateSnapshot:
         """The state's snapshot over the private copy."""
         chain, smooth = b"", dict[str, float]()
         if self._recorder is not None:
             chain, smooth = self._recorder.ledger.chain, self._recorder.smooth.state()
-        return snapshot_of(self._state, copy, self._orders, chain, self._evaluations, smooth)
+        return snapshot_of(self._state, copy, self._worker_spec, chain, self._evaluations, smooth)
 
     def _room(self) -> CheckpointWriteError | None:
         """Rank 0: why one more checkpoint does not fit on the disk."""
@@ -212,9 +212,9 @@ class Checkpointing:
         step, self._under_way = self._under_way, None
         self._saver.forget()
         if must or not (error.disk_full and self._keep.on_disk_full == "continue"):
-            raise error if self._state.rank == 0 else OtherRankError(error.says)
+            raise error if self._state.rank == 0 else OtherRankError(error.message)
         self._retry_s = time.monotonic() + RETRY_S
-        self._remark(f"no checkpoint at step {step}: {error.says}")
+        self._remark(f"no checkpoint at step {step}: {error.message}")
 
     def _error_of(self, code: int, rank: int) -> CheckpointWriteError:
         """What another rank's code says."""
@@ -223,9 +223,9 @@ class Checkpointing:
             return CheckpointWriteError(f"rank {rank} could not save {name}: its log says why")
         return write_error(name, OSError(code, ""), rank)
 
-    def _remark(self, says: str) -> None:
+    def _remark(self, message: str) -> None:
         if self._state.rank == 0:
-            self._progress.remark(says)
+            self._progress.remark(message)
 
     def _before_commit(self) -> None:
         """Rank 0, in the background: the ledger holds what the checkpoint names."""
@@ -233,13 +233,13 @@ class Checkpointing:
         try:
             self._recorder.sync()
         except DiskFullError as error:
-            raise CheckpointWriteError(error.says, code=errno.ENOSPC) from error
+            raise CheckpointWriteError(error.message, code=errno.ENOSPC) from error
 
     def _confirm(self) -> None:
         """Rank 0, right before a checkpoint gets its name: the run is still ours."""
         self._fence.check(now=True)
 
-    def _after_commit(self, snapshot: Snapshot) -> None:
+    def _after_commit(self, snapshot: StateSnapshot) -> None:
         """Rank 0, in the background, when a checkpoint is committed."""
         best: Any = snapshot.trainer["best_saved_step"]
         self._prune(best)
@@ -263,8 +263,8 @@ class Checkpointing:
         except _HurriedError:
             return
         except (OSError, InputError) as error:
-            says = error.says if isinstance(error, InputError) else error.strerror
-            self._remark(f"old checkpoints could not be deleted: {says}")
+            message = error.message if isinstance(error, InputError) else error.strerror
+            self._remark(f"old checkpoints could not be deleted: {message}")
             return
         for damage in pruned.damages:
             self._remark(f"nothing was deleted: {damage}")

@@ -14,8 +14,8 @@ from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState
 from llmrun.errors import InputError
 from llmrun.run.directory import RunDirectory
-from llmrun.run.trace import Entry, Phase, read_trace, write_kept, write_trace
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.trace import Phase, TraceEntry, read_trace, write_kept, write_trace
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.layout import step_of
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
@@ -24,7 +24,7 @@ from llmrun.storage.durable import replace_json
 FILE_NAME = "saved-states.json"
 
 
-class SavedStates:
+class CheckpointComparison:
     """The checkpoints that a replay must meet.  paths: of directories with a checkpoint's own name."""
 
     def __init__(self, run_directory: RunDirectory, paths: Sequence[str]) -> None:
@@ -81,14 +81,16 @@ class Tracer:
     Knows micro-batches by counting the model's forward passes: with D = 1 they come in the order of their numbers.
     """
 
-    def __init__(self, run: RunDirectory, orders: SegmentOrders, state: TrainingState) -> None:
+    def __init__(self, run: RunDirectory, worker_spec: WorkerSpec, state: TrainingState) -> None:
         assert state.D == 1, "a trace needs all micro-batches on one rank"
         model = state.strategy.model
         assert isinstance(model, nn.Module)
         self._run, self._state, self._model = run, state, model
-        self._against = None if orders.trace_against is None else read_trace(Path(orders.trace_against))
-        self._kept = orders.trace_kept
-        self._entries: list[Entry] = []
+        self._against = (
+            None if worker_spec.trace_against is None else read_trace(Path(worker_spec.trace_against))
+        )
+        self._kept = worker_spec.trace_kept
+        self._entries: list[TraceEntry] = []
         self._calls: list[str] = []
         self._owners: dict[Node, str] = {}
         self._n_passes = -1
@@ -169,7 +171,7 @@ class Tracer:
         tensors = list(tensors_in(values))
         for index, tensor in enumerate(tensors):
             self._add(
-                Entry(
+                TraceEntry(
                     step=self._first_step + self._n_passes // M,
                     micro_batch=self._n_passes % M,
                     phase=phase,
@@ -182,7 +184,7 @@ class Tracer:
                 tensor,
             )
 
-    def _add(self, entry: Entry, tensor: Tensor) -> None:
+    def _add(self, entry: TraceEntry, tensor: Tensor) -> None:
         number = len(self._entries)
         self._entries.append(entry)
         against = self._against

@@ -14,11 +14,11 @@ from llmrun.core.state import TrainingState, partial_digests
 from llmrun.core.step import train_step
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.stop_request import StopRequest
-from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
+from llmrun.run.stop_request import WorkerStopRequest
+from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.checkpoint_policy import Checkpointing
 from llmrun.runtime.evaluation import Evaluations, Validation
-from llmrun.runtime.instruments import SavedStates
+from llmrun.runtime.instruments import CheckpointComparison
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.storage.metrics import names
@@ -33,27 +33,27 @@ class Loop:
     def __init__(
         self,
         run: RunDirectory,
-        orders: SegmentOrders,
+        worker_spec: WorkerSpec,
         config: Config,
         state: TrainingState,
         loader: Loader,
         validation: Validation | None,
         recorder: Recorder | None,
-        stop: StopRequest,
+        stop: WorkerStopRequest,
         progress: Progress,
         trainer: Mapping[str, Any] | None,
         fence: Fence,
     ) -> None:
-        self.orders, self.config, self.state = orders, config, state
+        self.worker_spec, self.config, self.state = worker_spec, config, state
         self.loader, self.validation, self.recorder, self.stop = loader, validation, recorder, stop
         self.progress = progress
         self.evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
         self.checkpointing = Checkpointing(
-            run, orders, config, state, self.evaluations, recorder, progress, fence
+            run, worker_spec, config, state, self.evaluations, recorder, progress, fence
         )
-        self._saved_states = SavedStates(run_directory=run, paths=orders.compared)
+        self._checkpoint_comparison = CheckpointComparison(run_directory=run, paths=worker_spec.compared)
         self._token_digester = Digester(torch.device("cpu"))
 
     def run(self) -> OutcomeKind:
@@ -78,24 +78,24 @@ class Loop:
     def _steps(self) -> OutcomeKind:
         """All steps of the segment, with their evaluations and saves."""
         state = self.state
-        while state.step < self.orders.until_step:
+        while state.step < self.worker_spec.until_step:
             begun_s = time.perf_counter()
             facts = train_step(state, self.loader, self._token_digester, self._flags)
             self.progress.step = state.step
             metrics: dict[str, Any] = {}
             if self.recorder is not None:
                 metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
-            self._saved_states.compare(state)
+            self._checkpoint_comparison.compare(state)
             is_best = self._evaluate(metrics)
             timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags], metrics)
             if self.recorder is not None:
                 self.recorder.emit(metrics)
             is_stopping = any(stop for stop, *_ in facts.flags)
-            is_last = is_stopping or state.step == self.orders.until_step
+            is_last = is_stopping or state.step == self.worker_spec.until_step
             is_due = is_last or is_best or timer_due or self.checkpointing.is_due(state.step)
-            if self.orders.saves and is_due:
+            if self.worker_spec.saves and is_due:
                 self.checkpointing.save(must=is_last, hurried=is_stopping)
-            if is_stopping and state.step < self.orders.until_step:
+            if is_stopping and state.step < self.worker_spec.until_step:
                 return "preempted"
         return "finished" if state.step == state.spec.batch.steps else "reached"
 
@@ -115,7 +115,7 @@ class Loop:
         """Evaluate where it is due, and say whether to save because it was the best so far."""
         every = self.config.eval.every_steps
         step = self.state.step
-        if self.validation is None or every is None or (step % every and step < self.orders.until_step):
+        if self.validation is None or every is None or (step % every and step < self.worker_spec.until_step):
             return False
         found = self.validation.metrics(self.state)
         metrics |= found

@@ -8,7 +8,7 @@ import torch
 
 from llmrun.errors import LlmrunError
 from llmrun.run.warnings import RemarksWriter
-from llmrun.run.worker_spec import Outcome, OutcomeKind, SegmentOrders
+from llmrun.run.worker_spec import Outcome, OutcomeKind, WorkerSpec
 
 
 @dataclass
@@ -33,16 +33,16 @@ class Progress:
     remarks: list[str] = field(default_factory=list)
     live: RemarksWriter | None = None
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """Tell the user something that does not stop the run: now, and at the end."""
-        self.remarks.append(says)
+        self.remarks.append(message)
         if self.live is not None:
-            self.live.write(says)
+            self.live.write(message)
 
     @classmethod
-    def at_start(cls, orders: SegmentOrders, rank: int) -> "Progress":
+    def at_start(cls, worker_spec: WorkerSpec, rank: int) -> "Progress":
         """Where a segment starts."""
-        return cls(rank, orders.from_step, orders.checkpoint)
+        return cls(rank, worker_spec.from_step, worker_spec.checkpoint)
 
     def outcome(
         self, kind: OutcomeKind, error: LlmrunError | None = None, *, consequence: bool = False

@@ -15,7 +15,7 @@ from llmrun.run.lock import Fence
 from llmrun.runtime.progress import Progress
 from llmrun.storage.durable import DISK_FULL
 from llmrun.storage.ledger.compare import Audit
-from llmrun.storage.ledger.record import Record, tensors_due
+from llmrun.storage.ledger.record import LedgerRecord, tensors_due
 from llmrun.storage.ledger.tensors import write_tensors
 from llmrun.storage.ledger.writer import LedgerWriter
 from llmrun.storage.metrics import names
@@ -48,27 +48,27 @@ class Recorder:
         sinks: Sinks,
         throughput: Throughput,
         tails: Sequence[Audit],
-        twin: Audit | None,
+        reference_run: Audit | None,
         progress: Progress,
         bytes_per_token: float,
         *,
-        stop_at_twin: bool,
+        stop_at_reference: bool,
         baseline: BaselineWatch | None,
         fence: Fence,
     ) -> None:
         self.ledger = ledger
         self.smooth = MovingAverage()
         self._run, self._slots, self._sinks, self._throughput = run, slots, sinks, throughput
-        self._tails, self._twin, self._progress = list(tails), twin, progress
+        self._tails, self._twin, self._progress = list(tails), reference_run, progress
         self._bytes_per_token = bytes_per_token
-        self._stop_at_twin, self._baseline = stop_at_twin, baseline
+        self._stop_at_twin, self._baseline = stop_at_reference, baseline
         self._fence = fence
         self._n_remarks_told = 0
 
     def initial(self, weight_digests: list[int]) -> None:
         """Record 0: the initial weights."""
         weights = by_name(self._slots, weight_digests)
-        record = self.ledger.append(Record(step=0, weights_digest=combine_digests(weights)))
+        record = self.ledger.append(LedgerRecord(step=0, weights_digest=combine_digests(weights)))
         self._keep_tensors(0, {"weights": weights})
         self._compare(record, {"weights": weights})
 
@@ -90,7 +90,7 @@ class Recorder:
             tensors["optimizer"] = moments_by_name(self._slots, facts.moment_digests)
         optimizer = tensors.get("optimizer")
         record = self.ledger.append(
-            Record(
+            LedgerRecord(
                 step=facts.step,
                 tokens=tokens,
                 loss=facts.loss,
@@ -151,28 +151,28 @@ class Recorder:
                 f"the digests of single tensors of step {step} were not kept: {error.strerror}"
             )
 
-    def _compare(self, record: Record, tensors: dict[str, Any]) -> None:
+    def _compare(self, record: LedgerRecord, tensors: dict[str, Any]) -> None:
         """Hold the record against the cut tails (a difference stops the run) and an earlier twin."""
-        twin = self._twin
-        holds = twin is not None and record.step in twin.earlier.steps
-        found = None if twin is None else twin.check(record)
+        reference_run = self._twin
+        holds = reference_run is not None and record.step in reference_run.earlier.steps
+        found = None if reference_run is None else reference_run.check(record)
         self._prove(record, tensors, backed=holds and found is None)
-        if twin is None or found is None:
+        if reference_run is None or found is None:
             return
         self._keep_tensors(record.step, tensors)
         self._twin = None
-        name = twin.earlier.path.parent.name
-        says = f"step {record.step} differs from {name}, an earlier run of the same fingerprint: {found.quantity}"
+        name = reference_run.earlier.path.parent.name
+        message = f"step {record.step} differs from {name}, an earlier run of the same fingerprint: {found.quantity}"
         if self._stop_at_twin:
             raise RunFailedError(
-                says,
+                message,
                 caused_by=["equal fingerprints must give equal bits: one of the two runs was computed wrong"],
                 hints=[
-                    f"`{command('llmrun', 'verify', twin.earlier.path.parent, self._run.path)}` says more",
+                    f"`{command('llmrun', 'verify', reference_run.earlier.path.parent, self._run.path)}` says more",
                     "go on all the same: `llmrun resume RUN --set reproducibility.on_difference=warn`",
                 ],
             )
-        self._progress.remark(says)
+        self._progress.remark(message)
 
     def _against_baseline(self, step: int, loss_smooth: float) -> dict[str, Any]:
         """What the row says of the baseline; a warning becomes a remark."""
@@ -183,7 +183,7 @@ class Recorder:
             self._progress.remark(warning)
         return fields
 
-    def _prove(self, record: Record, tensors: dict[str, Any], *, backed: bool) -> None:
+    def _prove(self, record: LedgerRecord, tensors: dict[str, Any], *, backed: bool) -> None:
         """A tail that agrees proves the step, and the others are wrong; raises where none of several agrees.
 
         backed: whether a twin agrees, which then proves the step as a tail would.

@@ -15,63 +15,63 @@ from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import ABSENT, digest_of, leaf_differences, show
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped import FileSum
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.environment import environment
 
 NAMED_MAX = 8
 
 
-def check_before_training(orders: SegmentOrders, device: torch.device, rank: int) -> None:
+def check_before_training(worker_spec: WorkerSpec, device: torch.device, rank: int) -> None:
     """Compare this worker's code and environment with its orders; afterwards no other code can be imported.
 
     Orders without preimages (a trial) are not compared.
     Raises RefusedError that names every file and field that differs.
     """
-    if not orders.preimages:
+    if not worker_spec.preimages:
         return
-    for part, preimage in orders.preimages.items():
-        assert digest_of(preimage) == orders.parts[part], f"the orders contradict themselves: {part}"
+    for part, preimage in worker_spec.preimages.items():
+        assert digest_of(preimage) == worker_spec.parts[part], f"the orders contradict themselves: {part}"
     recorder = ImportRecorder.install()
-    lines = [*_code_lines(recorder, orders), *_environment_lines(orders, device)]
+    lines = [*_code_lines(recorder, worker_spec), *_environment_lines(worker_spec, device)]
     if lines:
         raise _differing(
             RefusedError,
             f"rank {rank} has loaded other code or libraries than the run was prepared with",
             lines,
         )
-    recorder.cover(orders.preimages["code"])
+    recorder.cover(worker_spec.preimages["code"])
 
 
-def check_after_training(orders: SegmentOrders, device: torch.device, rank: int) -> None:
+def check_after_training(worker_spec: WorkerSpec, device: torch.device, rank: int) -> None:
     """Compare again: a library loaded meanwhile may have changed the float mode or taken over a function.
 
     Raises RunFailedError that names every file and field that differs.
     """
-    if not orders.preimages:
+    if not worker_spec.preimages:
         return
     recorder = ImportRecorder.install()
-    lines = [*_code_lines(recorder, orders), *_environment_lines(orders, device)]
+    lines = [*_code_lines(recorder, worker_spec), *_environment_lines(worker_spec, device)]
     if lines:
         raise _differing(
             RunFailedError, f"rank {rank} no longer has the code and libraries that it began with", lines
         )
 
 
-def _differing(kind: type[LlmrunError], says: str, lines: list[str]) -> LlmrunError:
+def _differing(kind: type[LlmrunError], message: str, lines: list[str]) -> LlmrunError:
     more = [f"{len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
     return kind(
-        says,
+        message,
         caused_by=[*lines[:NAMED_MAX], *more],
         hints=["start it again: code and environment are read anew"],
     )
 
 
-def _code_lines(recorder: ImportRecorder, orders: SegmentOrders) -> list[str]:
+def _code_lines(recorder: ImportRecorder, worker_spec: WorkerSpec) -> list[str]:
     """What was executed and is not in the orders.
 
     The orders may name more than one worker loads: which modules are needed depends on operational settings.
     """
-    covered: Mapping[str, str] = orders.preimages["code"]
+    covered: Mapping[str, str] = worker_spec.preimages["code"]
     own = code_preimage(recorder.source_files())
     return [
         f"code: {name}: {show(covered.get(name, ABSENT))} -> {show(digest)}"
@@ -80,15 +80,16 @@ def _code_lines(recorder: ImportRecorder, orders: SegmentOrders) -> list[str]:
     ]
 
 
-def _environment_lines(orders: SegmentOrders, device: torch.device) -> list[str]:
+def _environment_lines(worker_spec: WorkerSpec, device: torch.device) -> list[str]:
     """Fields of the environment that are not as in the orders.
 
     `mapped` and `devices` of the orders may name more than one worker uses.  The canary is compared in bitwise mode only.
     """
-    covered: dict[str, Any] = dict(orders.preimages["environment"])
-    bitwise = orders.config["reproducibility"]["mode"] == "bitwise"
+    covered: dict[str, Any] = dict(worker_spec.preimages["environment"])
+    bitwise = worker_spec.config["reproducibility"]["mode"] == "bitwise"
     known = {
-        path: FileSum(sha256, tuple(identity)) for path, (sha256, *identity) in orders.mapped_files.items()
+        path: FileSum(sha256, tuple(identity))
+        for path, (sha256, *identity) in worker_spec.mapped_files.items()
     }
     indexes = [device.index or 0] if device.type == "cuda" else []
     own = environment(indexes, known, with_canary=bitwise)

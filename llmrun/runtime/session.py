@@ -24,7 +24,7 @@ from llmrun.core.parallel.select import hosted_lanes
 from llmrun.core.state import TrainingState, initial_state
 from llmrun.core.streams import stream_key
 from llmrun.core.windows import Split
-from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.order_file import open_order
 from llmrun.data.shard_files import open_split
 from llmrun.errors import LlmrunError, RunFailedError
@@ -32,9 +32,9 @@ from llmrun.machine import die_with_parent
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.stop_request import STOP_SIGNALS, StopRequest
+from llmrun.run.stop_request import STOP_SIGNALS, WorkerStopRequest
 from llmrun.run.warnings import RemarksWriter
-from llmrun.run.worker_spec import OutcomeKind, SegmentOrders
+from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
 from llmrun.runtime.loop import Loop
 from llmrun.runtime.process_group import device_of, local_rank, process_group
@@ -57,7 +57,7 @@ UNCHECKED_SHARDS = (
 
 
 def run_segment(
-    run: RunDirectory, orders: SegmentOrders, stop: StopRequest, progress: Progress
+    run: RunDirectory, worker_spec: WorkerSpec, stop: WorkerStopRequest, progress: Progress
 ) -> OutcomeKind:
     """Train from `orders.from_step` on, until `orders.until_step` or a request to stop.
 
@@ -66,19 +66,19 @@ def run_segment(
     committed checkpoint.
     """
     rank = progress.rank
-    config = Config.model_validate_json(json.dumps(orders.config))
+    config = Config.model_validate_json(json.dumps(worker_spec.config))
     if rank == 0:
-        progress.live = RemarksWriter(run.remarks_file(orders.segment))
-        if config.data.verify == "never" and orders.saves:
+        progress.live = RemarksWriter(run.remarks_file(worker_spec.segment))
+        if config.data.verify == "never" and worker_spec.saves:
             progress.remark(UNCHECKED_SHARDS)
-    resolved = resolved_of(config, orders.D)
+    resolved = resolved_of(config, worker_spec.D)
     spec = training_spec(resolved)
     set_determinism(spec)
-    seed_everything(stream_key(config.seed, "boundary", orders.from_step))
-    manifest = read_manifest(Path(orders.data_path))
+    seed_everything(stream_key(config.seed, "boundary", worker_spec.from_step))
+    manifest = read_manifest(Path(worker_spec.data_path))
     batch = spec.batch
-    train, validation = _splits(orders, config, batch, manifest)
-    steps = range(orders.from_step, orders.until_step)
+    train, validation = _splits(worker_spec, config, batch, manifest)
+    steps = range(worker_spec.from_step, worker_spec.until_step)
     n_entries = batch.steps * batch.M * batch.sequences
     order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
     batches = MicroBatches(train, order, batch)
@@ -94,33 +94,39 @@ def run_segment(
         _LoaderWorkerStart(os.getpid()),
     )
     device = device_of(config.hardware.device, local_rank())
-    check_before_training(orders, device, rank)
-    with process_group(orders.D, rank, device):
+    check_before_training(worker_spec, device, rank)
+    with process_group(worker_spec.D, rank, device):
         progress.peak = PeakMemory(device).read
         state = initial_state(spec, rank, device, train.n_windows)
         checkpoint = (
-            None if orders.checkpoint is None else open_checkpoint(run.checkpoints / orders.checkpoint)
+            None
+            if worker_spec.checkpoint is None
+            else open_checkpoint(run.checkpoints / worker_spec.checkpoint)
         )
         if checkpoint is not None:
-            if checkpoint.step != orders.from_step:
+            if checkpoint.step != worker_spec.from_step:
                 raise RunFailedError(
-                    f"orders.json must name a checkpoint of step {orders.from_step}, got {checkpoint.path.name}"
+                    f"orders.json must name a checkpoint of step {worker_spec.from_step}, got {checkpoint.path.name}"
                 )
             restore(state, checkpoint)
-        fence = Fence(run.lock_file, orders.token)
+        fence = Fence(run.lock_file, worker_spec.token)
         fence.check(now=True)
-        recorder = _recorder(run, orders, config, state, progress, manifest, fence) if rank == 0 else None
+        recorder = (
+            _recorder(run, worker_spec, config, state, progress, manifest, fence) if rank == 0 else None
+        )
         trainer = None if checkpoint is None else checkpoint.trainer
-        loop = Loop(run, orders, config, state, loader, validation, recorder, stop, progress, trainer, fence)
+        loop = Loop(
+            run, worker_spec, config, state, loader, validation, recorder, stop, progress, trainer, fence
+        )
         with ExitStack() as stack:
             if recorder is not None:
                 stack.enter_context(closing(recorder))
-            if orders.traced:
+            if worker_spec.traced:
                 from llmrun.runtime.instruments import Tracer
 
-                stack.enter_context(Tracer(run, orders, state))
+                stack.enter_context(Tracer(run, worker_spec, state))
             ended = loop.run()
-            check_after_training(orders, device, rank)
+            check_after_training(worker_spec, device, rank)
             return ended
 
 
@@ -140,10 +146,10 @@ class _LoaderWorkerStart:
 
 
 def _splits(
-    orders: SegmentOrders, config: Config, batch: Batch, manifest: Manifest
+    worker_spec: WorkerSpec, config: Config, batch: Batch, manifest: DatasetManifest
 ) -> tuple[Split, Validation | None]:
     """The training windows, and the evaluator where the config asks for one."""
-    directory = Path(orders.data_path)
+    directory = Path(worker_spec.data_path)
     verify = config.data.verify == "always"
     train = open_split(directory, manifest, "train", batch.L_ctx, verify)
     if config.eval.every_steps is None:
@@ -155,25 +161,29 @@ def _splits(
 
 def _recorder(
     run: RunDirectory,
-    orders: SegmentOrders,
+    worker_spec: WorkerSpec,
     config: Config,
     state: TrainingState,
     progress: Progress,
-    manifest: Manifest,
+    manifest: DatasetManifest,
     fence: Fence,
 ) -> Recorder:
     """Ledger, audits and metrics of rank 0, opened where the segment starts."""
     batch = state.spec.batch
-    if orders.checkpoint is None and not run.ledger_file.exists():
+    if worker_spec.checkpoint is None and not run.ledger_file.exists():
         ledger = LedgerWriter.create(run.ledger_file, PRODUCER, batch.steps)
     else:
-        at_step = None if orders.checkpoint is None else orders.from_step
+        at_step = None if worker_spec.checkpoint is None else worker_spec.from_step
         ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
-    throughput = Throughput(orders.D, flops_per_token(state.spec.shape), _peak_flops(config, progress))
-    tails = [audit_of(run.path / name, progress) for name in orders.audit_tails]
-    twin = None if orders.twin_ledger is None else audit_of(Path(orders.twin_ledger), progress)
-    baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if orders.baseline else None
-    sinks = Sinks.open(run.metrics_file, run.tensorboard, orders.from_step, _texts(run, orders))
+    throughput = Throughput(worker_spec.D, flops_per_token(state.spec.shape), _peak_flops(config, progress))
+    tails = [audit_of(run.path / name, progress) for name in worker_spec.audit_tails]
+    reference_run = (
+        None
+        if worker_spec.reference_ledger is None
+        else audit_of(Path(worker_spec.reference_ledger), progress)
+    )
+    baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if worker_spec.baseline else None
+    sinks = Sinks.open(run.metrics_file, run.tensorboard, worker_spec.from_step, _texts(run, worker_spec))
     return Recorder(
         run,
         ledger,
@@ -181,10 +191,10 @@ def _recorder(
         sinks,
         throughput,
         [tail for tail in tails if tail is not None],
-        twin,
+        reference_run,
         progress,
         manifest.splits["train"].bytes_per_token,
-        stop_at_twin=config.reproducibility.on_difference == "stop",
+        stop_at_reference=config.reproducibility.on_difference == "stop",
         baseline=baseline,
         fence=fence,
     )
@@ -195,8 +205,8 @@ def audit_of(path: Path, progress: Progress) -> Audit | None:
     try:
         return Audit(LedgerReader(path))
     except (OSError, LlmrunError) as error:
-        says = error.says if isinstance(error, LlmrunError) else error.strerror
-        progress.remark(f"nothing was compared with {path}: {says}")
+        message = error.message if isinstance(error, LlmrunError) else error.strerror
+        progress.remark(f"nothing was compared with {path}: {message}")
         return None
 
 
@@ -208,13 +218,13 @@ def _peak_flops(config: Config, progress: Progress) -> float | None:
     try:
         return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
     except LlmrunError as error:
-        progress.remark(f"MFU is not measured: {error.says}")
+        progress.remark(f"MFU is not measured: {error.message}")
         return None
 
 
-def _texts(run: RunDirectory, orders: SegmentOrders) -> dict[str, str]:
+def _texts(run: RunDirectory, worker_spec: WorkerSpec) -> dict[str, str]:
     """What TensorBoard shows as text: config, git commit, packages."""
-    provenance = run.segment_provenance(orders.segment)
+    provenance = run.segment_provenance(worker_spec.segment)
     found = {
         "config": run.config_file,
         "git": provenance / "git.json",

@@ -12,34 +12,34 @@ from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.schedule import learning_rate
 from llmrun.core.state import TrainingState, partial_digests
 from llmrun.errors import RefusedError
-from llmrun.run.worker_spec import SegmentOrders
-from llmrun.runtime.async_writer import PrivateCopy, digests_of
+from llmrun.run.worker_spec import WorkerSpec
+from llmrun.runtime.async_writer import HostBuffers, digests_of
 from llmrun.runtime.evaluation import Evaluations
 from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
-from llmrun.storage.checkpoint.parts import Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot
 from llmrun.storage.checkpoint.reader import Checkpoint
 
 
 def snapshot_of(
     state: TrainingState,
-    copy: PrivateCopy,
-    orders: SegmentOrders,
+    copy: HostBuffers,
+    worker_spec: WorkerSpec,
     chain: bytes,
     evaluations: Evaluations,
     smooth: dict[str, float],
-) -> Snapshot:
+) -> StateSnapshot:
     """This rank's part of the state after `state.step` steps, whose tensors `copy` has taken.
 
     chain, smooth: only rank 0's count.
     Sets all generators to the boundary after the step, which is the state that is saved.
     """
     seed_boundary(state.spec.seed, state.step)
-    return Snapshot(
+    return StateSnapshot(
         step=state.step,
-        attempt=f"segment-{orders.segment:03d}",
+        attempt=f"segment-{worker_spec.segment:03d}",
         tokens=state.step * state.spec.batch.gb_tok,
-        fingerprint=orders.fingerprint,
-        parts=orders.parts,
+        fingerprint=worker_spec.fingerprint,
+        parts=worker_spec.parts,
         chain=chain.hex(),
         trainer=_trainer(state, evaluations, smooth),
         rng=generator_states(),

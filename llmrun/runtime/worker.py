@@ -27,7 +27,7 @@ from llmrun.errors import (
 from llmrun.machine import AGENT_PID, die_with_parent, raise_open_files_limit
 from llmrun.provenance.imports import UncoveredImportError
 from llmrun.run.directory import RunDirectory
-from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.run.worker_spec import Outcome, WorkerSpec
 from llmrun.storage.durable import open_to_append
 
 
@@ -57,25 +57,25 @@ def _log_to(path: Path) -> None:
 
 def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
     """The segment's outcome on this rank, and an exit code (0 or that of the error)."""
-    from llmrun.run.stop_request import StopRequest
+    from llmrun.run.stop_request import WorkerStopRequest
     from llmrun.runtime.progress import Progress
 
     Outcome.reserve(run.outcome_file(segment, rank))
-    stop = StopRequest(run.stop_file(segment))
+    stop = WorkerStopRequest(run.stop_file(segment))
     stop.listen()
-    orders = SegmentOrders.read(run.orders_file(segment))
-    progress = Progress.at_start(orders, rank)
+    worker_spec = WorkerSpec.read(run.worker_spec_file(segment))
+    progress = Progress.at_start(worker_spec, rank)
     try:
         from llmrun.runtime.session import run_segment
 
-        return progress.outcome(run_segment(run, orders, stop, progress)), 0
+        return progress.outcome(run_segment(run, worker_spec, stop, progress)), 0
     except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a lost loader worker
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         known = as_known(error)
-        if isinstance(error, UncoveredImportError) and progress.step == orders.from_step:
-            known = RefusedError(known.says, where=known.where, hints=known.hints)
+        if isinstance(error, UncoveredImportError) and progress.step == worker_spec.from_step:
+            known = RefusedError(known.message, where=known.where, hints=known.hints)
         return progress.outcome(
             "failed", known, consequence=isinstance(known, OtherRankError)
         ), known.exit_code
@@ -99,7 +99,7 @@ def as_known(error: Exception) -> LlmrunError:
     from llmrun.runtime.process_group import TIMEOUT
 
     if isinstance(error, DamagedError):
-        return RunFailedError(error.says, where=error.where, caused_by=error.caused_by, hints=error.hints)
+        return RunFailedError(error.message, where=error.where, caused_by=error.caused_by, hints=error.hints)
     if isinstance(error, LlmrunError):
         return error
     if isinstance(error, UncoveredImportError):
@@ -108,38 +108,38 @@ def as_known(error: Exception) -> LlmrunError:
             where=error.path,
             hints=["import it when the program starts, or start again: code is read anew"],
         )
-    says = str(error)
-    own_words = says.splitlines()[:1]
+    message = str(error)
+    own_words = message.splitlines()[:1]
     limit = as_system_limit(error)
     if limit is not None:
         return limit
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in says:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
         return RunFailedError(
             "out of memory",
             caused_by=own_words,
             hints=["lower batch.μ_tok (other bits), or set activation_checkpointing: block (same bits)"],
         )
-    if isinstance(error, RuntimeError) and any(text in says for text in GLOO_TIME_OUTS):
+    if isinstance(error, RuntimeError) and any(text in message for text in GLOO_TIME_OUTS):
         return RunFailedError(
             f"a rank hung: no answer in {TIMEOUT.total_seconds() / 60:.0f} minutes",
             caused_by=own_words,
             hints=["the logs of the other ranks say how far each of them came"],
         )
-    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in says):
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in message):
         return OtherRankError("lost another rank", caused_by=own_words)
-    if LOADER_WORKER_LOST in says and "Bus error" in says:
+    if LOADER_WORKER_LOST in message and "Bus error" in message:
         return RunFailedError(
             "a loader worker was killed by SIGBUS: a shard was cut short while it was read, or its disk failed",
             caused_by=own_words,
             hints=["`llmrun data check DIR` names damaged shards"],
         )
-    if LOADER_WORKER_LOST in says or isinstance(error, EOFError | ConnectionError):
+    if LOADER_WORKER_LOST in message or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",
             caused_by=own_words,
             hints=["if memory ran out, lower data.num_workers"],
         )
-    if "does not have a deterministic implementation" in says:
+    if "does not have a deterministic implementation" in message:
         return RunFailedError("an operation has no deterministic form here", caused_by=own_words)
     if isinstance(error, torch.AcceleratorError):
         return RunFailedError("the GPU reported an error", caused_by=own_words)
@@ -148,7 +148,7 @@ def as_known(error: Exception) -> LlmrunError:
             f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None
         )
     bug = LlmrunError(
-        f"a bug of llmrun: {type(error).__name__}: {says}", hints=["please report it with this log"]
+        f"a bug of llmrun: {type(error).__name__}: {message}", hints=["please report it with this log"]
     )
     assert bug.exit_code == EXIT_BUG
     return bug
@@ -160,11 +160,11 @@ DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")
 
 def as_system_limit(error: Exception) -> RunFailedError | None:
     """`error` if a limit of open files is behind it, whoever raised it; else None."""
-    says = str(error)
-    own_words = says.splitlines()[:1]
+    message = str(error)
+    own_words = message.splitlines()[:1]
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
-    if isinstance(error, RuntimeError) and any(text in says for text in DESCRIPTORS_GONE):
+    if isinstance(error, RuntimeError) and any(text in message for text in DESCRIPTORS_GONE):
         return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
     return None
 

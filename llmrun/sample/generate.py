@@ -13,7 +13,7 @@ from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
 from llmrun.core.model.initialise import build
 from llmrun.core.model.transformer import Transformer
-from llmrun.data.manifest import Manifest, read_manifest
+from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.run.directory import RunDirectory
@@ -112,12 +112,12 @@ def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> 
         last = 0 if record.last is None else record.last.segment
         raise DamagedError(
             f"the config of segment {last} must be the one of its fingerprint: {key} is {new}, not {old}",
-            where=str(run.orders_file(last) if last else run.record_file),
+            where=str(run.worker_spec_file(last) if last else run.record_file),
             hints=["restore the run's `logs/` and run.json from a copy"],
         )
 
 
-def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, Manifest]:
+def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetManifest]:
     """The dataset that a run was last trained on, for its tokenizer.
 
     Raises InputError where it has moved, or another one with another tokenizer lies in its place.

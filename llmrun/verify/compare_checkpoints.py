@@ -6,13 +6,13 @@ from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import Progress, open_verified
 from llmrun.verify.diagnosis import cause, diagnose_state, shared_module
 from llmrun.verify.fingerprints import Era, compare_eras, era_of_checkpoint, eras_of_run
-from llmrun.verify.operands import Subject
+from llmrun.verify.operands import Operand
 from llmrun.verify.report import Finding, Verdict
 from llmrun.verify.states import QUANTITY_ORDER, StateDifference, compare_states, differing_names
 from llmrun.verify.tensor_diff import distances_of_tensors
 
 
-def verify_checkpoints(a: Subject, b: Subject, progress: Progress | None = None) -> Verdict:
+def verify_checkpoints(a: Operand, b: Operand, progress: Progress | None = None) -> Verdict:
     """Two checkpoints, both read byte by byte.
 
     Raises CheckpointDamage, NothingComparedError if they are of different steps.
@@ -64,7 +64,7 @@ def state_finding(difference: StateDifference, diagnosis: str) -> Finding:
     )
 
 
-def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None = None) -> Verdict:
+def verify_checkpoint_with_run(a: Operand, b: Operand, progress: Progress | None = None) -> Verdict:
     """A checkpoint against what a ledger recorded at its step; the order of the two does not matter.
 
     Equal chains mean that all steps up to there were equal.
@@ -92,8 +92,8 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
     if damage:
         finding = Finding(ledger.verify_chain(), None, damage[0])
     elif quantities:
-        says = f"the state saved after step {step} is not the one that the ledger of {run.label} recorded"
-        finding = Finding(step, quantities[0], f"{says}; {cause(fingerprints)}", quantities)
+        message = f"the state saved after step {step} is not the one that the ledger of {run.label} recorded"
+        finding = Finding(step, quantities[0], f"{message}; {cause(fingerprints)}", quantities)
     return Verdict(
         a=str(a.path),
         b=str(b.path),
@@ -109,7 +109,7 @@ def verify_checkpoint_with_run(a: Subject, b: Subject, progress: Progress | None
     )
 
 
-def _damage_up_to(run: Subject, step: int) -> tuple[str, ...]:
+def _damage_up_to(run: Operand, step: int) -> tuple[str, ...]:
     """What is wrong with the ledger of `run` up to `step`."""
     assert run.ledger is not None
     broken = run.ledger.verify_chain()
@@ -118,7 +118,7 @@ def _damage_up_to(run: Subject, step: int) -> tuple[str, ...]:
     return (f"record {broken} of the ledger of {run.label} does not hold: it was damaged or edited",)
 
 
-def _era_at(run: Subject, step: int) -> tuple[Era, ...]:
+def _era_at(run: Operand, step: int) -> tuple[Era, ...]:
     """The fingerprint under which a run made `step`."""
     if run.record is None or run.contradictions:
         return ()
@@ -126,7 +126,7 @@ def _era_at(run: Subject, step: int) -> tuple[Era, ...]:
     return (Era(0, era.digest, era.parts, era.preimages),)
 
 
-def _notes(checkpoint: Checkpoint, run: Subject, same_history: bool) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint, run: Operand, same_history: bool) -> tuple[str, ...]:
     assert run.ledger is not None
     notes = []
     if run.ledger.record(checkpoint.step).optimizer_digest is None:

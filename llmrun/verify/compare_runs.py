@@ -10,8 +10,8 @@ from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.ledger.compare import (
-    Difference,
     Extent,
+    RecordDifference,
     common_extent,
     common_steps,
     differing_steps,
@@ -24,7 +24,7 @@ from llmrun.storage.ledger.record import QUANTITIES
 from llmrun.verify.compare_checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
 from llmrun.verify.diagnosis import cause, diagnose, diagnose_state, explain_rate, explain_tokens, place_of
 from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run
-from llmrun.verify.operands import Subject, open_subject
+from llmrun.verify.operands import Operand, open_subject
 from llmrun.verify.report import Finding, Verdict
 from llmrun.verify.states import (
     QUANTITY_ORDER,
@@ -51,7 +51,7 @@ class LedgersCompared:
     """
 
     steps: range
-    difference: Difference | None
+    difference: RecordDifference | None
     broken_step: int | None
     chain: str | None
     complete: bool
@@ -101,7 +101,7 @@ def _first_broken(a: LedgerReader, b: LedgerReader) -> dict[str, int | None]:
 
 
 def _later(
-    a: LedgerReader, b: LedgerReader, difference: Difference | None, steps: range
+    a: LedgerReader, b: LedgerReader, difference: RecordDifference | None, steps: range
 ) -> tuple[int, int | None]:
     """(steps that differ, the step from which on none does)."""
     if difference is None:
@@ -141,7 +141,7 @@ def _unrecorded(a: LedgerReader, b: LedgerReader) -> list[str]:
 
 
 def compare_shared(
-    a: Subject, b: Subject, steps: range, stop: int | None, progress: Progress | None = None
+    a: Operand, b: Operand, steps: range, stop: int | None, progress: Progress | None = None
 ) -> StatesCompared:
     """Compare the checkpoints of all `steps` before `stop` (None: all) that both runs hold.
 
@@ -163,28 +163,28 @@ def compare_shared(
 
 
 def _open_all(
-    subject: Subject, steps: range, shared: set[int], compared: StatesCompared, progress: Progress | None
+    operand: Operand, steps: range, shared: set[int], compared: StatesCompared, progress: Progress | None
 ) -> dict[int, Checkpoint]:
     """The sound checkpoints of one run that are what its ledger recorded; the others go into `compared`."""
-    assert subject.ledger is not None
+    assert operand.ledger is not None
     opened = {}
-    for step, path in subject.checkpoints.items():
-        if step > subject.ledger.last_step:
+    for step, path in operand.checkpoints.items():
+        if step > operand.ledger.last_step:
             compared.damage.append(
-                f"the ledger of {subject.label} ends at step {subject.ledger.last_step}, "
+                f"the ledger of {operand.label} ends at step {operand.ledger.last_step}, "
                 f"before its checkpoint {step_name(step)}"
             )
         if step not in steps:
             continue
         checkpoint = sound_checkpoint(
-            path, compared, subject.label, every_byte=step in shared, progress=progress
+            path, compared, operand.label, every_byte=step in shared, progress=progress
         )
         if checkpoint is None:
             continue
-        unequal = compare_with_record(checkpoint, subject.ledger.record(step))
+        unequal = compare_with_record(checkpoint, operand.ledger.record(step))
         if unequal:
             compared.damage.append(
-                f"checkpoint {path.name} of {subject.label} is not the state that its ledger recorded: "
+                f"checkpoint {path.name} of {operand.label} is not the state that its ledger recorded: "
                 f"{', '.join(unequal)}"
             )
             continue
@@ -214,7 +214,7 @@ def verify_runs(
     return verdict
 
 
-def _verify_ledgers(a: Subject, b: Subject, progress: Progress | None) -> Verdict:
+def _verify_ledgers(a: Operand, b: Operand, progress: Progress | None) -> Verdict:
     """Two subjects with ledgers."""
     assert a.ledger is not None
     assert b.ledger is not None
@@ -254,13 +254,13 @@ def _quantities(ledgers: LedgersCompared, states: StatesCompared) -> tuple[str, 
     return tuple(dict.fromkeys([*ledgers.extent.quantities, *of_states]))
 
 
-def _eras(subject: Subject) -> tuple[Era, ...]:
+def _eras(operand: Operand) -> tuple[Era, ...]:
     """The fingerprints of a run; () if they are not known, or run.json contradicts itself."""
-    return () if subject.record is None or subject.contradictions else eras_of_run(subject.record)
+    return () if operand.record is None or operand.contradictions else eras_of_run(operand.record)
 
 
 def _finding(
-    a: Subject, b: Subject, ledgers: LedgersCompared, states: StatesCompared, fingerprints: Fingerprints
+    a: Operand, b: Operand, ledgers: LedgersCompared, states: StatesCompared, fingerprints: Fingerprints
 ) -> Finding | None:
     """The first difference: of saved states before that of the ledgers, where there is one."""
     if states.difference is not None:
@@ -287,7 +287,7 @@ def _finding(
 
 
 def _tensor_distances(
-    a: Subject, b: Subject, finding: Finding | None, last_step: int
+    a: Operand, b: Operand, finding: Finding | None, last_step: int
 ) -> tuple[TensorDistance, ...]:
     """How far apart the differing tensors are in the first checkpoints from the difference on that both hold.
 
@@ -313,8 +313,8 @@ def _strict_finding(verdict: Verdict) -> Finding | None:
     """What `strict` demands beyond equal bits, and does not find."""
     if not verdict.complete:
         ends = "" if verdict.ends is None else f": A at step {verdict.ends[0]}, B at step {verdict.ends[1]}"
-        says = f"the bits are equal up to step {verdict.last_step}, but not both end there{ends}"
-        return Finding(verdict.last_step + 1, None, says)
+        message = f"the bits are equal up to step {verdict.last_step}, but not both end there{ends}"
+        return Finding(verdict.last_step + 1, None, message)
     if verdict.fingerprints.equal:
         return None
     return Finding(None, "config", f"the bits are equal, but {cause(verdict.fingerprints)}")

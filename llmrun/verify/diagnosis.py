@@ -15,11 +15,11 @@ from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
 from llmrun.run.settings import dataset_places
-from llmrun.storage.ledger.compare import Difference
+from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.explain import Explanation, explain
 from llmrun.storage.ledger.word_search import digest_of_words, find_changed_word
 from llmrun.verify.fingerprints import Fingerprints
-from llmrun.verify.operands import Subject
+from llmrun.verify.operands import Operand
 from llmrun.verify.states import StateDifference
 from llmrun.verify.tensor_diff import DifferingTensors, ElementChange
 
@@ -34,7 +34,7 @@ MOMENTS = (".exp_avg", ".exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelPart:
     """Where tensors differ.
 
     module:  the part of the model, such as `model.layers.3.self_attn`.
@@ -58,7 +58,7 @@ def module_of(parameter: str) -> str:
     return ".".join(parts[: min(end, len(parts) - 1)]) or parameter
 
 
-def first_in_backward(tensors: Sequence[str]) -> Place | None:
+def first_in_backward(tensors: Sequence[str]) -> ModelPart | None:
     """The module that a backward pass reaches first among those whose gradients differ.
 
     An error in a module's backward pass spoils the gradients of the module and of all before it in the
@@ -67,19 +67,19 @@ def first_in_backward(tensors: Sequence[str]) -> Place | None:
     if not tensors:
         return None
     if len(tensors) == 1:
-        return Place(parameter_of(tensors[0]))
+        return ModelPart(parameter_of(tensors[0]))
     parameters = dict.fromkeys(parameter_of(tensor) for tensor in tensors)
     module = max((module_of(parameter) for parameter in parameters), key=forward_place)
-    return Place(module, sum(module_of(parameter) != module for parameter in parameters))
+    return ModelPart(module, sum(module_of(parameter) != module for parameter in parameters))
 
 
-def shared_module(tensors: Iterable[str]) -> Place | None:
+def shared_module(tensors: Iterable[str]) -> ModelPart | None:
     """The one tensor or module to which all belong; None where they are of several."""
     parameters = list(dict.fromkeys(parameter_of(tensor) for tensor in tensors))
     if len(parameters) == 1:
-        return Place(parameters[0])
+        return ModelPart(parameters[0])
     modules = {module_of(parameter) for parameter in parameters}
-    return Place(modules.pop()) if len(modules) == 1 else None
+    return ModelPart(modules.pop()) if len(modules) == 1 else None
 
 
 def forward_place(module: str) -> tuple[tuple[int, int, str], ...]:
@@ -106,7 +106,7 @@ class _Shape:
     words: int
 
 
-def explain_tokens(a: Subject, b: Subject, difference: Difference) -> str:
+def explain_tokens(a: Operand, b: Operand, difference: RecordDifference) -> str:
     """What is known of the tokens that differ; "" where nothing is."""
     digests = {"A": difference.a.tokens_digest, "B": difference.b.tokens_digest}
     if a.record is None or b.record is None or None in digests.values():
@@ -130,7 +130,7 @@ def _shape(record: RunRecord) -> _Shape | None:
     return _Shape(gb_tok // L_ctx, mu_tok // L_ctx, L_ctx + 1)
 
 
-def _one_token(shape: _Shape, difference: Difference) -> str:
+def _one_token(shape: _Shape, difference: RecordDifference) -> str:
     """One token changed: the digests alone tell which."""
     digest_a, digest_b = difference.a.tokens_digest, difference.b.tokens_digest
     assert digest_a is not None
@@ -143,7 +143,7 @@ def _one_token(shape: _Shape, difference: Difference) -> str:
     return f"{ONE_CHANGED} ({change.change:+d} in B): token {token} of sequence {sequence} of micro-batch {number}"
 
 
-def _other_step(a: Subject, difference: Difference) -> str:
+def _other_step(a: Operand, difference: RecordDifference) -> str:
     """The whole step is one that the other run made before or after."""
     assert a.ledger is not None
     tokens = a.ledger.array["tokens_digest"]
@@ -153,7 +153,7 @@ def _other_step(a: Subject, difference: Difference) -> str:
     return f"B has the tokens that A had in step {a.ledger.first_step + int(found[0])}"
 
 
-def explain_rate(a: Subject, difference: Difference) -> str:
+def explain_rate(a: Operand, difference: RecordDifference) -> str:
     """Where A used the learning rate that B uses at the differing step; "" where it did not."""
     if difference.fields[0] != "learning_rate" or a.ledger is None:
         return ""
@@ -165,7 +165,7 @@ def explain_rate(a: Subject, difference: Difference) -> str:
     return f"that of B is A's of step {nearest}"
 
 
-def _against_the_order(a: Subject, b: Subject, shape: _Shape, difference: Difference) -> str:
+def _against_the_order(a: Operand, b: Operand, shape: _Shape, difference: RecordDifference) -> str:
     """Which of the two has what seed and dataset prescribe, and by how many places the other is off."""
     stated = {"A": difference.a.tokens_digest, "B": difference.b.tokens_digest}
     places = [place for s in (a, b) if s.record for place in dataset_places(RunDirectory(s.path), s.record)]
@@ -178,12 +178,12 @@ def _against_the_order(a: Subject, b: Subject, shape: _Shape, difference: Differ
     if len(right) != 1:
         return ""
     ((wrong, shift),) = ((label, shift) for label, shift in shifts.items() if label not in right)
-    says = f"{right[0]} has the samples that seed and dataset prescribe"
+    message = f"{right[0]} has the samples that seed and dataset prescribe"
     if shift is None:
-        return f"{says}, {wrong} has others"
+        return f"{message}, {wrong} has others"
     distance = f"{abs(shift)} place{'' if abs(shift) == 1 else 's'}"
     where, why = ("later", "skipped") if shift > 0 else ("earlier", "repeated")
-    return f"{says}, those of {wrong} stand {distance} {where} in the order: samples were {why}"
+    return f"{message}, those of {wrong} stand {distance} {where} in the order: samples were {why}"
 
 
 def _shift_of(
@@ -237,7 +237,7 @@ _ORDER_FIELDS = ("seed", "batch.", "data.", "T_tokens")
 """Fields of the config that decide which samples a step has."""
 
 
-def place_of(difference: Difference, tensors: DifferingTensors) -> Place | None:
+def place_of(difference: RecordDifference, tensors: DifferingTensors) -> ModelPart | None:
     """The part of the model that the differing tensors point at, where they are those of the differing quantity."""
     if tensors.step != difference.step or tensors.quantity is None or not tensors.names:
         return None
@@ -249,7 +249,7 @@ def place_of(difference: Difference, tensors: DifferingTensors) -> Place | None:
 
 
 def diagnose(
-    difference: Difference,
+    difference: RecordDifference,
     fingerprints: Fingerprints,
     tensors: DifferingTensors,
     detail: str = "",
@@ -267,18 +267,18 @@ def diagnose(
         what = "data differ" if detail.startswith(ONE_CHANGED) else "data order differs"
         fact = f"{what} from step {difference.step} although dataset and seed are equal"
         explanation = Explanation(fact, explanation.guess)
-    says = f"{explanation.fact}: {detail}" if detail else str(explanation)
+    message = f"{explanation.fact}: {detail}" if detail else str(explanation)
     if fingerprints.equal is False and not detail:
-        says = explanation.fact
+        message = explanation.fact
     healed = (
         f"; equal again from step {equal_again} on: the difference did not last"
         if equal_again is not None
         else ""
     )
-    return f"{says}{healed}; {cause(fingerprints)}"
+    return f"{message}{healed}; {cause(fingerprints)}"
 
 
-def _where(place: Place | None, tensors: DifferingTensors) -> str:
+def _where(place: ModelPart | None, tensors: DifferingTensors) -> str:
     """A module, and what else differs; or a tensor, and which of its elements."""
     if place is None:
         return ""
@@ -292,9 +292,9 @@ def _where(place: Place | None, tensors: DifferingTensors) -> str:
 def said_of_element(change: ElementChange) -> str:
     """`[3, 5] alone, by 1 ulp`."""
     size = abs(change.ulps)
-    says = "1 ulp" if size == 1 else f"{size:,} ulps"
+    message = "1 ulp" if size == 1 else f"{size:,} ulps"
     bit = f" (bit {size.bit_length() - 1})" if size & (size - 1) == 0 and size > 1 else ""
-    return f"[{', '.join(map(str, change.index))}] alone, by {says}{bit}"
+    return f"[{', '.join(map(str, change.index))}] alone, by {message}{bit}"
 
 
 def _same_order(fingerprints: Fingerprints) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmrun.provenance.fingerprint import PARTS, Change, Fingerprint, compare
 from llmrun.run.record import RunRecord
-from llmrun.storage.checkpoint.manifest import Manifest
+from llmrun.storage.checkpoint.manifest import CheckpointManifest
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def eras_of_run(record: RunRecord) -> tuple[Era, ...]:
     return tuple(era for index, era in enumerate(eras) if index == 0 or era.digest != eras[index - 1].digest)
 
 
-def era_of_checkpoint(manifest: Manifest) -> tuple[Era, ...]:
+def era_of_checkpoint(manifest: CheckpointManifest) -> tuple[Era, ...]:
     """The fingerprint in a checkpoint's manifest."""
     return (Era(0, manifest.fingerprint, manifest.parts, None),)
 

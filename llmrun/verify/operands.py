@@ -15,7 +15,7 @@ Kind = Literal["run", "checkpoint", "ledger"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Operand:
     """One side of a comparison.
 
     label:       A or B.
@@ -48,7 +48,7 @@ class Subject:
         return self.record is not None and self.record.status == "running"
 
 
-def open_subject(label: str, path: Path) -> Subject:
+def open_subject(label: str, path: Path) -> Operand:
     """Open what lies at `path`.
 
     Raises InputError where it is none of the three, DamagedError where a ledger's header is damaged.
@@ -59,21 +59,21 @@ def open_subject(label: str, path: Path) -> Subject:
         raise InputError(f"there is nothing at {path}", hints=[WANTED])
     if not path.is_file() or not is_ledger(path):
         raise InputError(f"{path} is neither a run, nor a checkpoint, nor a ledger", hints=[WANTED])
-    return Subject(label, path, "ledger", LedgerReader(path), None, {})
+    return Operand(label, path, "ledger", LedgerReader(path), None, {})
 
 
 WANTED = "give a run's directory or name, a checkpoint's directory, or a ledger.bin"
 
 
-def _open_directory(label: str, path: Path) -> Subject:
+def _open_directory(label: str, path: Path) -> Operand:
     run = RunDirectory(path)
     if (path / MANIFEST).is_file():
-        return Subject(label, path, "checkpoint", None, None, {})
+        return Operand(label, path, "checkpoint", None, None, {})
     if run.ledger_file.is_file():
         record = read_record(run.record_file, compared=False) if run.is_run else None
         # The ledger is opened last: a run that goes on records a step before it saves it.
         found = {step: run.checkpoints / step_name(step) for step in steps_in(run.checkpoints)}
-        return Subject(label, path, "run", LedgerReader(run.ledger_file), record, found)
+        return Operand(label, path, "run", LedgerReader(run.ledger_file), record, found)
     if run.is_run:
         raise InputError(f"{path} has no ledger yet: no step of this run was recorded")
     raise InputError(f"{path} is neither a run's directory nor a checkpoint", hints=[WANTED])

@@ -12,7 +12,7 @@ from llmrun.errors import DamagedError, InputError
 from llmrun.run.recorded_state import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
-from llmrun.storage.ledger.compare import Difference
+from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.tensors import (
     TENSOR_QUANTITIES,
     Group,
@@ -21,7 +21,7 @@ from llmrun.storage.ledger.tensors import (
     steps_kept,
 )
 from llmrun.storage.ledger.word_search import find_changed_word
-from llmrun.verify.operands import Subject
+from llmrun.verify.operands import Operand
 
 Groups = dict[str, dict[str, TensorDigest]]
 
@@ -64,7 +64,7 @@ class DifferingTensors:
 _CHANGES_MAX = 8
 
 
-def name_tensors(a: Subject, b: Subject, difference: Difference, last_step: int) -> DifferingTensors:
+def name_tensors(a: Operand, b: Operand, difference: RecordDifference, last_step: int) -> DifferingTensors:
     """The tensors that differ at the difference's step, or at the first step after it that both kept.
 
     Those of the differing quantity where its digests were kept at the difference's step, of gradients,
@@ -107,20 +107,20 @@ def _changed_element(name: str, a: TensorDigest | None, b: TensorDigest | None) 
     return ElementChange(name, index, change.change)
 
 
-def _steps_of_both(a: Subject, b: Subject, first: int, last: int) -> list[int]:
+def _steps_of_both(a: Operand, b: Operand, first: int, last: int) -> list[int]:
     """The steps from `first` to `last` at which both keep digests of single tensors, ascending."""
     kept_a, kept_b = ({*steps_kept(s.ledger_tensors), *s.checkpoints} for s in (a, b))
     return sorted(step for step in kept_a & kept_b if first <= step <= last)
 
 
-def _groups(subject: Subject, step: int) -> Groups:
+def _groups(operand: Operand, step: int) -> Groups:
     """The digests kept at `step`, those of the ledger before those of a checkpoint.
 
     What does not combine to the digest in the ledger is another state's, left behind, and is passed over.
     """
-    groups = _groups_of_ledger(subject, step) or _groups_of_checkpoint(subject, step)
-    assert subject.ledger is not None
-    record = subject.ledger.record(step)
+    groups = _groups_of_ledger(operand, step) or _groups_of_checkpoint(operand, step)
+    assert operand.ledger is not None
+    record = operand.ledger.record(step)
     stated = {
         "gradients": record.gradients_digest,
         "weights": record.weights_digest,
@@ -133,20 +133,20 @@ def _groups(subject: Subject, step: int) -> Groups:
     }
 
 
-def _groups_of_ledger(subject: Subject, step: int) -> Groups:
+def _groups_of_ledger(operand: Operand, step: int) -> Groups:
     """The digests in `ledger-tensors/`; {} where there are none, or only a damaged file."""
     try:
-        return read_tensors(subject.ledger_tensors, step) or {}
+        return read_tensors(operand.ledger_tensors, step) or {}
     except DamagedError:
         return {}
 
 
-def _groups_of_checkpoint(subject: Subject, step: int) -> Groups:
+def _groups_of_checkpoint(operand: Operand, step: int) -> Groups:
     """The digests in a checkpoint's manifest; {} where it is not there or damaged, which is told elsewhere."""
-    if step not in subject.checkpoints:
+    if step not in operand.checkpoints:
         return {}
     try:
-        return groups_of(open_checkpoint(subject.checkpoints[step]).manifest)
+        return groups_of(open_checkpoint(operand.checkpoints[step]).manifest)
     except (CheckpointDamage, InputError):
         return {}
 

@@ -30,8 +30,8 @@ class Finding(Exception):
     kind: unsound, lost, orphans, bits, leftover, or ending.
     """
 
-    def __init__(self, kind: str, says: str) -> None:
-        super().__init__(says)
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
         self.kind = kind
 
 

@@ -67,10 +67,14 @@ Play = Callable[[Task, Path], Seen]
 class Run:
     """One run under fire."""
 
-    def __init__(self, ground: Path, name: str, truth: Truth, tally: Tally, play: Play) -> None:
-        self.run = RunDirectory(ground / "runs" / name)
+    def __init__(self, replay_environment: Path, name: str, truth: Truth, tally: Tally, play: Play) -> None:
+        self.run = RunDirectory(replay_environment / "runs" / name)
         self.truth, self.tally = truth, tally
-        self._config, self._log, self._play = ground / "config.yaml", ground / f"{name}.log", play
+        self._config, self._log, self._play = (
+            replay_environment / "config.yaml",
+            replay_environment / f"{name}.log",
+            play,
+        )
         self._on_disk: list[int] = []
 
     def segment(self, kill: Kill | None, *, is_torn: bool = False) -> bool:

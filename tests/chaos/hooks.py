@@ -20,7 +20,7 @@ class Reports:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def say(self, **fields: Any) -> None:
+    def notify(self, **fields: Any) -> None:
         """Tell the harness."""
         os.write(self._descriptor, json.dumps(fields).encode() + b"\n")
 
@@ -35,7 +35,7 @@ class Trigger:
     def at(self, where: str) -> None:
         """One pass; from any thread."""
         if next(self._passes) == self._nth:
-            self._reports.say(event="struck", where=where)
+            self._reports.notify(event="struck", where=where)
             self._strike()
 
 
@@ -83,7 +83,7 @@ def tell_commits(reports: Reports) -> None:
     def telling(disk: Disk, old: Path, new: Path) -> None:
         rename(disk, old, new)
         if (step := step_of(new.name)) is not None and new.parent.name == "checkpoints":
-            reports.say(event="committed", step=step)
+            reports.notify(event="committed", step=step)
 
     Disk.rename = telling
 

@@ -25,16 +25,16 @@ from chaos.plan import Kill, V
 from llmrun.config.load import load_config
 from llmrun.launch import preflight as examine
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import wishes_of
-from llmrun.launch.prepared import NothingToDo, Prepared
-from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.options import launch_options
+from llmrun.launch.prepared import NothingToDo, PreparedSegment
+from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe, WorkerJob
 from llmrun.machine import die_with_parent
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import StopRequest
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime import worker
 from llmrun.runtime.probe import probe
 from warm.driver import Silent
@@ -121,7 +121,7 @@ class ForkStarter:
 
     def start(self, job: WorkerJob) -> Ranks:
         """See `Starter.start`.  All ranks stand in one process group, so that one signal reaches them all."""
-        orders = SegmentOrders.read(job.run.orders_file(job.segment))
+        worker_spec = WorkerSpec.read(job.run.worker_spec_file(job.segment))
         hidden = sorted(path.name for path in job.run.checkpoints.glob(".tmp-*"))
         port, launcher = free_port(), os.getpid()
         pids: list[int] = []
@@ -131,7 +131,7 @@ class ForkStarter:
                 self._be_rank(job, rank, port, launcher, group=pids[0] if pids else 0)
             pids.append(pid)
             os.setpgid(pid, pids[0])
-        self._reports.say(event="started", pids=pids, from_step=orders.from_step, hidden=hidden)
+        self._reports.notify(event="started", pids=pids, from_step=worker_spec.from_step, hidden=hidden)
         return Ranks(pids)
 
     def _be_rank(self, job: WorkerJob, rank: int, port: int, launcher: int, group: int) -> None:
@@ -187,7 +187,7 @@ def be_launcher(task: Task, reports: Reports, harness: int, log: Path) -> None:
         launch(task, reports)
         code = 0
     except BaseException as error:  # noqa: BLE001  a fork may not return into the harness's code
-        reports.say(event="error", says=f"{type(error).__name__}: {error}")
+        reports.notify(event="error", message=f"{type(error).__name__}: {error}")
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -195,26 +195,26 @@ def be_launcher(task: Task, reports: Reports, harness: int, log: Path) -> None:
 
 def launch(task: Task, reports: Reports) -> None:
     """Start the run, or resume it, and tell how the segment ended."""
-    starter = ForkStarter(task, reports)
+    backend = ForkStarter(task, reports)
     with StopRequest() as stop:
-        prepared = prepare(task, starter, stop)
+        prepared = prepare(task, backend, stop)
         if isinstance(prepared, NothingToDo):
-            reports.say(event="nothing", says=prepared.says)
+            reports.notify(event="nothing", message=prepared.message)
             return
-        ended = run_segment(prepared, starter, stop, Silent())
+        ended = run_segment(prepared, backend, stop, Silent())
     error = ended.error(task.run)
-    says = None if error is None else error.says
-    reports.say(event="ended", why=ended.end.why, says=says, remarks=list(ended.end.remarks))
+    message = None if error is None else error.message
+    reports.notify(event="ended", why=ended.end.why, message=message, remarks=list(ended.end.remarks))
 
 
-def prepare(task: Task, starter: ForkStarter, stop: StopRequest) -> Prepared | NothingToDo:
+def prepare(task: Task, backend: ForkStarter, stop: StopRequest) -> PreparedSegment | NothingToDo:
     """What `llmrun train CONFIG --run NAME` does for a new run, `llmrun resume RUN` for one that exists."""
     said = print
     sets = [f"runs_dir={task.run.path.parent}", *task.overrides]
     if not task.run.is_run:
         D = task.D if V % task.D == 0 else task.D + 1  # a fresh config has a whole A
-        wishes = wishes_of([*sets, f"batch.D={D}"], [], None)
-        loaded = load_config(task.config, wishes.overrides)
-        return prepare_fresh(loaded, task.run.name, wishes, starter, stop, said)
-    wishes = wishes_of(sets[1:], [], None, task.D, task.start)
-    return prepare_resume(task.run, wishes, Command("llmrun resume"), starter, stop, said)
+        options = launch_options([*sets, f"batch.D={D}"], [], None)
+        loaded = load_config(task.config, options.overrides)
+        return prepare_fresh(loaded, task.run.name, options, backend, stop, said)
+    options = launch_options(sets[1:], [], None, task.D, task.start)
+    return prepare_resume(task.run, options, ResumeCommand("llmrun resume"), backend, stop, said)

@@ -17,7 +17,7 @@ from chaos.plan import Kill, V
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.layout import steps_in
 
 POLL_S = 0.001
@@ -82,7 +82,7 @@ class Watched:
 
     def until(self, kill: Kill) -> bool:
         """Wait for the moment of a kill; False where the launcher ends before."""
-        if not self._wait(lambda: self._run.orders_file(self._segment).exists()):
+        if not self._wait(lambda: self._run.worker_spec_file(self._segment).exists()):
             return False
         own = f"-segment-{self._segment:03d}"
         found = [path.name for path in self._run.checkpoints.glob(".tmp-*")]
@@ -122,9 +122,9 @@ class Watched:
     def events(self) -> list[dict[str, Any]]:
         """The segment in the harness's words, when it is over."""
         found: list[dict[str, Any]] = []
-        orders = self._run.orders_file(self._segment)
-        if orders.exists():
-            from_step = SegmentOrders.read(orders).from_step
+        worker_spec = self._run.worker_spec_file(self._segment)
+        if worker_spec.exists():
+            from_step = WorkerSpec.read(worker_spec).from_step
             found.append({"event": "started", "from_step": from_step, "hidden": self._hidden})
         if self._run.is_run and len(segments := read_record(self._run.record_file).segments) == self._segment:
             last = segments[-1]

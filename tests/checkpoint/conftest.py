@@ -13,7 +13,7 @@ import pytest
 
 from llmrun.storage.checkpoint.layout import MANIFEST, SUMS, group_of
 from llmrun.storage.checkpoint.manifest import render_sums
-from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.retention import sweep
 from llmrun.storage.checkpoint.safetensors import DTYPES
@@ -85,7 +85,7 @@ def even_cuts(state: Sequence[Whole], world: int) -> dict[str, list[int]]:
     return {tensor.name: [tensor.numel * rank // world for rank in range(world + 1)] for tensor in state}
 
 
-def pieces_of_rank(state: Sequence[Whole], cuts: dict[str, list[int]], rank: int) -> list[Piece]:
+def pieces_of_rank(state: Sequence[Whole], cuts: dict[str, list[int]], rank: int) -> list[TensorPiece]:
     """What `rank` writes; a tensor without elements is named by rank 0."""
     pieces = []
     for tensor in state:
@@ -93,11 +93,13 @@ def pieces_of_rank(state: Sequence[Whole], cuts: dict[str, list[int]], rank: int
         if start == stop and not (tensor.numel == 0 and rank == 0):
             continue
         values = tensor.values[start:stop]
-        pieces.append(Piece(tensor.name, tensor.kind, tensor.dtype, tensor.shape, start, values))
+        pieces.append(TensorPiece(tensor.name, tensor.kind, tensor.dtype, tensor.shape, start, values))
     return pieces
 
 
-def snapshot(step: int, pieces: Sequence[Piece], attempt: str = "001", **changed: object) -> Snapshot:
+def snapshot(
+    step: int, pieces: Sequence[TensorPiece], attempt: str = "001", **changed: object
+) -> StateSnapshot:
     """A snapshot of these pieces."""
     fields = {
         "step": step,
@@ -112,7 +114,7 @@ def snapshot(step: int, pieces: Sequence[Piece], attempt: str = "001", **changed
         "optimizer": [piece for piece in pieces if group_of(piece.kind) == "optimizer"],
         "digests": lambda pieces: [digest_of(piece.values, piece.start) for piece in pieces],
     }
-    return Snapshot(**(fields | changed))
+    return StateSnapshot(**(fields | changed))
 
 
 def save(

@@ -186,9 +186,9 @@ def test_check_as_json(run):
         (("prune", "{run}/..", "--keep-last", 1), "is not a run's directory"),
     ],
 )
-def test_wrong_input_is_refused(run, arguments, says):
+def test_wrong_input_is_refused(run, arguments, message):
     """What is no run, no checkpoint or no step of it is said."""
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         llmrun(*[str(argument).replace("{run}", str(run)) for argument in arguments])
 
 
@@ -257,7 +257,7 @@ def test_prune_refuses_a_run_that_is_under_way(run):
     with RunLock.acquire(run / "run.lock") as lock, pytest.raises(RefusedError) as caught:
         llmrun("prune", run, "--keep-last", 1)
 
-    assert caught.value.says == f"demo is being trained by {lock.owner.describe()}"
+    assert caught.value.message == f"demo is being trained by {lock.owner.describe()}"
     assert steps_in(run / "checkpoints") == [8, 16, 24]
     assert llmrun("prune", run, "--keep-last", 1).exit_code == 0
     assert (run / "run.lock").read_bytes() == b""

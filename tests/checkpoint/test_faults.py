@@ -185,8 +185,8 @@ def test_a_rank_that_never_reports_is_named(states, tmp_path):
     saved = states.snapshot(16, [])
     for rank in (0, 2):
         save_rank(tmp_path, saved, rank, 3)
-    says = r"step-00000016 was not committed: rank 1 of 3 did not finish writing within 0.05 s"
-    with pytest.raises(CheckpointWriteError, match=says):
+    message = r"step-00000016 was not committed: rank 1 of 3 did not finish writing within 0.05 s"
+    with pytest.raises(CheckpointWriteError, match=message):
         commit(tmp_path, saved, 3, timeout_s=0.05)
 
     assert list(tmp_path.iterdir()) == []
@@ -284,13 +284,13 @@ def test_a_foreign_file_in_the_hidden_directory_stops_the_commit(states, tmp_pat
         ('{"format": NaN}', "holds NaN"),
     ],
 )
-def test_a_damaged_report_stops_the_commit(states, tmp_path, text, says):
+def test_a_damaged_report_stops_the_commit(states, tmp_path, text, message):
     """A report is read back as strictly as a manifest."""
     saved = states.snapshot(16, [])
     save_rank(tmp_path, saved, 0, 1)
     (tmp_path / ".tmp-step-00000016-001" / "rank-00001.json").write_text(text)
 
-    with pytest.raises(CheckpointWriteError, match=says):
+    with pytest.raises(CheckpointWriteError, match=message):
         commit(tmp_path, saved, 1, timeout_s=1)
 
 
@@ -330,14 +330,14 @@ def disagreements(states) -> dict[str, tuple[list, list, str]]:
 @pytest.mark.parametrize("case", ["gap", "overlap", "short", "twice", "descending", "kind", "shape"])
 def test_pieces_that_do_not_fit_stop_the_commit(states, tmp_path, case):
     """Gaps, overlaps and disagreements of ranks never get a final name."""
-    first, second, says = disagreements(states)[case]
+    first, second, message = disagreements(states)[case]
     for rank, pieces in ((1, second), (0, first)):
         save_rank(tmp_path, states.snapshot(16, pieces), rank, 2)
 
     with pytest.raises(CheckpointWriteError) as raised:
         commit(tmp_path, states.snapshot(16, first), 2, timeout_s=1)
 
-    assert says in raised.value.says
+    assert message in raised.value.message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -121,13 +121,13 @@ WRONG = {
 @pytest.mark.parametrize("animal", WRONG)
 def test_a_wrong_manifest_is_refused(states, tmp_path, animal):
     """Each wrong manifest under a fitting SHA256SUMS is refused with one line that says why."""
-    change, says = WRONG[animal]
+    change, message = WRONG[animal]
     path = states.save(tmp_path, 16)
     states.resign(path, change)
     damages = verify_files(path)
 
     assert len(damages) == 1
-    assert says in str(damages[0])
+    assert message in str(damages[0])
     assert not {"\n", "\x1b"} & set(str(damages[0]))
 
 
@@ -155,12 +155,12 @@ TEXTS = {
 @pytest.mark.parametrize("animal", TEXTS)
 def test_a_manifest_that_is_not_sound_json_is_refused(states, tmp_path, animal):
     """JSON with surprises is refused with one line."""
-    text, says = TEXTS[animal]
+    text, message = TEXTS[animal]
     path = states.save(tmp_path, 16)
     states.resign_text(path, text)
     (damage,) = verify_files(path)
 
-    assert says in str(damage)
+    assert message in str(damage)
     assert len(str(damage)) < 250
 
 
@@ -172,7 +172,7 @@ def test_a_tensor_named_twice_is_refused(states, tmp_path):
     text = json.dumps(document).replace(f'"{NAME}": ', f'"{NAME}": {row}, "{NAME}": ', 1)
     states.resign_text(path, text)
 
-    assert [damage.says for damage in verify_files(path)] == [f"names '{NAME}' twice"]
+    assert [damage.message for damage in verify_files(path)] == [f"names '{NAME}' twice"]
 
 
 def test_a_manifest_that_is_not_utf8_is_refused(states, tmp_path):
@@ -217,13 +217,13 @@ OWN = {
         ({"metrics": {"loss_smooth": {}}}, "loss_smooth lacks 'decay'"),
     ],
 )
-def test_what_a_resume_reads_of_the_trainer_is_checked(states, tmp_path, changed, says):
+def test_what_a_resume_reads_of_the_trainer_is_checked(states, tmp_path, changed, message):
     """A stranger's trainer.json with a fitting sha256 is damage where a resume could not use it."""
     path = states.save(tmp_path, 16)
     (path / "trainer.json").write_text(json.dumps(OWN | changed))
     states.resign(path)
 
-    assert [damage.says for damage in verify_files(path)] == ([] if says is None else [says])
+    assert [damage.message for damage in verify_files(path)] == ([] if message is None else [message])
 
 
 def test_sums_that_name_other_files_than_the_manifest_are_refused(states, tmp_path):

@@ -8,7 +8,7 @@ from checkpoint.power_cut import RecordingDisk, opened_from
 from llmrun.storage.checkpoint.layout import step_of, steps_in
 from llmrun.storage.checkpoint.retention import abandon, delete, prune, sweep
 from llmrun.storage.checkpoint.verification import newest_sound, verify_files
-from llmrun.storage.ledger.record import QUANTITIES, Record, quantities_due
+from llmrun.storage.ledger.record import QUANTITIES, LedgerRecord, quantities_due
 from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 
@@ -35,8 +35,8 @@ def counted(record_property):
     def count(work: str, *disks: RecordingDisk, n_before: int = 0) -> None:
         n_states = sum(disk.enumerated for disk in disks)
         n_shown = n_before + sum(len(disk.seen) for disk in disks)
-        says = f"{work}: {n_states:,} states of a power cut, {n_shown:,} different to a reader, 0 losses"
-        record_property("crash states", says)
+        message = f"{work}: {n_states:,} states of a power cut, {n_shown:,} different to a reader, 0 losses"
+        record_property("crash states", message)
 
     return count
 
@@ -137,14 +137,14 @@ def test_every_power_cut_while_recovering_from_one(states, tmp_path, counted, ev
     counted(f"sweep and save after {len(recovered)} different cuts", *recovered)
 
 
-def record_of(step: int) -> Record:
+def record_of(step: int) -> LedgerRecord:
     """A ledger record that depends on its step alone."""
     values = dict.fromkeys(QUANTITIES, step) | {
         "loss": 1.0 / (step + 1),
         "grad_norm": 1.0,
         "learning_rate": 1e-3,
     }
-    return Record(**{name: values[name] for name in quantities_due(step)})
+    return LedgerRecord(**{name: values[name] for name in quantities_due(step)})
 
 
 def test_every_power_cut_leaves_a_ledger_that_reaches_its_checkpoint(states, tmp_path, counted):

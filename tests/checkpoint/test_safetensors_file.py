@@ -54,15 +54,15 @@ WRONG = {
 @pytest.mark.parametrize("animal", WRONG)
 def test_a_wrong_file_is_refused(tmp_path, animal):
     """Each wrong file is refused with one line that names it."""
-    content, says = WRONG[animal]
+    content, message = WRONG[animal]
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointDamage) as raised:
         read_header(path)
 
-    assert says in raised.value.says
-    assert "w.safetensors" in raised.value.says
-    assert "\n" not in raised.value.says
+    assert message in raised.value.message
+    assert "w.safetensors" in raised.value.message
+    assert "\n" not in raised.value.message
 
 
 def test_files_of_the_library_are_read(tmp_path):

@@ -37,7 +37,7 @@ def test_too_little_disk_is_refused_with_numbers(small_disk, tmp_path):
     with pytest.raises(RefusedError) as raised:
         preflight(tmp_path, checkpoint_bytes=2**28 + 1, count=4, where=Path("runs"))
 
-    assert raised.value.says == "4 checkpoints of 268 MB need 1.07 GB more disk, 1.07 GB are free"
+    assert raised.value.message == "4 checkpoints of 268 MB need 1.07 GB more disk, 1.07 GB are free"
     assert raised.value.where == "runs"
     assert raised.value.exit_code == 3
 

@@ -59,9 +59,10 @@ def test_only_regular_files_are_read(saved, tmp_path, file, kind):
         if kind != "link within":
             (saved / "copy").unlink()
 
-    says = "is a symbolic link" if "link" in kind else "is not a regular file"
+    message = "is a symbolic link" if "link" in kind else "is not a regular file"
     assert any(
-        str(damage) == f"{saved.name}/{file} {says}" or says in str(damage) for damage in verify_files(saved)
+        str(damage) == f"{saved.name}/{file} {message}" or message in str(damage)
+        for damage in verify_files(saved)
     )
     told(saved)
 
@@ -146,7 +147,7 @@ def test_a_stated_header_reserves_no_memory(states, saved, length):
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert f"states a header of {length:,} bytes in a file of 10" in row.damages[0].says
+    assert f"states a header of {length:,} bytes in a file of 10" in row.damages[0].message
     assert peak_bytes < 1_000_000
 
 
@@ -158,7 +159,7 @@ def test_a_small_file_that_is_not_small_is_refused(saved, file):
     row = row_of(saved)
 
     assert row.damages[0].file == file
-    assert "1,099,511,627,776 bytes" in row.damages[0].says
+    assert "1,099,511,627,776 bytes" in row.damages[0].message
 
 
 def test_a_tensor_without_elements_is_read(states, tmp_path):
@@ -177,7 +178,7 @@ def test_a_link_in_place_of_a_checkpoint_is_not_followed(saved, tmp_path):
     row = row_of(link)
 
     assert (row.step, row.bytes) == (200, None)
-    assert row.damages[0].says == "is a symbolic link; checkpoints are directories of their own"
+    assert row.damages[0].message == "is a symbolic link; checkpoints are directories of their own"
     assert row_of(saved).bytes > 0
 
 
@@ -192,7 +193,7 @@ def test_a_directory_that_may_not_be_listed_is_damage(saved, monkeypatch):
     assert [str(damage) for damage in verify_files(saved)] == [
         f"{saved.name}/. cannot be read: Permission denied"
     ]
-    assert row_of(saved).damages[0].says == "cannot be read: Permission denied"
+    assert row_of(saved).damages[0].message == "cannot be read: Permission denied"
 
 
 def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_damaged(saved, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from llmrun import __version__
 from llmrun.cli import app, console
 from llmrun.cli.app import run
-from llmrun.cli.registry import COMMANDS, MEANINGS, Command, Group
+from llmrun.cli.registry import COMMANDS, MEANINGS, CommandEntry, CommandGroup
 from llmrun.errors import (
     ConfigError,
     DamagedError,
@@ -28,10 +28,10 @@ from llmrun.errors import (
 )
 
 
-def commands() -> Iterator[tuple[list[str], Command]]:
+def commands() -> Iterator[tuple[list[str], CommandEntry]]:
     """Every command with the words that call it."""
     for name, entry in COMMANDS.items():
-        if isinstance(entry, Group):
+        if isinstance(entry, CommandGroup):
             yield from (([name, inner], command) for inner, command in entry.commands.items())
         else:
             yield [name], entry
@@ -55,7 +55,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert screen.err == ""
         assert "Usage: llmrun [OPTIONS] COMMAND [ARGS]..." in screen.out
         words = " ".join(screen.out.split())
-        assert all(f"{name} {entry.says}" in words for name, entry in COMMANDS.items())
+        assert all(f"{name} {entry.message}" in words for name, entry in COMMANDS.items())
 
 
 def test_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,12 +71,12 @@ def test_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) 
     list(commands()),
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_the_registry_says_what_the_command_says(words: list[str], command: Command) -> None:
+def test_the_registry_says_what_the_command_says(words: list[str], command: CommandEntry) -> None:
     """The line in the list is the first line of the function's docstring."""
     function = getattr(import_module(command.module), command.function)
     first_line = (inspect.getdoc(function) or "").splitlines()[0]
 
-    assert first_line == command.says, " ".join(words)
+    assert first_line == command.message, " ".join(words)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_registry_says_what_the_command_says(words: list[str], command: Comm
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
 def test_help_ends_with_the_exit_codes(
-    words: list[str], command: Command, capsys: pytest.CaptureFixture[str]
+    words: list[str], command: CommandEntry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each command's help ends with a table of its exit codes, 70 last."""
     assert run([*words, "--help"]) == 0

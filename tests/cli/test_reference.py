@@ -23,7 +23,7 @@ def test_every_command_and_every_exit_code_has_a_place() -> None:
     page = reference_markdown()
 
     assert [f"\n## llmrun {words}\n" in page for words, _ in commands()] == [True] * len(list(commands()))
-    assert all(f"| {code} | {says} |" in page for code, says in MEANINGS.items())
+    assert all(f"| {code} | {message} |" in page for code, message in MEANINGS.items())
 
 
 @pytest.mark.parametrize("words", [words for words, _ in commands()])
@@ -36,5 +36,5 @@ def test_the_page_names_what_the_help_names(words: str, capsys: pytest.CaptureFi
     in_help = {word for word in help_words if word.startswith("--") and word[2:3].isalpha()}
 
     assert options == {option for option in options if option in help_words}
-    assert all(parameter.says[:1].isupper() or parameter.says[:1].isdigit() for parameter in shown)
+    assert all(parameter.message[:1].isupper() or parameter.message[:1].isdigit() for parameter in shown)
     assert in_help - options <= {"--help", "--runs-dir.", "--run:"}

@@ -27,7 +27,7 @@ def load(directory: Path, text: str, *overrides: str) -> LoadedConfig:
 def problems(directory: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(directory, text, *overrides)
-    return [problem.says for problem in caught.value.problems]
+    return [problem.message for problem in caught.value.problems]
 
 
 def test_the_settled_example_loads() -> None:

@@ -104,5 +104,5 @@ def test_what_cannot_be_trained_is_refused(empty: Path, name: str) -> None:
         resolved(empty, f"model.preset={name}", for_training=True)
 
     (problem,) = refusal.value.problems
-    assert problem.says.startswith(f"the preset {name} is for `llmrun plan` only: ")
+    assert problem.message.startswith(f"the preset {name} is for `llmrun plan` only: ")
     assert problem.where == "--set model.preset"

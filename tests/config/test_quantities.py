@@ -56,12 +56,12 @@ def test_malformed_quantity_is_refused(written: object) -> None:
         (2**63, "must be at most 9223372036854775807 (2^63 - 1), not 9223372036854775808"),
     ],
 )  # fmt: skip
-def test_uncountable_quantity_says_why(written: object, says: str) -> None:
+def test_uncountable_quantity_says_why(written: object, message: str) -> None:
     """A number that is not whole or too large is refused with the number, however close it comes."""
     with pytest.raises(QuantityError) as caught:
         parse_quantity(written)
 
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 @given(st.integers(-LARGEST, LARGEST))

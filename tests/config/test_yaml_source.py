@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.config.findings import Findings, Place
+from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.yaml_source import (
     LARGEST_BYTES,
     Listing,
@@ -27,7 +27,7 @@ from llmrun.errors import InputError
 
 
 def parse(text: str) -> Node | None:
-    return parse_yaml(text, lambda line: Place(line, f"x:{line}"), Findings("x"))
+    return parse_yaml(text, lambda line: SourcePlace(line, f"x:{line}"), Findings("x"))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_nesting_is_bounded_before_it_hurts() -> None:
 def test_duplicate_keys_are_all_found() -> None:
     """Every duplicate is a problem of its own; the first value counts."""
     findings = Findings("x")
-    tree = parse_yaml("a: 1\na: 2\nb: {c: 1, c: 2}\n", lambda line: Place(line, f"x:{line}"), findings)
+    tree = parse_yaml("a: 1\na: 2\nb: {c: 1, c: 2}\n", lambda line: SourcePlace(line, f"x:{line}"), findings)
 
-    assert [(p.says, p.where, p.key) for p in findings.error().problems] == [
+    assert [(p.message, p.where, p.key) for p in findings.error().problems] == [
         ("a is given twice, first at x:1", "x:2", "a"),
         ("b.c is given twice, first at x:3", "x:3", "b.c"),
     ]
@@ -143,7 +143,7 @@ def test_duplicate_keys_are_all_found() -> None:
 def refused(path: Path) -> tuple[str, str | None]:
     with pytest.raises(InputError) as caught:
         read_text(path)
-    return caught.value.says.replace(str(path.parent), "DIR"), caught.value.where
+    return caught.value.message.replace(str(path.parent), "DIR"), caught.value.where
 
 
 def test_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_text(tmp_path / "gtp.yaml")
 
-    assert caught.value.says == f"there is no config file {tmp_path}/gtp.yaml"
+    assert caught.value.message == f"there is no config file {tmp_path}/gtp.yaml"
     assert caught.value.hints == (f"`{tmp_path}` holds {tmp_path}/gpt.yaml",)
 
 
@@ -167,8 +167,8 @@ def test_path_through_a_file_is_refused(tmp_path: Path) -> None:
     """A path that cannot exist gives the system's reason."""
     (tmp_path / "file").touch()
 
-    says, _ = refused(tmp_path / "file" / "x.yaml")
-    assert says.endswith("cannot be read: not a directory")
+    message, _ = refused(tmp_path / "file" / "x.yaml")
+    assert message.endswith("cannot be read: not a directory")
 
 
 def test_other_encoding_is_refused_at_its_line(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_control_character_is_refused_at_its_line() -> None:
     with pytest.raises(UnreadableError) as caught:
         parse("a: 1\nb: \0\n")
 
-    assert (caught.value.says, caught.value.place.order) == (
+    assert (caught.value.message, caught.value.place.order) == (
         "a character that YAML does not allow: U+0000",
         2,
     )

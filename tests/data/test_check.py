@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmrun.data.check import Damage, check_dataset
+from llmrun.data.check import DamagedFile, check_dataset
 from llmrun.data.prepare import prepare
 from llmrun.errors import InputError
 from llmrun.storage.durable import sha256_of
@@ -37,7 +37,9 @@ def test_one_bit(sound, name, offset):
     expected = sha256_of(sound / name)
     flip(sound / name, offset)
 
-    assert check_dataset(sound) == [Damage(name, f"has sha256 {sha256_of(sound / name)}, not {expected}")]
+    assert check_dataset(sound) == [
+        DamagedFile(name, f"has sha256 {sha256_of(sound / name)}, not {expected}")
+    ]
 
 
 def test_zoo(sound):
@@ -54,9 +56,9 @@ def test_zoo(sound):
         "tokenizer.json",
         "sources.sha256",
     ]
-    assert damages[0].says == "has 9,998 bytes, not 10,000"
-    assert damages[1].says == "is missing"
-    assert damages[2].says == "tokenizer.json is damaged: its sha256 is not what dataset.json says"
+    assert damages[0].message == "has 9,998 bytes, not 10,000"
+    assert damages[1].message == "is missing"
+    assert damages[2].message == "tokenizer.json is damaged: its sha256 is not what dataset.json says"
 
 
 def test_missing_tokenizer_and_sources(sound):
@@ -64,7 +66,7 @@ def test_missing_tokenizer_and_sources(sound):
     (sound / "tokenizer.json").unlink()
     (sound / "sources.sha256").unlink()
 
-    assert [(damage.file, damage.says) for damage in check_dataset(sound)] == [
+    assert [(damage.file, damage.message) for damage in check_dataset(sound)] == [
         ("tokenizer.json", f"cannot read the tokenizer {sound}/tokenizer.json: No such file or directory"),
         ("sources.sha256", "is missing"),
     ]
@@ -84,7 +86,7 @@ def test_stale_stream_digest(sound):
     ))  # fmt: skip
 
     assert check_dataset(sound) == [
-        Damage("dataset.json", "the stream digest of train is not that of its shards")
+        DamagedFile("dataset.json", "the stream digest of train is not that of its shards")
     ]
 
 
@@ -100,8 +102,8 @@ def test_ids_beyond_the_vocabulary(dataset):
     damages = check_dataset(dataset)
 
     assert [damage.file for damage in damages] == ["val-00000.bin"]
-    assert damages[0].says.startswith("holds the token 3")
-    assert damages[0].says.endswith("; the vocabulary has 257")
+    assert damages[0].message.startswith("holds the token 3")
+    assert damages[0].message.endswith("; the vocabulary has 257")
 
 
 def test_other_tokenizer_stated(sound):
@@ -109,7 +111,7 @@ def test_other_tokenizer_stated(sound):
     edit(sound, lambda content: content["tokenizer"].update(vocab_size=400))
 
     assert check_dataset(sound) == [
-        Damage("tokenizer.json", "the tokenizer is not the one that dataset.json states")
+        DamagedFile("tokenizer.json", "the tokenizer is not the one that dataset.json states")
     ]
 
 

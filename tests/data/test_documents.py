@@ -52,7 +52,7 @@ def test_pipes(tmp_path):
         find_files([tmp_path / "pipe.txt"])
 
     assert [name for _, name in find_files([tmp_path]).files] == ["a.txt"]
-    assert refused.value.says == f"the input {tmp_path}/pipe.txt is not a regular file"
+    assert refused.value.message == f"the input {tmp_path}/pipe.txt is not a regular file"
 
 
 def test_bytes_are_kept(tmp_path):
@@ -80,7 +80,7 @@ def test_changed_meanwhile(tmp_path):
     with pytest.raises(InputError) as refused:
         read_text(document)
 
-    assert refused.value.says == f"{tmp_path}/a.txt changed while it was being prepared"
+    assert refused.value.message == f"{tmp_path}/a.txt changed while it was being prepared"
 
 
 def test_all_problems_at_once(tmp_path):
@@ -90,7 +90,7 @@ def test_all_problems_at_once(tmp_path):
     with pytest.raises(InputError) as refused:
         read_corpus([tmp_path])
 
-    assert refused.value.says == "12 of 14 documents cannot be used"
+    assert refused.value.message == "12 of 14 documents cannot be used"
     assert refused.value.caused_by[0] == f"{tmp_path}/02.txt is not UTF-8: byte 0xe9 at offset 3"
     assert len(refused.value.caused_by) == 11
     assert refused.value.caused_by[-1] == "… and 2 more"
@@ -105,7 +105,7 @@ def test_forbidden(tmp_path):
     with pytest.raises(InputError) as refused:
         read_corpus([tmp_path])
 
-    assert refused.value.says == f"cannot read {tmp_path}/a.txt: Permission denied"
+    assert refused.value.message == f"cannot read {tmp_path}/a.txt: Permission denied"
 
 
 def test_reports(tmp_path):

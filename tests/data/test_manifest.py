@@ -84,15 +84,15 @@ BAD_FIELDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "says"), BAD_FIELDS, ids=[says[:50] for _, says in BAD_FIELDS])
-def test_bad_field(dataset, change, says):
+@pytest.mark.parametrize(("change", "says"), BAD_FIELDS, ids=[message[:50] for _, message in BAD_FIELDS])
+def test_bad_field(dataset, change, message):
     """Every wrong field is refused by its name, with the file it stands in."""
     edited(dataset, change)
 
     with pytest.raises(InputError) as refused:
         read_manifest(dataset)
 
-    assert refused.value.says == says
+    assert refused.value.message == message
     assert refused.value.where == str(dataset / "dataset.json")
 
 
@@ -110,14 +110,14 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("content", "says"), BAD_FILES, ids=[str(content[:20]) for content, _ in BAD_FILES])
-def test_bad_file(dataset, content, says):
+def test_bad_file(dataset, content, message):
     """A file that is no JSON object is refused in words."""
     (dataset / "dataset.json").write_bytes(content)
 
     with pytest.raises(InputError) as refused:
         read_manifest(dataset)
 
-    assert refused.value.says == says
+    assert refused.value.message == message
 
 
 def test_no_dataset(tmp_path):
@@ -128,7 +128,7 @@ def test_no_dataset(tmp_path):
     for name in ("missing", "file", "empty"):
         with pytest.raises(InputError) as refused:
             read_manifest(tmp_path / name)
-        said.append(refused.value.says)
+        said.append(refused.value.message)
 
     assert said == [
         f"there is no dataset directory {tmp_path}/missing",
@@ -147,8 +147,8 @@ def test_shard_files(dataset):
     with pytest.raises(InputError) as missing:
         read_manifest(dataset)
 
-    assert short.value.says == "train-00001.bin has 19,998 bytes, dataset.json says 20,000"
-    assert missing.value.says == "train-00001.bin is missing from the dataset"
+    assert short.value.message == "train-00001.bin has 19,998 bytes, dataset.json says 20,000"
+    assert missing.value.message == "train-00001.bin is missing from the dataset"
     assert short.value.where == missing.value.where == str(shard)
 
 
@@ -208,7 +208,7 @@ def test_forbidden(dataset):
     with pytest.raises(InputError) as refused:
         read_manifest(dataset)
 
-    assert refused.value.says == f"cannot read {dataset}/dataset.json: Permission denied"
+    assert refused.value.message == f"cannot read {dataset}/dataset.json: Permission denied"
 
 
 def test_frozen(dataset):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest, write_manifest
+from llmrun.data.manifest import DatasetManifest, TokenizerRecord, read_manifest, write_manifest
 from llmrun.data.shard_files import DamagedShardError, open_split
 from llmrun.data.split_files import ShardWriter
 
@@ -47,7 +47,7 @@ def dataset(tmp_path_factory):
     writer.append(tokens)
     splits = {"train": writer.finish(1, len(tokens)), "val": writer_of_nothing(directory)}
     write_manifest(
-        directory, Manifest("uint16", TokenizerRecord("byte", 257, 256, None, "0" * 64), splits, {})
+        directory, DatasetManifest("uint16", TokenizerRecord("byte", 257, 256, None, "0" * 64), splits, {})
     )
     return directory, tokens
 

@@ -166,7 +166,7 @@ def test_pickled_by_name(run_dir):
         (errno.EACCES, "cannot write the order file: Permission denied"),
     ],
 )
-def test_unwritable(tmp_path, code, says):
+def test_unwritable(tmp_path, code, message):
     """A full disk or a forbidden one is refused with the way out, and no half file stays."""
     disk = Disk()
     disk.write = Mock(side_effect=OSError(code, "Permission denied"))
@@ -174,7 +174,7 @@ def test_unwritable(tmp_path, code, says):
     with pytest.raises(RefusedError) as refused:
         prepare_order_file(tmp_path, "always", SEED, W, ENTRIES, disk)
 
-    assert refused.value.says == says
+    assert refused.value.message == message
     assert refused.value.hints[0].startswith("set `data.order_file: never`")
     assert list((tmp_path / "order").iterdir()) == []
 
@@ -211,7 +211,7 @@ def test_an_entry_that_a_loader_reads_is_the_functions_or_an_error(run_dir):
         with pytest.raises(DamagedOrderError) as caught:
             reader.entries(1190, 20)
         assert caught.value.exit_code == 4
-        assert "entry 1,200" in caught.value.says
+        assert "entry 1,200" in caught.value.message
 
 
 def test_a_large_file_is_compared_in_blocks_that_reach_both_ends():

@@ -185,7 +185,7 @@ def test_other_recipe_is_refused(corpus, dataset):
         prepare([corpus], dataset, "bpe", vocab_size=300, shard_tokens=10_000)
 
     assert refused.value.exit_code == 2
-    assert refused.value.says == f"--out {dataset} exists and was made by another recipe"
+    assert refused.value.message == f"--out {dataset} exists and was made by another recipe"
     assert [line.split(":")[0] for line in refused.value.caused_by] == [
         "inputs.bytes",
         "inputs.documents",
@@ -274,7 +274,7 @@ def test_full_disk(tmp_path, operation, count):
     while (
         refusal := refused_at(corpus, place / "out", FullDisk(operation, failures, errno.ENOSPC))
     ) is not None:
-        assert refusal.says == f"the disk is full: the dataset {place}/out could not be written"
+        assert refusal.message == f"the disk is full: the dataset {place}/out could not be written"
         assert list(place.iterdir()) == []
         failures += 1
 
@@ -288,7 +288,7 @@ def test_unwritable(corpus, tmp_path):
     with pytest.raises(InputError) as refused:
         prepare([corpus], tmp_path / "file/out", "byte")
 
-    assert refused.value.says == f"cannot write the dataset {tmp_path}/file/out: Not a directory"
+    assert refused.value.message == f"cannot write the dataset {tmp_path}/file/out: Not a directory"
 
 
 def test_killed(corpus, tmp_path):
@@ -399,7 +399,7 @@ def test_taken_meanwhile(corpus, tmp_path):
     with pytest.raises(InputError) as refused:
         prepare([corpus], tmp_path / "out", "byte", report=interfere)
 
-    assert refused.value.says == f"--out {tmp_path}/out was made by somebody else meanwhile"
+    assert refused.value.message == f"--out {tmp_path}/out was made by somebody else meanwhile"
     assert list((tmp_path / "out").iterdir()) == []
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -415,7 +415,7 @@ def test_input_changes_meanwhile(corpus, tmp_path, tokenizer):
     with pytest.raises(InputError) as refused:
         prepare([corpus], tmp_path / "place/out", tokenizer, report=interfere)
 
-    assert refused.value.says == f"{corpus}/part-0/0117.txt changed while it was being prepared"
+    assert refused.value.message == f"{corpus}/part-0/0117.txt changed while it was being prepared"
     assert list((tmp_path / "place").iterdir()) == []
 
 

@@ -240,7 +240,7 @@ def test_an_end_that_text_cannot_do_without(tmp_path):
         error = refused(tmp_path, content_of(kind), eot)
 
         assert error.exit_code == 2
-        assert repr(eot) in error.says
+        assert repr(eot) in error.message
 
 
 def test_a_renumbered_token(tmp_path):
@@ -254,6 +254,6 @@ def test_a_renumbered_token(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     arguments = ["data", "prepare", tmp_path / "a.txt", "--out", tmp_path / "out", "--eot", END]
 
-    assert repr(ADDED[-1]) in error.says
+    assert repr(ADDED[-1]) in error.message
     assert run([*map(str, arguments), "--tokenizer", str(tmp_path / "their.json")]) == 2
     assert not (tmp_path / "out").exists()

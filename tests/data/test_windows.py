@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.core.windows import count_windows
-from llmrun.data.manifest import Manifest, TokenizerRecord, read_manifest
+from llmrun.data.manifest import DatasetManifest, TokenizerRecord, read_manifest
 from llmrun.data.shard_files import DamagedShardError, open_split
 from llmrun.data.split_files import ShardWriter
 from llmrun.errors import InputError
@@ -25,7 +25,7 @@ def dataset_of(directory, tokens, shard_tokens, dtype="uint16"):
     train = writer.finish(1, len(tokens))
     empty = ShardWriter(directory, "val", dtype, shard_tokens).finish(0, 0)
     record = TokenizerRecord("byte", 257, 256, None, "0" * 64)
-    return Manifest(dtype, record, {"train": train, "val": empty}, {})
+    return DatasetManifest(dtype, record, {"train": train, "val": empty}, {})
 
 
 @given(st.integers(2, 300), st.integers(1, 40), st.integers(1, 80), st.sampled_from(["uint16", "uint32"]))
@@ -61,7 +61,7 @@ def test_too_small(tmp_path):
     for name in ("train", "val"):
         with pytest.raises(InputError) as refused:
             open_split(tmp_path, manifest, name, 100, verify=True)
-        said.append((refused.value.says, refused.value.hints))
+        said.append((refused.value.message, refused.value.hints))
 
     assert said == [
         (
@@ -95,7 +95,7 @@ def test_damage_is_found_when_opened(damaged):
         split.window(4)
 
     assert stopped.value.exit_code == 4
-    assert stopped.value.says == (
+    assert stopped.value.message == (
         "the shard train-00002.bin is damaged: its sha256 is not what dataset.json says"
     )
     assert stopped.value.where == str(directory / "train-00002.bin")
@@ -114,10 +114,10 @@ def test_never_verified(damaged):
     with pytest.raises(DamagedShardError) as missing:
         open_split(directory, manifest, "train", 50, verify=False).window(4)
 
-    assert short.value.says == (
+    assert short.value.message == (
         "the shard train-00002.bin is damaged: it has 198 bytes, dataset.json says 200"
     )
-    assert missing.value.says == "cannot read the shard train-00002.bin: No such file or directory"
+    assert missing.value.message == "cannot read the shard train-00002.bin: No such file or directory"
 
 
 def test_damage_survives_pickling(damaged):

@@ -6,8 +6,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from falsify.replay_environment import (
+    EDITED,
+    Place,
+    copy_package,
+    edit,
+    numeric_source,
+    replace_text,
+    wait_for,
+)
+
 from falsify.attempt import EQUAL, NOTICED, Attempt, Ending, Pair, variant
-from falsify.ground import EDITED, Place, copy_package, edit, numeric_source, replace_text, wait_for
 
 LOADED = "the fingerprint covers what the workers loaded"
 STATED = "what is stated twice is compared before it is believed"
@@ -81,7 +90,7 @@ def _same_install(place: Place) -> Pair:
     return variant(env={"PYTHONPATH": str(copy_package(place))})(place)
 
 
-def _orders(place: Place) -> Pair:
+def _worker_spec(place: Place) -> Pair:
     """The launcher's orders get another seed before a worker reads them."""
     made = threading.Event()
 
@@ -105,7 +114,7 @@ def _between_segments(change: Callable[[Path], None]) -> Callable[[Place], Pair]
         first = place.train(options=["--until", "2"])
         assert first.code == 0, first.err
         change(first.run)
-        return Pair(place.ground.reference("bf16"), place.resume())
+        return Pair(place.replay_environment.reference("bf16"), place.resume())
 
     return play
 
@@ -140,7 +149,7 @@ ATTEMPTS = (
     Attempt("edit-and-back", "edited after the launcher looked, restored after the first step", NOTICED, LOADED, _edited(_committed, back=_first_step)),
     Attempt("edit-restores-itself", "an edit that restores the file when it is imported", NOTICED, LOADED, _edited(_committed, _self_restoring)),
     Attempt("edit-comment", "a comment is added after the launcher looked", NOTICED, LOADED, _edited(_committed, _comment)),
-    Attempt("orders-edited", "the orders of the workers get another seed", NOTICED, STATED, _orders),
+    Attempt("orders-edited", "the orders of the workers get another seed", NOTICED, STATED, _worker_spec),
     Attempt("config-edited", "the config of a stopped run is edited, its fingerprint left", NOTICED, STATED, _between_segments(_record_config)),
     Attempt("preimage-edited", "config and preimage of a stopped run are edited, the digests left", (Ending.EQUAL, Ending.REFUSED), STATED, _between_segments(_record_preimage)),
 )  # fmt: skip

@@ -78,7 +78,7 @@ def clean_environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "LANG": "C.UTF-8", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
 
 
-class Ground:
+class ReplayEnvironment:
     """The directory of a campaign.  Reference runs are made when they are first needed."""
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +127,7 @@ class Ground:
 class Place:
     """One attempt's own directory."""
 
-    ground: Ground
+    replay_environment: ReplayEnvironment
     path: Path
     python: Path = field(default=BIN / "python")
 
@@ -145,7 +145,9 @@ class Place:
         file = self.path / f"{config}.yaml"
         content = CONFIGS[config] if text is None else text
         file.write_text(
-            content.replace("RUNS", str(self.path / "runs")).replace("DATA", str(self.ground.data))
+            content.replace("RUNS", str(self.path / "runs")).replace(
+                "DATA", str(self.replay_environment.data)
+            )
         )
         return file
 

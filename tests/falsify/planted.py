@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from falsify.replay_environment import (
+    EDITED,
+    Finished,
+    Place,
+    ReplayEnvironment,
+    copy_package,
+    numeric_source,
+    replace_text,
+)
+
 from falsify.attempt import EQUAL, Attempt, Pair
-from falsify.ground import EDITED, Finished, Ground, Place, copy_package, numeric_source, replace_text
 
 SWITCH = "LLMRUN_FALSIFY_PLANTED"
 CONFIG = "odd"
@@ -20,14 +29,14 @@ def _train_reference(place: Place) -> Finished:
     return place.train(CONFIG, name="reference", env={"PYTHONPATH": str(place.path / "install")})
 
 
-def reference(ground: Ground) -> Path:
+def reference(replay_environment: ReplayEnvironment) -> Path:
     """The reference run of this module's attempts: of a copy of the package, the variable not set."""
-    return ground.once("planted", _train_reference)
+    return replay_environment.once("planted", _train_reference)
 
 
 def _compare(place: Place, env: dict[str, str], **how: Any) -> Pair:
     """The same copy of the package, run in another way."""
-    before = reference(place.ground)
+    before = reference(place.replay_environment)
     package = before.parents[1] / "install"
     return Pair(before, place.train(CONFIG, env={**env, "PYTHONPATH": str(package)}, **how))
 

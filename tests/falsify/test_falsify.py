@@ -9,11 +9,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from falsify.replay_environment import (
+    STEPS,
+    Finished,
+    NotHereError,
+    Place,
+    ReplayEnvironment,
+    clean_environment,
+)
 
 from falsify.__main__ import attempted, exit_code
 from falsify.attempt import Ending, Pair
 from falsify.catalogue import ATTEMPTS
-from falsify.ground import STEPS, Finished, Ground, NotHereError, Place, clean_environment
 from falsify.judge import checkpoint_digests, compare, differing_bits, fingerprint_changes, judge
 from falsify.planted import HARMLESS, PLANTED, reference
 
@@ -24,9 +31,9 @@ SEEDS = ("profile", "stale-byte-code", "edit-", "no-amx", "library-path-flush", 
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
+def replay_environment(tmp_path_factory) -> ReplayEnvironment:
     """A dataset; reference runs are made when they are needed."""
-    return Ground(tmp_path_factory.mktemp("falsify") / "ground")
+    return ReplayEnvironment(tmp_path_factory.mktemp("falsify") / "ground")
 
 
 def test_the_catalogue_is_wide():
@@ -42,33 +49,33 @@ def test_the_catalogue_is_wide():
     assert all(any(seed in name for name in names) for seed in SEEDS)
 
 
-def test_many_harmless_things_at_once(ground):
+def test_many_harmless_things_at_once(replay_environment):
     """Surroundings, spellings and variables that are no number leave every bit and the fingerprint."""
-    result = attempted(HARMLESS, ground)
+    result = attempted(HARMLESS, replay_environment)
 
     assert result.ending == Ending.EQUAL, result.detail
 
 
-def test_a_planted_violation_is_found(ground):
+def test_a_planted_violation_is_found(replay_environment):
     """A number that depends on a variable nobody records is a finding, and ends a campaign with exit code 1."""
-    result = attempted(PLANTED, ground)
+    result = attempted(PLANTED, replay_environment)
 
     assert result.ending == Ending.VIOLATION, result.detail
     assert result.is_finding
-    assert exit_code([result], ground.path) == 1
-    assert (ground.path / PLANTED.name).exists()
+    assert exit_code([result], replay_environment.path) == 1
+    assert (replay_environment.path / PLANTED.name).exists()
 
 
-def copied(ground: Ground, tmp_path: Path) -> tuple[Path, Finished]:
+def copied(replay_environment: ReplayEnvironment, tmp_path: Path) -> tuple[Path, Finished]:
     """The reference run, and a copy of it as a variant that ended well."""
-    original = reference(ground)
+    original = reference(replay_environment)
     run = Path(shutil.copytree(original, tmp_path / "variant"))
     return original, Finished(0, "", "", run)
 
 
-def test_a_changed_tensor_is_found(ground, tmp_path):
+def test_a_changed_tensor_is_found(replay_environment, tmp_path):
     """One bit of one tensor: seen in the file, and called out if `verify` does not see it in the ledger."""
-    original, done = copied(ground, tmp_path)
+    original, done = copied(replay_environment, tmp_path)
     assert differing_bits(original, done.run) == []
     (file,) = (done.run / "checkpoints").glob(f"step-{STEPS:08d}/model-*.safetensors")
     content = bytearray(file.read_bytes())
@@ -76,15 +83,15 @@ def test_a_changed_tensor_is_found(ground, tmp_path):
     file.write_bytes(content)
 
     assert differing_bits(original, done.run) == [f"1 of {len(checkpoint_digests(original))} tensors"]
-    assert compare(Pair(original, done), ground.place("tensor"))[0] in (
+    assert compare(Pair(original, done), replay_environment.place("tensor"))[0] in (
         Ending.VIOLATION,
         Ending.CONTRADICTION,
     )
 
 
-def test_a_changed_fingerprint_is_named(ground, tmp_path):
+def test_a_changed_fingerprint_is_named(replay_environment, tmp_path):
     """Part and key of a preimage that differs; a segment with another fingerprint is enough."""
-    original, done = copied(ground, tmp_path)
+    original, done = copied(replay_environment, tmp_path)
     assert fingerprint_changes(original, done.run) == []
     file = done.run / "run.json"
     document = json.loads(file.read_text())
@@ -155,9 +162,9 @@ def test_nothing_of_the_caller_reaches_an_attempt(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.name)
-def test_attempt(ground, attempt):
+def test_attempt(replay_environment, attempt):
     """Every attempt ends as it may."""
-    place = ground.place(attempt.name)
+    place = replay_environment.place(attempt.name)
     try:
         ending, detail = judge(attempt.play(place), place)
     except NotHereError as error:

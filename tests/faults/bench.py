@@ -9,7 +9,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.verify.compare_runs import verify_runs
 from llmrun.verify.report import Verdict
 from warm.driver import Driver, make_dataset
-from warm.pool import PoolStarter, Server, dying
+from warm.pool import PoolBackend, Server, dying
 
 SETTINGS = ("checkpoint.keep_last=9",)
 LONG = ("T_tokens=52Ki", "checkpoint.every_steps=null", "eval.every_steps=null")
@@ -27,14 +27,14 @@ class Bench:
         self, until: int | None, name: str, *overrides: str, mutation: str | None = None, **arguments
     ) -> Path:
         """A run up to a step (None: to its end), whose worker is changed by a function of tests/warm/mutations.py."""
-        starter = PoolStarter(self.server, mutation, **arguments)
-        ended = self._driver.train(starter, name, *SETTINGS, *overrides, until=until)
+        backend = PoolBackend(self.server, mutation, **arguments)
+        ended = self._driver.train(backend, name, *SETTINGS, *overrides, until=until)
         assert ended.error(self._driver.run(name)) is None
         return self._driver.run(name).path
 
     def resume(self, name: str, mutation: str | None = None, **arguments) -> Path:
         """The rest of a run that stopped."""
-        ended = self._driver.resume(PoolStarter(self.server, mutation, **arguments), name)
+        ended = self._driver.resume(PoolBackend(self.server, mutation, **arguments), name)
         assert ended.error(self._driver.run(name)) is None
         return self._driver.run(name).path
 

@@ -52,7 +52,7 @@ class Expected:
     quantity: str | None
     tensors: frozenset[str] | None = None
     module: str | None = None
-    says: str = ""
+    message: str = ""
     equal: bool = False
 
 
@@ -149,62 +149,62 @@ SAME = "although dataset and seed are equal"
 FAULTS = [
     Fault(
         "wrong seed", "seed 43 for 42", trained("seed=43", until=1),
-        Expected(0, "weights", MATRICES, says="initialisation; the fingerprints differ in config (seed: 42 -> 43)"),
+        Expected(0, "weights", MATRICES, message="initialisation; the fingerprints differ in config (seed: 42 -> 43)"),
         "matrices are drawn from the seed before step 1; norm weights are ones under any seed",
     ),
     Fault(
         "one initial value", f"one element of {Q_PROJ} starts 1 ulp off",
         trained(mutation="other_initial_value", tensor=Q_PROJ, until=1),
-        Expected(0, "weights", frozenset({Q_PROJ}), Q_PROJ, says="[0, 0] alone, by 1 ulp"),
+        Expected(0, "weights", frozenset({Q_PROJ}), Q_PROJ, message="[0, 0] alone, by 1 ulp"),
         "record 0 holds the initial weights, and their single digests are kept",
     ),
     Fault(
         "other data order", "the order of another seed", trained(mutation="other_order", seed=7, until=1),
-        Expected(1, "data", says=f"data order differs from step 1 {SAME}: A has the samples that seed and dataset prescribe"),
+        Expected(1, "data", message=f"data order differs from step 1 {SAME}: A has the samples that seed and dataset prescribe"),
         "the first sample is another one already",
     ),
     Fault(
         "one sample skipped", "from step 7 on every sample is the next one of the order",
         trained("data.order_file=never", mutation="shift_samples", step=7, by=1, until=8),
-        Expected(7, "data", says="stand 1 place later in the order"),
+        Expected(7, "data", message="stand 1 place later in the order"),
         "tokens come first in causal order",
     ),
     Fault(
         "one step skipped", "from step 7 on every step has the samples of the next",
         trained("data.order_file=never", mutation="shift_samples", step=7, by=16, until=8),
-        Expected(7, "data", says=f"data order differs from step 7 {SAME}: B has the tokens that A had in step 8"),
+        Expected(7, "data", message=f"data order differs from step 7 {SAME}: B has the tokens that A had in step 8"),
         "16 samples make a step",
     ),
     Fault(
         "one sample repeated", "from step 7 on every sample is the one before",
         trained(mutation="shift_samples", step=7, by=-1, until=8),
-        Expected(7, "data", says="stand 1 place earlier in the order"),
+        Expected(7, "data", message="stand 1 place earlier in the order"),
         "step 7 begins with the last sample of step 6",
     ),
     Fault(
         "one sample replaced", "the first sequence of step 7 is the third", trained(mutation="skip_sample", step=7, until=8),
-        Expected(7, "data", says=f"data order differs from step 7 {SAME}"),
+        Expected(7, "data", message=f"data order differs from step 7 {SAME}"),
         "only this step's tokens differ, but its update is another",
     ),
     Fault(
         "one token changed", "token 7 of micro-batch 3 in step 9",
         trained(mutation="change_token", step=9, number=3, place=7),
-        Expected(9, "data", says="token 7 of sequence 0 of micro-batch 3"),
+        Expected(9, "data", message="token 7 of sequence 0 of micro-batch 3"),
         "one word of the step's tokens: the two digests name it",
     ),
     Fault(
         "corrupt shard", "one bit of a sample that the order has as the fourth of step 9, check of shards off", corrupt_shard,
-        Expected(9, "data", says="token 5 of sequence 1 of micro-batch 1"),
+        Expected(9, "data", message="token 5 of sequence 1 of micro-batch 1"),
         "sample 3 of a step is sequence 1 of micro-batch 1",
     ),
     Fault(
         "dropout reseeded", "micro-batch 0 of step 6", trained(mutation="reseed_dropout", step=6, until=7),
-        Expected(6, "loss", says="same data and weights, the loss differs at step 6: dropout drew other numbers"),
+        Expected(6, "loss", message="same data and weights, the loss differs at step 6: dropout drew other numbers"),
         "dropout acts in the forward pass, so the loss is the first to show it",
     ),
     Fault(
         "optimizer state lost at resume", "first moments zero after step 10", resumed(10, "zero_moments", step=10),
-        Expected(11, "weights", says="the optimizer's state or its settings"),
+        Expected(11, "weights", message="the optimizer's state or its settings"),
         "data, loss, gradients, rate of step 11 do not depend on moments; the state is digested at step 20 next",
     ),
     Fault(
@@ -215,18 +215,18 @@ FAULTS = [
     ),
     Fault(
         "beta changed", "β2 0.99 for 0.95", trained("optimizer.betas=[0.9,0.99]", until=1),
-        Expected(1, "weights", says="optimizer.betas: [0.9,0.95] -> [0.9,0.99]"),
+        Expected(1, "weights", message="optimizer.betas: [0.9,0.95] -> [0.9,0.99]"),
         "with bias correction the first updates are equal on paper, not in rounding",
     ),
     Fault(
         "learning rate off by one step", "from step 11 on the rate of the step before",
         resumed(10, "late_learning_rate", step=11),
-        Expected(11, "optimizer", says="that of B is A's of step 10"),
+        Expected(11, "optimizer", message="that of B is A's of step 10"),
         "the rate is recorded; in the cosine no two steps have the same",
     ),
     Fault(
         "other end of the schedule", "final_lr_fraction 0 for 0.1", trained("schedule.final_lr_fraction=0", until=5),
-        Expected(5, "optimizer", says="schedule.final_lr_fraction: 0.1 -> 0.0"),
+        Expected(5, "optimizer", message="schedule.final_lr_fraction: 0.1 -> 0.0"),
         "warm-up ends with step 4, whose rate is lr itself; the cosine begins with step 5",
     ),
     Fault(
@@ -242,7 +242,7 @@ FAULTS = [
     Fault(
         "one weight bit flipped", "bit 20 of one weight, between steps 9 and 10",
         trained(mutation="flip_weight_bit", step=9),
-        Expected(10, "loss", says="or the weights changed between steps 9 and 10"),
+        Expected(10, "loss", message="or the weights changed between steps 9 and 10"),
         "record 9 was written before; the token table is also the output head, so every loss feels it",
     ),
     Fault(
@@ -254,19 +254,19 @@ FAULTS = [
     Fault(
         "one gradient element by 1 ulp", f"element 5 of {Q_PROJ} at step 100",
         long("perturb_gradient", step=100, tensor=Q_PROJ, element=5),
-        Expected(100, "gradients", frozenset({Q_PROJ}), Q_PROJ, says=f"gradients differ in {Q_PROJ} [0, 5] alone, by 1 ulp"),
+        Expected(100, "gradients", frozenset({Q_PROJ}), Q_PROJ, message=f"gradients differ in {Q_PROJ} [0, 5] alone, by 1 ulp"),
         "single digests of gradients are kept at step 100, and two of them name the element",
     ),
     Fault(
         "backward pass of one module", "one element of the gradient that enters model.layers.1.self_attn, at step 100",
         long("perturb_backward", step=100, module="model.layers.1.self_attn"),
-        Expected(100, "gradients", BEFORE_ATTENTION_1, "model.layers.1.self_attn", says="a nondeterministic kernel"),
+        Expected(100, "gradients", BEFORE_ATTENTION_1, "model.layers.1.self_attn", message="a nondeterministic kernel"),
         "backward reaches the module's own parameters and all before it, none behind it",
     ),
     Fault(
         "gradient error that heals", f"element 5 of {Q_PROJ} by 1 ulp at step 10",
         trained(mutation="perturb_gradient", step=10, tensor=Q_PROJ, element=5),
-        Expected(10, "gradients", says="equal again from step 11 on"),
+        Expected(10, "gradients", message="equal again from step 11 on"),
         "0.1 ulp of a gradient is below half an ulp of its first moment: rounded away, and the weights stay",
     ),
     Fault(
@@ -282,73 +282,73 @@ FAULTS = [
     ),
     Fault(
         "another precision", "fp32 for bf16", trained("precision=fp32", until=1),
-        Expected(1, "loss", says="precision: bf16 -> fp32"),
+        Expected(1, "loss", message="precision: bf16 -> fp32"),
         "weights are fp32 in both; the first forward pass rounds elsewhere",
     ),
     Fault(
         "another order of sums", "V 2 for 8", trained("batch.V=2", until=1),
-        Expected(1, "gradients", says="batch.V: 8 -> 2"),
+        Expected(1, "gradients", message="batch.V: 8 -> 2"),
         "losses are added by micro-batch under any V; ((0+1)+2)+3 is not (0+1)+(2+3)",
     ),
     Fault(
         "threads", "2 for 1, model.norm layernorm, after one step", two_threads,
-        Expected(1, "gradients", says="hardware.threads_per_rank: 1 -> 2"),
+        Expected(1, "gradients", message="hardware.threads_per_rank: 1 -> 2"),
         "forward sums run along rows; the backward pass of LayerNorm adds one partial sum per thread",
     ),
     Fault(
         "other instruction set", "ATEN_CPU_CAPABILITY=default", portable_kernels,
-        Expected(0, "weights", MATRICES, says="variables.ATEN_CPU_CAPABILITY: (absent) -> default"),
+        Expected(0, "weights", MATRICES, message="variables.ATEN_CPU_CAPABILITY: (absent) -> default"),
         "normal numbers are drawn with vectorised logarithms and cosines where the CPU has them; ones are ones",
     ),
     Fault(
         "tail torn", "power cut while record 13 is written, newest checkpoint of step 10", killed_and_torn,
-        Expected(None, None, equal=True, says="ends within the record of step 13"),
+        Expected(None, None, equal=True, message="ends within the record of step 13"),
         "a torn record is left out and said; what is left is equal",
     ),
     Fault(
         "tail lost", "the last record is torn, although the checkpoint of step 16 is there",
         damaged(lambda run, _: disk.tear_last_record(run)),
-        Expected(None, None, says="the ledger of B ends at step 15, before its checkpoint step-00000016"),
+        Expected(None, None, message="the ledger of B ends at step 15, before its checkpoint step-00000016"),
         "the ledger is on disk before a checkpoint commits, so no power cut does this",
     ),
     Fault(
         "ledger edited", "the loss in record 8", damaged(lambda run, _: disk.edit_record(run, 8)),
-        Expected(8, None, says="record 8 of the ledger of B does not hold"),
+        Expected(8, None, message="record 8 of the ledger of B does not hold"),
         "the record no longer fits its own link of the chain",
     ),
     Fault(
         "ledger forged", "the loss in record 8, and all links from there on",
         damaged(lambda run, _: disk.forge_record(run, 8)),
-        Expected(8, "loss", says="or the record was edited; equal again from step 9 on"),
+        Expected(8, "loss", message="or the record was edited; equal again from step 9 on"),
         "A's record 8 has another loss, and nothing that follows from the loss differs",
     ),
     Fault(
         "checkpoints of a forged ledger", "the same forged run compared with itself",
         forged_alone,
-        Expected(None, None, says="checkpoint step-00000010 of B is not the state that its ledger recorded: chain"),
+        Expected(None, None, message="checkpoint step-00000010 of B is not the state that its ledger recorded: chain"),
         "its checkpoints hold the true chain",
     ),
     Fault(
         "record removed", "record 8, and all later ones move up", damaged(lambda run, _: disk.remove_record(run, 8)),
-        Expected(8, None, says="record 8 of the ledger of B does not hold"),
+        Expected(8, None, message="record 8 of the ledger of B does not hold"),
         "what stands in the place of record 8 says step 9",
     ),
     Fault(
         "checkpoint of another step", "that of step 5 under the name of step 10",
         damaged(lambda run, _: disk.copy_checkpoint(run, 5, run, 10)),
-        Expected(None, None, says="step-00000010"),
+        Expected(None, None, message="step-00000010"),
         "its manifest says step 5",
     ),
     Fault(
         "checkpoint of another run", "step 10 of a run with another β2",
         damaged(lambda run, bench: disk.copy_checkpoint(bench.other(), 10, run, 10)),
-        Expected(None, None, says="checkpoint step-00000010 of B is not the state that its ledger recorded: weights, optimizer, chain"),
+        Expected(None, None, message="checkpoint step-00000010 of B is not the state that its ledger recorded: weights, optimizer, chain"),
         "sound in itself, but its digests are not those of record 10",
     ),
     Fault(
         "bit flipped on disk", "in the weights of the checkpoint of step 10",
         damaged(lambda run, _: disk.flip_byte(run, 10)),
-        Expected(None, None, says="step-00000010/model-00001-of-00001.safetensors"),
+        Expected(None, None, message="step-00000010/model-00001-of-00001.safetensors"),
         "every file has its sha256",
     ),
 ]  # fmt: skip

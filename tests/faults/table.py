@@ -39,7 +39,7 @@ def differences(expected: Expected, verdict: Verdict) -> list[str]:
     wrong = [
         f"{name}: expected {one!r}, found {other!r}" for name, (one, other) in claims.items() if one != other
     ]
-    return wrong + ([] if expected.says in said else [f"expected {expected.says!r} in {said!r}"])
+    return wrong + ([] if expected.message in said else [f"expected {expected.message!r} in {said!r}"])
 
 
 def row(fault: Fault, verdict: Verdict) -> str:

@@ -16,20 +16,20 @@ from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import wishes_of
+from llmrun.launch.options import launch_options
 from llmrun.launch.prepared import NothingToDo
-from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
 from llmrun.run.signals import StopRequest
-from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.run.worker_spec import Outcome, WorkerSpec
 from llmrun.storage.checkpoint.layout import steps_in
-from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.writer import commit, save_rank
-from llmrun.storage.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.record import LedgerRecord, quantities_due
 from llmrun.storage.ledger.writer import LedgerWriter
 
 CONFIG = """
@@ -53,7 +53,7 @@ def digest_of_all(shapes: dict[str, tuple[int, ...]], step: int) -> int:
     return combine_digests({name: TensorDigest("F32", shape, step) for name, shape in shapes.items()})
 
 
-def record_of(step: int, salt: int, shapes: dict[str, tuple[int, ...]]) -> Record:
+def record_of(step: int, salt: int, shapes: dict[str, tuple[int, ...]]) -> LedgerRecord:
     """A ledger record that depends on nothing but its step, a salt and the model's shape."""
     values = {
         "tokens": step * 1024,
@@ -65,13 +65,13 @@ def record_of(step: int, salt: int, shapes: dict[str, tuple[int, ...]]) -> Recor
         "weights_digest": digest_of_all(shapes, step + salt),
         "optimizer_digest": digest_of_all(MOMENT, step + salt),
     }
-    return Record(step, **{name: values[name] for name in quantities_due(step) - {"step"}})
+    return LedgerRecord(step, **{name: values[name] for name in quantities_due(step) - {"step"}})
 
 
-def shapes_of(orders: SegmentOrders) -> dict[str, tuple[int, ...]]:
+def shapes_of(worker_spec: WorkerSpec) -> dict[str, tuple[int, ...]]:
     """The parameters of the model that a segment trains."""
-    config = Config.model_validate_json(json.dumps(orders.config))
-    return dict(parameter_shapes(resolved_of(config, orders.D).shape))
+    config = Config.model_validate_json(json.dumps(worker_spec.config))
+    return dict(parameter_shapes(resolved_of(config, worker_spec.D).shape))
 
 
 class Bookkeeper:
@@ -98,48 +98,52 @@ class Bookkeeper:
     def start(self, job):
         """Do the whole segment at once."""
         self.jobs.append(job)
-        orders = SegmentOrders.read(job.run.orders_file(job.segment))
-        last = orders.until_step if self.dies_after is None else min(self.dies_after, orders.until_step)
-        self._keep_books(job.run, orders, last)
+        worker_spec = WorkerSpec.read(job.run.worker_spec_file(job.segment))
+        last = (
+            worker_spec.until_step
+            if self.dies_after is None
+            else min(self.dies_after, worker_spec.until_step)
+        )
+        self._keep_books(job.run, worker_spec, last)
         if self.dies_after is None:
-            steps = orders.config["T_tokens"] // orders.config["batch"]["GB_tok"]
+            steps = worker_spec.config["T_tokens"] // worker_spec.config["batch"]["GB_tok"]
             kind = "finished" if last == steps else "reached"
             for rank in range(job.D):
                 Outcome(rank, kind, last).write(job.run.outcome_file(job.segment, rank))
         return Gone()
 
-    def _keep_books(self, run: RunDirectory, orders: SegmentOrders, last: int) -> None:
+    def _keep_books(self, run: RunDirectory, worker_spec: WorkerSpec, last: int) -> None:
         if run.ledger_file.exists():
             ledger = LedgerWriter.resume(
-                run.ledger_file, orders.from_step if orders.checkpoint else None, STEPS
+                run.ledger_file, worker_spec.from_step if worker_spec.checkpoint else None, STEPS
             )
         else:
             ledger = LedgerWriter.create(run.ledger_file, "tests", STEPS)
-        shapes = shapes_of(orders)
+        shapes = shapes_of(worker_spec)
         if ledger.next_step == 0:
             ledger.append(record_of(0, self.salt, shapes))
-        for step in range(orders.from_step + 1, last + 1):
+        for step in range(worker_spec.from_step + 1, last + 1):
             ledger.append(record_of(step, self.salt, shapes))
             with run.metrics_file.open("a") as file:
                 file.write(json.dumps({"step": step, "tokens": step * 1024, "loss": 1.0}) + "\n")
-            if step % 5 == 0 or step == orders.until_step:
+            if step % 5 == 0 or step == worker_spec.until_step:
                 ledger.sync()
-                self._save(run, orders, step, ledger.chain.hex())
+                self._save(run, worker_spec, step, ledger.chain.hex())
         ledger.close()
 
-    def _save(self, run: RunDirectory, orders: SegmentOrders, step: int, chain: str) -> None:
-        shapes = shapes_of(orders)
+    def _save(self, run: RunDirectory, worker_spec: WorkerSpec, step: int, chain: str) -> None:
+        shapes = shapes_of(worker_spec)
         values = {name: np.full(math.prod(shape), step, np.float32) for name, shape in shapes.items()}
-        pieces = [Piece(name, "parameter", "F32", shapes[name], 0, values[name]) for name in shapes]
-        moment = Piece(
+        pieces = [TensorPiece(name, "parameter", "F32", shapes[name], 0, values[name]) for name in shapes]
+        moment = TensorPiece(
             "model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (32,), 0, values["model.norm.weight"]
         )
-        saved = Snapshot(
+        saved = StateSnapshot(
             step=step,
-            attempt=f"segment-{orders.segment:03d}",
+            attempt=f"segment-{worker_spec.segment:03d}",
             tokens=step * 1024,
-            fingerprint=orders.fingerprint,
-            parts=orders.parts,
+            fingerprint=worker_spec.fingerprint,
+            parts=worker_spec.parts,
             chain=chain,
             trainer={"best_saved_step": self.best_at},
             rng={"numpy": np.zeros(2, np.uint8)},
@@ -179,12 +183,12 @@ class Watcher:
         """A checkpoint."""
         self.checkpoints.append(step)
 
-    def remark(self, says):
+    def remark(self, message):
         """A remark while the run goes on."""
 
-    def stopping(self, says):
+    def stopping(self, message):
         """A stop."""
-        self.said.append(says)
+        self.said.append(message)
 
 
 class Project:
@@ -192,36 +196,36 @@ class Project:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.starter = Bookkeeper()
+        self.backend = Bookkeeper()
         self.said: list[str] = []
         self.watcher = Watcher()
         (path / "demo.yaml").write_text(CONFIG)
 
-    def wishes(self, overrides=(), allow=(), until=None, D=None, start=None):
+    def options(self, overrides=(), allow=(), until=None, D=None, start=None):
         """What a command line asks."""
-        return wishes_of(overrides, allow, until, D, start)
+        return launch_options(overrides, allow, until, D, start)
 
     def prepare(self, identity="demo", stop=None, **wished):
         """`llmrun train demo.yaml --run demo`, up to the start of workers."""
-        wishes = self.wishes(**wished)
-        loaded = load_config(self.path / "demo.yaml", wishes.overrides)
+        options = self.options(**wished)
+        loaded = load_config(self.path / "demo.yaml", options.overrides)
         stop = stop or StopRequest()
         if identity is not None and self.run.is_run:
-            command = Command("llmrun train demo.yaml --run demo", loaded)
-            return prepare_resume(self.run, wishes, command, self.starter, stop, self.said.append)
-        return prepare_fresh(loaded, identity, wishes, self.starter, stop, self.said.append)
+            command = ResumeCommand("llmrun train demo.yaml --run demo", loaded)
+            return prepare_resume(self.run, options, command, self.backend, stop, self.said.append)
+        return prepare_fresh(loaded, identity, options, self.backend, stop, self.said.append)
 
     def prepare_resume(self, **wished):
         """`llmrun resume demo`, up to the start of workers."""
-        command = Command("llmrun resume demo")
-        wishes = self.wishes(**wished)
-        return prepare_resume(self.run, wishes, command, self.starter, StopRequest(), self.said.append)
+        command = ResumeCommand("llmrun resume demo")
+        options = self.options(**wished)
+        return prepare_resume(self.run, options, command, self.backend, StopRequest(), self.said.append)
 
     def go(self, prepared):
         """Run a prepared segment to its end."""
         if isinstance(prepared, NothingToDo):
             return prepared
-        return run_segment(prepared, self.starter, StopRequest(), self.watcher)
+        return run_segment(prepared, self.backend, StopRequest(), self.watcher)
 
     def refusal(self, **wished):
         """The refusal of `llmrun resume demo`, which must not have touched a file."""
@@ -250,9 +254,9 @@ class Project:
         """What run.json says now."""
         return read_record(self.run.record_file)
 
-    def orders(self, segment: int) -> SegmentOrders:
+    def worker_spec(self, segment: int) -> WorkerSpec:
         """What the workers of a segment were told."""
-        return SegmentOrders.read(self.run.orders_file(segment))
+        return WorkerSpec.read(self.run.worker_spec_file(segment))
 
     def files(self) -> dict[str, bytes]:
         """Every file of the run but its lock, to see that nothing was touched."""
@@ -312,8 +316,8 @@ def changed():
 @pytest.fixture
 def interrupted(project):
     """A run that was killed after step 13; its newest checkpoint is that of step 10."""
-    project.starter.dies_after = 13
+    project.backend.dies_after = 13
     project.train()
-    project.starter.dies_after = None
+    project.backend.dies_after = None
     assert steps_in(project.run.checkpoints) == [5, 10]
     return project

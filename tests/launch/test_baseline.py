@@ -44,7 +44,7 @@ def refused(project, *asked, **wished):
         prepared(project, *asked, **wished)
     assert sorted(path.name for path in (project.path / "runs").iterdir()) == before
     assert caught.value.exit_code == 2
-    return caught.value.says
+    return caught.value.message
 
 
 @pytest.mark.parametrize("asked", [("base-*",), ("base-1", "base-2", "base-3"), ("runs/base-[1-3]",)])
@@ -54,7 +54,7 @@ def test_the_band_lies_in_the_run(baseline, asked):
     found = Baseline.read(ready.run.baseline_file)
     aways = [np.random.default_rng(seed).standard_normal() / 100 for seed in (1, 2, 3)]
 
-    assert ready.orders.baseline is True
+    assert ready.worker_spec.baseline is True
     assert (found.asked, found.runs) == (asked, ("base-1", "base-2", "base-3"))
     assert found.band.mean[9] == pytest.approx(4.9 + np.mean(aways))
     assert found.band.sd[9] == pytest.approx(np.std(aways, ddof=1))
@@ -66,7 +66,7 @@ def test_without_a_baseline_nothing_is_written(project):
     ready = project.prepare(identity="new")
     ready.lock.release()
 
-    assert ready.orders.baseline is False
+    assert ready.worker_spec.baseline is False
     assert not ready.run.baseline_file.exists()
 
 
@@ -113,43 +113,43 @@ def test_a_run_without_metrics(baseline):
 
 def test_another_batch(baseline):
     """A step is not the same there."""
-    says = refused(baseline, "base-*", overrides=["batch.GB_tok=2Ki"])
+    message = refused(baseline, "base-*", overrides=["batch.GB_tok=2Ki"])
 
-    assert says == "base-1 has GB_tok = 1,024, this run 2,048: their steps cannot be compared"
+    assert message == "base-1 has GB_tok = 1,024, this run 2,048: their steps cannot be compared"
 
 
 def test_a_resumed_run_needs_the_baseline_no_more(baseline):
     """Its runs may be gone: the band of the first segment holds on, to the last digit."""
     asked = [f"{KEY}=[base-*]"]
-    baseline.starter.dies_after = 13
+    baseline.backend.dies_after = 13
     baseline.train(overrides=asked)
-    baseline.starter.dies_after = None
+    baseline.backend.dies_after = None
     band = baseline.run.baseline_file.read_bytes()
     for seed in (1, 2, 3):
         (baseline.path / "runs" / f"base-{seed}").rename(baseline.path / f"gone-{seed}")
     baseline.resume()
 
-    assert baseline.orders(2).baseline is True
+    assert baseline.worker_spec(2).baseline is True
     assert baseline.run.baseline_file.read_bytes() == band
 
 
 def test_a_resumed_run_can_be_watched_from_then_on(baseline):
     """`--set` on resume; its own name fits the pattern and does not count."""
-    baseline.starter.dies_after = 13
+    baseline.backend.dies_after = 13
     baseline.train()
-    baseline.starter.dies_after = None
+    baseline.backend.dies_after = None
     baseline.resume(overrides=[f"{KEY}=[base-*,demo]"])
 
-    assert baseline.orders(1).baseline is False
-    assert baseline.orders(2).baseline is True
+    assert baseline.worker_spec(1).baseline is False
+    assert baseline.worker_spec(2).baseline is True
     assert Baseline.read(baseline.run.baseline_file).runs == ("base-1", "base-2", "base-3")
 
 
 def test_a_wrong_baseline_touches_no_file_of_a_resumed_run(baseline):
     """It is looked at before anything is cut back."""
-    baseline.starter.dies_after = 13
+    baseline.backend.dies_after = 13
     baseline.train()
-    baseline.starter.dies_after = None
+    baseline.backend.dies_after = None
     before = baseline.files()
     with pytest.raises(InputError, match="names only one run"):
         baseline.prepare_resume(overrides=[f"{KEY}=[base-1]"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.errors import InputError, RefusedError
-from llmrun.launch.unwritable import said_as
+from llmrun.launch.unwritable import os_error_as
 from llmrun.storage.durable import Disk
 
 TABLE = "my-gpu: {memory_GB: 80, bf16_TFLOPs: 100, fp32_TFLOPs: 50}\n"
@@ -123,20 +123,20 @@ def test_inputs_that_cannot_be_read_are_named_with_their_role(project) -> None:
 
     assert caught.value.exit_code == 3
     assert Path(caught.value.where).resolve() == unreadable.resolve()
-    assert "baseline" in caught.value.says
-    assert not caught.value.says.startswith("runs ")
+    assert "baseline" in caught.value.message
+    assert not caught.value.message.startswith("runs ")
     assert not project.run.path.exists()
 
 
 def test_what_the_system_refuses_elsewhere_is_not_blamed_on_the_run(tmp_path) -> None:
     """A file outside the run's directory is named in its place; one below it is not."""
-    with pytest.raises(RefusedError) as elsewhere, said_as(RefusedError, tmp_path / "runs"):
+    with pytest.raises(RefusedError) as elsewhere, os_error_as(RefusedError, tmp_path / "runs"):
         (tmp_path / "input").read_bytes()
-    with pytest.raises(RefusedError) as below, said_as(RefusedError, tmp_path / "runs"):
+    with pytest.raises(RefusedError) as below, os_error_as(RefusedError, tmp_path / "runs"):
         (tmp_path / "runs" / "a").read_bytes()
 
-    assert elsewhere.value.says.startswith(f"{tmp_path / 'input'} ")
-    assert below.value.says.startswith(f"{tmp_path / 'runs'} ")
+    assert elsewhere.value.message.startswith(f"{tmp_path / 'input'} ")
+    assert below.value.message.startswith(f"{tmp_path / 'runs'} ")
 
 
 def age(path: Path, hours: float) -> None:

@@ -130,7 +130,7 @@ def test_parts_of_a_fingerprint_that_run_json_contradicts_are_refused(interrupte
     edit_json(checkpoint / "manifest.json", lambda manifest: manifest["parts"].update(data="0" * 64))
     seal(checkpoint)
 
-    assert "step-00000010" in interrupted.refusal().says
+    assert "step-00000010" in interrupted.refusal().message
 
 
 def test_a_preimage_edited_with_its_digest_left_is_refused_everywhere(interrupted):
@@ -152,7 +152,7 @@ def test_a_preimage_edited_with_its_digest_left_is_refused_everywhere(interrupte
         "verify demo demo": 1,
     }
     assert interrupted.files() == before
-    assert "part config" in interrupted.refusal().says
+    assert "part config" in interrupted.refusal().message
 
 
 @pytest.mark.parametrize("command", ["resume", "train --run"])
@@ -169,7 +169,7 @@ def test_a_finished_run_whose_final_state_is_damaged_is_completed_again(project,
     assert LedgerReader(project.run.ledger_file).chain == chain
     assert any("step-00000020/model-00001-of-00001.safetensors" in line for line in project.said)
     assert any("steps 16 to 20" in line for line in project.said)
-    assert project.orders(2).audit_tails == ["ledger-tail-002.bin"]
+    assert project.worker_spec(2).audit_tails == ["ledger-tail-002.bin"]
 
 
 @pytest.mark.parametrize("until", [None, 15])
@@ -182,7 +182,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_not_finished(project, until):
     with pytest.raises(RefusedError):
         project.prepare()
 
-    assert f"step {until or 20}" in error.says
+    assert f"step {until or 20}" in error.message
     assert any("--from 0" in hint for hint in error.hints)
     project.resume(start="0", until=5)
     assert project.record.last.from_step == 0
@@ -217,7 +217,7 @@ def test_a_foreign_stream_digest_with_sound_shards_starts_nothing(project, own_d
     error = project.refusal()
 
     for refused in (caught.value, error):
-        assert f"the stream digest of {split}" in refused.says
+        assert f"the stream digest of {split}" in refused.message
         assert refused.where.endswith("data/dataset.json")
 
 

@@ -55,7 +55,7 @@ def test_too_little_room_names_the_place_for_runs(project, monkeypatch):
     with pytest.raises(RefusedError) as caught:
         project.prepare(overrides=["checkpoint.keep_last=500000"])
 
-    assert caught.value.says.startswith("21 checkpoints of ")
+    assert caught.value.message.startswith("21 checkpoints of ")
     assert caught.value.where == "runs"
     assert list((project.path / "runs").iterdir()) == []
 
@@ -81,15 +81,15 @@ def test_the_fingerprint_can_be_rebuilt_from_the_record(project):
     project.train()
     fingerprint = Fingerprint.of_json(project.record.fingerprint)
 
-    assert fingerprint.digest == project.record.fingerprint["digest"] == project.orders(1).fingerprint
+    assert fingerprint.digest == project.record.fingerprint["digest"] == project.worker_spec(1).fingerprint
     assert fingerprint.preimages["code"] == {"llmrun/core/step.py": "aa" * 32}
-    assert fingerprint.preimages["environment"] == project.starter.environment
+    assert fingerprint.preimages["environment"] == project.backend.environment
 
 
 def test_workers_get_pinned_variables(project):
     """What the probe saw is what the workers get."""
     project.train()
-    (job,) = project.starter.jobs
+    (job,) = project.backend.jobs
 
     assert job.environment["OMP_NUM_THREADS"] == job.environment["MKL_NUM_THREADS"] == "1"
     assert job.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -101,7 +101,7 @@ def test_until_stops_early_and_leaves_the_horizon(project):
     ended = project.train(until=7)
 
     assert (ended.end.why, ended.step, ended.record.steps) == ("reached", 7, 20)
-    assert project.orders(1).until_step == 7
+    assert project.worker_spec(1).until_step == 7
 
 
 def test_outside_a_repository_it_says_what_is_missing(project):
@@ -138,13 +138,13 @@ def test_without_a_name_the_directory_has_name_time_and_digits(project):
         ),
     ],
 )
-def test_refused_before_anything_was_made(project, break_it, kind, says):
+def test_refused_before_anything_was_made(project, break_it, kind, message):
     """Wrong input leaves no trace below runs_dir."""
     break_it(project)
     runs = project.path / "runs"
     before = sorted(runs.iterdir()) if runs.is_dir() else None
 
-    with pytest.raises(kind, match=says):
+    with pytest.raises(kind, match=message):
         project.train()
 
     assert (sorted(runs.iterdir()) if runs.is_dir() else None) == before
@@ -194,23 +194,23 @@ def test_an_earlier_run_of_the_same_fingerprint_is_compared_with(project):
     apart = project.prepare(identity="fourth", overrides=["reproducibility.compare_with=none"])
     apart.lock.release()
 
-    assert again.orders.twin_ledger == str(project.path / "runs" / "first" / "ledger.bin")
+    assert again.worker_spec.reference_ledger == str(project.path / "runs" / "first" / "ledger.bin")
     assert "first has the same fingerprint: every step will be compared with it" in project.said
-    assert other.orders.twin_ledger is None
-    assert apart.orders.twin_ledger is None
+    assert other.worker_spec.reference_ledger is None
+    assert apart.worker_spec.reference_ledger is None
 
 
 def test_two_commands_with_one_name_at_once(project):
     """Who comes second is refused, wherever the first appears: before the draft, or while it is made."""
     project.prepare(identity="other").lock.release()
     other = project.path / "runs" / "other"
-    probe = project.starter.probe
+    probe = project.backend.probe
 
     def overtaken(*arguments):
         other.rename(project.run.path)
         return probe(*arguments)
 
-    project.starter.probe = overtaken
+    project.backend.probe = overtaken
     with pytest.raises(RefusedError, match="runs/demo was made by another process meanwhile"):
         project.prepare()
     assert [path.name for path in (project.path / "runs").iterdir()] == ["demo"]
@@ -227,7 +227,7 @@ def test_two_commands_with_one_name_at_once(project):
         (errno.EIO, "runs cannot be used: Input/output error"),
     ],
 )
-def test_a_name_that_cannot_be_given_says_why(project, monkeypatch, code, says):
+def test_a_name_that_cannot_be_given_says_why(project, monkeypatch, code, message):
     """Only a name that is taken is another process's; a full or broken disk is called that."""
     rename = Disk.rename
 
@@ -240,7 +240,7 @@ def test_a_name_that_cannot_be_given_says_why(project, monkeypatch, code, says):
     with pytest.raises(RefusedError) as caught:
         project.prepare()
 
-    assert caught.value.says == says
+    assert caught.value.message == message
     assert list((project.path / "runs").iterdir()) == []
 
 
@@ -259,7 +259,7 @@ def test_a_name_that_is_not_forced_to_the_disk(project, monkeypatch):
     monkeypatch.undo()
 
     assert (
-        caught.value.says
+        caught.value.message
         == "runs/demo was made, but its name could not be forced to the disk: Input/output error"
     )
     assert live_owner(project.run.lock_file) is None

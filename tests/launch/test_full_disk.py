@@ -31,15 +31,15 @@ def full(monkeypatch):
 class FillingStarter:
     """Starts the books of another starter, and fills the disk when they are kept."""
 
-    def __init__(self, starter, fill) -> None:
-        self.starter, self.fill = starter, fill
+    def __init__(self, backend, fill) -> None:
+        self.backend, self.fill = backend, fill
 
     def __getattr__(self, name):
-        return getattr(self.starter, name)
+        return getattr(self.backend, name)
 
     def start(self, job):
         """The whole segment, then no room for run.json."""
-        workers = self.starter.start(job)
+        workers = self.backend.start(job)
         self.fill("run.json")
         return workers
 
@@ -47,12 +47,12 @@ class FillingStarter:
 def test_a_finished_run_whose_record_cannot_be_written(project, full):
     """Exit 4 with the file's name; once there is room, a resume finds the run finished."""
     prepared = project.prepare()
-    project.starter = FillingStarter(project.starter, full)
+    project.backend = FillingStarter(project.backend, full)
     ended = project.go(prepared)
     error = ended.error(prepared.run)
 
     assert isinstance(error, RunFailedError)
-    assert error.says == "runs/demo/run.json cannot be written: No space left on device"
+    assert error.message == "runs/demo/run.json cannot be written: No space left on device"
     assert error.hints == (
         "free space on that disk",
         "`llmrun resume runs/demo` continues from the newest sound checkpoint",
@@ -67,11 +67,11 @@ def test_a_finished_run_whose_record_cannot_be_written(project, full):
 def test_the_segments_own_error_comes_first(project, full):
     """Workers that died are the error; that run.json could not be written is a remark."""
     prepared = project.prepare()
-    project.starter.dies_after = 13
-    project.starter = FillingStarter(project.starter, full)
+    project.backend.dies_after = 13
+    project.backend = FillingStarter(project.backend, full)
     ended = project.go(prepared)
 
-    assert ended.error(project.run).says.startswith("the workers ended without a word")
+    assert ended.error(project.run).message.startswith("the workers ended without a word")
     assert ended.end.remarks == ("runs/demo/run.json cannot be written: No space left on device",)
 
 
@@ -82,8 +82,8 @@ def test_no_room_for_orders(project, full):
     with pytest.raises(RunFailedError) as caught:
         project.go(prepared)
 
-    assert caught.value.says == "runs/demo cannot be written: No space left on device"
-    assert project.starter.jobs == []
+    assert caught.value.message == "runs/demo cannot be written: No space left on device"
+    assert project.backend.jobs == []
     assert live_owner(project.run.lock_file) is None
 
 
@@ -94,7 +94,7 @@ def test_a_new_run_on_a_full_disk_is_refused(project, full, name):
     with pytest.raises(RefusedError) as caught:
         project.train()
 
-    assert caught.value.says == "runs cannot be written: No space left on device"
+    assert caught.value.message == "runs cannot be written: No space left on device"
     assert list((project.path / "runs").iterdir()) == []
 
 
@@ -118,7 +118,7 @@ def test_a_resume_on_a_full_disk_is_refused(interrupted, full, name):
     with pytest.raises(RefusedError) as caught:
         interrupted.resume()
 
-    assert caught.value.says.endswith("cannot be written: No space left on device")
+    assert caught.value.message.endswith("cannot be written: No space left on device")
     assert live_owner(interrupted.run.lock_file) is None
 
     full.over()
@@ -132,7 +132,9 @@ def test_a_segment_that_cannot_be_closed_is_a_refusal(interrupted, full, changed
     changed(record, status="running", segments=[opened]).write(interrupted.run.record_file)
     full("run.json")
 
-    assert interrupted.refusal().says == f"{interrupted.run.path} cannot be written: No space left on device"
+    assert (
+        interrupted.refusal().message == f"{interrupted.run.path} cannot be written: No space left on device"
+    )
 
 
 def test_a_lock_that_is_half_written_is_refused(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ def test_a_config_allowed_through_train_holds_on(interrupted):
     changed_by_train(interrupted)
     interrupted.resume()
 
-    config = interrupted.orders(3).config
+    config = interrupted.worker_spec(3).config
     assert (config["optimizer"]["lr"], config["checkpoint"]["keep_last"]) == (0.0005, 3)
     assert interrupted.record.segments[2].fingerprint == interrupted.record.segments[1].fingerprint
     assert interrupted.record.last.allowed == []
@@ -27,9 +27,9 @@ def test_what_is_set_comes_on_top(interrupted):
     """This command's `--set` wins, the rest of the segment's config stays; a numeric one is refused by itself."""
     changed_by_train(interrupted)
 
-    assert interrupted.refusal(overrides=["seed=1"]).says == "seed: 42 -> 1"
+    assert interrupted.refusal(overrides=["seed=1"]).message == "seed: 42 -> 1"
     interrupted.resume(overrides=["checkpoint.keep_last=4"])
-    config = interrupted.orders(3).config
+    config = interrupted.worker_spec(3).config
     assert (config["optimizer"]["lr"], config["checkpoint"]["keep_last"]) == (0.0005, 4)
 
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_from_before_the_change_has_the_config_from_before(interrup
     changed_by_train(interrupted)
     interrupted.resume(start="5")
 
-    config = interrupted.orders(3).config
+    config = interrupted.worker_spec(3).config
     assert (config["optimizer"]["lr"], config["checkpoint"]["keep_last"]) == (0.001, 2)
     assert interrupted.record.last.fingerprint == interrupted.record.fingerprint["digest"]
 
@@ -50,7 +50,7 @@ def test_another_V_and_batch_hold_on(interrupted):
     interrupted.edit("T_tokens: 20Ki", "T_tokens: 40Ki")
     interrupted.train(allow=["config"], until=15)
     interrupted.resume(until=16)
-    batch = interrupted.orders(3).config["batch"]
+    batch = interrupted.worker_spec(3).config["batch"]
 
     assert (batch["GB_tok"], batch["V"], batch["D"], batch["A"]) == (2048, 2, 2, 4)
 
@@ -68,10 +68,10 @@ def test_an_edit_of_config_yaml_after_the_change_counts(interrupted):
     edit_on_disk(interrupted, "keep_last: 2", "keep_last: 7")
     interrupted.resume(until=16)
 
-    assert interrupted.orders(3).config["checkpoint"]["keep_last"] == 7
+    assert interrupted.worker_spec(3).config["checkpoint"]["keep_last"] == 7
     assert interrupted.record.last.edits == {"checkpoint.keep_last": 7}
     edit_on_disk(interrupted, "lr: 0.001", "lr: 0.0001")
-    assert interrupted.refusal().says == "optimizer.lr: 0.0005 -> 0.0001"
+    assert interrupted.refusal().message == "optimizer.lr: 0.0005 -> 0.0001"
 
 
 def test_an_edit_from_before_the_change_does_not_come_back(interrupted):
@@ -80,7 +80,7 @@ def test_an_edit_from_before_the_change_does_not_come_back(interrupted):
     changed_by_train(interrupted)
     interrupted.resume()
 
-    assert interrupted.orders(3).config["checkpoint"]["keep_last"] == 3
+    assert interrupted.worker_spec(3).config["checkpoint"]["keep_last"] == 3
 
 
 def test_an_edit_that_is_put_back_counts_too(interrupted):
@@ -90,8 +90,8 @@ def test_an_edit_that_is_put_back_counts_too(interrupted):
     edit_on_disk(interrupted, "keep_last: 7", "keep_last: 2")
     interrupted.resume()
 
-    assert interrupted.orders(2).config["checkpoint"]["keep_last"] == 7
-    assert interrupted.orders(3).config["checkpoint"]["keep_last"] == 2
+    assert interrupted.worker_spec(2).config["checkpoint"]["keep_last"] == 7
+    assert interrupted.worker_spec(3).config["checkpoint"]["keep_last"] == 2
 
 
 def test_an_edited_D_is_taken(interrupted):
@@ -107,10 +107,10 @@ def test_an_edited_D_is_taken(interrupted):
 def test_without_orders_the_record_has_to_do(interrupted):
     """Logs are the user's to delete: then config.yaml and the `--set` values on record count, and that is said."""
     interrupted.resume(overrides=["optimizer.lr=0.0005"], allow=["config"], until=15)
-    interrupted.run.orders_file(2).unlink()
+    interrupted.run.worker_spec_file(2).unlink()
     interrupted.resume()
 
-    assert interrupted.orders(3).config["optimizer"]["lr"] == 0.0005
+    assert interrupted.worker_spec(3).config["optimizer"]["lr"] == 0.0005
     assert any(
         line.endswith("orders.json is gone: going on with config.yaml and the `--set` values on record")
         for line in interrupted.said
@@ -120,7 +120,7 @@ def test_without_orders_the_record_has_to_do(interrupted):
 def test_damaged_orders_are_no_bug(interrupted):
     """Half a file is like none."""
     changed_by_train(interrupted)
-    interrupted.run.orders_file(2).write_text('{"format": "llmrun-orders/1", "con')
+    interrupted.run.worker_spec_file(2).write_text('{"format": "llmrun-orders/1", "con')
 
     with pytest.raises(RefusedError, match=r"optimizer\.lr: 0\.0005 -> 0\.001"):
         interrupted.prepare_resume()
@@ -134,5 +134,6 @@ def test_a_stated_A_is_held_against_the_last_D(interrupted):
         interrupted.prepare_resume(overrides=["batch.A=4"])
 
     assert (
-        caught.value.says == "A = 4 does not agree with GB_tok = D·A·μ_tok: 2 × 4 × 256 is 2,048, not 1,024"
+        caught.value.message
+        == "A = 4 does not agree with GB_tok = D·A·μ_tok: 2 × 4 × 256 is 2,048, not 1,024"
     )

@@ -46,7 +46,7 @@ def test_a_worker_that_stays_is_a_refusal(interrupted, worker):
     with pytest.raises(RefusedError) as caught:
         wait_for_leftovers(interrupted.run, interrupted.said.append, within_s=0.2)
 
-    assert caught.value.says == (
+    assert caught.value.message == (
         f"processes of the segment before still work in demo after 0 s: PID {process.pid}"
     )
     assert caught.value.hints[0].startswith(f"`kill -9 {process.pid}` ends them")

@@ -17,8 +17,8 @@ def test_a_finished_run_refuses_a_setting_that_it_cannot_use(project) -> None:
     for setting in ("checkpoint.keep_last=7", "optimizer.lr=0.5"):
         with pytest.raises(InputError) as caught:
             project.prepare_resume(overrides=[setting], allow=["config"])
-        assert setting.partition("=")[0] in caught.value.says
-        assert setting.partition("=")[2] in caught.value.says
+        assert setting.partition("=")[0] in caught.value.message
+        assert setting.partition("=")[2] in caught.value.message
     assert isinstance(project.prepare_resume(overrides=["checkpoint.keep_last=2"]), NothingToDo)
     assert project.files() == before
 

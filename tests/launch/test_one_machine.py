@@ -110,7 +110,7 @@ def test_the_loopback_interface_is_found_by_its_flags():
         ("ip link set lo name loop7; ip link set loop7 up", 0, "loop7 127.0.0.1 127.0.0.1:0"),
     ],
 )
-def test_a_network_of_its_own(setup, code, says):
+def test_a_network_of_its_own(setup, code, message):
     """A network namespace in which the loopback interface is down, has no IPv4 address, or another name."""
     if shutil.which("ip") is None and setup != "true":
         pytest.skip("no ip command")
@@ -119,7 +119,7 @@ def test_a_network_of_its_own(setup, code, says):
     command.insert(1, "-n")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code
-    assert says in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
 
 
 @needs_namespaces

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
-from llmrun.launch.options import wishes_of
+from llmrun.launch.options import launch_options
 from llmrun.launch.torchrun import run_probe, worker_environment
 
 
@@ -44,7 +44,7 @@ def test_a_probe_that_fails_is_a_refusal_with_its_last_words(probing):
     with pytest.raises(RefusedError) as caught:
         probing("import no_such_module\n")
 
-    assert "ended with exit code 1" in caught.value.says
+    assert "ended with exit code 1" in caught.value.message
     assert caught.value.caused_by[-1] == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
@@ -80,18 +80,18 @@ def test_pinned_variables_win_over_the_users():
         ({"start": "-1"}, "--from -1 is neither a step nor `best`"),
     ],
 )
-def test_wishes_that_mean_nothing(given, says):
+def test_wishes_that_mean_nothing(given, message):
     """Options are checked before anything is looked at."""
     from llmrun.errors import InputError
 
     with pytest.raises(InputError) as caught:
-        wishes_of(**{"overrides": [], "allow": [], "until": None, **given})
+        launch_options(**{"overrides": [], "allow": [], "until": None, **given})
 
-    assert caught.value.says == says
+    assert caught.value.message == message
 
 
 def test_wishes_as_typed():
     """A hint repeats the command so that it can be pasted."""
-    wishes = wishes_of(["name=a b", "seed=1"], ["code"], 7, 3, "best")
+    options = launch_options(["name=a b", "seed=1"], ["code"], 7, 3, "best")
 
-    assert wishes.as_typed() == " --set 'name=a b' --set seed=1 --D 3 --from best --until 7"
+    assert options.as_typed() == " --set 'name=a b' --set seed=1 --D 3 --from best --until 7"

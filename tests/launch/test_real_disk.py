@@ -17,8 +17,8 @@ import pytest
 from llmrun.config.load import load_config
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import wishes_of
-from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.options import launch_options
+from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import live_owner
@@ -59,26 +59,28 @@ class Meddler:
     def checkpoint(self, step: int) -> None:
         """A new checkpoint."""
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """A remark while the run goes on."""
 
-    def stopping(self, says: str) -> None:
+    def stopping(self, message: str) -> None:
         """A stop."""
 
 
 def train(driver: Driver, pool, runs_dir: Path, meddler: Meddler, *overrides: str):
     """A new run `demo` below `runs_dir`, meddled with."""
-    wishes = wishes_of([f"runs_dir={runs_dir}", *overrides], [], None)
-    loaded = load_config(driver.config, wishes.overrides)
+    options = launch_options([f"runs_dir={runs_dir}", *overrides], [], None)
+    loaded = load_config(driver.config, options.overrides)
     with StopRequest() as stop:
-        prepared = prepare_fresh(loaded, "demo", wishes, pool, stop, driver.said.append)
+        prepared = prepare_fresh(loaded, "demo", options, pool, stop, driver.said.append)
         return run_segment(prepared, pool, stop, meddler)
 
 
 def resume(driver: Driver, pool, run: RunDirectory, meddler: Meddler | None = None):
     """The next segment of a run anywhere."""
     with StopRequest() as stop:
-        prepared = prepare_resume(run, wishes_of([], [], None), Command("x"), pool, stop, driver.said.append)
+        prepared = prepare_resume(
+            run, launch_options([], [], None), ResumeCommand("x"), pool, stop, driver.said.append
+        )
         return run_segment(prepared, pool, stop, meddler or Meddler())
 
 
@@ -142,7 +144,7 @@ def test_a_disk_that_fills_up_stops_the_run_where_that_is_wished(driver, pool, s
 
     assert isinstance(error, RunFailedError)
     assert error.exit_code == 4
-    assert "does not fit" in error.says or "No space left on device" in error.says
+    assert "does not fit" in error.message or "No space left on device" in error.message
     newest, damages = newest_sound(run.checkpoints)
     assert damages == []
     assert newest is not None
@@ -198,7 +200,7 @@ def test_a_file_size_limit_stops_the_run_where_that_is_wished(driver, pool):
     newest, damages = newest_sound(run.checkpoints)
 
     assert isinstance(ended.error(run), RunFailedError)
-    assert "File too large" in ended.error(run).says
+    assert "File too large" in ended.error(run).message
     assert newest is not None
     assert (newest.step % 8, damages, hidden(run)) == (0, [], [])
     assert resume(driver, pool, run).end.why == "finished"
@@ -223,7 +225,7 @@ def test_a_run_removed_under_its_workers_is_an_error_in_words(driver, pool):
     with pytest.raises(RunFailedError) as caught:
         raise train(driver, pool, driver.directory / "runs", meddler, *LONG).error(run)
 
-    assert "\n" not in caught.value.says
+    assert "\n" not in caught.value.message
     assert all(not Path(f"/proc/{pid}/cmdline").exists() for pid in pool.workers.pids)
 
 
@@ -276,7 +278,9 @@ def test_a_directory_that_turns_unwritable_under_a_run(driver, pool):
     error = ended.error(run)
 
     assert isinstance(error, RunFailedError)
-    assert re.search("could not write step-[0-9]{8}: (Permission denied|Read-only file system)", error.says)
+    assert re.search(
+        "could not write step-[0-9]{8}: (Permission denied|Read-only file system)", error.message
+    )
     assert newest_sound(run.checkpoints)[1] == []
     assert resume(driver, pool, run).end.why == "finished"
 

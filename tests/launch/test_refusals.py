@@ -16,7 +16,7 @@ def test_resume_continues_from_the_newest_sound_checkpoint(interrupted):
     ended = interrupted.resume()
 
     assert ended.record.segments[-1].from_step == 10
-    assert interrupted.orders(2).checkpoint == "step-00000010"
+    assert interrupted.worker_spec(2).checkpoint == "step-00000010"
     assert ended.end.why == "finished"
     ledger = LedgerReader(interrupted.run.ledger_file)
     assert ledger.steps == range(21)
@@ -29,26 +29,26 @@ def test_the_tail_is_kept_and_audited(interrupted):
     """Steps 11 to 13 were recorded once already: the workers are told where."""
     interrupted.resume()
 
-    assert interrupted.orders(2).audit_tails == ["ledger-tail-002.bin"]
+    assert interrupted.worker_spec(2).audit_tails == ["ledger-tail-002.bin"]
     assert LedgerReader(interrupted.run.ledger_tail(2)).steps == range(11, 14)
 
 
 def test_the_longest_tail_is_audited(interrupted):
     """A resume that dies early does not hide the steps that an earlier tail can prove."""
-    interrupted.starter.dies_after = 11
+    interrupted.backend.dies_after = 11
     interrupted.resume()
-    interrupted.starter.dies_after = None
+    interrupted.backend.dies_after = None
     interrupted.resume()
 
     assert LedgerReader(interrupted.run.ledger_tail(3)).steps == range(11, 12)
-    assert interrupted.orders(3).audit_tails == ["ledger-tail-002.bin", "ledger-tail-003.bin"]
+    assert interrupted.worker_spec(3).audit_tails == ["ledger-tail-002.bin", "ledger-tail-003.bin"]
 
 
 def test_a_changed_learning_rate_is_shown_and_stops(interrupted):
     """`optimizer.lr: 0.001 -> 0.0005`, and nothing is started."""
     error = interrupted.refusal(overrides=["optimizer.lr=0.0005"])
 
-    assert error.says == "optimizer.lr: 0.001 -> 0.0005"
+    assert error.message == "optimizer.lr: 0.001 -> 0.0005"
     assert error.where == "config changed since step 10"
     assert error.hints[1].startswith("`llmrun resume demo --allow config`")
 
@@ -58,7 +58,7 @@ def test_an_edited_config_file_is_detected(interrupted):
     text = interrupted.run.config_file.read_text()
     interrupted.run.config_file.write_text(text.replace("lr: 0.001", "lr: 0.0005"))
 
-    assert interrupted.refusal().says == "optimizer.lr: 0.001 -> 0.0005"
+    assert interrupted.refusal().message == "optimizer.lr: 0.001 -> 0.0005"
     assert "config.yaml was edited since the run was made: optimizer.lr: 0.001 -> 0.0005" in interrupted.said
 
 
@@ -91,7 +91,7 @@ def test_a_changed_config_of_train_run_is_refused_in_the_same_words(interrupted)
     with pytest.raises(RefusedError) as caught:
         interrupted.prepare()
 
-    assert caught.value.says == "optimizer.lr: 0.001 -> 0.0005"
+    assert caught.value.message == "optimizer.lr: 0.001 -> 0.0005"
     assert caught.value.hints[1].startswith("`llmrun train demo.yaml --run demo --allow config`")
 
 
@@ -104,8 +104,8 @@ def test_allowed_by_name_it_goes_on_and_is_recorded(interrupted):
     assert "config: optimizer.lr: 0.001 -> 0.0005" in segment.changes
     assert segment.fingerprint != interrupted.record.fingerprint["digest"]
     assert list(segment.preimages) == ["config"]
-    assert interrupted.orders(2).audit_tails == []
-    assert interrupted.orders(2).config["optimizer"]["lr"] == 0.0005
+    assert interrupted.worker_spec(2).audit_tails == []
+    assert interrupted.worker_spec(2).config["optimizer"]["lr"] == 0.0005
 
 
 def test_a_change_allowed_once_holds_on(interrupted):
@@ -113,7 +113,7 @@ def test_a_change_allowed_once_holds_on(interrupted):
     interrupted.resume(overrides=["optimizer.lr=0.0005"], allow=["config"], until=15)
     interrupted.resume()
 
-    assert interrupted.orders(3).config["optimizer"]["lr"] == 0.0005
+    assert interrupted.worker_spec(3).config["optimizer"]["lr"] == 0.0005
     assert interrupted.record.segments[2].fingerprint == interrupted.record.segments[1].fingerprint
     assert interrupted.record.segments[2].allowed == []
 
@@ -123,9 +123,9 @@ def test_going_back_before_a_change_goes_back_to_the_old_config(interrupted):
     interrupted.resume(overrides=["optimizer.lr=0.0005"], allow=["config"])
     interrupted.resume(start="5")
 
-    assert interrupted.orders(3).config["optimizer"]["lr"] == 0.001
+    assert interrupted.worker_spec(3).config["optimizer"]["lr"] == 0.001
     assert interrupted.record.last.fingerprint == interrupted.record.fingerprint["digest"]
-    assert interrupted.orders(3).audit_tails == []
+    assert interrupted.worker_spec(3).audit_tails == []
 
 
 def test_permission_without_a_change_is_no_change(interrupted):
@@ -133,7 +133,7 @@ def test_permission_without_a_change_is_no_change(interrupted):
     interrupted.resume(allow=["code", "environment"])
 
     assert interrupted.record.last.allowed == []
-    assert interrupted.orders(2).audit_tails != []
+    assert interrupted.worker_spec(2).audit_tails != []
 
 
 @pytest.mark.parametrize(
@@ -152,20 +152,20 @@ def test_permission_without_a_change_is_no_change(interrupted):
         ),
     ],
 )
-def test_changed_code_and_environment(interrupted, change, part, says):
+def test_changed_code_and_environment(interrupted, change, part, message):
     """Refused with key, old and new value; allowed by name."""
-    change(interrupted.starter)
+    change(interrupted.backend)
     error = interrupted.refusal()
 
-    assert (error.says, error.where) == (says, f"{part} changed since step 10")
-    assert interrupted.refusal(allow=["config", "data"]).says == says
+    assert (error.message, error.where) == (message, f"{part} changed since step 10")
+    assert interrupted.refusal(allow=["config", "data"]).message == message
     interrupted.resume(allow=[part])
     assert interrupted.record.last.allowed == [part]
 
 
 def test_changed_operational_code_is_no_change(interrupted):
     """A better error message does not make a checkpoint refuse to load."""
-    interrupted.starter.source_files["llmrun/cli/app.py"] = "cc" * 32
+    interrupted.backend.source_files["llmrun/cli/app.py"] = "cc" * 32
 
     assert interrupted.resume().end.why == "finished"
 
@@ -179,7 +179,7 @@ def test_changed_data(interrupted):
     prepare([interrupted.path / "other.txt"], interrupted.path / "data", "byte", val_fraction=0.1)
     error = interrupted.refusal()
 
-    assert error.says == "data changed since step 10"
+    assert error.message == "data changed since step 10"
     assert [re.sub("[0-9a-f]{12}", "H", line) for line in error.caused_by] == [
         "data: train: H… -> H…",
         "data: val: H… -> H…",
@@ -188,10 +188,10 @@ def test_changed_data(interrupted):
 
 def test_several_kinds_are_shown_together_and_allowed_one_by_one(interrupted):
     """All differences at once, each under its kind."""
-    interrupted.starter.environment["torch"] = "2.14.0"
+    interrupted.backend.environment["torch"] = "2.14.0"
     error = interrupted.refusal(overrides=["optimizer.lr=0.0005", "seed=1"])
 
-    assert error.says == "config and environment changed since step 10"
+    assert error.message == "config and environment changed since step 10"
     assert error.caused_by == (
         "config: optimizer.lr: 0.001 -> 0.0005",
         "config: seed: 42 -> 1",
@@ -206,9 +206,9 @@ def test_D_may_change_without_a_word(interrupted):
     interrupted.resume()
 
     assert [segment.D for segment in interrupted.record.segments] == [2, 3, 3]
-    assert interrupted.orders(2).config["batch"]["A"] is None
-    assert interrupted.orders(2).fingerprint == interrupted.orders(1).fingerprint
-    assert interrupted.orders(2).audit_tails != []
+    assert interrupted.worker_spec(2).config["batch"]["A"] is None
+    assert interrupted.worker_spec(2).fingerprint == interrupted.worker_spec(1).fingerprint
+    assert interrupted.worker_spec(2).audit_tails != []
 
 
 def test_D_by_override_is_the_same_wish(interrupted):
@@ -241,18 +241,18 @@ def test_a_shortened_ledger_is_named_and_refused(interrupted):
 
     cut_back(interrupted.run.ledger_file, 8, interrupted.path / "tail")
 
-    assert interrupted.refusal().says == "the ledger ends at step 8, before the checkpoint of step 10"
+    assert interrupted.refusal().message == "the ledger ends at step 8, before the checkpoint of step 10"
 
 
 def test_a_ledger_of_another_history_is_refused(project):
     """The chain at the checkpoint's step must be the one it was saved with."""
-    project.starter.salt = 1
+    project.backend.salt = 1
     project.train(identity="other", until=12)
-    project.starter.salt = 0
+    project.backend.salt = 0
     project.train(until=12)
     shutil.copy(project.path / "runs" / "other" / "ledger.bin", project.run.ledger_file)
 
-    assert project.refusal().says == (
+    assert project.refusal().message == (
         "the ledger's chain at step 12 is not the one that step-00000012 was saved with"
     )
 
@@ -261,7 +261,7 @@ def test_a_missing_ledger_is_refused(interrupted):
     """Checkpoints without a ledger are not continued."""
     interrupted.run.ledger_file.unlink()
 
-    assert interrupted.refusal().says == "demo has checkpoints and no ledger"
+    assert interrupted.refusal().message == "demo has checkpoints and no ledger"
 
 
 def test_a_foreign_checkpoint_is_refused(project):
@@ -274,7 +274,7 @@ def test_a_foreign_checkpoint_is_refused(project):
         project.run.checkpoints / "step-00000006",
     )
 
-    assert project.refusal().says.startswith("step-00000006 was not written by demo")
+    assert project.refusal().message.startswith("step-00000006 was not written by demo")
 
 
 def test_a_locked_run_is_refused_with_its_owner(interrupted):
@@ -283,7 +283,7 @@ def test_a_locked_run_is_refused_with_its_owner(interrupted):
     error = interrupted.refusal()
     prepared.lock.release()
 
-    assert f"(PID {os.getpid()})" in error.says
+    assert f"(PID {os.getpid()})" in error.message
 
 
 def test_temporaries_of_a_crashed_save_are_swept(interrupted):

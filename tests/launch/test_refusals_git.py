@@ -26,10 +26,10 @@ def in_repository(project, monkeypatch):
     (project.path / "my_model" / "net.py").write_text("width = 1\n")
     git(project.path, "add", "--all")
     git(project.path, "commit", "--quiet", "-m", "first")
-    project.starter.source_files["my_model/net.py"] = "dd" * 32
-    project.starter.dies_after = 13
+    project.backend.source_files["my_model/net.py"] = "dd" * 32
+    project.backend.dies_after = 13
     project.train()
-    project.starter.dies_after = None
+    project.backend.dies_after = None
     return project
 
 
@@ -39,7 +39,7 @@ def test_uncommitted_changes_are_refused_with_the_files_that_matter(in_repositor
     in_repository.edit("name: demo", "name: demo # a remark")
     error = in_repository.refusal()
 
-    assert error.says == (
+    assert error.message == (
         "uncommitted changes are not the same; 2 files differ, the worker imports 1 of them: my_model/net.py"
     )
     assert error.where == "code changed since step 10"
@@ -52,7 +52,7 @@ def test_another_commit_is_refused_though_no_file_that_matters_differs(in_reposi
     git(in_repository.path, "commit", "--quiet", "-m", "second")
     error = in_repository.refusal()
 
-    assert re.sub("[0-9a-f]{12}", "H", error.says) == (
+    assert re.sub("[0-9a-f]{12}", "H", error.message) == (
         "git commit: H -> H; 1 file differs, the worker imports none of them: notes.md"
     )
     in_repository.resume(allow=["code"])
@@ -66,7 +66,7 @@ def test_another_repository_is_told_apart(in_repository, tmp_path):
     git(in_repository.path, "add", "--all")
     git(in_repository.path, "commit", "--quiet", "-m", "another first")
 
-    assert "the repository around the working directory is another one" in in_repository.refusal().says
+    assert "the repository around the working directory is another one" in in_repository.refusal().message
 
 
 def test_an_untracked_file_is_recorded_and_refuses_nothing(in_repository):
@@ -93,9 +93,9 @@ def with_filter(in_repository):
     git(path, "add", "--all")
     git(path, "commit", "--quiet", "-m", "weights")
     (path / "my_model" / "net.py").write_text("width = 22\n")
-    in_repository.starter.dies_after = 13
+    in_repository.backend.dies_after = 13
     in_repository.resume(allow=["code"])
-    in_repository.starter.dies_after = None
+    in_repository.backend.dies_after = None
     return in_repository
 
 
@@ -132,7 +132,7 @@ def test_a_known_difference_refuses_though_git_cannot_compare_all(with_filter):
     (with_filter.path / "my_model" / "net.py").write_text("width = 333\n")
     break_filter(with_filter.path)
 
-    assert "the worker imports 1 of them: my_model/net.py" in with_filter.refusal().says
+    assert "the worker imports 1 of them: my_model/net.py" in with_filter.refusal().message
 
 
 def test_a_run_starts_in_a_repository_that_cannot_be_read(project):
@@ -161,17 +161,17 @@ def test_a_change_in_a_submodule_is_refused_and_named(in_repository, tmp_path_fa
     git(other, "commit", "--quiet", "-m", "layer")
     git(path, "-c", "protocol.file.allow=always", "submodule", "add", "--quiet", str(other), "libs/sub")
     git(path, "commit", "--quiet", "-m", "with a submodule")
-    in_repository.starter.dies_after = 13
+    in_repository.backend.dies_after = 13
     in_repository.resume(allow=["code"])
-    in_repository.starter.dies_after = None
+    in_repository.backend.dies_after = None
     (path / "libs" / "sub" / "layer.py").write_text("w = 2\n")
     edited = in_repository.refusal()
     git(path / "libs" / "sub", "commit", "--quiet", "--all", "-m", "wider")
     committed = in_repository.refusal()
 
-    assert "libs/sub/layer.py" in edited.says
-    assert "submodule libs/sub: " in committed.says
-    assert "libs/sub/layer.py" in committed.says
+    assert "libs/sub/layer.py" in edited.message
+    assert "submodule libs/sub: " in committed.message
+    assert "libs/sub/layer.py" in committed.message
 
 
 def test_names_that_are_not_utf_8_are_on_record(in_repository):
@@ -180,9 +180,9 @@ def test_names_that_are_not_utf_8_are_on_record(in_repository):
     Path(os.fsdecode(path + b"/changed-\xff.py")).write_text("x = 1\n")
     git(in_repository.path, "add", "--all")
     Path(os.fsdecode(path + b"/untracked-\xfe.py")).write_text("y = 1\n")
-    in_repository.starter.dies_after = 13
+    in_repository.backend.dies_after = 13
     in_repository.resume(allow=["code"])
-    in_repository.starter.dies_after = None
+    in_repository.backend.dies_after = None
     in_repository.resume()
     last = in_repository.record.last
     recorded = json.loads((in_repository.run.segment_provenance(last.segment) / "git.json").read_text())

@@ -33,21 +33,21 @@ def test_checkpoints_that_are_all_damaged_are_a_refusal(interrupted):
         (interrupted.run.checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
     error = interrupted.refusal()
 
-    assert error.says == "demo has checkpoints and none of them is sound"
+    assert error.message == "demo has checkpoints and none of them is sound"
     assert any("step-00000005/manifest.json is missing" in line for line in error.caused_by)
     assert "`--from 0` starts the run anew from step 0" in error.hints
 
 
 def test_a_run_without_any_checkpoint_starts_at_step_0_and_says_so(project):
     """Killed before the first save: the steps it recorded are audited, record 0 included."""
-    project.starter.dies_after = 3
+    project.backend.dies_after = 3
     project.train()
-    project.starter.dies_after = None
+    project.backend.dies_after = None
     project.resume()
 
     assert "no checkpoint was committed yet: starting at step 0" in project.said
     assert project.record.last.from_step == 0
-    assert project.orders(2).audit_tails == ["ledger-tail-002.bin"]
+    assert project.worker_spec(2).audit_tails == ["ledger-tail-002.bin"]
     assert LedgerReader(project.run.ledger_tail(2)).steps == range(4)
 
 
@@ -64,7 +64,7 @@ def test_from_best(interrupted):
     """The step that trainer.json names; without an evaluation an error."""
     with pytest.raises(InputError, match="has no best checkpoint: no best val_ppl was saved yet"):
         interrupted.prepare_resume(start="best")
-    interrupted.starter.best_at = 5
+    interrupted.backend.best_at = 5
     interrupted.resume(until=15)
     interrupted.resume(start="best", until=7)
 
@@ -76,7 +76,7 @@ def test_from_a_step_without_a_checkpoint_names_those_there_are(interrupted):
     with pytest.raises(InputError) as caught:
         interrupted.prepare_resume(start="7")
 
-    assert caught.value.says == "demo has no checkpoint of step 7"
+    assert caught.value.message == "demo has no checkpoint of step 7"
     assert caught.value.hints == ("there are checkpoints of steps: 5, 10",)
 
 
@@ -87,7 +87,7 @@ def test_a_finished_run_says_so(project):
     ready = project.prepare_resume()
 
     assert isinstance(ready, NothingToDo)
-    assert ready.says == "demo is finished: 20 of 20 steps"
+    assert ready.message == "demo is finished: 20 of 20 steps"
     assert project.files() == before
     assert isinstance(project.prepare(), NothingToDo)
 
@@ -96,7 +96,7 @@ def test_a_finished_run_is_extended_only_by_permission(project):
     """A longer horizon is a change of config like any other; allowed, the run has more steps."""
     project.train()
 
-    assert project.refusal(overrides=["T_tokens=25Ki"]).says == "T_tokens: 20480 -> 25600"
+    assert project.refusal(overrides=["T_tokens=25Ki"]).message == "T_tokens: 20480 -> 25600"
     project.resume(overrides=["T_tokens=25Ki"], allow=["config"])
     assert (project.record.status, project.record.steps) == ("finished", 25)
 
@@ -115,7 +115,7 @@ def test_a_reached_step_is_reached(interrupted):
     """The same batch line again: nothing to do."""
     interrupted.resume(until=15)
 
-    assert interrupted.prepare_resume(until=15).says == "demo stands at step 15 already"
+    assert interrupted.prepare_resume(until=15).message == "demo stands at step 15 already"
 
 
 NAMED_AND_KILLED = """
@@ -149,7 +149,7 @@ def test_a_launcher_killed_before_the_first_segment_leaves_a_run_that_starts(pro
     assert ended.end.why == "finished"
     assert (ended.record.last.segment, ended.record.last.from_step, ended.record.last.D) == (1, 0, 2)
     assert project.record.last.allowed == []
-    assert project.orders(1).audit_tails == []
+    assert project.worker_spec(1).audit_tails == []
     assert "no checkpoint was committed yet: starting at step 0" in project.said
     assert any(line.startswith("took over the lock of ") for line in project.said)
     assert LedgerReader(project.run.ledger_file).steps == range(21)

@@ -111,7 +111,7 @@ def test_diff_is_of_the_last_segments(project, capsys):
     """What a run was allowed to change is what it is now: rate, environment, ranks."""
     project.train(identity="first")
     project.train(until=10)
-    project.starter.environment["torch"] = "2.14.0"
+    project.backend.environment["torch"] = "2.14.0"
     project.resume(overrides=["optimizer.lr=0.0005"], allow=["config", "environment"], D=3)
     assert run(["runs", "diff", "first", "demo"]) == 0
     out = capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_the_same_start_again_audits_the_tail_that_is_there(killed_after_the_cut
     """Nothing is left to cut; the records of the first try prove the recomputed steps."""
     killed_after_the_cut.resume()
 
-    assert killed_after_the_cut.orders(2).audit_tails[0] == "ledger-tail-002.bin"
+    assert killed_after_the_cut.worker_spec(2).audit_tails[0] == "ledger-tail-002.bin"
     assert not killed_after_the_cut.run.ledger_tail(2, 2).exists()
 
 
@@ -49,18 +49,18 @@ def test_an_earlier_start_keeps_both_tails(killed_after_the_cut):
     assert LedgerReader(run.ledger_tail(2)).steps == range(11, 14)
     assert run.ledger_tail(2, 2).name == "ledger-tail-002.2.bin"
     assert LedgerReader(run.ledger_tail(2, 2)).steps == range(6, 11)
-    assert killed_after_the_cut.orders(2).audit_tails[0] == "ledger-tail-002.2.bin"
+    assert killed_after_the_cut.worker_spec(2).audit_tails[0] == "ledger-tail-002.2.bin"
 
 
 def test_the_longest_of_all_is_audited(killed_after_the_cut):
     """A later resume from step 10 finds the longest tail that begins there, whichever segment cut it."""
-    killed_after_the_cut.starter.dies_after = 11
+    killed_after_the_cut.backend.dies_after = 11
     killed_after_the_cut.resume()
-    killed_after_the_cut.starter.dies_after = None
+    killed_after_the_cut.backend.dies_after = None
     killed_after_the_cut.resume()
 
     assert LedgerReader(killed_after_the_cut.run.ledger_tail(3)).steps == range(11, 12)
-    assert killed_after_the_cut.orders(3).audit_tails[0] == "ledger-tail-002.bin"
+    assert killed_after_the_cut.worker_spec(3).audit_tails[0] == "ledger-tail-002.bin"
 
 
 def test_a_tail_with_a_flipped_bit_is_passed_over(killed_after_the_cut):
@@ -71,7 +71,7 @@ def test_a_tail_with_a_flipped_bit_is_passed_over(killed_after_the_cut):
     tail.write_bytes(content)
     killed_after_the_cut.resume()
 
-    assert killed_after_the_cut.orders(2).audit_tails == []
+    assert killed_after_the_cut.worker_spec(2).audit_tails == []
 
 
 def test_free_names(interrupted):

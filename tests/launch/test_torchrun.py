@@ -12,7 +12,7 @@ import pytest
 from llmrun.launch.failure_report import first_cause
 from llmrun.launch.loopback import Loopback
 from llmrun.launch.orphans import leftovers
-from llmrun.launch.torchrun import BOOT, TorchrunStarter, WorkerJob, command_line
+from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, command_line
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome
 
@@ -127,7 +127,7 @@ def gone(pids: list[int]) -> bool:
 
 def test_workers_that_finish(job):
     """All outcomes, exit code 0, no process left."""
-    workers = TorchrunStarter().start(job("done"))
+    workers = TorchrunBackend().start(job("done"))
     run = job("done").run
     wait_for(lambda: workers.poll() is not None)
 
@@ -138,12 +138,12 @@ def test_workers_that_finish(job):
 
 def test_a_killed_worker_is_named_with_its_signal(job):
     """The first failing rank, its signal, its own last words and a hint reach the user."""
-    workers = TorchrunStarter().start(job("killed"))
+    workers = TorchrunBackend().start(job("killed"))
     run = job("killed").run
     wait_for(lambda: workers.poll() is not None)
     error = first_cause(run, 1, [], workers.poll())
 
-    assert error.says.startswith("rank 1 was killed by SIGKILL (PID ")
+    assert error.message.startswith("rank 1 was killed by SIGKILL (PID ")
     assert error.caused_by == ("about to use too much memory",)
     assert "memory runs out" in error.hints[0]
     assert error.exit_code == 4
@@ -152,7 +152,7 @@ def test_a_killed_worker_is_named_with_its_signal(job):
 
 def test_kill_leaves_nothing(job):
     """SIGKILL of agent and workers, and they are gone when it returns; until then each is seen to work there."""
-    workers = TorchrunStarter().start(job("sleep"))
+    workers = TorchrunBackend().start(job("sleep"))
     run = job("sleep").run
     wait_for(lambda: len(pids_of(run)) == 2)
     assert {process.pid for process in leftovers(run)} == {workers.pid, *pids_of(run)}
@@ -166,7 +166,7 @@ def test_kill_leaves_nothing(job):
 
 def test_a_stop_by_signal_reaches_the_workers_and_not_the_agent(job):
     """Each worker ends in its own way; torchrun ends because they have, with nothing to complain about."""
-    workers = TorchrunStarter().start(job("sleep"))
+    workers = TorchrunBackend().start(job("sleep"))
     run = job("sleep").run
     wait_for(lambda: len(list(run.segment_logs(1).glob("ready-*"))) == 2)
     workers.terminate()

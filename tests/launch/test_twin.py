@@ -29,7 +29,7 @@ def twin_of_a_new_run(project):
     """What the workers of a further run would be told."""
     prepared = project.prepare(identity="new")
     prepared.lock.release()
-    return prepared.orders.twin_ledger
+    return prepared.worker_spec.reference_ledger
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -62,7 +62,7 @@ def orders_of_a_new_run(project, **wished):
     """The orders of a further run, which is not started."""
     prepared = project.prepare(identity="new", **wished)
     prepared.lock.release()
-    return prepared.orders
+    return prepared.worker_spec
 
 
 @pytest.mark.parametrize("name", ["short", "runs/short"])
@@ -71,9 +71,9 @@ def test_the_named_one_is_taken(project, name):
     project.train(identity="short", until=10)
     project.train(identity="long")
     project.said.clear()
-    orders = orders_of_a_new_run(project, overrides=[f"reproducibility.compare_with={name}"])
+    worker_spec = orders_of_a_new_run(project, overrides=[f"reproducibility.compare_with={name}"])
 
-    assert orders.twin_ledger == str(project.path / "runs" / "short" / "ledger.bin")
+    assert worker_spec.reference_ledger == str(project.path / "runs" / "short" / "ledger.bin")
     assert "short has the same fingerprint: every step will be compared with it" in project.said
 
 
@@ -97,7 +97,7 @@ def test_another_fingerprint_is_refused(project):
     with pytest.raises(RefusedError) as caught:
         orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
 
-    assert caught.value.says == "first has another fingerprint than this run: their bits need not be equal"
+    assert caught.value.message == "first has another fingerprint than this run: their bits need not be equal"
     assert caught.value.caused_by == ("config: seed: 7 -> 42",)
     assert "`--set reproducibility.compare_with=auto`" in caught.value.hints[-1]
     assert left_behind(project) == ["first"]
@@ -131,22 +131,22 @@ def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
     fingerprint = Fingerprint({**record.fingerprint["preimages"], **preimages})
     facts = {"fingerprint": fingerprint.digest, "parts": fingerprint.parts, "preimages": preimages}
     other = changed(last, segment=2, **facts)
-    for segments, says in (
+    for segments, message in (
         ([changed(last, why=None, to_step=None)], "it has not ended yet"),
         ([changed(last, to_step=0)], "it has no step"),
         ([last, other], "it went on under another fingerprint later"),
     ):
         changed(record, segments=segments).write(path)
-        with pytest.raises(RefusedError, match=says):
+        with pytest.raises(RefusedError, match=message):
             orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
 
 
 def interrupted_beside(project, **of_the_other):
     """A run `other`, and the run `demo` that was killed after step 13."""
     project.train(identity="other", **of_the_other)
-    project.starter.dies_after = 13
+    project.backend.dies_after = 13
     project.train()
-    project.starter.dies_after = None
+    project.backend.dies_after = None
 
 
 def test_a_resumed_run_has_its_named_twin(project):
@@ -155,7 +155,7 @@ def test_a_resumed_run_has_its_named_twin(project):
     prepared = project.prepare_resume(overrides=["reproducibility.compare_with=other"])
     prepared.lock.release()
 
-    assert prepared.orders.twin_ledger == str(project.path / "runs" / "other" / "ledger.bin")
+    assert prepared.worker_spec.reference_ledger == str(project.path / "runs" / "other" / "ledger.bin")
 
 
 def test_a_relative_path_starts_where_the_run_was_made(project, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_relative_path_starts_where_the_run_was_made(project, monkeypatch):
     prepared = project.prepare_resume(overrides=["reproducibility.compare_with=runs/other"])
     prepared.lock.release()
 
-    assert prepared.orders.twin_ledger == str(project.path / "runs" / "other" / "ledger.bin")
+    assert prepared.worker_spec.reference_ledger == str(project.path / "runs" / "other" / "ledger.bin")
 
 
 def test_a_run_cannot_be_its_own_twin(interrupted):
@@ -184,7 +184,7 @@ def test_another_fingerprint_is_refused_on_resume_too(project):
     interrupted_beside(project, overrides=["seed=7"])
 
     refusal = project.refusal(overrides=["reproducibility.compare_with=other"])
-    assert refusal.says.startswith("other has another fingerprint")
+    assert refusal.message.startswith("other has another fingerprint")
 
 
 def test_a_run_that_changed_on_the_way_is_compared_with_nothing(project):
@@ -192,5 +192,5 @@ def test_a_run_that_changed_on_the_way_is_compared_with_nothing(project):
     interrupted_beside(project, overrides=["optimizer.lr=5e-4"])
     project.resume(overrides=["optimizer.lr=5e-4", "reproducibility.compare_with=other"], allow=["config"])
 
-    assert project.orders(2).twin_ledger is None
+    assert project.worker_spec(2).reference_ledger is None
     assert any(line.startswith("nothing is compared with other") for line in project.said)

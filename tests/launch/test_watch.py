@@ -52,12 +52,12 @@ class Watcher:
         """A checkpoint."""
         self.checkpoints.append(step)
 
-    def remark(self, says):
+    def remark(self, message):
         """A remark while the run goes on."""
 
-    def stopping(self, says):
+    def stopping(self, message):
         """A stop."""
-        self.said.append(says)
+        self.said.append(message)
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ def run(tmp_path):
 def watching(run):
     """Start a script as the workers of a segment and watch it to its end."""
 
-    def watch(script: str, D: int = 2, spectator=None, from_step: int = 0, leave_within_s: float = 1.0):
+    def watch(script: str, D: int = 2, observer=None, from_step: int = 0, leave_within_s: float = 1.0):
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + script, str(run.path)], start_new_session=True
         )
         with RunLock.acquire(run.lock_file) as lock, StopRequest() as stop:
             watcher = Watch(
-                run, 1, D, from_step, TorchrunWorkers(process), stop, lock, spectator or Watcher(),
+                run, 1, D, from_step, TorchrunWorkers(process), stop, lock, observer or Watcher(),
                 leave_within_s=leave_within_s,
             )  # fmt: skip
             end = watcher.until_end()
@@ -94,7 +94,7 @@ def test_all_ranks_finished(watching):
     watcher = Watcher()
     end = watching(
         "step(1); step(2); end(0, 'finished', 2, proven_steps=2, remarks=('x',)); end(1, 'finished', 2)",
-        spectator=watcher,
+        observer=watcher,
     )
 
     assert (end.why, end.proven_steps, end.remarks, end.error) == ("finished", 2, ("x",), None)
@@ -120,7 +120,7 @@ def test_rows_before_the_segment_are_not_shown_again(watching, run):
     """After a resume only what is new is shown."""
     run.metrics_file.write_text('{"step": 1}\n{"step": 2}\n')
     watcher = Watcher()
-    watching("step(3); end(0, 'finished', 3)", D=1, spectator=watcher, from_step=2)
+    watching("step(3); end(0, 'finished', 3)", D=1, observer=watcher, from_step=2)
 
     assert watcher.steps == [3]
 
@@ -130,7 +130,7 @@ def test_a_committed_checkpoint_is_shown(watching, run):
     (run.checkpoints / "step-00000002").mkdir()
     (run.checkpoints / "step-00000005").mkdir()
     watcher = Watcher()
-    watching("end(0, 'finished', 5)", D=1, spectator=watcher, from_step=2)
+    watching("end(0, 'finished', 5)", D=1, observer=watcher, from_step=2)
 
     assert set(watcher.checkpoints) == {5}
 
@@ -139,7 +139,7 @@ def test_a_committed_checkpoint_is_shown(watching, run):
 def test_the_first_signal_asks_for_a_save(watching, run, number):
     """A stop file for the workers, a sentence for the user, and the run ends as preempted."""
     watcher = Watcher(on_row=lambda: os.kill(os.getpid(), number))
-    end = watching("step(1); until_stop(); end(0, 'preempted', 1)", D=1, spectator=watcher)
+    end = watching("step(1); until_stop(); end(0, 'preempted', 1)", D=1, observer=watcher)
 
     assert end.why == "preempted"
     assert run.stop_file(1).read_text() == f"{number.name}\n"
@@ -176,7 +176,7 @@ def test_where_no_stop_file_can_be_made_the_workers_get_a_signal(watching, run):
     """A full disk takes no file: SIGTERM to each worker, to nothing else, and the run ends as preempted."""
     run.stop_file(1).mkdir()  # nothing can be renamed onto a directory
     watcher = Watcher(on_row=lambda: os.kill(os.getpid(), signal.SIGUSR1))
-    end = watching(f"PRELUDE = {PRELUDE!r}" + ASKED_BY_SIGNAL, spectator=watcher, leave_within_s=30)
+    end = watching(f"PRELUDE = {PRELUDE!r}" + ASKED_BY_SIGNAL, observer=watcher, leave_within_s=30)
 
     assert end.why == "preempted"
     assert (run.path / "bystander").read_text() == "None"
@@ -191,7 +191,7 @@ def test_the_second_signal_stops_at_once(watching):
         time.sleep(REPEAT_S)
         os.kill(os.getpid(), signal.SIGINT)
 
-    end = watching("step(1); time.sleep(60)", D=1, spectator=Watcher(on_row=twice))
+    end = watching("step(1); time.sleep(60)", D=1, observer=Watcher(on_row=twice))
 
     assert (end.why, end.at_once) == ("killed", signal.SIGINT)
 
@@ -204,7 +204,7 @@ def test_the_same_request_twice_is_one(watching):
         os.kill(os.getpid(), signal.SIGHUP)
 
     script = "step(1); until_stop(); end(0, 'preempted', 1)"
-    end = watching(script, D=1, spectator=Watcher(on_row=twice))
+    end = watching(script, D=1, observer=Watcher(on_row=twice))
 
     assert (end.why, end.at_once) == ("preempted", None)
 
@@ -215,7 +215,7 @@ def test_a_view_that_fails_does_not_end_the_run(watching):
     def fails():
         raise OSError(5, "Input/output error")
 
-    end = watching("step(1); end(0, 'finished', 1)", D=1, spectator=Watcher(on_row=fails))
+    end = watching("step(1); end(0, 'finished', 1)", D=1, observer=Watcher(on_row=fails))
 
     assert end.why == "finished"
     assert "Input/output error" in end.remarks[0]
@@ -267,7 +267,7 @@ def test_a_reported_failure_reaches_the_user_in_its_own_words(watching):
 
     assert end.why == "failed"
     assert type(end.error) is RunFailedError
-    assert end.error.says == "loss is NaN at step 4"
+    assert end.error.message == "loss is NaN at step 4"
     assert end.error.where.startswith("rank 1, ")
     assert end.error.hints[0] == "lower the rate"
     assert end.error.hints[1].startswith("`llmrun resume ")
@@ -289,7 +289,7 @@ def test_a_lost_peer_is_never_the_first_cause(watching):
         "end(1, 'failed', 3, error=RunFailedError('out of memory').as_json())"
     )
 
-    assert end.error.says == "out of memory"
+    assert end.error.message == "out of memory"
 
 
 def test_workers_that_vanish_without_a_word(watching, run):
@@ -297,7 +297,7 @@ def test_workers_that_vanish_without_a_word(watching, run):
     run.torchrun_log(1).write_text("first\n\nModuleNotFoundError: no module named x\n")
     end = watching("sys.exit(3)")
 
-    assert end.error.says == "the workers ended without a word: torchrun ended with exit code 3"
+    assert end.error.message == "the workers ended without a word: torchrun ended with exit code 3"
     assert end.error.caused_by == ("first", "ModuleNotFoundError: no module named x")
 
 
@@ -311,12 +311,12 @@ def test_a_lock_that_was_taken_over_ends_the_workers(watching, run):
     original = RunLock.acquire.__func__
     RunLock.acquire = classmethod(lambda cls, path: original(cls, path, beat_s=0.02))
     try:
-        end = watching("step(1); time.sleep(60)", D=1, spectator=Watcher(on_row=usurp))
+        end = watching("step(1); time.sleep(60)", D=1, observer=Watcher(on_row=usurp))
     finally:
         RunLock.acquire = classmethod(original)
 
     assert end.why == "failed"
-    assert "took demo over while this one was suspended" in end.error.says
+    assert "took demo over while this one was suspended" in end.error.message
 
 
 def failures(run, *deaths):
@@ -335,11 +335,11 @@ def failures(run, *deaths):
         ([(0, -6)], "rank 0 was killed by SIGABRT (PID 100)"),
     ],
 )
-def test_which_death_came_first(run, deaths, says):
+def test_which_death_came_first(run, deaths, message):
     """A signal from outside before aborts that follow from it."""
     failures(run, *deaths)
 
-    assert first_cause(run, 1, [], 1).says == says
+    assert first_cause(run, 1, [], 1).message == message
 
 
 def test_a_kill_goes_before_the_words_of_others(run):
@@ -348,7 +348,7 @@ def test_a_kill_goes_before_the_words_of_others(run):
     outcome = Outcome(0, "failed", 3, RunFailedError("a bug of llmrun").as_json())
     outcome.write(run.outcome_file(1, 0))
 
-    assert first_cause(run, 1, [outcome], 1).says == "rank 1 was killed by SIGKILL (PID 101)"
+    assert first_cause(run, 1, [outcome], 1).message == "rank 1 was killed by SIGKILL (PID 101)"
 
 
 def test_memory_that_ran_out_is_a_cause(run):

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from llmrun.storage.durable import Disk
-from llmrun.storage.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.record import LedgerRecord, quantities_due
 from llmrun.storage.ledger.writer import LedgerWriter
 
-Change = Callable[[Record], Record]
+Change = Callable[[LedgerRecord], LedgerRecord]
 
 
-def record_of(step: int) -> Record:
+def record_of(step: int) -> LedgerRecord:
     """A record with all that is due at `step`."""
-    full = Record(
+    full = LedgerRecord(
         step=step,
         tokens=1024 * step,
         loss=6.0 / (1 + step),

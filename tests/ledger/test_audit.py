@@ -41,9 +41,9 @@ def test_the_first_difference_is_returned(ledgers, tail, step):
 
 def test_record_0_is_compared_but_is_no_step(ledgers, tmp_path):
     """A twin's initial weights count as equal or not, never as a proven step."""
-    twin = LedgerReader(ledgers.write(tmp_path / "ledger.bin", 3))
-    audit = Audit(twin)
+    reference_run = LedgerReader(ledgers.write(tmp_path / "ledger.bin", 3))
+    audit = Audit(reference_run)
 
     assert audit.check(ledgers.record_of(0)) is None
     assert audit.proven_steps == 0
-    assert Audit(twin).check(replace(ledgers.record_of(0), weights_digest=1)).quantity == "weights"
+    assert Audit(reference_run).check(replace(ledgers.record_of(0), weights_digest=1)).quantity == "weights"

@@ -210,8 +210,8 @@ def test_two_records_are_compared_alone(ledgers):
         ),
     ],
 )
-def test_a_difference_is_explained(ledgers, a, tmp_path, step, names, says):
+def test_a_difference_is_explained(ledgers, a, tmp_path, step, names, message):
     """By what was still equal when the first quantity differed."""
     b = ledgers.write(tmp_path / "b.bin", LAST, lambda r: nudged(r, *names) if r.step == step else r)
 
-    assert str(explain(first_difference(a, LedgerReader(b)))) == says
+    assert str(explain(first_difference(a, LedgerReader(b)))) == message

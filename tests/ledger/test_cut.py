@@ -79,7 +79,7 @@ def test_a_ledger_shorter_than_its_checkpoint_is_refused(path, tmp_path):
     with pytest.raises(RefusedError) as caught:
         cut_back(path, 30, tmp_path / "tail.bin")
 
-    assert caught.value.says == f"the ledger {path} ends at step 25, before step 30 of the checkpoint"
+    assert caught.value.message == f"the ledger {path} ends at step 25, before step 30 of the checkpoint"
     assert path.read_bytes() == before
 
 

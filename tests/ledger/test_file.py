@@ -12,7 +12,7 @@ import pytest
 import llmrun.storage.ledger.writer
 from llmrun.errors import DamagedError, InputError, RefusedError, RunFailedError
 from llmrun.storage.ledger.chain import FORMAT_NAME
-from llmrun.storage.ledger.record import RECORD_BYTES, Record
+from llmrun.storage.ledger.record import RECORD_BYTES, LedgerRecord
 from llmrun.storage.ledger.writer import LedgerReader, LedgerWriter
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -157,8 +157,8 @@ def test_another_trainer_may_record_less(tmp_path):
     """What its header does not name is absent, not zero."""
     path = tmp_path / "ledger.bin"
     writer = LedgerWriter.create(path, "other 2.0", 2, quantities={"step", "loss", "weights_digest"})
-    writer.append(Record(0, weights_digest=1))
-    writer.append(Record(1, loss=0.0, weights_digest=2))
+    writer.append(LedgerRecord(0, weights_digest=1))
+    writer.append(LedgerRecord(1, loss=0.0, weights_digest=2))
     writer.close()
     reader = LedgerReader(path)
 
@@ -190,11 +190,11 @@ def test_a_ledger_is_never_replaced(ledgers, tmp_path):
         (b'llmrun-ledger/1\n{"header_bytes": 4096}'.ljust(4096), DamagedError, "the header of .* is damaged"),
     ],
 )
-def test_a_file_without_a_sound_header_is_refused(tmp_path, content, kind, says):
+def test_a_file_without_a_sound_header_is_refused(tmp_path, content, kind, message):
     """With its name, and another version with what this one reads."""
     path = tmp_path / "ledger.bin"
     path.write_bytes(content)
-    with pytest.raises(kind, match=says):
+    with pytest.raises(kind, match=message):
         LedgerReader(path)
 
 

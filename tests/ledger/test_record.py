@@ -15,7 +15,7 @@ from llmrun.storage.ledger.record import (
     QUANTITIES,
     RECORD_BYTES,
     RECORD_DTYPE,
-    Record,
+    LedgerRecord,
     optimizer_due,
     quantities_due,
     tensors_due,
@@ -27,7 +27,7 @@ GOLDEN_CHAIN = "6c5e46c7984471e8a24575af532b8ada9947d937ed1e74f843c1ea9f75a726ac
 word = st.integers(0, 2**64 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 records = st.builds(
-    Record,
+    LedgerRecord,
     step=word,
     tokens=st.none() | word,
     loss=st.none() | finite,
@@ -44,7 +44,7 @@ records = st.builds(
 @given(records)
 def test_any_record_survives_the_way_through_bytes(record):
     """Every value comes back with its bits, what is absent comes back as None."""
-    again = Record.from_bytes(record.body() + record.chain)
+    again = LedgerRecord.from_bytes(record.body() + record.chain)
 
     assert again == record
     assert [math.copysign(1, getattr(again, n) or 1.0) for n in FLOATS] == [
@@ -54,10 +54,10 @@ def test_any_record_survives_the_way_through_bytes(record):
 
 def test_negative_zero_keeps_its_sign():
     """-0.0 and 0.0 are different bits."""
-    body = Record(1, loss=-0.0).body()
+    body = LedgerRecord(1, loss=-0.0).body()
 
     assert body[16:24] == struct.pack("<d", -0.0)
-    assert body[16:24] != Record(1, loss=0.0).body()[16:24]
+    assert body[16:24] != LedgerRecord(1, loss=0.0).body()[16:24]
 
 
 @given(records)
@@ -76,7 +76,7 @@ def test_numpy_and_struct_agree_on_the_layout(record):
 def test_what_is_not_finite_is_never_recorded(name, value):
     """Such a step stops the run before it is recorded."""
     with pytest.raises(ValueError, match=f"{name} of step 7 is {value}"):
-        Record(7, **{name: value}).body()
+        LedgerRecord(7, **{name: value}).body()
 
 
 def test_the_cadence_is_that_of_the_format():

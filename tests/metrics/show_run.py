@@ -9,6 +9,6 @@ display = Display(RunFacts("demo", 8), Console(stderr=True), clock=lambda: float
 for step in range(1, 9):
     display.add([{"step": step, "tokens": step * 1000, "loss": 8.0 / step, "loss_smooth": 9.0 / step}])
     if step == 4:
-        display.say("a line that stays")
+        display.notify("a line that stays")
         display.checkpoint_saved(4)
 display.close()

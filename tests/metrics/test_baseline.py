@@ -87,20 +87,20 @@ def test_the_file_brings_everything_back(tmp_path):
         ({"n": "many"}, "is damaged"),
     ],
 )
-def test_a_damaged_file_is_an_error_in_words(tmp_path, change, says):
+def test_a_damaged_file_is_an_error_in_words(tmp_path, change, message):
     """Nothing is watched against numbers that nobody wrote."""
     path = tmp_path / "baseline.json"
     Baseline(("a", "b"), ("a", "b"), flat_band(3)).write(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         Baseline.read(path)
 
 
 def test_no_file_and_no_json(tmp_path):
     """A missing and a torn file."""
     (tmp_path / "torn.json").write_text('{"format": "llm')
-    for name, says in (("none.json", "cannot be read"), ("torn.json", "is damaged")):
-        with pytest.raises(InputError, match=says):
+    for name, message in (("none.json", "cannot be read"), ("torn.json", "is damaged")):
+        with pytest.raises(InputError, match=message):
             Baseline.read(tmp_path / name)
 
 
@@ -128,14 +128,14 @@ def test_a_run_that_stays_is_not_warned_of():
 def test_a_run_that_leaves_is_warned_of_once():
     """After OUT_MIN steps outside; the sentence names step, loss, side, z and band."""
     _, warnings = watched([2.0] * 10 + [3.0] * 60)
-    ((step, says),) = warnings
+    ((step, message),) = warnings
 
     assert step == 10 + OUT_MIN
-    assert says.startswith(
+    assert message.startswith(
         f"step {step}: the smoothed loss 3.0000 has left the baseline's band, above its mean 2.0000"
     )
-    assert "z = +3.4" in says
-    assert "1.6959 … 2.3041 (95%)" in says
+    assert "z = +3.4" in message
+    assert "1.6959 … 2.3041 (95%)" in message
 
 
 def test_the_rule_looks_back_no_further_than_it_says():

@@ -76,16 +76,16 @@ def test_the_band_stands_beside_the_loss(tmp_path: Path) -> None:
 
 def test_a_warning_is_shown_at_once_and_stays(tmp_path: Path) -> None:
     """Between two plain lines of the interval, in full, and not again for the row that keeps it."""
-    says = "step 2: the smoothed loss 4.5000 has left the baseline's band, above its mean 3.0000"
+    message = "step 2: the smoothed loss 4.5000 has left the baseline's band, above its mean 3.0000"
     with (tmp_path / "output").open("w", encoding="utf-8") as file:
         display = Display(RunFacts("demo", 8), Console(file=file, width=60), 100.0, clock=lambda: 0.0)
         display.add([row(1)])
-        display.warn(says)
-        display.add([row(2, warnings=[says])])
+        display.warn(message)
+        display.add([row(2, warnings=[message])])
     lines = (tmp_path / "output").read_text().splitlines()
 
-    assert lines.count(f"warning: {says}") == 1
-    assert display.warned == {says}
+    assert lines.count(f"warning: {message}") == 1
+    assert display.warned == {message}
 
 
 def test_the_panel_has_a_line_for_the_band() -> None:

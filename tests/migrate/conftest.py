@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from llmrun.config.load import load_config
-from llmrun.launch.preflight import find_material
-from llmrun.migrate.run import Order, migrate, run_mapping
+from llmrun.launch.preflight import find_run_inputs
+from llmrun.migrate.run import MigrationRequest, migrate, run_mapping
 from llmrun.migrate.script import read_script
 from llmrun.storage.checkpoint.verification import open_verified
 from warm.driver import Driver
 from warm.fixtures import dataset, driver, pool, server
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 __all__ = ["dataset", "driver", "pool", "server"]
 
@@ -41,25 +41,25 @@ class Migrator:
         self.driver, self.old = driver, old
         self.said: list[str] = []
 
-    def order(self, name: str, script: str, *overrides: str) -> Order:
+    def order(self, name: str, script: str, *overrides: str) -> MigrationRequest:
         """What `llmrun migrate` would be asked."""
         file = self.driver.directory / "script.py"
         file.write_text(script)
         runs = self.driver.directory / "runs"
         loaded = load_config(self.driver.config, [f"runs_dir={runs}", *overrides])
-        return Order(self.old, file, loaded, runs / name)
+        return MigrationRequest(self.old, file, loaded, runs / name)
 
-    def migrate(self, starter: PoolStarter, name: str, script: str, *overrides: str, **given):
+    def migrate(self, backend: PoolBackend, name: str, script: str, *overrides: str, **given):
         """The whole command."""
         order = self.order(name, script, *overrides)
-        return migrate(order, starter, self.said.append, lambda *_: None, lambda *_: None, **given)
+        return migrate(order, backend, self.said.append, lambda *_: None, lambda *_: None, **given)
 
     def mapping(self, script: str, *overrides: str):
         """The mapped state, nothing written."""
         order = self.order("none", script, *overrides)
-        material = find_material(order.config, [Path.cwd()])
+        inputs = find_run_inputs(order.config, [Path.cwd()])
         parent = open_verified(self.old / "checkpoints" / f"step-{STEP:08d}")
-        return run_mapping(read_script(order.script), parent, material)
+        return run_mapping(read_script(order.script), parent, inputs)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def old_runs(tmp_path_factory, dataset, server):
     """Runs of 2 layers that stand at step 6, made on D = 1 and on D = 2."""
     driver = Driver(tmp_path_factory.mktemp("old"), dataset)
     for D in (1, 2):
-        driver.train(PoolStarter(server), f"D{D}", f"batch.D={D}", until=STEP)
+        driver.train(PoolBackend(server), f"D{D}", f"batch.D={D}", until=STEP)
     return SimpleNamespace(D1=driver.run("D1").path, D2=driver.run("D2").path)
 
 

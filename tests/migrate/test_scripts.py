@@ -81,14 +81,14 @@ WRONG = {
 @pytest.mark.parametrize("animal", WRONG)
 def test_a_wrong_script_is_refused_before_anything_is_read(migrator, animal):
     """Exit 2, one line that says what, the script's line where one is to blame."""
-    text, line, says = WRONG[animal]
+    text, line, message = WRONG[animal]
     with pytest.raises(InputError) as caught:
         migrator.mapping(text)
     error = caught.value
     script = migrator.driver.directory / "script.py"
 
-    assert says in error.says
-    assert "\n" not in error.says
+    assert message in error.message
+    assert "\n" not in error.message
     assert error.exit_code == 2
     assert error.where == (str(script) if line is None else f"{script}:{line}")
 
@@ -109,13 +109,13 @@ LATE = {
 @pytest.mark.parametrize("animal", LATE)
 def test_a_function_that_makes_something_wrong_is_named(migrator, animal):
     """What only shows when values are made names the tensor and the line where it was mapped."""
-    function, slot, says = LATE[animal]
+    function, slot, message = LATE[animal]
     text = f"def migrate(old, new):\n    s = dict(old)\n    s['{UP}'] = s['{UP}'].apply({function})\n    return s\n"
     mapped = migrator.mapping(text)
     with pytest.raises(InputError) as caught:
         mapped.values(UP, slot)
 
-    assert says.replace("{UP}", UP) in caught.value.says
+    assert message.replace("{UP}", UP) in caught.value.message
     assert caught.value.where == f"{migrator.driver.directory / 'script.py'}:3"
 
 
@@ -124,7 +124,7 @@ def test_many_problems_are_shown_together_and_cut(migrator):
     with pytest.raises(InputError) as caught:
         migrator.mapping("def migrate(old, new):\n    return {}\n")
 
-    assert caught.value.says == "migrate forgot 20 tensors of the new model"
+    assert caught.value.message == "migrate forgot 20 tensors of the new model"
     assert len(caught.value.caused_by) == 9
     assert caught.value.caused_by[-1] == "12 more"
     assert "`state[name] = new.init(name)`" in caught.value.hints[0]
@@ -133,8 +133,12 @@ def test_many_problems_are_shown_together_and_cut(migrator):
 def test_a_script_that_cannot_be_read(tmp_path):
     """No file, a directory, a huge file: said with the reason."""
     (tmp_path / "huge.py").write_bytes(b"#" * (SCRIPT_BYTES_MAX + 1))
-    for name, says in (("none.py", "No such file"), (".", "Is a directory"), ("huge.py", "1,048,576 bytes")):
-        with pytest.raises(InputError, match=says):
+    for name, message in (
+        ("none.py", "No such file"),
+        (".", "Is a directory"),
+        ("huge.py", "1,048,576 bytes"),
+    ):
+        with pytest.raises(InputError, match=message):
             read_script(tmp_path / name)
 
 

@@ -123,7 +123,9 @@ def test_a_resume_with_another_architecture_points_to_migrate(driver, pool, old_
         with pytest.raises(RefusedError) as caught:
             driver.resume(pool, f"old{len(allow)}", "model.n_layers=3", allow=allow)
 
-        assert caught.value.says == "step-00000001 is a state of another architecture: model.n_layers: 2 -> 3"
+        assert (
+            caught.value.message == "step-00000001 is a state of another architecture: model.n_layers: 2 -> 3"
+        )
         assert "model.layers.2.input_layernorm.weight: absent in the checkpoint, 72 in the model" in (
             caught.value.caused_by
         )

@@ -47,7 +47,7 @@ def test_an_unknown_row_names_the_nearest_and_all() -> None:
     with pytest.raises(InputError) as caught:
         accelerator_named("H100SXM", "gpt.yaml:9  hardware.accelerator")
 
-    assert caught.value.says == "the hardware table has no accelerator 'H100SXM'"
+    assert caught.value.message == "the hardware table has no accelerator 'H100SXM'"
     assert caught.value.where == "gpt.yaml:9  hardware.accelerator"
     assert caught.value.hints[0] == "the nearest row is H100-SXM"
     assert all(name in caught.value.hints[1] for name in hardware_table())

@@ -24,7 +24,7 @@ from llmrun.plan.render.language import (
     english,
     language_of,
     padded,
-    speaker,
+    translator,
     width,
     wrapped,
 )
@@ -157,7 +157,7 @@ CONFIGS = {
 def test_the_summary_fits_a_screen(name: str, language: Language) -> None:
     """At most 46 lines of at most 80 columns, in either language, with the equation in the config's numbers."""
     plan = plan_of(name, *CONFIGS[name])
-    lines = summary(plan, speaker(language)).splitlines()
+    lines = summary(plan, translator(language)).splitlines()
     batch = plan.batch
 
     assert max(width(line) for line in lines) <= COLUMNS

@@ -87,7 +87,9 @@ def test_a_missing_row_names_the_users_rows_too(table: str) -> None:
         ("X: {memory_GB: 8, source: 3}", "X.source must be text", None),
     ],
 )
-def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, text: str, says: str, hint: str | None) -> None:
+def test_a_wrong_row_is_refused_with_its_line(
+    tmp_path: Path, text: str, message: str, hint: str | None
+) -> None:
     """Each mistake is named once, with file, line and key; nothing is guessed."""
     path = tmp_path / "gpus.yaml"
     path.write_text(text, encoding="utf-8")
@@ -95,7 +97,7 @@ def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, text: str, says: s
         read_rows(str(path))
 
     (problem,) = refusal.value.problems
-    assert problem.says == says
+    assert problem.message == message
     assert str(path) in problem.where
     assert (problem.hint or "").startswith(hint or "")
 

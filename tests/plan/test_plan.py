@@ -85,7 +85,7 @@ def test_an_uneven_D_has_no_A(demo_file: Path) -> None:
     assert as_json(uneven)["A"] is None
     assert as_json(uneven)["A_per_rank"] == {"smallest": 2, "largest": 3}
     assert uneven.costs.GPU_hours > plan.costs.GPU_hours
-    assert "D = 3 does not divide V = 8" in str(remarks(uneven)[0].says)
+    assert "D = 3 does not divide V = 8" in str(remarks(uneven)[0].message)
     assert str(remarks(uneven)[0].hint).startswith("D = 2 divides V")
     assert remarks(plan) == []
 
@@ -106,7 +106,8 @@ def test_more_tokens_than_the_split_has_are_remarked(demo_file: Path) -> None:
     (remark,) = remarks(plan)
 
     assert (
-        str(remark.says) == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
+        str(remark.message)
+        == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
     )
     assert str(remark.hint) == "`--set T_tokens=2998272` is at most one epoch"
     assert as_json(plan)["epochs"] == pytest.approx(1.398, abs=1e-3)

@@ -106,11 +106,11 @@ def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) 
 
     json.dumps(figures, allow_nan=False)
     assert all(math.isfinite(value) and value >= 0 for value in numbers(figures))
-    for say in ({}, {"say": chinese}):
-        assert summary(plan, **say)
-        assert explanation(plan, **say)
-        assert comparison(plan, plan, **say)
-    assert all(str(remark.says) and str(remark.hint) for remark in remarks(plan))
+    for notify in ({}, {"say": chinese}):
+        assert summary(plan, **notify)
+        assert explanation(plan, **notify)
+        assert comparison(plan, plan, **notify)
+    assert all(str(remark.message) and str(remark.hint) for remark in remarks(plan))
 
 
 @settings(max_examples=40)

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from llmrun.plan.forecast import FORECASTS_SHOWN, QUANTITIES, Forecast, Record, record_of, step_from_record
+from llmrun.plan.forecast import (
+    FORECASTS_SHOWN,
+    QUANTITIES,
+    Forecast,
+    ForecastRecord,
+    record_of,
+    step_from_record,
+)
 from llmrun.plan.render.forecast import record_lines
 from llmrun.plan.render.language import english
 
@@ -74,15 +81,15 @@ def test_the_record_of_one_basis() -> None:
     """An assumed MFU is judged by what assumed MFUs came to."""
     both = [forecast(1.1, 1.0), forecast(2.0, 1.0, basis="assumed_mfu")]
 
-    assert record_of(both, MACHINE, "step_s", ["assumed_mfu"]) == Record((pytest.approx(1.0),))
+    assert record_of(both, MACHINE, "step_s", ["assumed_mfu"]) == ForecastRecord((pytest.approx(1.0),))
 
 
 def test_an_interval_spans_what_past_errors_would_make_of_the_plan() -> None:
     """Forecasts 25 % too long and 20 % too short: 10 h will be 8 to 12.5 h; two forecasts tell nothing."""
-    low, high = Record((0.25, 0.0, -0.2)).interval(10.0)
+    low, high = ForecastRecord((0.25, 0.0, -0.2)).interval(10.0)
 
     assert (low, high) == (pytest.approx(8.0), pytest.approx(12.5))
-    assert Record((0.25, -0.2)).interval(10.0) is None
+    assert ForecastRecord((0.25, -0.2)).interval(10.0) is None
 
 
 def test_time_from_earlier_runs() -> None:
@@ -100,13 +107,15 @@ def test_time_from_earlier_runs() -> None:
 def test_past_errors_make_intervals_of_time_and_memory() -> None:
     """Planned 20 and 33 % too little memory before: this plan may need as much more.  Too few forecasts say nothing."""
     records = {
-        "step_s": Record((0.5, 0.0, -0.5)),
-        "time_s": Record((0.25, 0.0, -0.2)),
-        "peak_memory_bytes": Record((-0.2, -1 / 3, -0.25)),
-        "energy_J": Record((0.0, 0.0)),
+        "step_s": ForecastRecord((0.5, 0.0, -0.5)),
+        "time_s": ForecastRecord((0.25, 0.0, -0.2)),
+        "peak_memory_bytes": ForecastRecord((-0.2, -1 / 3, -0.25)),
+        "energy_J": ForecastRecord((0.0, 0.0)),
     }
     lines = record_lines(records, 1.0, 600_000_000, "runs", english)
-    few = record_lines({"peak_memory_bytes": Record((-0.2, -0.3))}, None, 600_000_000, "runs", english)
+    few = record_lines(
+        {"peak_memory_bytes": ForecastRecord((-0.2, -0.3))}, None, 600_000_000, "runs", english
+    )
 
     assert lines[:2] == [
         "my last 3 forecasts of the time of a step on this machine: median error 50.0%, worst 50.0%",

@@ -32,7 +32,7 @@ def test_paths_of_the_design(tmp_path):
         run.tensorboard: "tensorboard",
         run.checkpoints: "checkpoints",
         run.lock_file: "run.lock",
-        run.orders_file(1): "logs/segment-001/orders.json",
+        run.worker_spec_file(1): "logs/segment-001/orders.json",
         run.rank_log(1, 0): "logs/segment-001/rank-0.log",
         run.outcome_file(2, 7): "logs/segment-002/rank-7.outcome.json",
         run.stop_file(2): "logs/segment-002/stop",
@@ -97,7 +97,7 @@ def test_an_unknown_name_gets_the_nearest(tmp_path):
     with pytest.raises(InputError) as beginning:
         find_run("demo", tmp_path)
 
-    assert slip.value.says == "there is no run demo-20261124-090507-abce"
+    assert slip.value.message == "there is no run demo-20261124-090507-abce"
     assert slip.value.hints == ("did you mean demo-20261124-090507-abcd",)
     assert beginning.value.hints == slip.value.hints
 

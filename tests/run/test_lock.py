@@ -75,9 +75,9 @@ def test_the_second_process_is_refused_with_the_owners_name(path):
         process.wait()
 
     assert caught.value.exit_code == 3
-    assert caught.value.says.startswith("demo is being trained by ")
-    assert f"(PID {process.pid})" in caught.value.says
-    assert " since 20" in caught.value.says
+    assert caught.value.message.startswith("demo is being trained by ")
+    assert f"(PID {process.pid})" in caught.value.message
+    assert " since 20" in caught.value.message
     assert f"`kill {process.pid}`" in caught.value.hints[0]
 
 
@@ -130,7 +130,7 @@ def test_an_owner_elsewhere_is_judged_by_its_heartbeat(path):
 
     forge(path, age_s=1000, host="node7")
     said = []
-    with RunLock.acquire(path, say=said.append, watch_s=0.3) as lock:
+    with RunLock.acquire(path, notify=said.append, watch_s=0.3) as lock:
         assert re.search(r"its heartbeat is 100\d s old, more than 120 s", lock.taken_over)
     assert said[0].startswith("watching the heartbeat of ")
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from llmrun.errors import InputError, RunFailedError, error_of
-from llmrun.run.worker_spec import Outcome, SegmentOrders
+from llmrun.run.worker_spec import Outcome, WorkerSpec
 
-ORDERS = SegmentOrders(
+ORDERS = WorkerSpec(
     segment=2,
     D=3,
     from_step=40,
@@ -17,7 +17,7 @@ ORDERS = SegmentOrders(
     parts={"config": "cd" * 32},
     config={"name": "demo", "batch": {"μ_tok": 256}, "optimizer": {"lr": 1e-3}},
     audit_tails=["ledger-tail-002.bin"],
-    twin_ledger=None,
+    reference_ledger=None,
     data_path="/data/demo",
 )
 
@@ -26,7 +26,7 @@ def test_orders_round_trip(tmp_path):
     """What a launcher writes is what a worker reads."""
     ORDERS.write(tmp_path / "orders.json")
 
-    assert SegmentOrders.read(tmp_path / "orders.json") == ORDERS
+    assert WorkerSpec.read(tmp_path / "orders.json") == ORDERS
 
 
 def test_orders_keep_the_users_symbols_readable(tmp_path):

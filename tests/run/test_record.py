@@ -104,11 +104,11 @@ def test_a_segment_ends_once():
         (b"\xff\xfe", "is not JSON"),
     ],
 )
-def test_what_is_no_record_is_said(tmp_path, content, says):
+def test_what_is_no_record_is_said(tmp_path, content, message):
     """Damage and other formats are errors of the input, never a traceback."""
     (tmp_path / "run.json").write_bytes(content)
 
-    with pytest.raises(InputError, match=says.replace("[", r"\[")):
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
         read_record(tmp_path / "run.json")
 
 
@@ -193,6 +193,6 @@ def test_a_record_that_contradicts_itself_is_damaged(tmp_path, key, value, names
 
     with pytest.raises(DamagedError) as caught:
         read_record(path)
-    assert names in caught.value.says
+    assert names in caught.value.message
     assert caught.value.where == str(path)
-    assert overview_of(RunDirectory(tmp_path)).problem == caught.value.says
+    assert overview_of(RunDirectory(tmp_path)).problem == caught.value.message

@@ -67,9 +67,9 @@ def test_a_data_path_that_was_set_for_a_segment_counts(trained, pool, dataset, t
 
 def test_where_the_absolute_path_is_gone_the_written_one_is_tried(trained, dataset, tmp_path, monkeypatch):
     """A project moved as a whole is found from where the user stands."""
-    orders = trained.run("demo").orders_file(1)
-    document = json.loads(orders.read_text())
-    orders.write_text(json.dumps({**document, "data_path": "/nowhere/first"}))
+    worker_spec = trained.run("demo").worker_spec_file(1)
+    document = json.loads(worker_spec.read_text())
+    worker_spec.write_text(json.dumps({**document, "data_path": "/nowhere/first"}))
     assert directory_of(trained) == dataset.resolve()
 
     record = json.loads(trained.run("demo").record_file.read_text())
@@ -79,9 +79,9 @@ def test_where_the_absolute_path_is_gone_the_written_one_is_tried(trained, datas
 
 def test_a_dataset_that_is_gone_is_said_with_every_place(trained, tmp_path):
     """Exit 2, where it was looked for, what to do."""
-    orders = trained.run("demo").orders_file(1)
-    document = json.loads(orders.read_text())
-    orders.write_text(json.dumps({**document, "data_path": "/nowhere/first"}))
+    worker_spec = trained.run("demo").worker_spec_file(1)
+    document = json.loads(worker_spec.read_text())
+    worker_spec.write_text(json.dumps({**document, "data_path": "/nowhere/first"}))
     (tmp_path / "first").unlink()
     with pytest.raises(InputError, match="the dataset of demo is gone") as caught:
         open_writer(trained.run("demo"))
@@ -94,9 +94,9 @@ def test_another_tokenizer_in_its_place_is_refused(trained, tmp_path):
     (tmp_path / "words.txt").write_text("some words to learn, and some more of them\n" * 400)
     (tmp_path / "first").unlink()
     prepare([tmp_path / "words.txt"], tmp_path / "bpe", "bpe", vocab_size=300, val_fraction=0.1)
-    orders = trained.run("demo").orders_file(1)
-    document = json.loads(orders.read_text())
-    orders.write_text(json.dumps({**document, "data_path": str(tmp_path / "bpe")}))
+    worker_spec = trained.run("demo").worker_spec_file(1)
+    document = json.loads(worker_spec.read_text())
+    worker_spec.write_text(json.dumps({**document, "data_path": str(tmp_path / "bpe")}))
 
     with pytest.raises(InputError, match="has another tokenizer than demo was trained with"):
         open_writer(trained.run("demo"))
@@ -104,10 +104,10 @@ def test_another_tokenizer_in_its_place_is_refused(trained, tmp_path):
 
 def test_another_model_in_the_orders_is_damage(trained, tmp_path, capsys):
     """The weights would fit, and the text would be another model's."""
-    orders = trained.run("demo").orders_file(1)
-    document = json.loads(orders.read_text())
+    worker_spec = trained.run("demo").worker_spec_file(1)
+    document = json.loads(worker_spec.read_text())
     document["config"]["model"]["norm_eps"] *= 2
-    orders.write_text(json.dumps(document))
+    worker_spec.write_text(json.dumps(document))
     code = run(["sample", "demo", "--runs-dir", str(tmp_path / "runs"), "--tokens", "3", "--prompt", "a"])
 
     assert code == 1

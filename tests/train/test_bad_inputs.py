@@ -24,7 +24,7 @@ from llmrun.run.lock import RunLock
 from llmrun.storage.ledger.reader import HEADER_BYTES
 from llmrun.storage.ledger.record import RECORD_DTYPE
 from warm.driver import CONFIG
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 GOLDEN = Path(__file__).with_name("bad_inputs.txt")
 
@@ -117,7 +117,7 @@ def made(tmp_path_factory, dataset, warm_starts):
 def warm_starts(server, tmp_path_factory):
     """The command line starts its workers in the warm pool, outside any repository."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmrun.launch.torchrun.TorchrunStarter", lambda: PoolStarter(server))
+        patch.setattr("llmrun.launch.torchrun.TorchrunBackend", lambda: PoolBackend(server))
         patch.setattr("llmrun.launch.preflight.PackageQuestion", QuickQuestion)
         patch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path_factory.getbasetemp()))
         yield

@@ -82,10 +82,10 @@ def test_a_stop_ends_the_trial_at_once(driver, pool, place) -> None:
 
 def test_workers_that_fail_say_why(driver, server, place) -> None:
     """The first cause of a real failure, as in a run."""
-    from warm.pool import PoolStarter
+    from warm.pool import PoolBackend
 
     with pytest.raises(LlmrunError, match="loss of step 2 is nan"):
-        calibrate(resolved_of(driver), PoolStarter(server, "poison", step=2, number=0), lambda: None)
+        calibrate(resolved_of(driver), PoolBackend(server, "poison", step=2, number=0), lambda: None)
 
     assert list(place.iterdir()) == []
 

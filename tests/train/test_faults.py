@@ -9,7 +9,7 @@ from llmrun.errors import RunFailedError
 from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def test_recomputed_steps_that_differ_stop_the_run(driver, server, pool):
     """The kept tail is an audit: a fault after a resume is found at its step, exit code 4."""
     driver.train(dying(server, 9), "killed")
 
-    ended = driver.resume(PoolStarter(server, "flip_weight_bit", step=6), "killed")
+    ended = driver.resume(PoolBackend(server, "flip_weight_bit", step=6), "killed")
 
     error = ended.error(driver.run("killed"))
     assert isinstance(error, RunFailedError)
-    assert "step 7 was recomputed and differs" in error.says
+    assert "step 7 was recomputed and differs" in error.message
     assert ended.end.proven_steps == 1
 
 
@@ -39,26 +39,26 @@ def test_recomputed_steps_that_differ_stop_the_run(driver, server, pool):
     ],
 )
 @pytest.mark.parametrize("D", [1, 2])
-def test_non_finite_stops_before_the_update(driver, server, gradient, says, D):
+def test_non_finite_stops_before_the_update(driver, server, gradient, message, D):
     """Step and micro-batch are named, nothing of that step is recorded or saved."""
-    poisoned = PoolStarter(server, "poison", step=3, number=5, gradient=gradient)
+    poisoned = PoolBackend(server, "poison", step=3, number=5, gradient=gradient)
 
     ended = driver.train(poisoned, "poisoned", f"batch.D={D}")
 
     error = ended.error(driver.run("poisoned"))
     assert isinstance(error, RunFailedError)
-    assert error.says.replace("inf", "nan") == says
+    assert error.message.replace("inf", "nan") == message
     assert LedgerReader(driver.run("poisoned").ledger_file).last_step == 2
     assert list(driver.run("poisoned").checkpoints.glob("step-*")) == []
 
 
 def test_a_twin_is_compared_as_it_goes(driver, server, straight):
     """compare_with: auto finds the earlier run of the fingerprint; a difference is told at the end."""
-    driver.train(PoolStarter(server), "again", "reproducibility.compare_with=auto")
+    driver.train(PoolBackend(server), "again", "reproducibility.compare_with=auto")
     assert any("same fingerprint" in line for line in driver.said)
 
     ended = driver.train(
-        PoolStarter(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
+        PoolBackend(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
     )
 
     assert any("an earlier run of the same fingerprint: loss" in remark for remark in ended.end.remarks)
@@ -69,7 +69,7 @@ def test_a_twin_is_compared_as_it_goes(driver, server, straight):
 def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, pool):
     """A memory error, then a crash: one resume stops, the next agrees with it, names the spoiled tail, ends equal."""
     driver.train(pool, "straight")
-    driver.train(PoolStarter(server, "flip_weight_bit", step=6), "spoiled", until=9)
+    driver.train(PoolBackend(server, "flip_weight_bit", step=6), "spoiled", until=9)
     run = driver.run("spoiled")
     shutil.rmtree(run.checkpoints / "step-00000009")
 
@@ -77,7 +77,7 @@ def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, po
     second = driver.resume(pool, "spoiled")
 
     assert first is not None
-    assert "step 7 was recomputed and differs" in first.says
+    assert "step 7 was recomputed and differs" in first.message
     assert second.end.why == "finished"
     assert second.end.proven_steps == 2
     assert second.end.remarks == (
@@ -88,15 +88,15 @@ def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, po
 
 def test_an_error_that_comes_again_elsewhere_still_stops(driver, server):
     """No tail agrees: the run stops each time, however many tails there are."""
-    driver.train(PoolStarter(server, "flip_weight_bit", step=6), "spoiled", until=9)
+    driver.train(PoolBackend(server, "flip_weight_bit", step=6), "spoiled", until=9)
     run = driver.run("spoiled")
     shutil.rmtree(run.checkpoints / "step-00000009")
     for bit in (19, 18):
-        ended = driver.resume(PoolStarter(server, "flip_weight_bit", step=6, bit=bit), "spoiled")
+        ended = driver.resume(PoolBackend(server, "flip_weight_bit", step=6, bit=bit), "spoiled")
         error = ended.error(run)
 
         assert isinstance(error, RunFailedError)
-        assert "step 7 was recomputed and differs" in error.says
+        assert "step 7 was recomputed and differs" in error.message
         assert ended.end.proven_steps == 1
 
 
@@ -104,7 +104,7 @@ def test_an_error_that_comes_again_elsewhere_still_stops(driver, server):
 def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straight, damage):
     """Between choosing and opening its ledger was removed or damaged: the run goes on, with a remark."""
 
-    class Removing(PoolStarter):
+    class Removing(PoolBackend):
         def start(self, job):
             damage(straight / "ledger.bin")
             return super().start(job)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from warm.bits import chain_of
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_chains.json").read_text())
 
@@ -47,6 +47,6 @@ def test_the_chain_is_the_recorded_one(name, driver, server) -> None:
     golden = GOLDEN.get(machine_key())
     if golden is None:
         pytest.skip(f"no chains are recorded for this machine: {machine_key()}")
-    driver.train(PoolStarter(server), "golden", *CONFIGS[name])
+    driver.train(PoolBackend(server), "golden", *CONFIGS[name])
 
     assert chain_of(driver.run("golden")) == golden[name]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from warm.bits import assert_equal_runs, chain_of, tensors_of
 from warm.driver import STEPS
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 OPERATIONAL = {
     "data.num_workers": st.sampled_from([0, 1, 3]),
@@ -50,11 +50,11 @@ def check_operational(driver, server, data):
     precision = f"precision={data.draw(st.sampled_from(['fp32', 'bf16']), label='precision')}"
     plain = f"plain-{precision[-4:]}"
     if not driver.run(plain).is_run:
-        driver.train(PoolStarter(server), plain, precision)
+        driver.train(PoolBackend(server), plain, precision)
     kill_at = data.draw(st.integers(1, STEPS - 1), label="kill at")
     driver.train(dying(server, kill_at), name, precision, *drawn(data))
     ended = driver.resume(
-        PoolStarter(server),
+        PoolBackend(server),
         name,
         *(s for s in drawn(data) if "batch.D" not in s),
         D=data.draw(st.integers(1, 8), label="D then"),
@@ -82,7 +82,7 @@ def test_operational_settings_change_no_bit(driver, server, examples):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_D_has_the_same_bits(driver, server, precision):
     """D = 1, 2, 4, 8 from the start and 3, 5, 6, 7 by resuming: one chain, one set of tensors."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     setting = f"precision={precision}"
     driver.train(pool, "one", setting)
     for D in (2, 4, 8):
@@ -97,7 +97,7 @@ def test_every_D_has_the_same_bits(driver, server, precision):
 @pytest.mark.slow
 def test_random_walk_of_D(driver, server):
     """300 steps in which D changes at random 30 times, and the strategy with it: one chain."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     steps = "T_tokens=150Ki"
     driver.train(pool, "one", steps)
     walk = random.Random(11)
@@ -128,7 +128,7 @@ SHAPES = [
 @pytest.mark.parametrize("sets", SHAPES, ids=lambda sets: sets[0])
 def test_other_models_and_batches(driver, server, sets):
     """Other architectures, optimizers and numbers of lanes keep their bits on another D."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     V = 5 if "batch.V=5" in sets else 2
     rest = [s for s in sets if not s.startswith("batch.D")]
     ended = driver.train(pool, "one", *rest)

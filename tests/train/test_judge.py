@@ -12,7 +12,7 @@ from llmrun.storage.durable import Disk
 from llmrun.storage.metrics.jsonl import rows
 from llmrun.storage.metrics.names import CHECKPOINT_STALL_SECONDS as STALL
 from llmrun.storage.metrics.names import STEP_SECONDS
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 MEASURED_ON_A_CPU = set(QUANTITIES) - {"energy_J"}
 
@@ -68,7 +68,7 @@ def test_every_segment_is_judged_by_itself(driver, pool, server) -> None:
 
 def test_a_killed_launcher_leaves_a_forecast_without_a_verdict(driver, pool, monkeypatch) -> None:
     """What nobody was there to measure stays null for ever, and the next segment goes on after it."""
-    monkeypatch.setattr("llmrun.launch.forecasting.Judge.at_end", lambda _self, _record: [])
+    monkeypatch.setattr("llmrun.launch.forecasting.ForecastKeeper.at_end", lambda _self, _record: [])
     driver.train(pool, "run", until=5)
     monkeypatch.undo()
     monkeypatch.chdir(driver.directory)
@@ -109,4 +109,4 @@ def test_a_damaged_forecast_is_passed_over(driver, pool, damage: str) -> None:
     document["segments"][0]["planned"]["step_s"] = "soon"
     path.write_text(json.dumps(document))
     assert forecasts_below(driver.directory / "runs") == []
-    assert isinstance(pool, PoolStarter)
+    assert isinstance(pool, PoolBackend)

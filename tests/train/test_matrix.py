@@ -9,10 +9,10 @@ from itertools import combinations, product
 
 import pytest
 
-from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.launch.torchrun import TorchrunBackend
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 COLUMNS = {
     "D": (1, 2, 3, 4, 5, 7, 8),
@@ -48,23 +48,23 @@ def pairs_of(cell: dict) -> set:
 CELLS = pairwise_array(COLUMNS)
 
 
-def check(driver, starter, pool, cell: dict) -> None:
+def check(driver, backend, pool, cell: dict) -> None:
     """One cell against the run on one rank with the same precision."""
     precision = f"precision={cell['precision']}"
     driver.train(pool, "one", precision)
     settings = [precision, f"strategy={cell['strategy']}", f"data.num_workers={cell['workers']}"]
     settings += [f"batch.D={cell['D']}", "batch.uneven=allow"]
-    driver.train(starter, "cell", *settings, until=None if cell["then"] is None else 7)
+    driver.train(backend, "cell", *settings, until=None if cell["then"] is None else 7)
     if cell["then"] is not None:
         other = "shard" if cell["strategy"] == "replicate" else "replicate"
-        driver.resume(starter, "cell", f"strategy={other}", D=cell["then"])
+        driver.resume(backend, "cell", f"strategy={other}", D=cell["then"])
     assert_equal_runs(driver.run("one"), driver.run("cell"), STEPS)
 
 
 @pytest.mark.parametrize("D", [2, 3, 8])
 def test_buckets_change_no_bit(driver, server, D):
     """Many buckets that travel during the backward pass, also at an uneven D: the bits of one rank."""
-    pool, small = PoolStarter(server), PoolStarter(server, "small_buckets", elements=3000)
+    pool, small = PoolBackend(server), PoolBackend(server, "small_buckets", elements=3000)
     driver.train(pool, "one")
     driver.train(small, "many", f"batch.D={D}", "batch.uneven=allow")
     assert_equal_runs(driver.run("one"), driver.run("many"), STEPS)
@@ -100,4 +100,4 @@ def test_whole_matrix(driver, pool, cell):
 @pytest.mark.parametrize("cell", CELLS[:8], ids=label)
 def test_matrix_through_torchrun(driver, server, cell):
     """Real torchrun processes."""
-    check(driver, TorchrunStarter(), PoolStarter(server), cell)
+    check(driver, TorchrunBackend(), PoolBackend(server), cell)

@@ -12,7 +12,7 @@ import pytest
 
 from llmrun.config.load import load_config
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import wishes_of
+from llmrun.launch.options import launch_options
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.lock import RunLock
@@ -21,14 +21,14 @@ from llmrun.run.signals import StopRequest
 from llmrun.storage.checkpoint.layout import steps_in
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS, Silent
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 NO_TIMER = "checkpoint.every_steps=null"
 
 
 def test_five_preemptions_leave_what_retention_keeps(driver, server):
     """No save but that of the stop: each start deletes what the end before it left, and the bits stay."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     driver.train(pool, "straight")
     driver.train(stopped_at(server, 2), "demo", NO_TIMER, "checkpoint.keep_last=2")
     for step in (5, 7, 9, 11):
@@ -54,9 +54,9 @@ def test_the_best_checkpoint_survives_the_start(driver, server):
     assert len(steps_in(run.checkpoints)) <= 3
 
 
-def stopped_at(server, step: int) -> PoolStarter:
+def stopped_at(server, step: int) -> PoolBackend:
     """Workers that get SIGTERM in the step after `step`."""
-    return PoolStarter(server, "signal_itself", step=step, number=int(signal.SIGTERM))
+    return PoolBackend(server, "signal_itself", step=step, number=int(signal.SIGTERM))
 
 
 class Taker(Silent):
@@ -87,13 +87,13 @@ def contents(run) -> dict[str, object]:
 
 def test_workers_of_a_launcher_that_lost_its_lock_stop_writing(driver, pool):
     """Within a second of the takeover the workers write nothing more; exit 4; run.json is left to the new owner."""
-    wishes = wishes_of(
+    options = launch_options(
         [f"runs_dir={driver.directory / 'runs'}", "T_tokens=1Mi", "checkpoint.every_steps=1"], [], None
     )
     run = driver.run("demo")
     with StopRequest() as stop:
-        loaded = load_config(driver.config, wishes.overrides)
-        prepared = prepare_fresh(loaded, "demo", wishes, pool, stop, driver.said.append)
+        loaded = load_config(driver.config, options.overrides)
+        prepared = prepare_fresh(loaded, "demo", options, pool, stop, driver.said.append)
         taker = Taker(run, 4)
         ended = run_segment(prepared, pool, stop, taker)
 

@@ -6,11 +6,11 @@ from itertools import product
 import pytest
 
 from llmrun.errors import LlmrunError
-from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.launch.torchrun import TorchrunBackend
 from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 CELLS = list(product((1, 2), (0, 2), ("fp32", "bf16")))
 
@@ -34,10 +34,10 @@ def test_killed_and_resumed_equals_straight(driver, server, pool, D, workers, pr
 def test_through_torchrun(driver, pool, D):
     """The same through real torchrun processes; the pool's run is the one that never stopped."""
     driver.train(pool, "straight", "batch.D=1")
-    starter = TorchrunStarter()
-    driver.train(starter, "stopped", f"batch.D={D}", "data.num_workers=2", until=6)
+    backend = TorchrunBackend()
+    driver.train(backend, "stopped", f"batch.D={D}", "data.num_workers=2", until=6)
 
-    ended = driver.resume(starter, "stopped")
+    ended = driver.resume(backend, "stopped")
 
     assert ended.end.why == "finished"
     assert ended.record.segments[-1].from_step == 6
@@ -47,9 +47,9 @@ def test_through_torchrun(driver, pool, D):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signal_to_workers_saves_and_preempts(driver, server, number):
     """A signal sent to the ranks themselves: the step is finished, saved, and the run resumes equal."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     driver.train(pool, "straight")
-    signalled = PoolStarter(server, "signal_itself", step=3, number=int(number))
+    signalled = PoolBackend(server, "signal_itself", step=3, number=int(number))
 
     ended = driver.train(signalled, "preempted", "batch.D=2")
 

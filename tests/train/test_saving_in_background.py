@@ -11,7 +11,7 @@ from llmrun.storage.checkpoint.verification import verify_files
 from llmrun.storage.metrics.jsonl import rows
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 KEEP_ALL = "checkpoint.keep_last=99"
 
@@ -27,7 +27,7 @@ def test_training_goes_on_and_the_bits_are_those_of_the_step(driver, server, poo
     """Each file is written two steps after its step was copied, and holds the step's own bits."""
     settings = [f"batch.D={D}", f"strategy={strategy}", KEEP_ALL]
     driver.train(pool, "quick", *settings, "data.num_workers=1")
-    ended = driver.train(PoolStarter(server, "save_outlasts", steps=2), "slow", *settings, until=14)
+    ended = driver.train(PoolBackend(server, "save_outlasts", steps=2), "slow", *settings, until=14)
     assert ended.end.why == "reached"
 
     quick, slow = driver.run("quick"), driver.run("slow")
@@ -41,7 +41,7 @@ def test_a_second_save_waits_for_the_first(driver, server, pool):
     """A save at every step on a slow disk: none is skipped, each is whole, and the bits are the same."""
     settings = ["batch.D=2", "checkpoint.every_steps=1", KEEP_ALL, "T_tokens=3Ki"]
     driver.train(pool, "straight", *settings)
-    driver.train(PoolStarter(server, "slow_disk", seconds=0.02), "slow", *settings)
+    driver.train(PoolBackend(server, "slow_disk", seconds=0.02), "slow", *settings)
 
     run = driver.run("slow")
     assert steps_in(run.checkpoints) == [1, 2, 3, 4, 5, 6]
@@ -58,11 +58,11 @@ def test_a_second_save_waits_for_the_first(driver, server, pool):
 @pytest.mark.parametrize("D", [1, 2])
 def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
     """The loss of step 7 is not finite while the save of step 5 has not begun to write: it is committed."""
-    failing = PoolStarter(server, "save_outlasts", steps=99, then_poison=7)
+    failing = PoolBackend(server, "save_outlasts", steps=99, then_poison=7)
     ended = driver.train(failing, "failing", f"batch.D={D}")
 
     run = driver.run("failing")
-    assert ended.error(run).says.startswith("the loss of step 7 is nan")
+    assert ended.error(run).message.startswith("the loss of step 7 is nan")
     assert steps_in(run.checkpoints) == [5]
     resumed = driver.resume(pool, "failing")
     assert resumed.record.segments[-1].from_step == 5
@@ -72,12 +72,12 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_bug_on_the_savers_thread_is_a_bug_of_the_run(driver, server, rank):
     """It ends the run with its own words and exit code 70, on whichever rank it comes."""
-    ended = driver.train(PoolStarter(server, "saver_bug", rank=rank), "broken", "batch.D=2")
+    ended = driver.train(PoolBackend(server, "saver_bug", rank=rank), "broken", "batch.D=2")
 
     run = driver.run("broken")
     error = ended.error(run)
     assert error.exit_code == EXIT_BUG
-    assert "a seeded bug" in error.says
+    assert "a seeded bug" in error.message
     assert steps_in(run.checkpoints) == []
     assert "Traceback" in run.rank_log(1, rank).read_text()
 
@@ -85,7 +85,7 @@ def test_a_bug_on_the_savers_thread_is_a_bug_of_the_run(driver, server, rank):
 def test_only_one_save_by_the_clock_is_under_way(driver, server):
     """Minutes that pass while a save is written start no second one; the bits do not depend on the clock."""
     settings = ["checkpoint.every_steps=null", "checkpoint.every_minutes=1", KEEP_ALL]
-    ended = driver.train(PoolStarter(server, "save_outlasts", steps=3, minute_s=0.0), "timed", *settings)
+    ended = driver.train(PoolBackend(server, "save_outlasts", steps=3, minute_s=0.0), "timed", *settings)
 
     run = driver.run("timed")
     assert ended.end.why == "finished"
@@ -97,7 +97,7 @@ def test_only_one_save_by_the_clock_is_under_way(driver, server):
 def test_a_stop_puts_off_what_is_only_for_deleting(driver, server, pool):
     """Stopped at step 4: that step is saved and step 2 still stands; saves after a resume delete what is too much."""
     settings = ["checkpoint.every_steps=2", "checkpoint.keep_last=1", "checkpoint.keep_best=false"]
-    stopped = PoolStarter(server, "signal_itself", step=3, number=int(signal.SIGTERM))
+    stopped = PoolBackend(server, "signal_itself", step=3, number=int(signal.SIGTERM))
     ended = driver.train(stopped, "stopped", *settings)
 
     run = driver.run("stopped")

@@ -14,7 +14,7 @@ import llmrun
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.run.worker_spec import Outcome
 from warm.bits import chain_of
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 ONE_RUN = (
     ("batch.D=1", "data.num_workers=0"),
@@ -51,7 +51,7 @@ def test_what_only_the_worker_has_is_refused(driver, server, tmp_path, mutation,
     """A module that the probe did not see, results that it did not get: exit 3, named, nothing trained."""
     (tmp_path / "stranger.py").write_text("")
     arguments = {"path": str(tmp_path / "stranger.py")} if mutation == "import_file" else {}
-    ended = driver.train(PoolStarter(server, mutation, **arguments), "one", until=1)
+    ended = driver.train(PoolBackend(server, mutation, **arguments), "one", until=1)
     run = driver.run("one")
     error = ended.error(run)
 
@@ -65,8 +65,8 @@ def test_what_only_the_worker_has_is_refused(driver, server, tmp_path, mutation,
 def test_code_imported_later_is_not_executed(driver, server, tmp_path):
     """A file that is imported in step 2 and that the fingerprint does not cover: the run fails and names it."""
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
-    starter = PoolStarter(server, "import_file", path=str(tmp_path / "stranger.py"), step=2)
-    ended = driver.train(starter, "one", until=4)
+    backend = PoolBackend(server, "import_file", path=str(tmp_path / "stranger.py"), step=2)
+    ended = driver.train(backend, "one", until=4)
     error = ended.error(driver.run("one"))
 
     assert isinstance(error, RunFailedError)
@@ -76,7 +76,7 @@ def test_code_imported_later_is_not_executed(driver, server, tmp_path):
 
 def test_a_float_mode_that_changes_meanwhile_is_found_at_the_end(driver, server):
     """Denormals flushed from step 2 on: the segment does not end as if nothing had happened."""
-    ended = driver.train(PoolStarter(server, "flush_denormals", step=2), "one", until=4)
+    ended = driver.train(PoolBackend(server, "flush_denormals", step=2), "one", until=4)
     error = ended.error(driver.run("one"))
 
     assert isinstance(error, RunFailedError)
@@ -111,11 +111,11 @@ def command(project, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def edit_between_probe_and_worker(project, orders: Path) -> threading.Thread:
+def edit_between_probe_and_worker(project, worker_spec: Path) -> threading.Thread:
     """Edits the optimizer's source of the copy as soon as the orders are written: after the probe."""
 
     def edit() -> None:
-        while not orders.exists():
+        while not worker_spec.exists():
             time.sleep(0.005)
         with (project.directory / "copy" / "llmrun" / "train" / "optimizer.py").open("a") as source:
             source.write("\nEDITED = True\n")
@@ -128,7 +128,7 @@ def edit_between_probe_and_worker(project, orders: Path) -> threading.Thread:
 def test_a_source_edited_between_probe_and_worker_is_refused(project, tmp_path):
     """A real start, D = 1: the traps of the working directory are not imported, and the edit is named, exit 3."""
     run = project.run("one")
-    editor = edit_between_probe_and_worker(project, run.orders_file(1))
+    editor = edit_between_probe_and_worker(project, run.worker_spec_file(1))
     done = command(
         project, "train", "config.yaml", "--run", "one", "--set", f"runs_dir={tmp_path / 'runs'}", "--json"
     )

@@ -6,7 +6,7 @@ from llmrun.errors import RunFailedError
 from llmrun.storage.ledger.reader import LedgerReader
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 SHARD = "strategy=shard"
 
@@ -14,7 +14,7 @@ SHARD = "strategy=shard"
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_shard_equals_replicate(driver, server, precision):
     """D = 2, 4 sharded from the start, with one micro-batch a lane; uneven D by resuming."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     setting = f"precision={precision}"
     driver.train(pool, "one", setting)
     driver.train(pool, "two", setting, SHARD, "batch.D=2", "data.num_workers=2")
@@ -41,7 +41,7 @@ SETTINGS = [
 @pytest.mark.parametrize("sets", SETTINGS, ids=lambda sets: sets[-1])
 def test_several_micro_batches_a_lane(driver, server, sets):
     """Gradients added within a lane, recomputed blocks, other parameters: the same bits; killed on the way."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     driver.train(pool, "one", *sets)
     driver.train(dying(server, 7), "sharded", *sets, SHARD, "batch.D=2")
     driver.resume(pool, "sharded", "strategy=replicate", D=1, until=8)
@@ -51,16 +51,16 @@ def test_several_micro_batches_a_lane(driver, server, sets):
 
 def test_non_finite_loss_is_named(driver, server):
     """A non-finite loss stops all ranks before the update, with step and micro-batch."""
-    ended = driver.train(PoolStarter(server, "poison", step=3, number=5), "poisoned", SHARD, "batch.D=2")
+    ended = driver.train(PoolBackend(server, "poison", step=3, number=5), "poisoned", SHARD, "batch.D=2")
     error = ended.error(driver.run("poisoned"))
     assert isinstance(error, RunFailedError)
-    assert error.says == "the loss of step 3 is nan, first in micro-batch 5 of 0 … 7"
+    assert error.message == "the loss of step 3 is nan, first in micro-batch 5 of 0 … 7"
 
 
 @pytest.mark.parametrize("strategy", ["replicate", "shard"])
 def test_statistical_mode_learns_the_same(driver, server, strategy):
     """Native reductions: the same samples, nearly the same losses, a ledger and checkpoints; it resumes."""
-    pool = PoolStarter(server)
+    pool = PoolBackend(server)
     sets = ["reproducibility.mode=statistical", f"strategy={strategy}", "batch.D=2", "precision=fp32"]
     driver.train(pool, "bitwise", "precision=fp32")
     driver.train(pool, "fast", *sets, until=8)

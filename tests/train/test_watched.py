@@ -10,7 +10,7 @@ from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.metrics.jsonl import rows
 from warm.bits import chain_of
 from warm.driver import Driver
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 AUTO = "reproducibility.compare_with=auto"
 STOP = "reproducibility.on_difference=stop"
@@ -31,7 +31,7 @@ def place(driver, straight):
 def straight(tmp_path_factory, dataset, server):
     """A run that nothing disturbed."""
     driver = Driver(tmp_path_factory.mktemp("straight"), dataset)
-    driver.train(PoolStarter(server), "first", *LONG)
+    driver.train(PoolBackend(server), "first", *LONG)
     return driver.run("first").path
 
 
@@ -42,23 +42,23 @@ def warnings_of(run):
 
 def test_a_difference_from_a_twin_is_on_its_row_at_once(place, server):
     """The warning stands in metrics.jsonl at its step, in run.json, and the run goes on."""
-    ended = place.train(PoolStarter(server, "flip_weight_bit", step=9), "second", *LONG, AUTO)
-    says = "step 10 differs from first, an earlier run of the same fingerprint: loss"
+    ended = place.train(PoolBackend(server, "flip_weight_bit", step=9), "second", *LONG, AUTO)
+    message = "step 10 differs from first, an earlier run of the same fingerprint: loss"
 
     assert ended.end.why == "finished"
-    assert ended.end.remarks == (says,)
-    assert warnings_of(place.run("second")) == {10: [says]}
-    assert ended.record.segments[-1].remarks == [says]
+    assert ended.end.remarks == (message,)
+    assert warnings_of(place.run("second")) == {10: [message]}
+    assert ended.record.segments[-1].remarks == [message]
 
 
 def test_a_difference_from_a_twin_stops_where_that_is_wished(place, server, pool):
     """Exit 4 at the step; a resume is equal to the twin, which outvotes the spoiled tail, and goes on."""
-    ended = place.train(PoolStarter(server, "flip_weight_bit", step=9), "second", *LONG, AUTO, STOP)
+    ended = place.train(PoolBackend(server, "flip_weight_bit", step=9), "second", *LONG, AUTO, STOP)
     run = place.run("second")
     error = ended.error(run)
 
     assert isinstance(error, RunFailedError)
-    assert error.says == "step 10 differs from first, an earlier run of the same fingerprint: loss"
+    assert error.message == "step 10 differs from first, an earlier run of the same fingerprint: loss"
     assert any("`llmrun verify" in hint for hint in error.hints)
     assert LedgerReader(run.ledger_file).last_step == 10
     assert [path.name for path in run.ledger_tensors.iterdir() if "10" in path.name]

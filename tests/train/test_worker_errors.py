@@ -37,7 +37,7 @@ def test_a_rank_that_hangs_is_a_failure_of_its_own(text):
     known = as_known(RuntimeError(text))
 
     assert type(known) is RunFailedError
-    assert known.says == "a rank hung: no answer in 30 minutes"
+    assert known.message == "a rank hung: no answer in 30 minutes"
     assert known.caused_by == (text,)
 
 
@@ -53,7 +53,7 @@ def test_an_operation_without_a_deterministic_form_fails_the_run():
     known = as_known(refused.value)
 
     assert type(known) is RunFailedError
-    assert known.says == "an operation has no deterministic form here"
+    assert known.message == "an operation has no deterministic form here"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
-from llmrun.storage.checkpoint.parts import Piece, Snapshot
+from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.durable import Disk
-from llmrun.storage.ledger.record import QUANTITIES, Record, quantities_due, tensors_due
+from llmrun.storage.ledger.record import QUANTITIES, LedgerRecord, quantities_due, tensors_due
 from llmrun.storage.ledger.tensors import write_tensors
 from llmrun.storage.ledger.writer import LedgerWriter
 from warm.fixtures import dataset, driver, pool, server
@@ -79,10 +79,10 @@ def digests_of(tensors: dict[str, np.ndarray]) -> dict[str, TensorDigest]:
     return {name: TensorDigest("F32", values.shape, digest_of(values)) for name, values in tensors.items()}
 
 
-def record_of(state: State) -> Record:
+def record_of(state: State) -> LedgerRecord:
     """What the ledger says of a state."""
     step = state.step
-    full = Record(
+    full = LedgerRecord(
         step=step,
         tokens=1024 * step,
         loss=6.0 / (1 + step),
@@ -108,10 +108,10 @@ def save(run: RunDirectory, state: State, chain: str, fingerprint: Fingerprint) 
     """A checkpoint of a state."""
     kinds = {f"{name}.{slot}": f"optimizer/{slot}" for name in SHAPES for slot in ("exp_avg", "exp_avg_sq")}
     pieces = [
-        Piece(name, kinds.get(name, "parameter"), "F32", values.shape, 0, values.reshape(-1))
+        TensorPiece(name, kinds.get(name, "parameter"), "F32", values.shape, 0, values.reshape(-1))
         for name, values in (state.weights | state.optimizer).items()
     ]
-    snapshot = Snapshot(
+    snapshot = StateSnapshot(
         step=state.step,
         attempt="1",
         tokens=1024 * state.step,
@@ -154,7 +154,7 @@ def make_run(
     path: Path,
     last_step: int = 24,
     alter: Callable[[State], None] = lambda _: None,
-    change: Callable[[Record], Record] = lambda record: record,
+    change: Callable[[LedgerRecord], LedgerRecord] = lambda record: record,
     checkpoints: Iterable[int] = (10, 20),
     preimages: dict[str, object] | None = None,
     later: tuple[int, dict[str, object]] | None = None,

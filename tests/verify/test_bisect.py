@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from llmrun.errors import DamagedError, InputError
-from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.launch.torchrun import TorchrunBackend
 from llmrun.run.trace import read_trace
 from llmrun.verify.replay.execute import Crew
 from llmrun.verify.replay.locate import locate_between, locate_in
 from llmrun.verify.replay.render import lines_of_bisection
 from warm.driver import Driver, Silent
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 DOWN = "model.layers.1.mlp.down_proj"
 KEEP = "checkpoint.keep_last=10"
@@ -29,19 +29,19 @@ def place(server, dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         driver = Driver(directory, dataset)
-        driver.train(PoolStarter(server), "sound", KEEP, until=UNTIL)
+        driver.train(PoolBackend(server), "sound", KEEP, until=UNTIL)
         yield driver
 
 
-def crew_in(tmp_path, starter) -> Crew:
+def crew_in(tmp_path, backend) -> Crew:
     scratch = tmp_path / f"scratch-{sum(1 for _ in tmp_path.iterdir())}"
     scratch.mkdir()
-    return Crew(starter, Silent(), scratch)
+    return Crew(backend, Silent(), scratch)
 
 
-def once(server, tmp_path, start: int, mutation: str, **arguments) -> PoolStarter:
+def once(server, tmp_path, start: int, mutation: str, **arguments) -> PoolBackend:
     """Workers of which only the `start`th one has the fault."""
-    return PoolStarter(
+    return PoolBackend(
         server, "in_start", start=start, directory=str(tmp_path / "starts"), then=mutation, **arguments
     )
 
@@ -111,7 +111,7 @@ def test_a_sound_step_is_equal_in_every_tensor_and_as_recorded(place, pool, tmp_
 
 def test_a_kernel_that_never_repeats_is_told_as_such(place, server, tmp_path):
     """Second and third execution differ from the first."""
-    twice = PoolStarter(
+    twice = PoolBackend(
         server,
         "from_start",
         start=2,
@@ -123,20 +123,20 @@ def test_a_kernel_that_never_repeats_is_told_as_such(place, server, tmp_path):
     located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, twice))
 
     assert (located.bisection.unsteady, located.bisection.entry.module) == (True, DOWN)
-    assert "this kernel is not deterministic here, or hardware errs" in located.says
+    assert "this kernel is not deterministic here, or hardware errs" in located.message
 
 
 def test_a_fault_that_does_not_come_again_is_not_the_settings(place, server, pool, tmp_path):
     """A and B have one fingerprint; B had a fault in one layer at step 7, which both executions lack."""
     place.train(
-        PoolStarter(server, "perturb_output", step=7, module=DOWN, number=2), "faulty", KEEP, until=UNTIL
+        PoolBackend(server, "perturb_output", step=7, module=DOWN, number=2), "faulty", KEEP, until=UNTIL
     )
     crew = crew_in(tmp_path, pool)
     located = locate_between(place.run("sound").path, place.run("faulty").path, crew)
     found = located.bisection
 
     assert (found.entry, found.recorded["A"], found.recorded["B"].step) == (None, None, 7)
-    assert located.says.startswith(
+    assert located.message.startswith(
         "both executions are equal in every tensor, and give what A recorded; what B recorded does not come out again"
     )
     document = located.as_json()["bisect"]
@@ -145,13 +145,15 @@ def test_a_fault_that_does_not_come_again_is_not_the_settings(place, server, poo
 
 def test_nothing_is_bisected_where_no_module_can_be_the_cause(place, server, pool, tmp_path):
     """Equal runs, other data, a wrong learning rate: said, with nothing executed."""
-    place.train(PoolStarter(server, "skip_sample", step=3), "skipped", until=4)
-    place.train(PoolStarter(server, "late_learning_rate", step=3), "late", until=4)
+    place.train(PoolBackend(server, "skip_sample", step=3), "skipped", until=4)
+    place.train(PoolBackend(server, "late_learning_rate", step=3), "late", until=4)
     crew = crew_in(tmp_path, pool)
     sound = place.run("sound").path
-    says = [locate_between(sound, place.run(name).path, crew).says for name in ("sound", "skipped", "late")]
+    message = [
+        locate_between(sound, place.run(name).path, crew).message for name in ("sound", "skipped", "late")
+    ]
 
-    assert says == [
+    assert message == [
         "nothing to bisect: A and B are equal",
         "nothing to bisect: A and B are different in data first, which no module makes",
         "nothing to bisect: A and B are different in optimizer first, which no module makes",
@@ -161,7 +163,7 @@ def test_nothing_is_bisected_where_no_module_can_be_the_cause(place, server, poo
 
 def test_steps_that_do_not_lead_there_are_told(place, server, tmp_path):
     """The state before step 8 is reached from step 5; a fault at step 6 ends it."""
-    faulty = PoolStarter(server, "flip_weight_bit", step=6)
+    faulty = PoolBackend(server, "flip_weight_bit", step=6)
     with pytest.raises(DamagedError, match="step 7 differs in loss"):
         locate_in(place.run("sound").path, 7, 1, crew_in(tmp_path, faulty))
 
@@ -253,7 +255,7 @@ def test_other_threads_are_found_in_the_module_that_they_change(place, pool, tmp
 
     assert (located.verdict.finding.step, found.entry.step, found.entry.micro_batch) == (1, 1, 0)
     assert found.recorded == {"A": None, "B": None}
-    assert located.says.endswith("so the settings in which they differ are the cause")
+    assert located.message.endswith("so the settings in which they differ are the cause")
     assert "hardware.threads_per_rank: 1 -> 2" in [str(change) for change in located.settings]
     one, two = by_hand(config, 1), by_hand(config, 2)
     assert first_by_hand(one[0], two[0]) is None
@@ -267,14 +269,14 @@ def test_other_threads_are_found_in_the_module_that_they_change(place, pool, tmp
 @pytest.mark.slow
 def test_another_instruction_set_is_found_in_the_module_that_it_changes(place, tmp_path, monkeypatch):
     """Real torchrun workers, ATEN_CPU_CAPABILITY=default against what the processor has."""
-    starter = TorchrunStarter()
-    place.train(starter, "native", *WIDE, KEEP, until=1)
+    backend = TorchrunBackend()
+    place.train(backend, "native", *WIDE, KEEP, until=1)
     shutil.copytree(place.run("native").path, place.run("plain").path)
-    place.resume(starter, "native", until=2)
+    place.resume(backend, "native", until=2)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    place.resume(starter, "plain", until=2, allow=["environment"])
+    place.resume(backend, "plain", until=2, allow=["environment"])
     monkeypatch.delenv("ATEN_CPU_CAPABILITY")
-    located = locate_between(place.run("native").path, place.run("plain").path, crew_in(tmp_path, starter))
+    located = locate_between(place.run("native").path, place.run("plain").path, crew_in(tmp_path, backend))
     config = place.run("native").config_file
     state = place.run("native").checkpoints / "step-00000001"
     found = located.bisection

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.launch.torchrun import TorchrunStarter
+from llmrun.launch.torchrun import TorchrunBackend
 from llmrun.verify.compare_runs import verify_runs
-from warm.pool import PoolStarter, dying
+from warm.pool import PoolBackend, dying
 
 GB_TOK = 512
 DIVISORS = (1, 2, 4, 8)
@@ -77,7 +77,7 @@ class Pair:
 def test_no_false_alarm(driver, server, number):
     """A hundred pairs in the warm pool, most of them with a kill and a resume at another D."""
     pair = Pair(driver, number, steps=8, D_max=8)
-    pair.check(lambda kill_at: (PoolStarter(server), kill_at and dying(server, kill_at)))
+    pair.check(lambda kill_at: (PoolBackend(server), kill_at and dying(server, kill_at)))
 
 
 class DoomedWorkers:
@@ -97,7 +97,7 @@ class DoomedWorkers:
         return getattr(self.workers, name)
 
 
-class DoomedTorchrun(TorchrunStarter):
+class DoomedTorchrun(TorchrunBackend):
     """Starts workers that will be killed."""
 
     def __init__(self, kill_at: int) -> None:
@@ -113,4 +113,4 @@ class DoomedTorchrun(TorchrunStarter):
 def test_no_false_alarm_through_torchrun(driver, number):
     """Five pairs through real torchrun, killed and resumed by it."""
     pair = Pair(driver, number, steps=40, D_max=4)
-    pair.check(lambda kill_at: (TorchrunStarter(), kill_at and DoomedTorchrun(kill_at)))
+    pair.check(lambda kill_at: (TorchrunBackend(), kill_at and DoomedTorchrun(kill_at)))

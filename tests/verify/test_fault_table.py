@@ -36,10 +36,10 @@ def test_where_the_dataset_is_gone_the_order_is_not_told(bench, monkeypatch):
 
     (bench.directory / "data").rename(bench.directory / "elsewhere")
     try:
-        says = bench.verify(a, b).finding.diagnosis
+        message = bench.verify(a, b).finding.diagnosis
     finally:
         (bench.directory / "elsewhere").rename(bench.directory / "data")
-    assert says.startswith(
+    assert message.startswith(
         "data order differs from step 7 although dataset and seed are equal: another order of samples, or other tokens;"
     )
 

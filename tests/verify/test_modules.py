@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrun.verify.diagnosis import Place, first_in_backward, forward_place, module_of, shared_module
+from llmrun.verify.diagnosis import ModelPart, first_in_backward, forward_place, module_of, shared_module
 
 BLOCK = "model.layers.1"
 ATTENTION = [f"{BLOCK}.self_attn.{name}_proj.weight" for name in "qkvo"]
@@ -13,16 +13,19 @@ BEFORE = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", f"{B
 @pytest.mark.parametrize(
     ("tensors", "place"),
     [
-        ([*BEFORE, *ATTENTION], Place(f"{BLOCK}.self_attn", 3)),
-        ([*ATTENTION, *BEFORE, *MLP, f"{BLOCK}.post_attention_layernorm.weight"], Place(f"{BLOCK}.mlp", 8)),
-        ([*MLP, "model.norm.weight"], Place("model.norm", 3)),
-        ([*MLP, "model.norm.weight", "lm_head.weight"], Place("lm_head", 4)),
+        ([*BEFORE, *ATTENTION], ModelPart(f"{BLOCK}.self_attn", 3)),
+        (
+            [*ATTENTION, *BEFORE, *MLP, f"{BLOCK}.post_attention_layernorm.weight"],
+            ModelPart(f"{BLOCK}.mlp", 8),
+        ),
+        ([*MLP, "model.norm.weight"], ModelPart("model.norm", 3)),
+        ([*MLP, "model.norm.weight", "lm_head.weight"], ModelPart("lm_head", 4)),
         (
             ["model.layers.9.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.weight"],
-            Place("model.layers.10.mlp", 1),
+            ModelPart("model.layers.10.mlp", 1),
         ),
-        ([ATTENTION[0]], Place(ATTENTION[0])),
-        ([f"{ATTENTION[0]}.exp_avg"], Place(ATTENTION[0])),
+        ([ATTENTION[0]], ModelPart(ATTENTION[0])),
+        ([f"{ATTENTION[0]}.exp_avg"], ModelPart(ATTENTION[0])),
         ([], None),
     ],
 )
@@ -34,9 +37,9 @@ def test_the_first_module_that_backward_reaches(tensors, place):
 @pytest.mark.parametrize(
     ("tensors", "place"),
     [
-        ([ATTENTION[0]], Place(ATTENTION[0])),
-        ([f"{ATTENTION[0]}.exp_avg", f"{ATTENTION[0]}.exp_avg_sq"], Place(ATTENTION[0])),
-        (ATTENTION, Place(f"{BLOCK}.self_attn")),
+        ([ATTENTION[0]], ModelPart(ATTENTION[0])),
+        ([f"{ATTENTION[0]}.exp_avg", f"{ATTENTION[0]}.exp_avg_sq"], ModelPart(ATTENTION[0])),
+        (ATTENTION, ModelPart(f"{BLOCK}.self_attn")),
         ([*ATTENTION, *MLP], None),
         ([], None),
     ],

@@ -16,13 +16,13 @@ from llmrun.run.record import read_record
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.ledger.chain import next_chain
 from llmrun.storage.ledger.reader import HEADER_BYTES, LedgerReader
-from llmrun.storage.ledger.record import RECORD_BYTES, Record
+from llmrun.storage.ledger.record import RECORD_BYTES, LedgerRecord
 from llmrun.verify.replay.audit import Wish, verify_replay
 from llmrun.verify.replay.execute import Crew
 from llmrun.verify.replay.plan import draw_windows
 from llmrun.verify.replay.render import lines_of_replay
 from warm.driver import STEPS, Driver, Silent
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 KEEP = "checkpoint.keep_last=10"
 
@@ -34,7 +34,7 @@ def made(server, dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         driver = Driver(directory, dataset)
-        driver.train(PoolStarter(server), "made", KEEP)
+        driver.train(PoolBackend(server), "made", KEEP)
     return driver.run("made")
 
 
@@ -51,10 +51,10 @@ def crew(pool, tmp_path):
     return crew_in(tmp_path, pool)
 
 
-def crew_in(tmp_path, starter, **options) -> Crew:
+def crew_in(tmp_path, backend, **options) -> Crew:
     scratch = tmp_path / f"scratch-{sum(1 for _ in tmp_path.iterdir())}"
     scratch.mkdir()
-    return Crew(starter, Silent(), scratch, **options)
+    return Crew(backend, Silent(), scratch, **options)
 
 
 def everything_in(directory: Path) -> dict[str, tuple[int, str]]:
@@ -74,7 +74,7 @@ def rewrite(run: RunDirectory, step: int, **values) -> None:
     chain = ledger.chain_at(step - 1)
     content = bytearray(run.ledger_file.read_bytes())
     for at in range(step, ledger.last_step + 1):
-        record: Record = ledger.record(at)
+        record: LedgerRecord = ledger.record(at)
         if at == step:
             record = replace(record, **values)
         chain = next_chain(chain, record.body())
@@ -155,7 +155,7 @@ def test_a_forged_record_is_found(copied, crew, values, quantity):
 
 def test_tensors_are_named_where_both_kept_them(made, tmp_path, server):
     """At a step with a checkpoint its manifest has the digests; the workers keep theirs at the first difference."""
-    faulty = PoolStarter(server, "flip_weight_bit", step=9, bit=0)
+    faulty = PoolBackend(server, "flip_weight_bit", step=9, bit=0)
     finding = verify_replay(made.path, Wish(from_step=5, steps=5), crew_in(tmp_path, faulty)).verdict.finding
 
     assert (finding.step, finding.tensors_step, finding.quantity) == (10, 10, "weights")
@@ -176,7 +176,7 @@ def stranger(server, dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         driver = Driver(directory, dataset)
-        driver.train(PoolStarter(server), "stranger", KEEP, "seed=7")
+        driver.train(PoolBackend(server), "stranger", KEEP, "seed=7")
     return driver.run("stranger")
 
 
@@ -232,7 +232,7 @@ def test_an_edited_record_ends_what_is_executed(copied, crew):
 
 def test_a_fault_in_the_workers_here_is_a_difference(made, tmp_path, server):
     """Not only the run may be wrong."""
-    faulty = PoolStarter(server, "flip_weight_bit", step=7)
+    faulty = PoolBackend(server, "flip_weight_bit", step=7)
     verdict = verify_replay(made.path, Wish(from_step=5, steps=5), crew_in(tmp_path, faulty)).verdict
 
     assert (verdict.finding.step, verdict.finding.quantity) == (8, "loss")
@@ -240,7 +240,7 @@ def test_a_fault_in_the_workers_here_is_a_difference(made, tmp_path, server):
 
 def test_workers_that_fail_are_an_error_and_not_a_difference(made, tmp_path, server):
     """Nothing is concluded from a replay that did not come to its end."""
-    failing = PoolStarter(server, "poison", step=7, number=3)
+    failing = PoolBackend(server, "poison", step=7, number=3)
     with pytest.raises(RunFailedError, match="the loss of step 7 is nan") as failure:
         verify_replay(made.path, Wish(from_step=5, steps=5), crew_in(tmp_path, failing))
 
@@ -256,7 +256,10 @@ def test_a_change_on_the_way_is_followed(driver, pool, tmp_path):
     replay = verify_replay(driver.run("changed").path, Wish(from_step=0, steps=9), crew_in(tmp_path, pool))
 
     assert replay.verdict.equal
-    assert [ground.resolved.config.optimizer.weight_decay for ground in replay.routes[0].grounds] == [
+    assert [
+        replay_environment.resolved.config.optimizer.weight_decay
+        for replay_environment in replay.routes[0].replay_environments
+    ] == [
         0.1,
         0.2,
     ]
@@ -333,8 +336,8 @@ def test_what_cannot_be_executed_is_refused(made, runs, driver, pool, tmp_path, 
         ),
         (made.ledger_file, Wish(), {}, InputError, "only a run can be executed again"),
     ]
-    for path, wish, options, kind, says in cases:
-        with pytest.raises(kind, match=says):
+    for path, wish, options, kind, message in cases:
+        with pytest.raises(kind, match=message):
             verify_replay(path, wish, crew_in(tmp_path, pool, **options))
 
 

@@ -36,14 +36,14 @@ TOGETHER = "`llmrun verify --help` shows what goes together"
         ),
     ],
 )
-def test_options_that_do_not_go_together(runs, capsys, arguments, says):
+def test_options_that_do_not_go_together(runs, capsys, arguments, message):
     """Exit code 2, nothing executed, the option in the message."""
     runs.make("a")
     runs.make("b")
     code = command(["verify", *arguments, "--json"], as_json=True)
     error = json.loads(capsys.readouterr().err)
 
-    assert (code, error["error"]) == (2, says)
+    assert (code, error["error"]) == (2, message)
 
 
 def test_a_run_that_trained_nothing_real_is_refused(runs, capsys):

@@ -153,7 +153,7 @@ def test_any_quantity_of_a_step_is_named(runs, field, quantity, step):
         ),
     ],
 )
-def test_other_data_are_told_by_what_is_equal(runs, preimages, says):
+def test_other_data_are_told_by_what_is_equal(runs, preimages, message):
     """An order that nothing explains is another case than another seed or dataset."""
     a = runs.make("a", checkpoints=())
     b = runs.make(
@@ -163,7 +163,7 @@ def test_other_data_are_told_by_what_is_equal(runs, preimages, says):
         change=lambda r: r if r.step < 3 else replace(r, tokens_digest=r.tokens_digest + 1),
     )
 
-    assert verify_runs(a, b).finding.diagnosis == says
+    assert verify_runs(a, b).finding.diagnosis == message
 
 
 def test_the_tensors_are_named_at_the_differing_step(runs):
@@ -284,14 +284,14 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
         (lambda path: path.write_text("hello"), "x is neither a run, nor a checkpoint, nor a ledger"),
     ],
 )
-def test_what_is_neither_is_bad_input(runs, make, says):
+def test_what_is_neither_is_bad_input(runs, make, message):
     """With what can be given."""
     a = runs.make("a")
     make(Path("x"))
     with pytest.raises(InputError) as caught:
         verify_runs(a, Path("x"))
 
-    assert caught.value.says == says
+    assert caught.value.message == message
     assert caught.value.hints == (
         "give a run's directory or name, a checkpoint's directory, or a ledger.bin",
     )

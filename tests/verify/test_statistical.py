@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmrun.errors import InputError
 from llmrun.storage.metrics.student import t_above
-from llmrun.verify.statistical.compare import Asked, Measured, answer_of, judge
+from llmrun.verify.statistical.compare import ComparisonRequest, Measurement, answer_of, judge
 from llmrun.verify.statistical.margin import parse_margin
 from llmrun.verify.statistical.tests import (
     Sample,
@@ -174,10 +174,10 @@ def test_no_margins(text):
 def answer(differences, margin=0.5, n=10, sd=0.1):
     """The verdict over measures with these differences."""
     found = [
-        Measured(str(i), 1, (Sample(n, 0.0, sd), Sample(n, difference, sd)))
+        Measurement(str(i), 1, (Sample(n, 0.0, sd), Sample(n, difference, sd)))
         for i, difference in enumerate(differences)
     ]
-    return answer_of(judge(found, Asked(margin, 0.05, 0.8)))
+    return answer_of(judge(found, ComparisonRequest(margin, 0.05, 0.8)))
 
 
 def test_verdicts():
@@ -199,8 +199,10 @@ def test_false_findings_are_rare_and_real_ones_found():
             found = []
             for name in ("loss_smooth", "val_ppl"):
                 a, b = 0.95 * shared + 0.31 * rng.standard_normal((2, 5))
-                found.append(Measured(name, 1, (Sample.of(a.tolist()), Sample.of((b + difference).tolist()))))
-            answers.append(answer_of(judge(found, Asked(3.0, 0.05, 0.8))))
+                found.append(
+                    Measurement(name, 1, (Sample.of(a.tolist()), Sample.of((b + difference).tolist())))
+                )
+            answers.append(answer_of(judge(found, ComparisonRequest(3.0, 0.05, 0.8))))
         counts[difference] = answers
 
     assert counts[3.0].count("equivalent") <= 65

@@ -11,7 +11,7 @@ from llmrun.cli.app import run
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
-from llmrun.storage.ledger.record import Record
+from llmrun.storage.ledger.record import LedgerRecord
 from llmrun.storage.ledger.writer import LedgerWriter
 from llmrun.storage.metrics.throughput import MovingAverage
 
@@ -264,14 +264,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "says"), REFUSED)
-def test_wrong_input(groups, llmrun, arguments, says):
+def test_wrong_input(groups, llmrun, arguments, message):
     """Exit 2, one error, nothing on stdout."""
     groups("new", range(11, 16))
     code, out, err = llmrun(*arguments)
 
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
-    assert says in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
@@ -285,13 +285,13 @@ def test_wrong_input(groups, llmrun, arguments, says):
         ({"steps": 0}, "has no metrics"),
     ],
 )
-def test_what_cannot_be_compared(groups, llmrun, options, says):
+def test_what_cannot_be_compared(groups, llmrun, options, message):
     """Another batch, another tokenizer, no metrics: exit 2."""
     groups("new", range(11, 16), **options)
     code, _, err = llmrun(*BOTH)
 
     assert code == 2
-    assert says in err
+    assert message in err
 
 
 def test_options_of_groups_without_groups(groups, llmrun, capsys):
@@ -318,9 +318,9 @@ def test_losses_that_the_ledger_contradicts_are_damage(tmp_path, monkeypatch, ca
             for step, loss in enumerate(losses, start=1)
         ]
         ledger = LedgerWriter.create(run_.ledger_file, "test", 8, {"step", "loss"})
-        ledger.append(Record(0))
+        ledger.append(LedgerRecord(0))
         for row in rows:
-            ledger.append(Record(row["step"], loss=row["loss"]))
+            ledger.append(LedgerRecord(row["step"], loss=row["loss"]))
         ledger.close()
         run_.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     line = ["verify", "--statistical", "--baseline", "base-*", "--candidate", "new-*", "--json"]

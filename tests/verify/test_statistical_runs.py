@@ -9,7 +9,7 @@ from llmrun.cli.app import run
 from llmrun.data.prepare import prepare
 from llmrun.storage.metrics.jsonl import rows
 from warm.driver import TEXT, Driver, make_dataset
-from warm.pool import PoolStarter
+from warm.pool import PoolBackend
 
 STEPS = 120
 SMALL = (
@@ -45,10 +45,10 @@ def trained(tmp_path_factory, server):
         "faster": ("optimizer.lr=1.5e-3",),
         "spoiled": (f"data.path={spoiled_dataset(place)}",),
     }
-    starter = PoolStarter(server)
+    backend = PoolBackend(server)
     for number, (name, change) in enumerate(changes.items()):
         for seed in range(10 * number + 1, 10 * number + 6):
-            driver.train(starter, f"{name}-{seed}", *SMALL, f"seed={seed}", *change)
+            driver.train(backend, f"{name}-{seed}", *SMALL, f"seed={seed}", *change)
     return driver
 
 
@@ -92,11 +92,11 @@ def test_what_was_changed_is_found(verdict, candidate, differing, sign):
 
 def test_the_monitor_sees_it_while_it_trains(trained, server):
     """With the same runs as `monitor.baseline` a run on spoiled data is warned of, one with another seed is not."""
-    starter = PoolStarter(server)
+    backend = PoolBackend(server)
     watched = (*SMALL, "monitor.baseline=[base-*,same-*]")
-    good = trained.train(starter, "watched-good", *watched, "seed=91")
+    good = trained.train(backend, "watched-good", *watched, "seed=91")
     spoiled = trained.directory / "spoiled-data"
-    bad = trained.train(starter, "watched-bad", *watched, "seed=92", f"data.path={spoiled}")
+    bad = trained.train(backend, "watched-bad", *watched, "seed=92", f"data.path={spoiled}")
 
     assert good.end.remarks == ()
     (remark,) = bad.end.remarks

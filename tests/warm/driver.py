@@ -5,11 +5,11 @@ from pathlib import Path
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import wishes_of
+from llmrun.launch.options import launch_options
 from llmrun.launch.prepared import NothingToDo
-from llmrun.launch.resume import Command, prepare_resume
+from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import Ended, run_segment
-from llmrun.launch.torchrun import Starter
+from llmrun.launch.torchrun import ProcessBackend
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import StopRequest
 
@@ -44,13 +44,13 @@ class Silent:
     def checkpoint(self, step: int) -> None:
         """A new checkpoint."""
 
-    def remark(self, says: str) -> None:
+    def remark(self, message: str) -> None:
         """A remark while the run goes on."""
-        self.remarked.append(says)
+        self.remarked.append(message)
 
-    def stopping(self, says: str) -> None:
+    def stopping(self, message: str) -> None:
         """A stop was asked for."""
-        self.said.append(says)
+        self.said.append(message)
 
 
 def make_dataset(directory: Path) -> Path:
@@ -71,25 +71,25 @@ class Driver:
         self.config.write_text(CONFIG.replace("DATA", str(dataset)))
         self.said: list[str] = []
 
-    def train(self, starter: Starter, name: str, *overrides: str, until: int | None = None) -> Ended:
+    def train(self, backend: ProcessBackend, name: str, *overrides: str, until: int | None = None) -> Ended:
         """A new run named `name`."""
         sets = [f"runs_dir={self.directory / 'runs'}", *overrides]
-        wishes = wishes_of(sets, [], until)
-        loaded = load_config(self.config, wishes.overrides)
+        options = launch_options(sets, [], until)
+        loaded = load_config(self.config, options.overrides)
         with StopRequest() as stop:
-            prepared = prepare_fresh(loaded, name, wishes, starter, stop, self.said.append)
-            return run_segment(prepared, starter, stop, Silent())
+            prepared = prepare_fresh(loaded, name, options, backend, stop, self.said.append)
+            return run_segment(prepared, backend, stop, Silent())
 
     def resume(
-        self, starter: Starter, name: str, *overrides: str, D=None, until=None, allow=(), start=None
+        self, backend: ProcessBackend, name: str, *overrides: str, D=None, until=None, allow=(), start=None
     ) -> Ended:
         """The next segment of a run."""
-        wishes = wishes_of(overrides, allow, until, D, start)
+        options = launch_options(overrides, allow, until, D, start)
         with StopRequest() as stop:
-            command = Command(f"llmrun resume {name}")
-            prepared = prepare_resume(self.run(name), wishes, command, starter, stop, self.said.append)
+            command = ResumeCommand(f"llmrun resume {name}")
+            prepared = prepare_resume(self.run(name), options, command, backend, stop, self.said.append)
             assert not isinstance(prepared, NothingToDo)
-            return run_segment(prepared, starter, stop, Silent())
+            return run_segment(prepared, backend, stop, Silent())
 
     def run(self, name: str) -> RunDirectory:
         """A run's directory."""

@@ -3,7 +3,7 @@
 import pytest
 
 from warm.driver import Driver, make_dataset
-from warm.pool import PoolStarter, Server
+from warm.pool import PoolBackend, Server
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +30,4 @@ def driver(tmp_path, dataset, monkeypatch):
 @pytest.fixture
 def pool(server):
     """Workers forked from the warm process."""
-    return PoolStarter(server)
+    return PoolBackend(server)

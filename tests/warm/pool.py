@@ -80,7 +80,7 @@ class PoolWorkers:
             self.server.ask(op="kill", pid=pid)
 
 
-class PoolStarter:
+class PoolBackend:
     """Implements `llmrun.launch.torchrun.Starter`.
 
     mutation, arguments: a function of tests/warm/mutations.py that each rank calls before it works.
@@ -125,6 +125,6 @@ class PoolStarter:
         return self.workers
 
 
-def dying(server: Server, step: int) -> PoolStarter:
+def dying(server: Server, step: int) -> PoolBackend:
     """A starter whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
-    return PoolStarter(server, "signal_itself", step=step, number=int(signal.SIGKILL))
+    return PoolBackend(server, "signal_itself", step=step, number=int(signal.SIGKILL))

@@ -20,7 +20,7 @@ class Beyond:
     table_norm: bool = False
     one_norm: bool = False
     relative_attention: bool = False
-    says: tuple[str, ...] = ()
+    message: tuple[str, ...] = ()
 
     def described(self) -> str:
         """All of it in words."""
@@ -30,7 +30,7 @@ class Beyond:
             "one norm for attention and MLP": self.one_norm,
             "a projection of relative positions": self.relative_attention,
         }
-        return ", ".join([*(says for says, has in found.items() if has), *self.says])
+        return ", ".join([*(message for message, has in found.items() if has), *self.message])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SharePiece:
     """The part of one parameter that a rank owns.
 
     start: first element in the flattened parameter.  own_start: the same element in the rank's own buffer.
@@ -47,7 +47,7 @@ class Share:
     decay_stop: elements before it belong to parameters with weight decay.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[SharePiece, ...]
     size: int
     decay_stop: int
 
@@ -77,7 +77,7 @@ class FlatLayout:
         for slot in self.slots:
             first, last = max(slot.start, shard.start), min(slot.start + slot.numel, shard.stop)
             if first < last:
-                pieces.append(Piece(slot, first - slot.start, first - shard.start, last - first))
+                pieces.append(SharePiece(slot, first - slot.start, first - shard.start, last - first))
         cut = min(max(self.decay_stop, shard.start), shard.stop) - shard.start
         return Share(tuple(pieces), self.shard_size, cut)
 
@@ -104,7 +104,7 @@ def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
         first, last = min(rank * rows, slot.shape[0]), min((rank + 1) * rows, slot.shape[0])
         row_size = slot.numel // slot.shape[0]
         if first < last:
-            pieces.append(Piece(slot, first * row_size, at, (last - first) * row_size))
+            pieces.append(SharePiece(slot, first * row_size, at, (last - first) * row_size))
             at = aligned(at + pieces[-1].count)
         if is_decayed(slot.shape):
             decay_stop = at

@@ -1,6 +1,6 @@
 """How amounts are written in a plan: units last, decimal prefixes, `—` for what is unknown."""
 
-from llmrun.plan.render.language import Say, english
+from llmrun.plan.render.language import Translate, english
 
 UNKNOWN = "—"
 
@@ -29,16 +29,16 @@ def show_FLOPs(FLOPs: int) -> str:
     return f"{FLOPs:.2e}"
 
 
-def show_hours(hours: float, say: Say = english) -> str:
+def show_hours(hours: float, translate: Translate = english) -> str:
     """A duration in the unit that suits it: seconds, minutes, hours or days."""
     if hours * 60 < 2:
-        return say("{amount} seconds", amount=f"{hours * 3600:.3g}")
+        return translate("{amount} seconds", amount=f"{hours * 3600:.3g}")
     if hours < 2:
-        return say("{amount} minutes", amount=f"{hours * 60:.3g}")
+        return translate("{amount} minutes", amount=f"{hours * 60:.3g}")
     if hours < 48:
-        return say("{amount} hours", amount=f"{hours:.3g}")
+        return translate("{amount} hours", amount=f"{hours:.3g}")
     days = hours / 24
-    return say("{amount} days", amount=f"{days:,.1f}" if days < 1e6 else f"{days:.3g}")
+    return translate("{amount} days", amount=f"{days:,.1f}" if days < 1e6 else f"{days:.3g}")
 
 
 def show_real(value: float) -> str:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from llmrun.core.batch import Batch
 from llmrun.core.lanes import UnevenCost, cost_of, lanes_of_rank, tree_height
-from llmrun.plan.render.language import Say, english, padded, width
+from llmrun.plan.render.language import Translate, english, padded, width
 
 MOST_RANKS_DRAWN = 4
 
@@ -22,7 +22,7 @@ def micro_batches_per_rank(batch: Batch, lanes: UnevenCost) -> tuple[int, int]:
     return min(lanes.lanes_per_rank) * per_lane, max(lanes.lanes_per_rank) * per_lane
 
 
-class Row(NamedTuple):
+class DiagramRow(NamedTuple):
     """One line of the diagram: what it is, its tokens where it has some, and the symbol for them."""
 
     text: str
@@ -30,62 +30,69 @@ class Row(NamedTuple):
     symbol: str = ""
 
 
-def batch_diagram(batch: Batch, say: Say = english) -> list[str]:
+def batch_diagram(batch: Batch, translate: Translate = english) -> list[str]:
     """The hierarchy of one optimizer step, one line each; many ranks and steps are drawn by first and last."""
     lanes = cost_of(batch.V, batch.D)
     fewest, most = micro_batches_per_rank(batch, lanes)
-    rows = [Row(say("optimizer step, in tokens"), batch.gb_tok, "GB_tok")]
+    rows = [DiagramRow(translate("optimizer step, in tokens"), batch.gb_tok, "GB_tok")]
     first = (
-        say("accumulation step 1 of A = {most:,}", most=most)
+        translate("accumulation step 1 of A = {most:,}", most=most)
         if fewest == most
-        else say("accumulation step 1 of {fewest:,} to {most:,}, by rank", fewest=fewest, most=most)
+        else translate("accumulation step 1 of {fewest:,} to {most:,}, by rank", fewest=fewest, most=most)
     )
-    rows.append(Row(f"├─ {first}", batch.D * batch.mu_tok, "D · μ_tok"))
-    rows += _ranks(batch, say)
+    rows.append(DiagramRow(f"├─ {first}", batch.D * batch.mu_tok, "D · μ_tok"))
+    rows += _ranks(batch, translate)
     if most > 2:
-        rows.append(Row(f"├─ ⋮  {say('{n:,} more', n=most - 2)}"))
+        rows.append(DiagramRow(f"├─ ⋮  {translate('{n:,} more', n=most - 2)}"))
     if most > 1:
         working = sum(_micro_batches(batch, rank) == most for rank in range(batch.D))
-        whose = "" if working == batch.D else say(": {working:,} of {D:,} ranks", working=working, D=batch.D)
-        last = say("accumulation step {most:,}", most=most)
-        rows.append(Row(f"├─ {last}{whose}", working * batch.mu_tok))
-    rows.append(Row(f"└─ {_tree(batch.V, say)}"))
+        whose = (
+            ""
+            if working == batch.D
+            else translate(": {working:,} of {D:,} ranks", working=working, D=batch.D)
+        )
+        last = translate("accumulation step {most:,}", most=most)
+        rows.append(DiagramRow(f"├─ {last}{whose}", working * batch.mu_tok))
+    rows.append(DiagramRow(f"└─ {_tree(batch.V, translate)}"))
     return _aligned(rows)
 
 
-def _tree(V: int, say: Say) -> str:
+def _tree(V: int, translate: Translate) -> str:
     """How lanes become one gradient, in words."""
     if V == 1:
-        return say("V = 1 lane: nothing else to add")
-    return say(
+        return translate("V = 1 lane: nothing else to add")
+    return translate(
         "V = {V:,} lanes, added in one tree of height {height}: the same bits for every D",
         V=V,
         height=tree_height(V),
     )
 
 
-def _ranks(batch: Batch, say: Say) -> list[Row]:
+def _ranks(batch: Batch, translate: Translate) -> list[DiagramRow]:
     """The ranks of the first accumulation step."""
     last = batch.D - 1
     drawn = range(batch.D) if batch.D <= MOST_RANKS_DRAWN else range(2)
-    rows = [_rank(batch, rank, "└─" if rank == last else "├─", say) for rank in drawn]
+    rows = [_rank(batch, rank, "└─" if rank == last else "├─", translate) for rank in drawn]
     if batch.D > MOST_RANKS_DRAWN:
-        rows += [Row(f"│  ├─ ⋮  {say('{n:,} more', n=batch.D - 3)}"), _rank(batch, last, "└─", say)]
+        rows += [
+            DiagramRow(f"│  ├─ ⋮  {translate('{n:,} more', n=batch.D - 3)}"),
+            _rank(batch, last, "└─", translate),
+        ]
     return rows
 
 
-def _rank(batch: Batch, rank: int, branch: str, say: Say) -> Row:
+def _rank(batch: Batch, rank: int, branch: str, translate: Translate) -> DiagramRow:
     """One rank's first micro-batch."""
     lanes = lanes_of_rank(batch.V, batch.D, rank)
     hosted = (
-        say("lane {n:,}", n=lanes.start)
+        translate("lane {n:,}", n=lanes.start)
         if len(lanes) == 1
-        else say("lanes {first:,}-{last:,}", first=lanes.start, last=lanes.stop - 1)
+        else translate("lanes {first:,}-{last:,}", first=lanes.start, last=lanes.stop - 1)
     )
     n, L = batch.sequences, batch.L_ctx
-    size = say("1 sequence × {L:,}", L=L) if n == 1 else say("{n:,} sequences × {L:,}", n=n, L=L)
-    text = say("rank {rank:,} ({hosted}): {size}", rank=rank, hosted=hosted, size=size)
-    return Row(f"│  {branch} {text}", batch.mu_tok, "" if rank else "μ_tok")
+    size = translate("1 sequence × {L:,}", L=L) if n == 1 else translate("{n:,} sequences × {L:,}", n=n, L=L)
+    text = translate("rank {rank:,} ({hosted}): {size}", rank=rank, hosted=hosted, size=size)
+    return DiagramRow(f"│  {branch} {text}", batch.mu_tok, "" if rank else "μ_tok")
 
 
 def _micro_batches(batch: Batch, rank: int) -> int:
@@ -93,7 +100,7 @@ def _micro_batches(batch: Batch, rank: int) -> int:
     return len(lanes_of_rank(batch.V, batch.D, rank)) * batch.micro_batches_per_lane
 
 
-def _aligned(rows: list[Row]) -> list[str]:
+def _aligned(rows: list[DiagramRow]) -> list[str]:
     """The rows as lines, their tokens in one column."""
     counted = [row for row in rows if row.tokens is not None]
     text_width = max(width(row.text) for row in counted)

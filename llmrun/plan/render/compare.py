@@ -17,7 +17,7 @@ from llmrun.plan.render.amounts import (
     show_yuan,
 )
 from llmrun.plan.render.explain import table
-from llmrun.plan.render.language import Say, english, padded, width
+from llmrun.plan.render.language import Translate, english, padded, width
 
 
 class Figure(NamedTuple):
@@ -31,16 +31,16 @@ class Figure(NamedTuple):
     show: Callable[[float], str]
 
 
-def comparison(first: Plan, second: Plan, say: Say = english) -> str:
+def comparison(first: Plan, second: Plan, translate: Translate = english) -> str:
     """Every figure of both plans, and the second as a multiple of the first."""
-    heading = ["", first.config.name, second.config.name, say("second / first"), ""]
-    rows = [_cells(figure, first, second) for figure in figures(say)]
+    heading = ["", first.config.name, second.config.name, translate("second / first"), ""]
+    rows = [_cells(figure, first, second) for figure in figures(translate)]
     columns = max(width(row[0]) for row in rows)
     rows = [[padded(row[0], columns), *row[1:]] for row in rows]
-    rows.append(["", *(_verdict(plan, say) for plan in (first, second)), "", ""])
+    rows.append(["", *(_verdict(plan, translate) for plan in (first, second)), "", ""])
     lines = table(heading, rows)
     if any(plan.costs.time_hours is not None for plan in (first, second)):
-        lines.append(say("evaluation and saving are not in the time"))
+        lines.append(translate("evaluation and saving are not in the time"))
     return "\n".join(lines)
 
 
@@ -52,17 +52,17 @@ def _cells(figure: Figure, first: Plan, second: Plan) -> list[str]:
     return [figure.label, *shown, ratio, ""]
 
 
-def _verdict(plan: Plan, say: Say) -> str:
+def _verdict(plan: Plan, translate: Translate) -> str:
     """Whether a plan fits its accelerator."""
     found = fitting(plan)
-    return UNKNOWN if found is None else say("fits") if found.fits else say("does not fit")
+    return UNKNOWN if found is None else translate("fits") if found.fits else translate("does not fit")
 
 
-def figures(say: Say) -> list[Figure]:
+def figures(translate: Translate) -> list[Figure]:
     """What is compared, from the batch to the money."""
 
     def hours(value: float) -> str:
-        return show_hours(value, say)
+        return show_hours(value, translate)
 
     def whole(value: float) -> str:
         return f"{value:,}"
@@ -73,24 +73,28 @@ def figures(say: Say) -> list[Figure]:
         Figure("A", lambda plan: plan.batch.A, whole),
         Figure("μ_tok", lambda plan: plan.batch.mu_tok, whole),
         Figure("V", lambda plan: plan.batch.V, whole),
-        Figure(say("steps"), lambda plan: plan.batch.steps, whole),
-        Figure(say("tokens seen"), lambda plan: plan.batch.tokens_seen, lambda n: show_count(round(n))),
+        Figure(translate("steps"), lambda plan: plan.batch.steps, whole),
+        Figure(translate("tokens seen"), lambda plan: plan.batch.tokens_seen, lambda n: show_count(round(n))),
         Figure("N_params", lambda plan: plan.parameters.N_params, lambda n: show_count(round(n))),
         Figure("N_params_total", lambda plan: plan.parameters.N_params_total, lambda n: show_count(round(n))),
         Figure("FLOPs", lambda plan: plan.flops.exact, lambda n: show_FLOPs(round(n))),
-        Figure(say("memory per rank"), lambda plan: plan.memory.device_bytes, lambda n: show_bytes(round(n))),
-        Figure(say("checkpoint"), lambda plan: plan.checkpoint.total, lambda n: show_bytes(round(n))),
         Figure(
-            say("on disk"),
+            translate("memory per rank"),
+            lambda plan: plan.memory.device_bytes,
+            lambda n: show_bytes(round(n)),
+        ),
+        Figure(translate("checkpoint"), lambda plan: plan.checkpoint.total, lambda n: show_bytes(round(n))),
+        Figure(
+            translate("on disk"),
             lambda plan: plan.retention.count * plan.checkpoint.total,
             lambda n: show_bytes(round(n)),
         ),
-        Figure(say("save every"), lambda plan: plan.saving.daly.interval_s / 3600, hours),
+        Figure(translate("save every"), lambda plan: plan.saving.daly.interval_s / 3600, hours),
         Figure("goodput", lambda plan: (plan.saving.configured or plan.saving.daly).goodput, show_percent),
-        Figure(say("time"), lambda plan: plan.costs.time_hours, hours),
-        Figure(say("GPU-hours"), lambda plan: plan.costs.GPU_hours, show_real),
-        Figure(say("energy"), lambda plan: plan.costs.energy_kWh, show_kWh),
+        Figure(translate("time"), lambda plan: plan.costs.time_hours, hours),
+        Figure(translate("GPU-hours"), lambda plan: plan.costs.GPU_hours, show_real),
+        Figure(translate("energy"), lambda plan: plan.costs.energy_kWh, show_kWh),
         Figure("CO2", lambda plan: plan.costs.tCO2, show_tonnes),
-        Figure(say("price of energy"), lambda plan: plan.costs.yuan_energy, show_yuan),
-        Figure(say("price of GPUs"), lambda plan: plan.costs.yuan_GPU, show_yuan),
+        Figure(translate("price of energy"), lambda plan: plan.costs.yuan_energy, show_yuan),
+        Figure(translate("price of GPUs"), lambda plan: plan.costs.yuan_GPU, show_yuan),
     ]

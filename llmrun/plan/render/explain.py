@@ -31,7 +31,7 @@ from llmrun.plan.render.amounts import (
     show_tonnes,
     show_yuan,
 )
-from llmrun.plan.render.language import Say, english, padded, width
+from llmrun.plan.render.language import Translate, english, padded, width
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -49,22 +49,22 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def degree_lines(plan: Plan, say: Say) -> list[str]:
+def degree_lines(plan: Plan, translate: Translate) -> list[str]:
     """One row for each D, the plan's own marked, and what a D takes that does not divide M."""
     heading = [
         "D",
         "A",
-        say("waiting"),
-        say("sums sent"),
-        say("gradient buffers"),
-        say("of each rank"),
+        translate("waiting"),
+        translate("sums sent"),
+        translate("gradient buffers"),
+        translate("of each rank"),
         "",
     ]
     degrees = degree_table(plan.batch)
-    lines = table(heading, [_degree_cells(row, plan, say) for row in degrees])
+    lines = table(heading, [_degree_cells(row, plan, translate) for row in degrees])
     if any(row.A is None for row in degrees):
         lines.append(
-            say(
+            translate(
                 "a D that does not divide M = {M:,} takes `--set batch.uneven=allow`, the same bits",
                 M=plan.batch.M,
             )
@@ -72,15 +72,15 @@ def degree_lines(plan: Plan, say: Say) -> list[str]:
     return lines
 
 
-def _degree_cells(row: Degree, plan: Plan, say: Say) -> list[str]:
+def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
     """One D as cells."""
     buffer_bytes = 4 * plan.parameters.N_params_total
-    remark = "" if row.cheap else say("uneven")
+    remark = "" if row.cheap else translate("uneven")
     if row.D == plan.batch.D:
         remark = " ".join(filter(None, ["<--", remark]))
     return [
         f"{row.D:,}",
-        f"{row.A:,}" if row.A is not None and row.cheap else say("at most {n:,}", n=row.A_largest),
+        f"{row.A:,}" if row.A is not None and row.cheap else translate("at most {n:,}", n=row.A_largest),
         f"{row.idle_share:.1%}",
         UNKNOWN if row.sums_sent is None else f"{row.sums_sent:.2f}",
         UNKNOWN if row.buffers is None else f"{row.buffers}",
@@ -89,86 +89,86 @@ def _degree_cells(row: Degree, plan: Plan, say: Say) -> list[str]:
     ]
 
 
-def goodput_lines(plan: Plan, say: Say) -> list[str]:
+def goodput_lines(plan: Plan, translate: Translate) -> list[str]:
     """Goodput over intervals: recommended, configured, and around."""
     saving = plan.saving
     named = {saving.young: "Young", saving.daly: "Daly"}
     if saving.configured is not None:
-        named[saving.configured] = say("as configured")
+        named[saving.configured] = translate("as configured")
     shown = sorted({*saving.rows, *named}, key=lambda row: row.interval_s)
     rows = [
         [
-            show_hours(row.interval_s / 3600, say),
+            show_hours(row.interval_s / 3600, translate),
             show_percent(row.goodput),
             show_bytes(round(bytes_per_day(plan.checkpoint.total, row.interval_s))),
             named.get(row, ""),
         ]
         for row in shown
     ]
-    return table([say("interval"), "goodput", say("written a day"), ""], rows)
+    return table([translate("interval"), "goodput", translate("written a day"), ""], rows)
 
 
 NAME_WIDTH = 20
 
 
-def _part_line(part: MemoryPart, say: Say) -> str:
+def _part_line(part: MemoryPart, translate: Translate) -> str:
     """Name, bytes, formula and what it means."""
-    formula = f"{part.formula} ({say(part.means)})" if part.formula else say(part.means)
-    return f"{padded(say(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
+    formula = f"{part.formula} ({translate(part.means)})" if part.formula else translate(part.means)
+    return f"{padded(translate(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
 
 
-def explain_memory(plan: Plan, say: Say) -> list[str]:
+def explain_memory(plan: Plan, translate: Translate) -> list[str]:
     """Each part with its formula, and the formulas of papers beside."""
     memory, shape, batch = plan.memory, plan.shape, plan.batch
     N = plan.parameters.N_params_total
     states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
     return [
-        *(_part_line(part, say) for part in memory.parts),
-        f"{padded(say('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
-        _part_line(memory.checkpoint_buffer, say),
-        say("beside it, what papers give:"),
-        say(
+        *(_part_line(part, translate) for part in memory.parts),
+        f"{padded(translate('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
+        _part_line(memory.checkpoint_buffer, translate),
+        translate("beside it, what papers give:"),
+        translate(
             "  activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "
             "(Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)",
             bytes=show_bytes(activation_bytes_per_block(shape, batch.mu_tok)),
         ),
-        say(
+        translate(
             "  inputs of all blocks in bf16, under full recomputation = 2·μ_tok·n_layers·d_model = {bytes}",
             bytes=show_bytes(block_input_bytes(shape, batch.mu_tok)),
         ),
-        say(
+        translate(
             "  weights, gradients and optimizer in mixed precision: {states} (Rajbhandari et al. 2020, arXiv 1910.02054)",
             states=states,
         ),
     ]
 
 
-def explain_fit(plan: Plan, say: Say) -> list[str]:
+def explain_fit(plan: Plan, translate: Translate) -> list[str]:
     """Every remedy with what it gives and what it costs."""
     found = fitting(plan)
     if found is None:
-        return [say("{key} is not set", key="hardware.accelerator")]
+        return [translate("{key} is not set", key="hardware.accelerator")]
     assert plan.accelerator is not None
     largest = UNKNOWN if found.largest_mu_tok is None else f"{found.largest_mu_tok:,}"
     lines = [
-        say(
+        translate(
             "{name} has {has}, a rank needs {needs}",
             name=plan.accelerator.name,
             has=show_bytes(found.has),
             needs=show_bytes(found.needs),
         ),
-        say("largest μ_tok that fits, a multiple of L_ctx with which V divides M: {n}", n=largest),
+        translate("largest μ_tok that fits, a multiple of L_ctx with which V divides M: {n}", n=largest),
     ]
     for remedy in found.remedies:
-        bits = say("same bits") if remedy.same_bits else say("other bits")
-        verdict = say("fits") if remedy.fits else say("does not fit")
-        price = "; ".join(each.by(say) for each in remedy.price)
+        bits = translate("same bits") if remedy.same_bits else translate("other bits")
+        verdict = translate("fits") if remedy.fits else translate("does not fit")
+        price = "; ".join(each.by(translate) for each in remedy.price)
         lines.append(
             f"--set {' --set '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {verdict}, {bits}; {price}"
         )
     if found.most_layers is not None:
         lines.append(
-            say(
+            translate(
                 "with all of it at most {n:,} blocks of this width fit: llmrun shards data, not models",
                 n=found.most_layers,
             )
@@ -176,12 +176,12 @@ def explain_fit(plan: Plan, say: Say) -> list[str]:
     return lines
 
 
-def explain_checkpoint(plan: Plan, say: Say) -> list[str]:
+def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
     """What is written, the textbook's form, what stays on disk."""
     size, N, D, kept = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D, plan.retention
     parts = ", ".join(f"{name} {show_bytes(part)}" for name, part in size.parts.items())
     return [
-        say(
+        translate(
             "llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {total:,} bytes = {shown}; "
             "{per_rank} from each of D = {D:,}",
             N=N,
@@ -190,15 +190,15 @@ def explain_checkpoint(plan: Plan, say: Say) -> list[str]:
             per_rank=show_bytes(size.per_rank),
             D=D,
         ),
-        say("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
-        say(
+        translate("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
+        translate(
             "textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
             total=size.textbook_total,
             shown=show_bytes(size.textbook_total),
             per_rank=show_bytes(size.textbook_per_rank),
             D=D,
         ),
-        say(
+        translate(
             "on disk: keep_last {newest:,} + best {best} + kept for ever {permanent:,} + the one being written = {n:,}, {total}",
             newest=kept.newest,
             best=kept.best,
@@ -209,75 +209,75 @@ def explain_checkpoint(plan: Plan, say: Say) -> list[str]:
     ]
 
 
-def explain_saving(plan: Plan, say: Say) -> list[str]:
+def explain_saving(plan: Plan, translate: Translate) -> list[str]:
     """Young, Daly, goodput, expected interruptions."""
     saving, hardware, D = plan.saving, plan.config.hardware, plan.batch.D
     lines = [
-        say(
+        translate(
             "δ = {bytes} / {GBps:g} GB/s = {delta} to write one; llmrun writes in the background, so training waits less",
             bytes=show_bytes(plan.checkpoint.total),
             GBps=hardware.checkpoint_GBps,
-            delta=show_hours(saving.delta_s / 3600, say),
+            delta=show_hours(saving.delta_s / 3600, translate),
         ),
-        say(
+        translate(
             "M = device_MTBF_hours / D = {device:,.0f} / {D:,} = {M} between interruptions "
             "(Llama 3 405B: 54 days · 16,384 / 419 = 50,677 hours, arXiv 2407.21783, section 3.3.4)",
             device=hardware.device_MTBF_hours,
             D=D,
-            M=show_hours(saving.MTBF_s / 3600, say),
+            M=show_hours(saving.MTBF_s / 3600, translate),
         ),
-        say(
+        translate(
             "Young = sqrt(2·δ·M) = {young} (Young 1974); Daly = Young·(1 + sqrt(δ/2M)/3 + (δ/2M)/9) - δ = {daly} (Daly 2006, eq. 37)",
-            young=show_hours(saving.young.interval_s / 3600, say),
-            daly=show_hours(saving.daly.interval_s / 3600, say),
+            young=show_hours(saving.young.interval_s / 3600, translate),
+            daly=show_hours(saving.daly.interval_s / 3600, translate),
         ),
-        say(
+        translate(
             "goodput = τ / (M·e^(R/M)·(e^((τ+δ)/M) - 1)), R = {R} until training goes on (Daly 2006, eq. 20):",
-            R=show_hours(saving.restart_s / 3600, say),
+            R=show_hours(saving.restart_s / 3600, translate),
         ),
-        *(f"  {line}" for line in goodput_lines(plan, say)),
+        *(f"  {line}" for line in goodput_lines(plan, translate)),
     ]
     if saving.wall_hours is not None and saving.interruptions is not None:
         planned = saving.configured or saving.daly
         lines.append(
-            say(
+            translate(
                 "with interruptions: time / goodput {share} = {time}, / M = {n} interruptions",
                 share=show_percent(planned.goodput),
-                time=show_hours(saving.wall_hours, say),
+                time=show_hours(saving.wall_hours, translate),
                 n=show_real(saving.interruptions),
             )
         )
     return lines
 
 
-def explanation(plan: Plan, say: Say = english) -> str:
+def explanation(plan: Plan, translate: Translate = english) -> str:
     """The formulas, in the order in which they build on each other."""
-    blocks: dict[str, Callable[[Plan, Say], list[str]]] = {
-        say("batch"): _batch,
-        say("what each D costs (the same bits for all)"): degree_lines,
-        say("parameters"): _parameters,
+    blocks: dict[str, Callable[[Plan, Translate], list[str]]] = {
+        translate("batch"): _batch,
+        translate("what each D costs (the same bits for all)"): degree_lines,
+        translate("parameters"): _parameters,
         "FLOPs": _flops,
-        say("memory per rank"): explain_memory,
-        say("what would fit"): explain_fit,
-        say("checkpoint"): explain_checkpoint,
-        say("interval between checkpoints"): explain_saving,
-        say("time, energy, CO2, money"): _costs,
+        translate("memory per rank"): explain_memory,
+        translate("what would fit"): explain_fit,
+        translate("checkpoint"): explain_checkpoint,
+        translate("interval between checkpoints"): explain_saving,
+        translate("time, energy, CO2, money"): _costs,
     }
-    told = {title: block(plan, say) for title, block in blocks.items()}
+    told = {title: block(plan, translate) for title, block in blocks.items()}
     return "\n\n".join(
         "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in told.items() if lines
     )
 
 
-def _batch(plan: Plan, say: Say) -> list[str]:
+def _batch(plan: Plan, translate: Translate) -> list[str]:
     """Batch algebra and lanes."""
     batch = plan.batch
     smallest, largest = plan.A_per_rank
-    each = say("micro-batches a step")
+    each = translate("micro-batches a step")
     ranks = (
         f"A = M / D = {batch.M:,} / {batch.D:,} = {batch.A:,}"
         if batch.A is not None
-        else say(
+        else translate(
             "A: D = {D:,} does not divide M = {M:,}; ranks compute {smallest:,} to {largest:,} micro-batches",
             D=batch.D,
             M=batch.M,
@@ -289,7 +289,7 @@ def _batch(plan: Plan, say: Say) -> list[str]:
     return [
         f"M = GB_tok / μ_tok = {batch.gb_tok:,} / {batch.mu_tok:,} = {batch.M:,} {each}",
         ranks,
-        say(
+        translate(
             "sequences of a micro-batch = μ_tok / L_ctx = {mu:,} / {L:,} = {n:,}",
             mu=batch.mu_tok,
             L=batch.L_ctx,
@@ -297,41 +297,42 @@ def _batch(plan: Plan, say: Say) -> list[str]:
         ),
         f"steps = floor(T_tokens / GB_tok) = floor({batch.T_tokens:,} / {batch.gb_tok:,}) = {batch.steps:,}",
         f"tokens_seen = steps · GB_tok = {batch.tokens_seen:,}",
-        say(
+        translate(
             "warm-up = ceil(warmup_tokens / GB_tok) = ceil({warmup:,} / {gb:,}) = {steps:,} steps, {tokens:,} tokens",
             warmup=warmup,
             gb=batch.gb_tok,
             steps=batch.warmup_steps,
             tokens=warmup_tokens,
         ),
-        say("lanes: V = {V:,}, each of M / V = {n:,}", V=batch.V, n=batch.micro_batches_per_lane),
+        translate("lanes: V = {V:,}, each of M / V = {n:,}", V=batch.V, n=batch.micro_batches_per_lane),
     ]
 
 
-def _parameters(plan: Plan, say: Say) -> list[str]:
+def _parameters(plan: Plan, translate: Translate) -> list[str]:
     """Where the parameters are."""
     count, shape = plan.parameters, plan.shape
     norms = count.N_params - shape.n_layers * count.block
-    tied = say(" (shares the token table)") if shape.tie_embeddings else ""
+    tied = translate(" (shares the token table)") if shape.tie_embeddings else ""
     lines = [
-        say("block = {n:,}", n=count.block),
-        say(
+        translate("block = {n:,}", n=count.block),
+        translate(
             "N_params = n_layers · block + norms = {layers:,} · {block:,} + {norms:,} = {N:,}",
             layers=shape.n_layers,
             block=count.block,
             norms=norms,
             N=count.N_params,
         ),
-        say("tables = {tables:,}; output head = {head:,}", tables=count.embedding, head=count.head) + tied,
+        translate("tables = {tables:,}; output head = {head:,}", tables=count.embedding, head=count.head)
+        + tied,
         f"N_params_total = {count.N_params:,} + {count.embedding:,} + {count.head:,} = {count.N_params_total:,}",
-        say(
+        translate(
             "tokens per parameter = {ratio} (about 20 spends FLOPs best: Hoffmann et al. 2022, arXiv 2203.15556)",
             ratio=show_real(tokens_per_parameter(plan.batch.tokens_seen, count.N_params_total)),
         ),
     ]
     if shape.beyond is not None:
         lines.append(
-            say(
+            translate(
                 "{preset} is for planning only: it has {what}",
                 preset=plan.preset,
                 what=shape.beyond.described(),
@@ -340,28 +341,28 @@ def _parameters(plan: Plan, say: Say) -> list[str]:
     return lines
 
 
-def _flops(plan: Plan, say: Say) -> list[str]:
+def _flops(plan: Plan, translate: Translate) -> list[str]:
     """The count that is used, product by product, and beside it how others count."""
     shape, flops, batch, count = plan.shape, plan.flops, plan.batch, plan.parameters
     projections, square = projection_flops_per_token(shape), attention_flops_per_token(shape)
     head = head_flops_per_token(shape)
     lines = [
-        say("a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:"),
-        say("projections and MLP of a block = {n:,}", n=projections),
-        say(
+        translate("a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:"),
+        translate("projections and MLP of a block = {n:,}", n=projections),
+        translate(
             "attention of a block = 4·L_ctx·n_heads·head_dim = 4·{L:,}·{heads}·{dim} = {n:,} (full square)",
             L=shape.L_ctx,
             heads=shape.n_heads,
             dim=shape.head_dim,
             n=square,
         ),
-        say(
+        translate(
             "output head = 2·d_model·vocab_size = 2·{d:,}·{vocabulary:,} = {n:,}",
             d=shape.d_model,
             vocabulary=shape.vocab_size,
             n=head,
         ),
-        say(
+        translate(
             "FLOPs per token = 3·({layers}·({projections:,} + {square:,}) + {head:,}) = {n:,}",
             layers=shape.n_layers,
             projections=projections,
@@ -373,19 +374,19 @@ def _flops(plan: Plan, say: Say) -> list[str]:
             f"FLOPs = {flops.per_token:,} · tokens_seen {batch.tokens_seen:,} = {show_FLOPs(flops.exact)}"
             f" = {show_real(petaflop_days(flops.exact))} PF-days"
         ),
-        say("conventions, over tokens_seen ({used} is used here and by the MFU of a run):", used=USED),
+        translate("conventions, over tokens_seen ({used} is used here and by the MFU of a run):", used=USED),
     ]
     for each in CONVENTIONS:
         total = each.per_token(shape, count) * batch.tokens_seen
         kind = "HFU" if each.of_hardware else ""
         share = f"{total / flops.exact:.3f}"
         lines.append(
-            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({say(each.source)})"
+            f"  {each.name:<20}{show_FLOPs(total):>10}{share:>7} {kind:<4} {each.formula} ({translate(each.source)})"
         )
     if flops.recomputed:
         by_hardware = show_FLOPs(flops.exact + flops.recomputed)
         lines.append(
-            say(
+            translate(
                 "activation checkpointing: the hardware does {total} (HFU), MFU does not count it",
                 total=by_hardware,
             )
@@ -393,29 +394,31 @@ def _flops(plan: Plan, say: Say) -> list[str]:
     return lines
 
 
-def _costs(plan: Plan, say: Say) -> list[str]:
+def _costs(plan: Plan, translate: Translate) -> list[str]:
     """Each cost with its formula, or why it is unknown."""
     costs, D = plan.costs, plan.batch.D
     if costs.time_hours is None or costs.GPU_hours is None:
-        return [f"{UNKNOWN} {costs.unknown['time_hours'].by(say)}"]
-    shown = f"{say('GPU-hours')} = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}"
-    return [*_time(plan, say), shown, *_energy(plan, say), *_rent(plan, say)]
+        return [f"{UNKNOWN} {costs.unknown['time_hours'].by(translate)}"]
+    shown = (
+        f"{translate('GPU-hours')} = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}"
+    )
+    return [*_time(plan, translate), shown, *_energy(plan, translate), *_rent(plan, translate)]
 
 
-def _time(plan: Plan, say: Say) -> list[str]:
+def _time(plan: Plan, translate: Translate) -> list[str]:
     """The time, from a measured throughput or from the peak and an assumed MFU."""
     costs, hardware, D = plan.costs, plan.config.hardware, plan.batch.D
     assert costs.time_hours is not None
-    shown = f"{costs.time_hours:.4g} h = {show_hours(costs.time_hours, say)}"
+    shown = f"{costs.time_hours:.4g} h = {show_hours(costs.time_hours, translate)}"
     if plan.measured is not None:
         rate = show_real(plan.measured.tokens_per_second)
         return [
-            say(
+            translate(
                 "time = tokens_seen / measured throughput = {tokens:,} / {rate} per second = {time} ({says})",
                 tokens=plan.batch.tokens_seen,
                 rate=rate,
                 time=shown,
-                says=plan.measured.says,
+                message=plan.measured.message,
             )
         ]
     assert plan.accelerator is not None
@@ -424,14 +427,14 @@ def _time(plan: Plan, say: Say) -> list[str]:
     lines = [
         f"{plan.accelerator.name}: {peak:.4g} FLOP/s dense {precision} ({plan.accelerator.source})",
         (
-            f"{say('time')} = FLOPs / (D · peak · MFU) = {plan.flops.exact:.4g} / ({D:,}·{peak:.4g}·"
+            f"{translate('time')} = FLOPs / (D · peak · MFU) = {plan.flops.exact:.4g} / ({D:,}·{peak:.4g}·"
             f"{hardware.assumed_mfu:g}{idle}) = {shown}"
         ),
     ]
     if plan.flops.recomputed:
         hfu = hardware.assumed_mfu * (1 + plan.flops.recomputed / plan.flops.exact)
         lines.append(
-            say(
+            translate(
                 "with recomputation an MFU of {mfu:g} is an HFU of {hfu:.3g}",
                 mfu=hardware.assumed_mfu,
                 hfu=hfu,
@@ -440,32 +443,32 @@ def _time(plan: Plan, say: Say) -> list[str]:
     return lines
 
 
-def _energy(plan: Plan, say: Say) -> list[str]:
+def _energy(plan: Plan, translate: Translate) -> list[str]:
     """Energy, its price, its CO2."""
     costs, hardware = plan.costs, plan.config.hardware
     if costs.energy_kWh is None or costs.yuan_energy is None or costs.tCO2 is None:
-        return [f"{say('energy')} {UNKNOWN} {costs.unknown['energy_kWh'].by(say)}"]
+        return [f"{translate('energy')} {UNKNOWN} {costs.unknown['energy_kWh'].by(translate)}"]
     assert costs.GPU_hours is not None
     energy = show_kWh(costs.energy_kWh)
-    power = say("measured") if hardware.watts_per_device else "TDP"
+    power = translate("measured") if hardware.watts_per_device else "TDP"
     return [
         (
-            f"{say('energy')} = {power} · {say('GPU-hours')} · PUE = {costs.watts:g} W · {show_real(costs.GPU_hours)}"
+            f"{translate('energy')} = {power} · {translate('GPU-hours')} · PUE = {costs.watts:g} W · {show_real(costs.GPU_hours)}"
             f" · {hardware.PUE:g} = {energy}"
         ),
         f"CO2 = {energy} · {hardware.kgCO2_per_kWh:g} kg/kWh = {show_tonnes(costs.tCO2)}",
-        f"{say('price of energy')} = {energy} · {hardware.yuan_per_kWh:g} ¥/kWh = {show_yuan(costs.yuan_energy)}",
+        f"{translate('price of energy')} = {energy} · {hardware.yuan_per_kWh:g} ¥/kWh = {show_yuan(costs.yuan_energy)}",
     ]
 
 
-def _rent(plan: Plan, say: Say) -> list[str]:
+def _rent(plan: Plan, translate: Translate) -> list[str]:
     """The price of the devices."""
-    costs, label = plan.costs, say("price of GPUs")
+    costs, label = plan.costs, translate("price of GPUs")
     if costs.yuan_GPU is None or costs.GPU_hours is None:
-        return [f"{label} {UNKNOWN} {costs.unknown['yuan_GPU'].by(say)}"]
+        return [f"{label} {UNKNOWN} {costs.unknown['yuan_GPU'].by(translate)}"]
     per_hour = plan.config.hardware.yuan_per_GPU_hour
     shown = f"{show_real(costs.GPU_hours)} · {per_hour:g} ¥/GPU-hour = {show_yuan(costs.yuan_GPU)}"
     return [
         f"{label} = {shown}",
-        say("¥/kWh and ¥/GPU-hour are two prices, never added: rent includes energy"),
+        translate("¥/kWh and ¥/GPU-hour are two prices, never added: rent includes energy"),
     ]

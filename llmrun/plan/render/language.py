@@ -12,7 +12,7 @@ Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
-class Say(Protocol):
+class Translate(Protocol):
     """Puts values into a template, in one language."""
 
     def __call__(self, template: str, /, **values: Any) -> str: ...  # noqa: D102
@@ -27,9 +27,9 @@ class Said(NamedTuple):
     def __str__(self) -> str:
         return english(self.template, **self.values)
 
-    def by(self, say: Say) -> str:
+    def by(self, translate: Translate) -> str:
         """The text in the language of `say`."""
-        return say(self.template, **self.values)
+        return translate(self.template, **self.values)
 
 
 def english(template: str, /, **values: Any) -> str:
@@ -44,7 +44,7 @@ def chinese(template: str, /, **values: Any) -> str:
     return CHINESE[template].format(**values)
 
 
-def speaker(language: Language) -> Say:
+def translator(language: Language) -> Translate:
     """The words of a language."""
     return {"en": english, "zh": chinese}[language]
 

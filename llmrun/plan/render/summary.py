@@ -18,7 +18,7 @@ from llmrun.plan.render.amounts import (
     show_yuan,
 )
 from llmrun.plan.render.batch_diagram import batch_diagram, equation
-from llmrun.plan.render.language import Said, Say, english, padded, wrapped
+from llmrun.plan.render.language import Said, Translate, english, padded, wrapped
 
 COLUMNS = 80
 INDENT = "  "
@@ -26,23 +26,25 @@ LABEL_WIDTH = 16
 VALUE_WIDTH = 15
 
 
-def summary(plan: Plan, say: Say = english) -> str:
+def summary(plan: Plan, translate: Translate = english) -> str:
     """The plan in words and numbers, about forty lines of at most 80 columns."""
-    title = say("plan of {name}", name=plan.config.name) + _preset(plan, say)
+    title = translate("plan of {name}", name=plan.config.name) + _preset(plan, translate)
     blocks = [
-        [equation(plan.batch), *batch_diagram(plan.batch, say)],
-        _run(plan, say),
-        _model(plan, say),
-        _memory(plan, say),
-        _checkpoint(plan, say),
-        _costs(plan, say),
+        [equation(plan.batch), *batch_diagram(plan.batch, translate)],
+        _run(plan, translate),
+        _model(plan, translate),
+        _memory(plan, translate),
+        _checkpoint(plan, translate),
+        _costs(plan, translate),
     ]
-    described = [f"{INDENT}{line}" for line in wrapped(describe(plan.shape, say), COLUMNS - len(INDENT))]
+    described = [
+        f"{INDENT}{line}" for line in wrapped(describe(plan.shape, translate), COLUMNS - len(INDENT))
+    ]
     texts = ["\n".join(f"{INDENT}{line}" for line in block) for block in blocks]
     return "\n\n".join(["\n".join([title, *described]), *texts])
 
 
-def _preset(plan: Plan, say: Say) -> str:
+def _preset(plan: Plan, translate: Translate) -> str:
     """The published model that was named, and whether its shape was left as it is."""
     if plan.preset is None:
         return ""
@@ -50,15 +52,15 @@ def _preset(plan: Plan, say: Say) -> str:
 
     shape = preset_table()[plan.preset].model
     is_changed = any(getattr(plan.config.model, name) != value for name, value in shape.items())
-    return say(" ({preset}, changed)", preset=plan.preset) if is_changed else f" ({plan.preset})"
+    return translate(" ({preset}, changed)", preset=plan.preset) if is_changed else f" ({plan.preset})"
 
 
-def describe(shape: ModelShape, say: Say = english) -> str:
+def describe(shape: ModelShape, translate: Translate = english) -> str:
     """The model's shape in one line."""
-    heads = say("{n} heads", n=shape.n_heads)
+    heads = translate("{n} heads", n=shape.n_heads)
     if shape.n_kv_heads != shape.n_heads:
-        heads = say("{n} heads ({kv} key-value)", n=shape.n_heads, kv=shape.n_kv_heads)
-    return say(
+        heads = translate("{n} heads ({kv} key-value)", n=shape.n_heads, kv=shape.n_kv_heads)
+    return translate(
         "{n} blocks of width {d:,}, {heads}, {mlp} {d_ff:,}, vocabulary {vocabulary:,}",
         n=shape.n_layers,
         d=shape.d_model,
@@ -78,30 +80,32 @@ def row(label: str, value: str, remark: str = "") -> list[str]:
     return [f"{lead}{first}".rstrip(), *(f"{below}{line}" for line in rest)]
 
 
-def _run(plan: Plan, say: Say) -> list[str]:
+def _run(plan: Plan, translate: Translate) -> list[str]:
     """Steps, tokens, warm-up."""
     batch = plan.batch
     dropped = batch.T_tokens - batch.tokens_seen
     seen = (
-        say("{dropped:,} of T_tokens do not fill a step", dropped=dropped)
+        translate("{dropped:,} of T_tokens do not fill a step", dropped=dropped)
         if dropped
-        else say("all of T_tokens")
+        else translate("all of T_tokens")
     )
     if plan.epochs is not None:
-        seen += say("; {epochs:.2f} epochs of the training split", epochs=plan.epochs)
-    lanes = say("micro-batches a step, V = {V:,} lanes of {n:,}", V=batch.V, n=batch.micro_batches_per_lane)
+        seen += translate("; {epochs:.2f} epochs of the training split", epochs=plan.epochs)
+    lanes = translate(
+        "micro-batches a step, V = {V:,} lanes of {n:,}", V=batch.V, n=batch.micro_batches_per_lane
+    )
     return [
-        *row(say("steps"), f"{batch.steps:,}", say("T_tokens / GB_tok, rounded down")),
-        *row(say("tokens seen"), show_count(batch.tokens_seen), seen),
+        *row(translate("steps"), f"{batch.steps:,}", translate("T_tokens / GB_tok, rounded down")),
+        *row(translate("tokens seen"), show_count(batch.tokens_seen), seen),
         *row(
-            say("warm-up"),
-            say("{n:,} steps", n=batch.warmup_steps),
-            say("of {n:,} tokens", n=plan.config.schedule.warmup_tokens),
+            translate("warm-up"),
+            translate("{n:,} steps", n=batch.warmup_steps),
+            translate("of {n:,} tokens", n=plan.config.schedule.warmup_tokens),
         ),
         *row(
-            say("learning rate"),
+            translate("learning rate"),
             f"{plan.rates.peak:.3g}",
-            say(
+            translate(
                 "peak; first step {first:.3g}, last step {last:.3g}",
                 first=plan.rates.first,
                 last=plan.rates.last,
@@ -111,89 +115,91 @@ def _run(plan: Plan, say: Say) -> list[str]:
     ]
 
 
-def _model(plan: Plan, say: Say) -> list[str]:
+def _model(plan: Plan, translate: Translate) -> list[str]:
     """Parameters and FLOPs."""
     count, flops = plan.parameters, plan.flops
     head = (
-        say("head tied")
+        translate("head tied")
         if plan.shape.tie_embeddings
-        else say("{n} in the head", n=show_count(count.head).strip())
+        else translate("{n} in the head", n=show_count(count.head).strip())
     )
-    tables = say("tables {n}", n=show_count(count.embedding))
+    tables = translate("tables {n}", n=show_count(count.embedding))
     return [
         *row("N_params", show_count(count.N_params), f"{count.N_params:,}"),
         *row(
             "N_params_total", show_count(count.N_params_total), f"{count.N_params_total:,}: {tables}, {head}"
         ),
-        *row("FLOPs", show_FLOPs(flops.exact), say("every product, attention as full square (PaLM)")),
+        *row("FLOPs", show_FLOPs(flops.exact), translate("every product, attention as full square (PaLM)")),
         *row(
             "6·N_params·T",
             show_FLOPs(flops.six_NT),
-            say("{FLOPs} with N_params_total", FLOPs=show_FLOPs(flops.six_NT_total)),
+            translate("{FLOPs} with N_params_total", FLOPs=show_FLOPs(flops.six_NT_total)),
         ),
     ]
 
 
-def _memory(plan: Plan, say: Say) -> list[str]:
+def _memory(plan: Plan, translate: Translate) -> list[str]:
     """Memory of one rank, largest parts first, and whether it fits."""
     memory = plan.memory
     parts = sorted(memory.parts, key=lambda part: -part.bytes)
-    named = ", ".join(f"{say(part.name)} {show_bytes(part.bytes)}" for part in parts[:4])
-    lines = row(say("memory per rank"), show_bytes(memory.device_bytes), named)
+    named = ", ".join(f"{translate(part.name)} {show_bytes(part.bytes)}" for part in parts[:4])
+    lines = row(translate("memory per rank"), show_bytes(memory.device_bytes), named)
     if plan.setting.device == "cpu":
-        lines += row("", "", say("in use; a CPU process also keeps what it freed, up to half as much again"))
+        lines += row(
+            "", "", translate("in use; a CPU process also keeps what it freed, up to half as much again")
+        )
     found = fitting(plan)
     if found is None:
         return lines
     assert plan.accelerator is not None
     name, has = plan.accelerator.name, show_bytes(found.has)
     verdict = (
-        say("fits the {has} of {name}", has=has, name=name)
+        translate("fits the {has} of {name}", has=has, name=name)
         if found.fits
-        else say("does not fit the {has} of {name}", has=has, name=name)
+        else translate("does not fit the {has} of {name}", has=has, name=name)
     )
     largest = found.largest_mu_tok
     shown = (
-        say("not even one sequence fits")
+        translate("not even one sequence fits")
         if largest is None
-        else say("largest μ_tok at this V: {n:,}", n=largest)
+        else translate("largest μ_tok at this V: {n:,}", n=largest)
     )
     lines += row("", "", f"{verdict}; {shown}")
     if not found.fits:
         for remedy in [remedy for remedy in found.remedies if remedy.fits][:2]:
-            bits = say("same bits") if remedy.same_bits else say("other bits")
+            bits = translate("same bits") if remedy.same_bits else translate("other bits")
             lines += row("", "", f"{' '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {bits}")
         if found.most_layers is not None:
-            lines += row("", "", say("at most {n:,} blocks of this width fit", n=found.most_layers))
+            lines += row("", "", translate("at most {n:,} blocks of this width fit", n=found.most_layers))
     return lines
 
 
-def _checkpoint(plan: Plan, say: Say) -> list[str]:
+def _checkpoint(plan: Plan, translate: Translate) -> list[str]:
     """Size, disk, interval, goodput."""
     size, kept, saving = plan.checkpoint, plan.retention, plan.saving
     hardware = plan.config.hardware
     lines = row(
-        say("checkpoint"),
+        translate("checkpoint"),
         show_bytes(size.total),
-        say("12 bytes a parameter, {per_rank} from each rank", per_rank=show_bytes(size.per_rank)),
+        translate("12 bytes a parameter, {per_rank} from each rank", per_rank=show_bytes(size.per_rank)),
     )
     lines += row(
-        say("on disk"),
+        translate("on disk"),
         show_bytes(kept.count * size.total),
-        say(
+        translate(
             "at most {n:,}; each takes {time} at {GBps:g} GB/s",
             n=kept.count,
-            time=show_hours(saving.delta_s / 3600, say),
+            time=show_hours(saving.delta_s / 3600, translate),
             GBps=hardware.checkpoint_GBps,
         ),
     )
     lines += row(
-        say("save every"),
-        show_hours(saving.daly.interval_s / 3600, say),
-        say(
+        translate("save every"),
+        show_hours(saving.daly.interval_s / 3600, translate),
+        translate(
             "Daly: goodput {share}, MTBF of the run {time}",
             share=show_percent(saving.daly.goodput),
-            time=show_hours(saving.MTBF_s / 3600, say),
+            time=show_hours(saving.MTBF_s / 3600, translate),
         ),
     )
     configured = saving.configured
@@ -201,51 +207,63 @@ def _checkpoint(plan: Plan, say: Say) -> list[str]:
         lines += row(
             "",
             "",
-            say(
+            translate(
                 "as configured, {time}: goodput {share}",
-                time=show_hours(configured.interval_s / 3600, say),
+                time=show_hours(configured.interval_s / 3600, translate),
                 share=show_percent(configured.goodput),
             ),
         )
     return lines
 
 
-def _costs(plan: Plan, say: Say) -> list[str]:
+def _costs(plan: Plan, translate: Translate) -> list[str]:
     """Time, energy, CO2, money; a dash and the reason where unknown."""
     costs, hardware = plan.costs, plan.config.hardware
     price = hardware.yuan_per_GPU_hour
-    power = say("measured") if hardware.watts_per_device else "TDP"
+    power = translate("measured") if hardware.watts_per_device else "TDP"
     watts = f"{power} {costs.watts:g} W" if costs.watts is not None else ""
     remarks: dict[str, tuple[str, Callable[[float], str], str]] = {
-        "time_hours": (say("time"), lambda hours: show_hours(hours, say), _time_remark(plan, say)),
-        "GPU_hours": (say("GPU-hours"), show_real, _interrupted(plan, say)),
-        "energy_kWh": (say("energy"), show_kWh, f"{watts} · D · {say('time')} · PUE {hardware.PUE:g}"),
-        "tCO2": ("CO2", show_tonnes, say("at {n:g} kg/kWh", n=hardware.kgCO2_per_kWh)),
-        "yuan_energy": (say("price of energy"), show_yuan, say("at {n:g} ¥/kWh", n=hardware.yuan_per_kWh)),
-        "yuan_GPU": (
-            say("price of GPUs"),
+        "time_hours": (
+            translate("time"),
+            lambda hours: show_hours(hours, translate),
+            _time_remark(plan, translate),
+        ),
+        "GPU_hours": (translate("GPU-hours"), show_real, _interrupted(plan, translate)),
+        "energy_kWh": (
+            translate("energy"),
+            show_kWh,
+            f"{watts} · D · {translate('time')} · PUE {hardware.PUE:g}",
+        ),
+        "tCO2": ("CO2", show_tonnes, translate("at {n:g} kg/kWh", n=hardware.kgCO2_per_kWh)),
+        "yuan_energy": (
+            translate("price of energy"),
             show_yuan,
-            say("at {n:g} ¥/GPU-hour", n=price) if price is not None else "",
+            translate("at {n:g} ¥/kWh", n=hardware.yuan_per_kWh),
+        ),
+        "yuan_GPU": (
+            translate("price of GPUs"),
+            show_yuan,
+            translate("at {n:g} ¥/GPU-hour", n=price) if price is not None else "",
         ),
     }
     return [
         line
         for name, (label, show, remark) in remarks.items()
-        for line in _cost_row(costs, name, label, show, remark, say)
+        for line in _cost_row(costs, name, label, show, remark, translate)
     ]
 
 
-def _time_remark(plan: Plan, say: Say) -> str:
+def _time_remark(plan: Plan, translate: Translate) -> str:
     """What the time rests on, and what it leaves out."""
-    return say("{assumed}; evaluation and saving are not in it", assumed=_assumed(plan, say))
+    return translate("{assumed}; evaluation and saving are not in it", assumed=_assumed(plan, translate))
 
 
-def _assumed(plan: Plan, say: Say) -> str:
+def _assumed(plan: Plan, translate: Translate) -> str:
     """What the time rests on."""
     if plan.measured is not None:
-        return plan.measured.says
+        return plan.measured.message
     name = plan.accelerator.name if plan.accelerator else ""
-    return say(
+    return translate(
         "on {D:,} {name} at an assumed MFU of {mfu:g}",
         D=plan.batch.D,
         name=name,
@@ -253,24 +271,26 @@ def _assumed(plan: Plan, say: Say) -> str:
     )
 
 
-def _interrupted(plan: Plan, say: Say) -> str:
+def _interrupted(plan: Plan, translate: Translate) -> str:
     """How long it takes with saves and interruptions."""
     saving = plan.saving
     if saving.wall_hours is None or saving.interruptions is None:
-        return say("D · time; it would never end: interrupted too often")
-    return say(
+        return translate("D · time; it would never end: interrupted too often")
+    return translate(
         "D · time; {time} with {n} interruptions",
-        time=show_hours(saving.wall_hours, say),
+        time=show_hours(saving.wall_hours, translate),
         n=show_real(saving.interruptions),
     )
 
 
 def _cost_row(
-    costs: Costs, name: str, label: str, show: Callable[[float], str], remark: str, say: Say
+    costs: Costs, name: str, label: str, show: Callable[[float], str], remark: str, translate: Translate
 ) -> list[str]:
     """One cost, or a dash and why it is unknown."""
     value: float | None = getattr(costs, name)
     why: Said | None = costs.unknown.get(name)
     return (
-        row(label, UNKNOWN, why.by(say) if why else "") if value is None else row(label, show(value), remark)
+        row(label, UNKNOWN, why.by(translate) if why else "")
+        if value is None
+        else row(label, show(value), remark)
     )

@@ -14,7 +14,7 @@ from llmrun.plan.render.language import Said
 class Remark(NamedTuple):
     """Something worth a warning: a statement and what to do."""
 
-    says: Said
+    message: Said
     hint: Said
 
 
@@ -30,7 +30,7 @@ def _uneven(plan: Plan) -> list[Remark]:
         return []
     smallest, largest = plan.A_per_rank
     cheap = max(D for D in range(1, batch.D + 1) if batch.V % D == 0)
-    says = Said(
+    message = Said(
         "D = {D} does not divide V = {V}: ranks compute {smallest} to {largest} micro-batches a step, "
         "and {share:.0%} of their time is waiting",
         {
@@ -45,7 +45,7 @@ def _uneven(plan: Plan) -> list[Remark]:
         "D = {cheap} divides V; or start the run with a V that D = {D} divides (other bits)",
         {"cheap": cheap, "D": batch.D},
     )
-    return [Remark(says, hint)]
+    return [Remark(message, hint)]
 
 
 def _epochs(plan: Plan) -> list[Remark]:
@@ -53,14 +53,14 @@ def _epochs(plan: Plan) -> list[Remark]:
     batch = plan.batch
     if not plan.train_tokens or plan.train_tokens >= batch.tokens_seen:
         return []
-    says = Said(
+    message = Said(
         "the training split has {train:,} tokens and the run sees {seen:,}: {epochs:.2f} epochs",
         {"train": plan.train_tokens, "seen": batch.tokens_seen, "epochs": plan.epochs},
     )
     whole = plan.train_tokens // batch.gb_tok * batch.gb_tok
     if whole:
-        return [Remark(says, Said("`--set T_tokens={whole}` is at most one epoch", {"whole": whole}))]
-    return [Remark(says, Said("prepare more data", {}))]
+        return [Remark(message, Said("`--set T_tokens={whole}` is at most one epoch", {"whole": whole}))]
+    return [Remark(message, Said("prepare more data", {}))]
 
 
 def _memory(plan: Plan) -> list[Remark]:
@@ -69,7 +69,7 @@ def _memory(plan: Plan) -> list[Remark]:
         return []
     found = fitting(plan)
     assert found is not None
-    says = Said(
+    message = Said(
         "a rank needs {needs}, {name} has {has}",
         {
             "needs": show_bytes(plan.memory.device_bytes),
@@ -79,12 +79,12 @@ def _memory(plan: Plan) -> list[Remark]:
     )
     remedy = next((remedy for remedy in found.remedies if remedy.fits), None)
     if remedy is not None:
-        return [Remark(says, _way(remedy))]
+        return [Remark(message, _way(remedy))]
     nothing = Said(
         "nothing that llmrun can do suffices: at most {n:,} blocks of this width fit",
         {"n": found.most_layers},
     )
-    return [Remark(says, nothing)]
+    return [Remark(message, nothing)]
 
 
 def _machine(plan: Plan) -> list[Remark]:
@@ -95,18 +95,18 @@ def _machine(plan: Plan) -> list[Remark]:
     D, has = plan.batch.D, memory_bytes()
     needs = D * plan.memory.device_bytes
     if needs > has:
-        says = Said(
+        message = Said(
             "the run needs {needs} on this machine, which lets it have {has}",
             {"needs": show_bytes(needs), "has": show_bytes(has)},
         )
-        found.append(Remark(says, Said("lower batch.D, or batch.μ_tok (other bits)", {})))
+        found.append(Remark(message, Said("lower batch.D, or batch.μ_tok (other bits)", {})))
     threads, allowed = D * plan.config.hardware.threads_per_rank, cgroup_limits().cpus
     if allowed is not None and threads > math.ceil(allowed):
-        says = Said(
+        message = Said(
             "the run has {threads:,} threads, a control group lets {cpus:g} processors run",
             {"threads": threads, "cpus": allowed},
         )
-        found.append(Remark(says, Said("lower batch.D, or raise the limit", {})))
+        found.append(Remark(message, Said("lower batch.D, or raise the limit", {})))
     return found
 
 

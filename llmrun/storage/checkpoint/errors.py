@@ -18,10 +18,10 @@ class Damage:
 
     checkpoint: str
     file: str
-    says: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.checkpoint}/{self.file} {self.says}"
+        return f"{self.checkpoint}/{self.file} {self.message}"
 
     def as_json(self) -> dict[str, str]:
         """The damage as a JSON object."""
@@ -38,9 +38,9 @@ class CheckpointDamage(DamagedError):
         self.damages = tuple(damages)
 
 
-def damaged(path: Path, says: str) -> CheckpointDamage:
+def damaged(path: Path, message: str) -> CheckpointDamage:
     """The error for one file of a checkpoint, named by its path."""
-    return CheckpointDamage([Damage(path.parent.name, path.name, says)])
+    return CheckpointDamage([Damage(path.parent.name, path.name, message)])
 
 
 class CheckpointWriteError(RunFailedError):
@@ -49,8 +49,8 @@ class CheckpointWriteError(RunFailedError):
     errno: that of the system's refusal, None where a rank or the pieces were at fault.
     """
 
-    def __init__(self, says: str, *, code: int | None = None, hints: Sequence[str] = ()) -> None:
-        super().__init__(says, hints=hints)
+    def __init__(self, message: str, *, code: int | None = None, hints: Sequence[str] = ()) -> None:
+        super().__init__(message, hints=hints)
         self.errno = code
 
     @property

@@ -11,12 +11,12 @@ from llmrun.errors import InputError
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
-from llmrun.storage.checkpoint.verification import Judge, Progress, open_judged
+from llmrun.storage.checkpoint.verification import ForecastKeeper, Progress, open_judged
 from llmrun.storage.durable import TEMPORARY_PREFIX
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckpointRow:
     """One checkpoint.
 
     bytes: of all its files, as the file system says; None for a symbolic link: what it points at is not the
@@ -83,7 +83,7 @@ def checkpoints_of(path: Path) -> Path:
     )
 
 
-def damages_of(path: Path, judge: Judge, progress: Progress | None = None) -> list[Damage] | None:
+def damages_of(path: Path, judge: ForecastKeeper, progress: Progress | None = None) -> list[Damage] | None:
     """What is wrong with a checkpoint; None if its run has deleted it meanwhile.
 
     Reads every byte; judge: holds the state against what its run recorded.
@@ -97,7 +97,7 @@ def damages_of(path: Path, judge: Judge, progress: Progress | None = None) -> li
     return []
 
 
-def row_of(path: Path) -> Row | None:
+def row_of(path: Path) -> CheckpointRow | None:
     """One checkpoint's row, damaged or not; None where its run has deleted it meanwhile."""
     size = None
     try:
@@ -106,16 +106,18 @@ def row_of(path: Path) -> Row | None:
     except (FileNotFoundError, InputError):
         return None
     except PermissionError as error:
-        says = f"cannot be read: {error.strerror}"
-        return Row(step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", says),))
+        message = f"cannot be read: {error.strerror}"
+        return CheckpointRow(
+            step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", message),)
+        )
     except CheckpointDamage as error:
         if not path.exists():
             return None
-        return Row(step_of(path.name), path, size, None, None, None, error.damages)
+        return CheckpointRow(step_of(path.name), path, size, None, None, None, error.damages)
     manifest = checkpoint.manifest
     val_ppl = number_of(checkpoint.trainer, "val_ppl")
     best_step = best_step_of(checkpoint)
-    return Row(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, (), best_step)
+    return CheckpointRow(manifest.step, path, size, manifest.tokens, val_ppl, manifest.world, (), best_step)
 
 
 def bytes_in(path: Path) -> int | None:
@@ -131,7 +133,7 @@ class Leftover:
 
     name: str
     bytes: int
-    says: str
+    message: str
 
 
 def leftovers(path: Path) -> list[Leftover]:
@@ -145,8 +147,8 @@ def leftovers(path: Path) -> list[Leftover]:
         (ABANDONED_PREFIX, "left behind by a resume from an earlier step: never read, yours to delete"),
     )
     return [
-        Leftover(name, _bytes_below(directory / name), says)
-        for prefix, says in kinds
+        Leftover(name, _bytes_below(directory / name), message)
+        for prefix, message in kinds
         for name in names
         if name.startswith(prefix)
     ]

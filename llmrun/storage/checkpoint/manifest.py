@@ -60,7 +60,7 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """A checkpoint's contents: `step` finished optimizer steps, `tokens` seen, digests and files."""
 
     step: int
@@ -102,7 +102,7 @@ def kind_at(value: object, where: str) -> str:
     return text_at(value, where, KIND_PATTERN, "parameter, buffer, extra or optimizer/<slot>")
 
 
-def render_manifest(manifest: Manifest) -> bytes:
+def render_manifest(manifest: CheckpointManifest) -> bytes:
     """The manifest as JSON: one line for each file and tensor, so that a person can read a difference."""
     lines = ["{", f' "format": {json.dumps(FORMAT)},']
     head = {
@@ -134,7 +134,7 @@ def _table(key: str, rows: Mapping[str, object]) -> list[str]:
     return [f' "{key}": {{', ",\n".join(body), " },"] if body else [f' "{key}": {{}},']
 
 
-def parse_manifest(content: bytes) -> Manifest:
+def parse_manifest(content: bytes) -> CheckpointManifest:
     """The manifest in `content`, every value checked.  Raises WrongValue with one line."""
     document = parse_object(content)
     stated = document.get("format")
@@ -148,7 +148,7 @@ def parse_manifest(content: bytes) -> Manifest:
         for name, value in object_at(document["tensors"], "tensors").items()
     }
     parts = object_at(document["parts"], "parts")
-    return Manifest(
+    return CheckpointManifest(
         step=count_at(document["step"], "step"),
         tokens=count_at(document["tokens"], "tokens"),
         fingerprint=sha256_at(document["fingerprint"], "fingerprint"),

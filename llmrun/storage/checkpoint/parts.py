@@ -42,7 +42,7 @@ from llmrun.storage.strict_json import (
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class TensorPiece:
     """One rank's part of one tensor.
 
     name, kind:  of the whole tensor; kind is one of layout.KINDS.
@@ -75,7 +75,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class StateSnapshot:
     """The state after `step` finished optimizer steps, as far as one rank saves it.
 
     attempt:           names this save, agreed by all ranks, never used for another save of the same step.
@@ -95,9 +95,9 @@ class Snapshot:
     chain: str
     trainer: Mapping[str, Any]
     rng: Mapping[str, npt.NDArray[np.generic]]
-    model: Sequence[Piece]
-    optimizer: Sequence[Piece]
-    digests: Callable[[Sequence[Piece]], Sequence[int]]
+    model: Sequence[TensorPiece]
+    optimizer: Sequence[TensorPiece]
+    digests: Callable[[Sequence[TensorPiece]], Sequence[int]]
 
     def __post_init__(self) -> None:
         assert self.step >= 0
@@ -146,7 +146,7 @@ class Save:
     world: int
 
 
-def part_tensor(piece: Piece, digest: int) -> PartTensor:
+def part_tensor(piece: TensorPiece, digest: int) -> PartTensor:
     """The record of a piece, without its values.  digest: 0 … 2^64-1."""
     assert 0 <= digest < 2**64, piece.name
     return PartTensor(
@@ -187,8 +187,8 @@ def read_part(directory: Path, save: Save, rank: int) -> Part:
 
 
 def _failure_at(value: object) -> tuple[str, int | None]:
-    says, code = list_at(value, "failure")
-    return str(says), None if code is None else count_at(code, "failure")
+    message, code = list_at(value, "failure")
+    return str(message), None if code is None else count_at(code, "failure")
 
 
 def _files_at(value: object, directory: Path, rank: int, world: int) -> dict[str, FileEntry]:

@@ -17,14 +17,14 @@ from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage, damaged
 from llmrun.storage.checkpoint.layout import MANIFEST, RNG, SUMS, TRAINER, data_files, step_of, world_of
 from llmrun.storage.checkpoint.manifest import (
     MANIFEST_BYTES_MAX,
-    Manifest,
+    CheckpointManifest,
     TensorEntry,
     check_trainer,
     parse_manifest,
     parse_sums,
 )
 from llmrun.storage.checkpoint.regular_file import read_small, size_of
-from llmrun.storage.checkpoint.safetensors import DTYPES, Entry, numel, read_header, read_range
+from llmrun.storage.checkpoint.safetensors import DTYPES, HeaderEntry, numel, read_header, read_range
 from llmrun.storage.strict_json import WrongValue, parse_object, shown
 
 TRAINER_BYTES_MAX = 64 * 1024 * 1024
@@ -41,9 +41,9 @@ class Checkpoint:
     """
 
     path: Path
-    manifest: Manifest
+    manifest: CheckpointManifest
     trainer: Mapping[str, Any]
-    headers: Mapping[str, Mapping[str, Entry]]
+    headers: Mapping[str, Mapping[str, HeaderEntry]]
 
     @property
     def step(self) -> int:
@@ -137,7 +137,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     sums = read_sums(path)
     amiss = names_amiss(path, sums)
     if amiss:
-        raise damaged(path / amiss[0].file, amiss[0].says)
+        raise damaged(path / amiss[0].file, amiss[0].message)
     manifest = _read_manifest(path, sums)
     headers = {name: read_header(path / name) for name in manifest.files if name.endswith(".safetensors")}
     _check_headers(path, manifest, headers)
@@ -147,13 +147,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def check_directory(path: Path) -> None:
     """Refuse what is no directory of its own."""
     if step_of(path.name) is not None and path.is_symlink():
-        says = "is a symbolic link; checkpoints are directories of their own"
-        raise CheckpointDamage([Damage(path.name, ".", says)])
+        message = "is a symbolic link; checkpoints are directories of their own"
+        raise CheckpointDamage([Damage(path.name, ".", message)])
     if not path.is_dir():
         raise InputError(f"there is no checkpoint at {path}")
 
 
-def _read_manifest(path: Path, sums: Mapping[str, str]) -> Manifest:
+def _read_manifest(path: Path, sums: Mapping[str, str]) -> CheckpointManifest:
     content = _read_checked(path / MANIFEST, MANIFEST_BYTES_MAX, sums)
     try:
         manifest = parse_manifest(content)
@@ -190,7 +190,9 @@ def _read_checked(path: Path, bytes_max: int, sums: Mapping[str, str]) -> bytes:
     return content
 
 
-def _check_headers(path: Path, manifest: Manifest, headers: Mapping[str, Mapping[str, Entry]]) -> None:
+def _check_headers(
+    path: Path, manifest: CheckpointManifest, headers: Mapping[str, Mapping[str, HeaderEntry]]
+) -> None:
     """Each file holds exactly the pieces that the manifest says: whole tensors in their shape, parts as 1-D."""
     meant: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {file: {} for file in headers}
     for name, tensor in manifest.tensors.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.storage.checkpoint.verification import Judge, Progress, open_judged
+from llmrun.storage.checkpoint.verification import ForecastKeeper, Progress, open_judged
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk
 
 
@@ -54,7 +54,7 @@ def prune(
     *,
     dry_run: bool = False,
     progress: Progress | None = None,
-    judge: Judge | None = None,
+    judge: ForecastKeeper | None = None,
     verified_step: int | None = None,
     disk: Disk = DISK,
 ) -> Pruned:

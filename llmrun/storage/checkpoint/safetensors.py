@@ -105,7 +105,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Entry:
+class HeaderEntry:
     """A tensor in a file: `start` and `stop` are bytes from the beginning of the file."""
 
     dtype: str
@@ -146,7 +146,7 @@ def _contents(tensors: Sequence[Stored]) -> Iterable[bytes | memoryview]:
         yield bytes_of(tensor.values)
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> dict[str, HeaderEntry]:
     """The tensors in a file, by name, each checked to lie inside it and beside the others.
 
     Raises CheckpointDamage.
@@ -166,7 +166,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise damaged(path, f"has a damaged header: {error}") from None
 
 
-def _entries(content: bytes, data_start: int, file_bytes: int) -> dict[str, Entry]:
+def _entries(content: bytes, data_start: int, file_bytes: int) -> dict[str, HeaderEntry]:
     header = parse_object(content)
     metadata = object_at(header.pop(_METADATA, {}), _METADATA)
     for key, value in metadata.items():
@@ -183,7 +183,7 @@ def _entries(content: bytes, data_start: int, file_bytes: int) -> dict[str, Entr
     return entries
 
 
-def _entry(value: object, name: str, data_start: int) -> Entry:
+def _entry(value: object, name: str, data_start: int) -> HeaderEntry:
     where = f"tensor {shown(name)}"
     fields = object_at(value, where, ("dtype", "shape", "data_offsets"))
     dtype = dtype_at(fields["dtype"], f"{where} dtype")
@@ -191,10 +191,10 @@ def _entry(value: object, name: str, data_start: int) -> Entry:
     offsets = [count_at(offset, f"{where} offset") for offset in list_at(fields["data_offsets"], where)]
     if len(offsets) != 2 or offsets[1] - offsets[0] != numel(shape) * DTYPES[dtype].itemsize:
         raise WrongValue(f"{where} of {dtype} {list(shape)} has the offsets {shown(offsets)}")
-    return Entry(dtype, shape, data_start + offsets[0], data_start + offsets[1])
+    return HeaderEntry(dtype, shape, data_start + offsets[0], data_start + offsets[1])
 
 
-def read_range(path: Path, entry: Entry, start: int, out: npt.NDArray[np.generic]) -> None:
+def read_range(path: Path, entry: HeaderEntry, start: int, out: npt.NDArray[np.generic]) -> None:
     """Fill `out` (1-D, contiguous, of the entry's element type) with elements from `start` on.
 
     Raises CheckpointDamage.  Needs no memory beyond `out`.

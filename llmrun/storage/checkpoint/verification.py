@@ -44,7 +44,7 @@ class _Meter:
             self._progress(self._done_bytes, self._total_bytes)
 
 
-Judge = Callable[[Checkpoint], Sequence[Damage]]
+ForecastKeeper = Callable[[Checkpoint], Sequence[Damage]]
 """Says in what a checkpoint is not the state that was recorded; () if nothing contradicts it."""
 
 
@@ -120,7 +120,9 @@ def _sha256_of(path: Path, meter: _Meter) -> str:
     return digest.hexdigest()
 
 
-def open_judged(path: Path, progress: Progress | None = None, judge: Judge | None = None) -> Checkpoint:
+def open_judged(
+    path: Path, progress: Progress | None = None, judge: ForecastKeeper | None = None
+) -> Checkpoint:
     """Open a checkpoint after reading every byte of it and holding it against what its run recorded.
 
     Raises CheckpointDamage if its files are damaged or it is another state than the recorded one, InputError
@@ -137,7 +139,7 @@ def newest_sound(
     checkpoints_dir: Path,
     progress: Progress | None = None,
     step_max: int | None = None,
-    judge: Judge | None = None,
+    judge: ForecastKeeper | None = None,
 ) -> tuple[Checkpoint | None, list[Damage]]:
     """The newest sound checkpoint of a run, at or below `step_max`, and the damage of all newer ones.
 

@@ -31,12 +31,12 @@ from llmrun.storage.checkpoint.layout import (
     step_name,
     temporary_name,
 )
-from llmrun.storage.checkpoint.manifest import FileEntry, Manifest, render_manifest, render_sums
+from llmrun.storage.checkpoint.manifest import CheckpointManifest, FileEntry, render_manifest, render_sums
 from llmrun.storage.checkpoint.parts import (
     Part,
-    Piece,
     Save,
-    Snapshot,
+    StateSnapshot,
+    TensorPiece,
     merge_parts,
     part_tensor,
     read_part,
@@ -49,7 +49,7 @@ from llmrun.storage.checkpoint.verification import verify_files
 from llmrun.storage.durable import DISK, Disk, commit_directory, sha256_over, write_new, write_unhashed
 from llmrun.storage.strict_json import WrongValue
 
-__all__ = ["CheckpointWriteError", "Piece", "Snapshot", "commit", "save_rank"]
+__all__ = ["CheckpointWriteError", "StateSnapshot", "TensorPiece", "commit", "save_rank"]
 
 _POLL_SECONDS_MAX = 0.1
 
@@ -60,7 +60,9 @@ GivenUp = Callable[[], Mapping[int, CheckpointWriteError]]
 """The ranks that failed, where that is known by other ways than their reports: they may have no room for one."""
 
 
-def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, disk: Disk = DISK) -> None:
+def save_rank(
+    checkpoints_dir: Path, snapshot: StateSnapshot, rank: int, world: int, disk: Disk = DISK
+) -> None:
     """Write this rank's files and its part report into the hidden directory of this save, fsynced.
 
     Raises CheckpointWriteError; what the rank wrote is then removed and a report says why.  The directory
@@ -80,7 +82,7 @@ def save_rank(checkpoints_dir: Path, snapshot: Snapshot, rank: int, world: int, 
         raise failure from error
 
 
-def _write_files(directory: Path, save: Save, snapshot: Snapshot, rank: int, disk: Disk) -> Part:
+def _write_files(directory: Path, save: Save, snapshot: StateSnapshot, rank: int, disk: Disk) -> Part:
     """This rank's two files, one after the other.
 
     Hashes and digests are computed beside, from the same memory: neither they nor the disk wait for each other.
@@ -103,7 +105,7 @@ def _write_files(directory: Path, save: Save, snapshot: Snapshot, rank: int, dis
     return Part(rank, files, tuple(tensors))
 
 
-def discard(checkpoints_dir: Path, snapshot: Snapshot, disk: Disk = DISK) -> None:
+def discard(checkpoints_dir: Path, snapshot: StateSnapshot, disk: Disk = DISK) -> None:
     """Remove the hidden directory of a save that will not be committed; no rank writes into it any more."""
     # Removing is a courtesy: what stays behind is hidden, and swept before the next save.
     with suppress(OSError):
@@ -116,7 +118,7 @@ def _make_if_missing(directory: Path, disk: Disk) -> None:
         disk.make_directory(directory)
 
 
-def _stored(piece: Piece) -> Stored:
+def _stored(piece: TensorPiece) -> Stored:
     shape = piece.shape if piece.whole else (piece.values.size,)
     return Stored(piece.name, piece.dtype, shape, piece.values)
 
@@ -127,12 +129,12 @@ def _report_failure(
     """Tell rank 0 at once, after making room; where even that fails rank 0 learns it by its time limit."""
     for group in (MODEL, OPTIMIZER):
         disk.remove_file(directory / shard_name(group, rank, save.world))
-    write_part(directory, save, Part(rank, {}, (), (failure.says, failure.errno)), disk)
+    write_part(directory, save, Part(rank, {}, (), (failure.message, failure.errno)), disk)
 
 
 def commit(
     checkpoints_dir: Path,
-    snapshot: Snapshot,
+    snapshot: StateSnapshot,
     world: int,
     timeout_s: float,
     disk: Disk = DISK,
@@ -166,7 +168,7 @@ def commit(
 
 
 @contextmanager
-def _discarded_on_failure(checkpoints_dir: Path, snapshot: Snapshot, disk: Disk) -> Iterator[None]:
+def _discarded_on_failure(checkpoints_dir: Path, snapshot: StateSnapshot, disk: Disk) -> Iterator[None]:
     done = False
     try:
         yield
@@ -186,7 +188,7 @@ def _typed_errors(checkpoint: str) -> Iterator[None]:
         raise CheckpointWriteError(f"{checkpoint} was not committed: {error}") from error
 
 
-def _rng_stored(snapshot: Snapshot) -> list[Stored]:
+def _rng_stored(snapshot: StateSnapshot) -> list[Stored]:
     arrays = {name: np.ascontiguousarray(values) for name, values in snapshot.rng.items()}
     return [
         Stored(name, name_of(values.dtype), snapshot.rng[name].shape, values.reshape(-1))
@@ -238,7 +240,7 @@ def _reported(directory: Path, save: Save, failure: CheckpointWriteError | None)
 def _first_failure(parts: dict[int, Part]) -> CheckpointWriteError | None:
     """Why the first rank that failed could not write, by the reports."""
     said = [part.failure for _, part in sorted(parts.items()) if part.failure is not None]
-    return _worst([CheckpointWriteError(says, code=code) for says, code in said])
+    return _worst([CheckpointWriteError(message, code=code) for message, code in said])
 
 
 def _worst(failures: Sequence[CheckpointWriteError]) -> CheckpointWriteError | None:
@@ -254,8 +256,10 @@ def _late(save: Save, parts: dict[int, Part], timeout_s: float) -> CheckpointWri
     )
 
 
-def _manifest(snapshot: Snapshot, files: dict[str, FileEntry], parts: Sequence[Part], world: int) -> Manifest:
-    return Manifest(
+def _manifest(
+    snapshot: StateSnapshot, files: dict[str, FileEntry], parts: Sequence[Part], world: int
+) -> CheckpointManifest:
+    return CheckpointManifest(
         step=snapshot.step,
         tokens=snapshot.tokens,
         fingerprint=snapshot.fingerprint,
@@ -266,7 +270,7 @@ def _manifest(snapshot: Snapshot, files: dict[str, FileEntry], parts: Sequence[P
     )
 
 
-def _write_roots(directory: Path, manifest: Manifest, disk: Disk) -> None:
+def _write_roots(directory: Path, manifest: CheckpointManifest, disk: Disk) -> None:
     _, manifest_sha256 = write_new(directory / MANIFEST, [render_manifest(manifest)], disk)
     sums = {name: entry.sha256 for name, entry in manifest.files.items()} | {MANIFEST: manifest_sha256}
     write_new(directory / SUMS, [render_sums(sums)], disk)

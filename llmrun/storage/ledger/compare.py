@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.storage.ledger.record import BODY_WORDS, PRESENT_WORD, QUANTITIES, Record
+from llmrun.storage.ledger.record import BODY_WORDS, PRESENT_WORD, QUANTITIES, LedgerRecord
 
 CAUSAL_ORDER = (
     ("tokens_digest", "data"),
@@ -29,7 +29,7 @@ _WORD_OF = {name: word for word, name in enumerate(QUANTITIES)}
 
 
 @dataclass(frozen=True)
-class Difference:
+class RecordDifference:
     """The first step at which two histories differ.
 
     fields: the fields of the record that differ there, in causal order.
@@ -39,8 +39,8 @@ class Difference:
 
     step: int
     fields: tuple[str, ...]
-    a: Record
-    b: Record
+    a: LedgerRecord
+    b: LedgerRecord
     weights_before_equal: bool
 
     @property
@@ -90,13 +90,13 @@ def common_extent(a: LedgerReader, b: LedgerReader | None, steps: range) -> Exte
     return Extent(n_steps, tuple(belongs[name] for name in names if held >> _WORD_OF[name] & 1))
 
 
-def differing_fields(a: Record, b: Record) -> tuple[str, ...]:
+def differing_fields(a: LedgerRecord, b: LedgerRecord) -> tuple[str, ...]:
     """The fields that both records hold with different bits, in causal order."""
     words_a, words_b = (np.frombuffer(record.body(), "<u8").reshape(1, BODY_WORDS) for record in (a, b))
     return _names(int(_differing_bits(words_a, words_b)[0]))
 
 
-def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = None) -> Difference | None:
+def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = None) -> RecordDifference | None:
     """The first step of `steps` (default: all that both hold) whose records differ; None where none does.
 
     Runs over the memory maps: a million steps take a fraction of a second.
@@ -139,13 +139,13 @@ def differing_steps(a: LedgerReader, b: LedgerReader, steps: range) -> tuple[int
     return count, last
 
 
-def _difference_at(a: LedgerReader, b: LedgerReader, step: int, fields: tuple[str, ...]) -> Difference:
+def _difference_at(a: LedgerReader, b: LedgerReader, step: int, fields: tuple[str, ...]) -> RecordDifference:
     """The difference at `step`, before which nothing differs."""
     before_equal = False
     if step - 1 in a.steps and step - 1 in b.steps:
         weights_a, weights_b = a.record(step - 1).weights_digest, b.record(step - 1).weights_digest
         before_equal = weights_a is not None and weights_a == weights_b
-    return Difference(step, fields, a.record(step), b.record(step), before_equal)
+    return RecordDifference(step, fields, a.record(step), b.record(step), before_equal)
 
 
 def _differing_bits(words_a: NDArray[np.uint64], words_b: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -179,7 +179,7 @@ class Audit:
         self.proven_steps = 0
         self._equal_before = earlier.first_step - 1
 
-    def check(self, record: Record) -> Difference | None:
+    def check(self, record: LedgerRecord) -> RecordDifference | None:
         """Compare a new record with the earlier one of its step; `a` is the earlier, `b` the new one.
 
         Returns None where they are equal, or where the earlier ledger does not hold the step.
@@ -189,7 +189,9 @@ class Audit:
         earlier = self.earlier.record(record.step)
         fields = differing_fields(earlier, record)
         if fields:
-            return Difference(record.step, fields, earlier, record, self._equal_before == record.step - 1)
+            return RecordDifference(
+                record.step, fields, earlier, record, self._equal_before == record.step - 1
+            )
         self._equal_before = record.step if record.weights_digest is not None else -1
         self.proven_steps += record.step > 0
         return None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llmrun.storage.ledger.compare import Difference
+from llmrun.storage.ledger.compare import RecordDifference
 
 INITIALISATION = "weights differ before the first step: initialisation"
 
@@ -22,7 +22,7 @@ class Explanation:
         return f"{self.fact}: {self.guess}" if self.guess else self.fact
 
 
-def explain(difference: Difference, where: str = "") -> Explanation:
+def explain(difference: RecordDifference, where: str = "") -> Explanation:
     """Which inputs of the differing quantity were equal, and what is then left as a cause.
 
     where: the part of the model in which the quantity differs, where that is known.
@@ -57,12 +57,12 @@ def _in(where: str) -> str:
     return f" in {where}" if where else ""
 
 
-def _weights_or_loss(difference: Difference) -> str:
+def _weights_or_loss(difference: RecordDifference) -> str:
     """What besides the data was equal when the gradients differed."""
     return "weights" if difference.weights_before_equal else "loss"
 
 
-def _explain_loss(difference: Difference) -> Explanation:
+def _explain_loss(difference: RecordDifference) -> Explanation:
     step = difference.step
     if difference.quantities == ("loss",) and difference.b.gradients_digest is not None:
         return Explanation(
@@ -78,7 +78,7 @@ def _explain_loss(difference: Difference) -> Explanation:
     return Explanation(f"same data at step {step}, the loss differs; the weights before it were not recorded")
 
 
-def _explain_optimizer(difference: Difference, where: str) -> Explanation:
+def _explain_optimizer(difference: RecordDifference, where: str) -> Explanation:
     if difference.fields[0] == "learning_rate":
         a, b = difference.a.learning_rate, difference.b.learning_rate
         return Explanation(

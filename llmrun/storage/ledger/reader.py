@@ -22,7 +22,7 @@ from llmrun.storage.ledger.record import (
     RECORD_BYTES,
     RECORD_DTYPE,
     RECORD_WORDS,
-    Record,
+    LedgerRecord,
 )
 
 HEADER_BYTES = 4096
@@ -253,9 +253,9 @@ class LedgerReader:
         """The chain after the last record; what stands before record 0 where there is none."""
         return self.chain_at(self.last_step) if self.n_records else self.header.before
 
-    def record(self, step: int) -> Record:
+    def record(self, step: int) -> LedgerRecord:
         """The record of `step`.  Raises IndexError where it is not there."""
-        return Record.from_bytes(self._words[self._index(step)].tobytes())
+        return LedgerRecord.from_bytes(self._words[self._index(step)].tobytes())
 
     def chain_at(self, step: int) -> bytes:
         """The chain after `step`; that before the first record where the ledger begins at a later step than 0.

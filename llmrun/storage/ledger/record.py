@@ -66,7 +66,7 @@ def mask_of(quantities: frozenset[str]) -> int:
 
 
 @dataclass(frozen=True)
-class Record:
+class LedgerRecord:
     """The state after `step` finished steps; None stands for what was not recorded.
 
     tokens:         tokens seen after the step.

@@ -10,7 +10,7 @@ from llmrun.errors import RefusedError, RunFailedError
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk, open_to_write, replace_file
 from llmrun.storage.ledger.chain import next_chain
 from llmrun.storage.ledger.reader import HEADER_BYTES, Header, LedgerReader
-from llmrun.storage.ledger.record import QUANTITIES, RECORD_BYTES, Record, quantities_due
+from llmrun.storage.ledger.record import QUANTITIES, RECORD_BYTES, LedgerRecord, quantities_due
 
 __all__ = ["LedgerReader", "LedgerWriter"]
 
@@ -108,7 +108,7 @@ class LedgerWriter:
             raise _no_room(RefusedError, path, error) from error
         return writer
 
-    def append(self, record: Record) -> Record:
+    def append(self, record: LedgerRecord) -> LedgerRecord:
         """Write the record of the next step; returns it with its chain.  Nothing is forced to disk.
 
         record: of step `next_step`, with the quantities that are due, finite.  Its chain is not looked at.

@@ -9,7 +9,7 @@ from llmrun.storage.ledger.compare import common_extent
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.explain import explain
 from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras
-from llmrun.verify.operands import Subject
+from llmrun.verify.operands import Operand
 from llmrun.verify.replay.execute import Crew, Route, RouteDone, execute
 from llmrun.verify.replay.plan import Draw, draw_windows
 from llmrun.verify.replay.recorded_run import Audited, open_audited
@@ -121,8 +121,8 @@ def route_finding(audited: Audited, done: RouteDone) -> Finding | None:
     difference = done.difference
     if difference is None:
         return None
-    again = Subject("B", done.done.run.path, "run", done.done.ledger, None, {})
-    named = name_tensors(audited.subject, again, difference, difference.step)
+    again = Operand("B", done.done.run.path, "run", done.done.ledger, None, {})
+    named = name_tensors(audited.operand, again, difference, difference.step)
     return Finding(
         step=difference.step,
         quantity=difference.quantity,
@@ -153,11 +153,18 @@ def meaning(fingerprints: Fingerprints) -> str:
 
 def fingerprints_of(done: Sequence[RouteDone]) -> Fingerprints:
     """The fingerprints of the executed steps: A as recorded, B as here."""
-    grounds = {id(ground): ground for route in done for ground in route.grounds}.values()
+    replay_environments = {
+        id(replay_environment): replay_environment
+        for route in done
+        for replay_environment in route.replay_environments
+    }.values()
     recorded = tuple(
-        Era(i, g.recorded.digest, g.recorded.parts, g.recorded.preimages) for i, g in enumerate(grounds)
+        Era(i, g.recorded.digest, g.recorded.parts, g.recorded.preimages)
+        for i, g in enumerate(replay_environments)
     )
-    here = tuple(Era(i, g.here.digest, g.here.parts, g.here.preimages) for i, g in enumerate(grounds))
+    here = tuple(
+        Era(i, g.here.digest, g.here.parts, g.here.preimages) for i, g in enumerate(replay_environments)
+    )
     return compare_eras(recorded, here)
 
 
@@ -189,7 +196,7 @@ def conclude(audited: Audited, draw: Draw | None, done: list[RouteDone], finding
         damage=tuple(damage),
         notes=tuple(notes_of(audited)),
     )
-    D = done[-1].grounds[-1].resolved.batch.D if done else 0
+    D = done[-1].replay_environments[-1].resolved.batch.D if done else 0
     return Replay(verdict, tuple(done), draw, D)
 
 
@@ -222,6 +229,6 @@ def notes_of(audited: Audited) -> list[str]:
         notes.append(
             f"the ledger ends within the record of step {audited.ledger.torn_step}, which is left out"
         )
-    if audited.subject.running:
+    if audited.operand.running:
         notes.append("the run is still going on, or was killed: what it had recorded was audited")
     return notes

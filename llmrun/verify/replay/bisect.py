@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrun.errors import DamagedError
-from llmrun.run.trace import TRACE_NAME, Entry, first_different, read_kept, read_trace
-from llmrun.storage.ledger.compare import Difference, first_difference
+from llmrun.run.trace import TRACE_NAME, TraceEntry, first_different, read_kept, read_trace
+from llmrun.storage.ledger.compare import RecordDifference, first_difference
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.text import command
 from llmrun.verify.replay.execute import Crew, Leg, LegDone, Route, execute, run_leg, saved_checkpoint
-from llmrun.verify.replay.recorded_run import Audited, Ground
+from llmrun.verify.replay.recorded_run import Audited, ReplayEnvironment
 from llmrun.verify.replay.tensor_distance import Gap, gap_between
 
 
@@ -26,7 +26,7 @@ class Side:
     """
 
     label: str
-    ground: Ground
+    replay_environment: ReplayEnvironment
     ledger: LedgerReader
 
 
@@ -47,10 +47,10 @@ class Bisection:
     steps: range
     labels: tuple[str, str]
     n_tensors: int
-    entry: Entry | None
+    entry: TraceEntry | None
     gap: Gap | None
-    difference: Difference | None
-    recorded: dict[str, Difference | None]
+    difference: RecordDifference | None
+    recorded: dict[str, RecordDifference | None]
     unsteady: bool = False
 
 
@@ -123,7 +123,7 @@ def run_traced(
 ) -> LegDone:
     """One execution.  Raises the workers' error where it does not come to its end."""
     leg = Leg(
-        ground=side.ground,
+        replay_environment=side.replay_environment,
         ledger=side.ledger,
         from_step=steps.start - 1,
         checkpoint=state,
@@ -133,20 +133,20 @@ def run_traced(
         trace_against=against,
         trace_kept=kept,
     )
-    done = run_leg(crew.place(), leg, crew.starter, crew.spectator)
+    done = run_leg(crew.place(), leg, crew.backend, crew.observer)
     if done.ledger is None or done.ledger.last_step < steps[-1]:
         raise done.error
     return done
 
 
-def differs_from(ledger: LedgerReader, done: LedgerReader | LegDone, steps: range) -> Difference | None:
+def differs_from(ledger: LedgerReader, done: LedgerReader | LegDone, steps: range) -> RecordDifference | None:
     """The first of `steps` whose record in `ledger` (a) is not that of an execution (b)."""
     again = done.ledger if isinstance(done, LegDone) else done
     assert again is not None
     return first_difference(ledger, again, range(steps.start, min(steps.stop, ledger.last_step + 1)))
 
 
-def gap_of(entry: Entry, one: LegDone, other: LegDone) -> Gap | None:
+def gap_of(entry: TraceEntry, one: LegDone, other: LegDone) -> Gap | None:
     """How far the tensor of the first difference lies apart; None where one of the two did not make it."""
     kept_one, kept_other = read_kept(one.run.path), read_kept(other.run.path)
     if kept_one is None or kept_other is None or kept_one[0] != kept_other[0]:

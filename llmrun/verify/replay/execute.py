@@ -12,19 +12,19 @@ from pathlib import Path
 from llmrun.config.schema import Config
 from llmrun.errors import LlmrunError
 from llmrun.launch.prepared import checked_by_workers
-from llmrun.launch.torchrun import Starter, WorkerJob
-from llmrun.launch.watch import SegmentEnd, Spectator, Watch
+from llmrun.launch.torchrun import ProcessBackend, WorkerJob
+from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.signals import StopRequest
-from llmrun.run.worker_spec import SegmentOrders
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.layout import step_name, step_of, steps_in
 from llmrun.storage.durable import make_directories, replace_file
-from llmrun.storage.ledger.compare import Difference, first_difference
+from llmrun.storage.ledger.compare import RecordDifference, first_difference
 from llmrun.storage.ledger.reader import Header, LedgerReader
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.jsonl import number, row_at
-from llmrun.verify.replay.recorded_run import Audited, Ground, StartState
+from llmrun.verify.replay.recorded_run import Audited, ReplayEnvironment, StartState
 
 SEGMENT = 1
 """Each leg of a replay is the only segment of a run directory of its own."""
@@ -42,7 +42,7 @@ class Leg:
     traced, trace_against, trace_kept: see `SegmentOrders`.
     """
 
-    ground: Ground
+    replay_environment: ReplayEnvironment
     ledger: LedgerReader
     from_step: int
     checkpoint: Path | None
@@ -97,7 +97,7 @@ def only_training(config: Config, *, traced: bool) -> Config:
     return found.model_copy(update={"activation_checkpointing": "none"}) if traced else found
 
 
-def run_leg(directory: Path, leg: Leg, starter: Starter, spectator: Spectator) -> LegDone:
+def run_leg(directory: Path, leg: Leg, backend: ProcessBackend, observer: SegmentObserver) -> LegDone:
     """Execute a leg in `directory`, which must not exist.
 
     The end of a leg whose steps differ from what was recorded is a failure too: compare the ledgers first.
@@ -107,12 +107,12 @@ def run_leg(directory: Path, leg: Leg, starter: Starter, spectator: Spectator) -
     make_directories(run.checkpoints)
     if leg.checkpoint is not None:
         begin_ledger(run.ledger_file, leg.ledger, leg.from_step)
-    orders_of(leg).write(run.orders_file(SEGMENT))
+    orders_of(leg).write(run.worker_spec_file(SEGMENT))
     begun_s = time.monotonic()
     with RunLock.acquire(run.lock_file) as lock:
-        ranks = leg.ground.resolved.batch.D
-        workers = starter.start(WorkerJob(run, SEGMENT, ranks, leg.ground.environment))
-        watch = Watch(run, SEGMENT, ranks, leg.from_step, workers, StopRequest(), lock, spectator)
+        ranks = leg.replay_environment.resolved.batch.D
+        workers = backend.start(WorkerJob(run, SEGMENT, ranks, leg.replay_environment.environment))
+        watch = Watch(run, SEGMENT, ranks, leg.from_step, workers, StopRequest(), lock, observer)
         end = watch.until_end()
     wall_seconds = time.monotonic() - begun_s
     ledger = LedgerReader(run.ledger_file) if run.ledger_file.exists() else None
@@ -127,28 +127,28 @@ def begin_ledger(path: Path, recorded: LedgerReader, step: int) -> None:
     replace_file(path, [header.to_bytes(), recorded.words[index : index + 1].data])
 
 
-def orders_of(leg: Leg) -> SegmentOrders:
+def orders_of(leg: Leg) -> WorkerSpec:
     """What the workers of a leg are told."""
-    ground = leg.ground
-    config = only_training(ground.resolved.config, traced=leg.traced)
-    return SegmentOrders(
+    replay_environment = leg.replay_environment
+    config = only_training(replay_environment.resolved.config, traced=leg.traced)
+    return WorkerSpec(
         segment=SEGMENT,
-        D=ground.resolved.batch.D,
+        D=replay_environment.resolved.batch.D,
         from_step=leg.from_step,
         checkpoint=None if leg.checkpoint is None else str(leg.checkpoint.resolve()),
         until_step=leg.until_step,
-        fingerprint=ground.here.digest,
-        parts=ground.here.parts,
+        fingerprint=replay_environment.here.digest,
+        parts=replay_environment.here.parts,
         config=config.model_dump(mode="json", by_alias=True),
         audit_tails=[str(leg.ledger.path.resolve())] if leg.audits else [],
-        twin_ledger=None,
-        data_path=str(ground.data_path),
+        reference_ledger=None,
+        data_path=str(replay_environment.data_path),
         saves=leg.saves,
         compared=[str(path.resolve()) for path in leg.compared],
         traced=leg.traced,
         trace_against=None if leg.trace_against is None else str(leg.trace_against.resolve()),
         trace_kept=leg.trace_kept,
-        preimages=checked_by_workers(ground.here),
+        preimages=checked_by_workers(replay_environment.here),
     )
 
 
@@ -172,8 +172,8 @@ class Crew:
     scratch: a directory for what the workers write.  D, data: as for `ground_for`.
     """
 
-    starter: Starter
-    spectator: Spectator
+    backend: ProcessBackend
+    observer: SegmentObserver
     scratch: Path
     D: int | None = None
     data: Path | None = None
@@ -213,9 +213,9 @@ class RouteDone:
     """
 
     route: Route
-    grounds: tuple[Ground, ...]
+    replay_environments: tuple[ReplayEnvironment, ...]
     n_equal: int
-    difference: Difference | None
+    difference: RecordDifference | None
     done: LegDone
     saved_states: tuple[SavedState, ...]
     step_seconds: float | None
@@ -232,11 +232,11 @@ def execute(audited: Audited, route: Route, crew: Crew, saves: bool = False) -> 
     legs = legs_of(audited, route, crew, saves)
     checkpoint = route.start.path
     done: LegDone | None = None
-    difference: Difference | None = None
+    difference: RecordDifference | None = None
     saved: list[SavedState] = []
     wall_seconds = 0.0
     for leg in legs:
-        done = run_leg(crew.place(), replace(leg, checkpoint=checkpoint), crew.starter, crew.spectator)
+        done = run_leg(crew.place(), replace(leg, checkpoint=checkpoint), crew.backend, crew.observer)
         wall_seconds += done.wall_seconds
         difference = compare_leg(leg, done)
         saved += saved_states_of(done)
@@ -247,7 +247,7 @@ def execute(audited: Audited, route: Route, crew: Crew, saves: bool = False) -> 
     reached = route.until_step if difference is None else difference.step - 1
     return RouteDone(
         route=route,
-        grounds=tuple(leg.ground for leg in legs),
+        replay_environments=tuple(leg.replay_environment for leg in legs),
         n_equal=max(reached - route.start.step, 0),
         difference=difference,
         done=done,
@@ -266,7 +266,7 @@ def legs_of(audited: Audited, route: Route, crew: Crew, saves: bool) -> list[Leg
         if first < last:
             legs.append(
                 Leg(
-                    ground=audited.ground(last, crew.starter, crew.D, crew.data),
+                    replay_environment=audited.replay_environment(last, crew.backend, crew.D, crew.data),
                     ledger=audited.ledger,
                     from_step=first,
                     checkpoint=None,
@@ -279,7 +279,7 @@ def legs_of(audited: Audited, route: Route, crew: Crew, saves: bool) -> list[Leg
     return legs
 
 
-def compare_leg(leg: Leg, done: LegDone) -> Difference | None:
+def compare_leg(leg: Leg, done: LegDone) -> RecordDifference | None:
     """The first difference between what a leg recorded and what the run did.
 
     Raises the workers' error where they came to their end neither by finishing nor by a difference.

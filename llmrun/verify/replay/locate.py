@@ -6,8 +6,8 @@ from typing import Any
 
 from llmrun.errors import InputError
 from llmrun.provenance.fingerprint import Change, compare
-from llmrun.run.trace import Entry
-from llmrun.storage.ledger.compare import Difference
+from llmrun.run.trace import TraceEntry
+from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.verify.compare_runs import verify_runs
 from llmrun.verify.fingerprints import Fingerprints
 from llmrun.verify.replay.bisect import Bisection, Side, bisect, on_one_rank, state_before
@@ -33,7 +33,7 @@ class Located:
     verdict: Verdict
     bisection: Bisection | None
     settings: tuple[Change, ...]
-    says: str
+    message: str
     notes: tuple[str, ...] = ()
     two_runs: bool = True
 
@@ -43,7 +43,7 @@ class Located:
         return {
             **self.verdict.as_json(),
             "bisect": {
-                "says": self.says,
+                "says": self.message,
                 "steps": [] if found is None else list(found.steps),
                 "tensors_compared": 0 if found is None else found.n_tensors,
                 "module": None if found is None or found.entry is None else found.entry.module,
@@ -56,7 +56,7 @@ class Located:
         }
 
 
-def entry_json(entry: Entry) -> dict[str, Any]:
+def entry_json(entry: TraceEntry) -> dict[str, Any]:
     """The first tensor that differs, without its digest."""
     return {
         "step": entry.step,
@@ -76,8 +76,8 @@ def locate_between(path_a: Path, path_b: Path, crew: Crew) -> Located:
     """
     verdict = verify_runs(path_a, path_b)
     if verdict.finding is None:
-        says = "A and B are equal" if verdict.equal else "nothing of A and B could be compared"
-        return Located(verdict, None, (), f"nothing to bisect: {says}")
+        message = "A and B are equal" if verdict.equal else "nothing of A and B could be compared"
+        return Located(verdict, None, (), f"nothing to bisect: {message}")
     step, quantity = verdict.finding.step, verdict.finding.quantity
     if step is None or quantity not in OF_MODULES:
         what = "damaged" if quantity is None else f"different in {quantity} first"
@@ -87,7 +87,7 @@ def locate_between(path_a: Path, path_b: Path, crew: Crew) -> Located:
     state = state_before(begin, step - 1, crew)
     sides = (side_of("A", a, step, crew), side_of("B", b, step, crew))
     found = bisect(sides, state, range(step, step + 1), crew)
-    settings = tuple(compare(sides[0].ground.here, sides[1].ground.here))
+    settings = tuple(compare(sides[0].replay_environment.here, sides[1].replay_environment.here))
     notes = tuple(note for side in sides for note in not_as_then(side))
     verdict = replace(verdict, notes=(*verdict.notes, *notes))
     return Located(verdict, found, settings, said_of(found), notes)
@@ -121,7 +121,9 @@ def locate_in(path: Path, from_step: int | None, n_steps: int, crew: Crew) -> Lo
         quantities_compared=("loss", "gradients"),
         complete=False,
         last_step=last,
-        fingerprints=Fingerprints(side.ground.here.digest == side.ground.recorded.digest, (), ()),
+        fingerprints=Fingerprints(
+            side.replay_environment.here.digest == side.replay_environment.recorded.digest, (), ()
+        ),
         notes=tuple(not_as_then(side)),
     )
     return Located(verdict, found, (), said_of(found), verdict.notes, two_runs=False)
@@ -130,12 +132,12 @@ def locate_in(path: Path, from_step: int | None, n_steps: int, crew: Crew) -> Lo
 def side_of(label: str, audited: Audited, step: int, crew: Crew) -> Side:
     """What a run's `step` is executed with."""
     own = on_one_rank(crew)
-    return Side(label, audited.ground(step, own.starter, own.D, own.data), audited.ledger)
+    return Side(label, audited.replay_environment(step, own.backend, own.D, own.data), audited.ledger)
 
 
 def not_as_then(side: Side) -> list[str]:
     """In what an execution here cannot be as it was."""
-    changes = compare(side.ground.recorded, side.ground.here)
+    changes = compare(side.replay_environment.recorded, side.replay_environment.here)
     if not changes:
         return []
     shown = ", ".join(str(change) for change in changes[:3])
@@ -195,7 +197,7 @@ def said_without_module(found: Bisection) -> str:
     return f"both executions are equal in every tensor, but give neither record: {named}"
 
 
-def said_difference(difference: Difference) -> str:
+def said_difference(difference: RecordDifference) -> str:
     """`step 12 differs in gradients`."""
     return f"step {difference.step:,} differs in {difference.quantity}"
 

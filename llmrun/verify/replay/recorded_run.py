@@ -11,7 +11,7 @@ from llmrun.config.schema import Config
 from llmrun.data.manifest import fingerprint_of, read_manifest
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
-from llmrun.launch.torchrun import Starter, worker_environment
+from llmrun.launch.torchrun import ProcessBackend, worker_environment
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.variables import with_recorded_variables
@@ -24,11 +24,11 @@ from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.verify.operands import Subject, open_subject
+from llmrun.verify.operands import Operand, open_subject
 
 
 @dataclass(frozen=True)
-class Ground:
+class ReplayEnvironment:
     """What steps of one segment are executed with, here and now.
 
     resolved:    the recorded config for the ranks of the replay.
@@ -47,10 +47,10 @@ def ground_for(
     run: RunDirectory,
     record: RunRecord,
     segment: Segment,
-    starter: Starter,
+    backend: ProcessBackend,
     D: int | None = None,
     data: Path | None = None,
-) -> Ground:
+) -> ReplayEnvironment:
     """What the steps of a segment can be executed with here.
 
     D: ranks; None takes the segment's, on GPUs no more than there are.
@@ -70,7 +70,7 @@ def ground_for(
     variables = recorded.preimages["environment"].get("variables", {})
     base = with_recorded_variables(os.environ, variables)
     environment = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
-    probe = starter.probe(config.hardware.device, environment, lambda: None)
+    probe = backend.probe(config.hardware.device, environment, lambda: None)
     here = Fingerprint(
         {
             "config": numeric_fields(config),
@@ -79,7 +79,7 @@ def ground_for(
             "environment": dict(probe.environment),
         }
     )
-    return Ground(resolved, data_path, environment, recorded, here)
+    return ReplayEnvironment(resolved, data_path, environment, recorded, here)
 
 
 def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: int | None) -> Resolved:
@@ -142,7 +142,7 @@ class Audited:
     damage:      what is wrong with checkpoints that were looked at, in words.
     """
 
-    subject: Subject
+    operand: Operand
     ledger: LedgerReader
     record: RunRecord
     last_step: int
@@ -150,12 +150,12 @@ class Audited:
     stretches: list[Stretch]
     damage: list[str] = field(default_factory=list)
     _starts: dict[int, StartState] = field(default_factory=dict)
-    _grounds: dict[tuple[int, int | None], Ground] = field(default_factory=dict)
+    _grounds: dict[tuple[int, int | None], ReplayEnvironment] = field(default_factory=dict)
 
     @property
     def run(self) -> RunDirectory:
         """Its directory."""
-        return RunDirectory(self.subject.path)
+        return RunDirectory(self.operand.path)
 
     def start_at_or_before(self, step: int) -> StartState:
         """The newest sound checkpoint at or before `step`; else the initial state."""
@@ -175,35 +175,37 @@ class Audited:
 
     def checkpoints_within(self, after: int, last: int) -> list[Path]:
         """The checkpoints of the steps from `after` + 1 to `last`, ascending."""
-        steps = sorted(step for step in self.subject.checkpoints if after < step <= last)
+        steps = sorted(step for step in self.operand.checkpoints if after < step <= last)
         return [self.run.checkpoints / step_name(step) for step in steps]
 
     def stretch_of(self, step: int) -> Stretch:
         """The stretch that made `step`."""
         return next(stretch for stretch in self.stretches if stretch.from_step < step <= stretch.to_step)
 
-    def ground(self, step: int, starter: Starter, D: int | None, data: Path | None) -> Ground:
+    def replay_environment(
+        self, step: int, backend: ProcessBackend, D: int | None, data: Path | None
+    ) -> ReplayEnvironment:
         """What `step` can be executed with here.  Raises InputError, RefusedError, DamagedError."""
         segment = self.stretch_of(step).segment
         key = (segment.segment, D)
         if key not in self._grounds:
-            self._grounds[key] = ground_for(self.run, self.record, segment, starter, D, data)
+            self._grounds[key] = ground_for(self.run, self.record, segment, backend, D, data)
         return self._grounds[key]
 
 
 def open_audited(path: Path, label: str = "A") -> Audited:
     """Open a run for a replay.  Raises InputError where `path` is none, or no step of it was recorded."""
-    subject = open_subject(label, path)
-    if subject.record is None or subject.ledger is None:
+    operand = open_subject(label, path)
+    if operand.record is None or operand.ledger is None:
         raise InputError(
             f"{path} is no run: only a run can be executed again",
             hints=["give two paths to compare them: `llmrun verify A B`"],
         )
-    ledger = subject.ledger
+    ledger = operand.ledger
     broken = ledger.verify_chain()
     last_step = ledger.last_step if broken is None else broken - 1
     if last_step < 1:
         raise InputError(f"nothing to execute again: no step of {path} is on record")
     return Audited(
-        subject, ledger, subject.record, last_step, broken, stretches_of(subject.record, last_step)
+        operand, ledger, operand.record, last_step, broken, stretches_of(operand.record, last_step)
     )

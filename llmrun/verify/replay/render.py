@@ -145,7 +145,7 @@ def lines_of_bisection(located: Located) -> list[str]:
     """The screen of `llmrun verify RUN --bisect`, and what `--bisect` adds to that of `llmrun verify A B`."""
     found = located.bisection
     if found is None:
-        return [f"bisect: {located.says}"]
+        return [f"bisect: {located.message}"]
     return [
         *labelled("run", [] if located.two_runs else [located.verdict.a]),
         *labelled("executed", [said_steps(found)]),
@@ -154,7 +154,7 @@ def lines_of_bisection(located: Located) -> list[str]:
         *labelled("first", said_entry(found)),
         *labelled("module", [] if found.entry is None else [module_name(found.entry.module)]),
         *labelled("note", located.notes),
-        f"bisect: {located.says}",
+        f"bisect: {located.message}",
     ]
 
 

@@ -28,7 +28,7 @@ from llmrun.verify.statistical.tests import (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonRequest:
     """What the user asks: margin in nats, error rate alpha, and the power that planned groups shall have."""
 
     margin: float
@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One quantity at one step in all runs of a group or two.
 
     name: as in metrics.jsonl.  samples: nats; of val_ppl the logarithm, which is val_loss.
@@ -57,7 +57,7 @@ class Measure:
                      difference at all; seeds_at_difference: if the true difference is the one found.  None: never.
     """
 
-    measured: Measured
+    measured: Measurement
     means: MeansCompared
     effect: Effect
     p_equivalence: float
@@ -106,10 +106,10 @@ class Measure:
         }
 
 
-def measure_groups(groups: tuple[Group, ...], step: int) -> list[Measured]:
+def measure_groups(groups: tuple[Group, ...], step: int) -> list[Measurement]:
     """The final smoothed loss at `step`, and the last val_ppl up to there that every run has."""
     found = [
-        Measured(
+        Measurement(
             names.LOSS_SMOOTH,
             step,
             tuple(
@@ -120,7 +120,7 @@ def measure_groups(groups: tuple[Group, ...], step: int) -> list[Measured]:
     evaluated = common_evaluation(groups, step)
     if evaluated is not None:
         values = tuple(Sample.of([m.curve.evaluations[evaluated] for m in group.members]) for group in groups)
-        found.append(Measured(names.VAL_PPL, evaluated, values))
+        found.append(Measurement(names.VAL_PPL, evaluated, values))
     return found
 
 
@@ -134,7 +134,7 @@ def common_evaluation(groups: tuple[Group, ...], step: int) -> int | None:
     return max((s for s in finite if s <= step), default=None)
 
 
-def judge(found: list[Measured], asked: Asked) -> list[Measure]:
+def judge(found: list[Measurement], asked: ComparisonRequest) -> list[Measure]:
     """Compare baseline and candidate in every quantity, with Holm's correction over all of them."""
     compared = [
         compare_means(measured.samples[0], measured.samples[1], asked.margin, asked.alpha)
@@ -150,7 +150,7 @@ def judge(found: list[Measured], asked: Asked) -> list[Measure]:
     ]
 
 
-def with_effect(measure: Measure, asked: Asked, n_measures: int) -> Measure:
+def with_effect(measure: Measure, asked: ComparisonRequest, n_measures: int) -> Measure:
     """`measure` with its effect size and the seeds that it would take.
 
     The seeds are counted at alpha / n_measures, the strictest level that Holm's correction may demand.
@@ -335,7 +335,7 @@ def compare_groups(
     """
     groups = (baseline, candidate)
     check_comparable(groups)
-    asked = Asked(margin.nats, alpha, power)
+    asked = ComparisonRequest(margin.nats, alpha, power)
     step = last_common_step(groups)
     measures = judge(measure_groups(groups, step), asked)
     return Comparison(

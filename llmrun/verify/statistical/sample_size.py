@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from llmrun.verify.statistical.compare import Measured, group_json, last_common_step, measure_groups
+from llmrun.verify.statistical.compare import Measurement, group_json, last_common_step, measure_groups
 from llmrun.verify.statistical.groups import Group, check_comparable
 from llmrun.verify.statistical.margin import Margin, parse_margin
 from llmrun.verify.statistical.tests import seeds_needed
@@ -19,7 +19,7 @@ class SeedPlan:
     alpha: float
     power: float
     step: int
-    scatter: list[Measured]
+    scatter: list[Measurement]
     seeds: list[tuple[Margin, dict[str, int | None]]]
 
     def as_json(self) -> dict[str, Any]:
