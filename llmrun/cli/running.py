@@ -86,7 +86,7 @@ class LiveView:
         """Show that a stop was asked for."""
         self._display.notify(message)
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """Show a warning."""
         self._display.warn(message)
 
@@ -112,8 +112,8 @@ def tell_plan(resolved: "Resolved") -> None:
         return
     for line in plan_in_short(plan):
         console.note(line)
-    for remark in remarks(plan):
-        console.warn(str(remark.message), str(remark.hint))
+    for warning in remarks(plan):
+        console.warn(str(warning.message), str(warning.hint))
 
 
 def plan_in_short(plan: "Plan") -> list[str]:
@@ -184,9 +184,9 @@ def close(prepared: "PreparedSegment", ended: "Ended", as_json: bool, warned: Co
     warned: the remarks that were shown while it ran.
     """
     end, path = ended.end, str(prepared.run.path)
-    for remark in end.remarks:
-        if " ".join(remark.split()) not in warned:
-            console.warn(remark)
+    for warning in end.remarks:
+        if " ".join(warning.split()) not in warned:
+            console.warn(warning)
     if as_json:
         console.emit_json(closing_json(path, ended.record, ended.step, end.why))
     if end.at_once is not None:

@@ -153,7 +153,7 @@ class StepView:
     def checkpoint(self, step: int) -> None:
         """The state before a bisection was saved."""
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """A scratch segment has nothing to say that its verdict does not."""
 
     def stopping(self, message: str) -> None:

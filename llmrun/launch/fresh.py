@@ -87,8 +87,8 @@ def prepare_fresh(
             record = write_draft(draft, name, preflight, baseline)
             stop.hold()
             commit(draft, final)
-    for remark in preflight.remarks:
-        notify(remark)
+    for warning in preflight.remarks:
+        notify(warning)
     segment = open_segment(1, preflight, preflight.fingerprint, from_step=0, checkpoint=None)
     worker_spec = worker_spec_for(segment, preflight, until, [], reference_run, baseline, lock)
     return PreparedSegment(final, lock, record, segment, worker_spec, preflight)

@@ -137,8 +137,8 @@ def _prepare(
     check_shared_memory(inputs.resolved)
     check_space(run, inputs.resolved, run.checkpoints)
     preflight = examine(inputs, run.path.resolve().parent, backend, stop.check, origin_of(run), notify)
-    for remark in preflight.remarks:
-        notify(remark)
+    for warning in preflight.remarks:
+        notify(warning)
     allowed, changes = compare(run, record, reference, start, preflight, options, command, stop, notify)
     bases = [Path.cwd(), Path(record.working_directory)]
     for line in rate_lines(written, inputs.resolved, start.step):

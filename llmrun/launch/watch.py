@@ -16,7 +16,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.record import Ending
 from llmrun.run.signals import StopRequest
-from llmrun.run.warnings import RemarksTail
+from llmrun.run.warnings import WarningsTail
 from llmrun.run.worker_spec import Outcome
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.durable import replace_text
@@ -62,7 +62,7 @@ class SegmentObserver(Protocol):
         """A stop was asked for."""
         ...
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """Something the user should know, that did not stop the run."""
         ...
 
@@ -83,13 +83,13 @@ class Watch:
     clock: Callable[[], float] = time.monotonic
     _asked: bool = False
     _looked_at: float | None = None
-    _remarks: RemarksTail = field(init=False)
+    _remarks: WarningsTail = field(init=False)
     _oom_kills_before: int = field(init=False)
     _warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._oom_kills_before = oom_kills() or 0
-        self._remarks = RemarksTail(self.run.remarks_file(self.segment))
+        self._remarks = WarningsTail(self.run.warnings_file(self.segment))
 
     def until_end(self) -> SegmentEnd:
         """Watch until no process is left.  Whatever is raised, nothing is left behind."""
@@ -138,7 +138,7 @@ class Watch:
     def _show(self, tail: Tail) -> None:
         """Tell the spectator what is new; look for checkpoints once a second."""
         for line in self._remarks.new_lines():
-            self._tell(self.observer.remark, line)
+            self._tell(self.observer.warn, line)
         rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
         if rows:
             self._tell(self.observer.rows, rows)
@@ -192,7 +192,7 @@ def proven_of(outcomes: Sequence[Outcome]) -> int:
 
 def remarks_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """What the ranks want to be told, each sentence once."""
-    return tuple(dict.fromkeys(remark for outcome in outcomes for remark in outcome.remarks))
+    return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.remarks))
 
 
 def lost_lock(run: RunDirectory) -> RunFailedError:

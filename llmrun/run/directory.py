@@ -139,7 +139,7 @@ class RunDirectory:
         """How one worker ended."""
         return self.segment_logs(segment) / f"rank-{rank}.outcome.json"
 
-    def remarks_file(self, segment: int) -> Path:
+    def warnings_file(self, segment: int) -> Path:
         """What a running segment has to tell the user."""
         return self.segment_logs(segment) / "remarks.txt"
 

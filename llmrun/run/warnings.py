@@ -12,7 +12,7 @@ from llmrun.storage.durable import DISK, Disk, as_utf8
 REMARKS_BYTES = 64 * 1024
 
 
-class RemarksWriter:
+class WarningsWriter:
     """Writes lines into a file of REMARKS_BYTES zeros, from its beginning on.  Rank 0 only."""
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
@@ -32,7 +32,7 @@ class RemarksWriter:
             self._size += len(line)
 
 
-class RemarksTail:
+class WarningsTail:
     """The lines that came since the last look."""
 
     def __init__(self, path: Path) -> None:

@@ -225,7 +225,7 @@ class Checkpointing:
 
     def _remark(self, message: str) -> None:
         if self._state.rank == 0:
-            self._progress.remark(message)
+            self._progress.warn(message)
 
     def _before_commit(self) -> None:
         """Rank 0, in the background: the ledger holds what the checkpoint names."""

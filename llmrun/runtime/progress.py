@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from llmrun.errors import LlmrunError
-from llmrun.run.warnings import RemarksWriter
+from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import Outcome, OutcomeKind, WorkerSpec
 
 
@@ -31,9 +31,9 @@ class Progress:
     loop_s: float | None = None
     proven_steps: int = 0
     remarks: list[str] = field(default_factory=list)
-    live: RemarksWriter | None = None
+    live: WarningsWriter | None = None
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """Tell the user something that does not stop the run: now, and at the end."""
         self.remarks.append(message)
         if self.live is not None:

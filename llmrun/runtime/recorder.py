@@ -147,7 +147,7 @@ class Recorder:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self._progress.remark(
+            self._progress.warn(
                 f"the digests of single tensors of step {step} were not kept: {error.strerror}"
             )
 
@@ -172,7 +172,7 @@ class Recorder:
                     "go on all the same: `llmrun resume RUN --set reproducibility.on_difference=warn`",
                 ],
             )
-        self._progress.remark(message)
+        self._progress.warn(message)
 
     def _against_baseline(self, step: int, loss_smooth: float) -> dict[str, Any]:
         """What the row says of the baseline; a warning becomes a remark."""
@@ -180,7 +180,7 @@ class Recorder:
             return {}
         fields, warning = self._baseline.step(step, loss_smooth)
         if warning is not None:
-            self._progress.remark(warning)
+            self._progress.warn(warning)
         return fields
 
     def _prove(self, record: LedgerRecord, tensors: dict[str, Any], *, backed: bool) -> None:
@@ -205,7 +205,7 @@ class Recorder:
         self._progress.proven_steps += bool(found) and record.step > 0
         for tail, difference in wrong:
             self._tails.remove(tail)
-            self._progress.remark(
+            self._progress.warn(
                 f"{tail.earlier.path.name} is wrong from step {record.step} on ({difference.quantity}):"
                 " another record of the step agrees with this one"
             )

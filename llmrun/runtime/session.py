@@ -33,7 +33,7 @@ from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.stop_request import STOP_SIGNALS, WorkerStopRequest
-from llmrun.run.warnings import RemarksWriter
+from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
 from llmrun.runtime.loop import Loop
@@ -68,9 +68,9 @@ def run_segment(
     rank = progress.rank
     config = Config.model_validate_json(json.dumps(worker_spec.config))
     if rank == 0:
-        progress.live = RemarksWriter(run.remarks_file(worker_spec.segment))
+        progress.live = WarningsWriter(run.warnings_file(worker_spec.segment))
         if config.data.verify == "never" and worker_spec.saves:
-            progress.remark(UNCHECKED_SHARDS)
+            progress.warn(UNCHECKED_SHARDS)
     resolved = resolved_of(config, worker_spec.D)
     spec = training_spec(resolved)
     set_determinism(spec)
@@ -206,7 +206,7 @@ def audit_of(path: Path, progress: Progress) -> Audit | None:
         return Audit(LedgerReader(path))
     except (OSError, LlmrunError) as error:
         message = error.message if isinstance(error, LlmrunError) else error.strerror
-        progress.remark(f"nothing was compared with {path}: {message}")
+        progress.warn(f"nothing was compared with {path}: {message}")
         return None
 
 
@@ -218,7 +218,7 @@ def _peak_flops(config: Config, progress: Progress) -> float | None:
     try:
         return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
     except LlmrunError as error:
-        progress.remark(f"MFU is not measured: {error.message}")
+        progress.warn(f"MFU is not measured: {error.message}")
         return None
 
 

@@ -183,7 +183,7 @@ class Watcher:
         """A checkpoint."""
         self.checkpoints.append(step)
 
-    def remark(self, message):
+    def warn(self, message):
         """A remark while the run goes on."""
 
     def stopping(self, message):

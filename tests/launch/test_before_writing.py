@@ -96,7 +96,7 @@ def test_a_table_that_goes_away_later_costs_only_the_forecast(project, table) ->
     ended = project.go(prepared)
 
     assert ended.end.why == "finished"
-    assert any("own.yaml" in remark for remark in ended.end.remarks)
+    assert any("own.yaml" in warning for warning in ended.end.remarks)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"format": "llmrun-forecast/1", "segments": [[]]}', "\xff"])

@@ -59,7 +59,7 @@ class Meddler:
     def checkpoint(self, step: int) -> None:
         """A new checkpoint."""
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """A remark while the run goes on."""
 
     def stopping(self, message: str) -> None:
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_lets_the_run_go_on(driver, pool, small_disk):
 
     assert meddler.deeds == []
     assert ended.end.why == "finished", ended.error(run)
-    assert any(remark.startswith("no checkpoint at step ") for remark in ended.end.remarks)
+    assert any(warning.startswith("no checkpoint at step ") for warning in ended.end.remarks)
     assert 8 <= seen[0] < LONG_STEPS
     assert steps_in(run.checkpoints)[-1] == LONG_STEPS
     assert verify_files(run.checkpoints / f"step-{LONG_STEPS:08d}") == []
@@ -185,9 +185,9 @@ def test_a_file_size_limit_is_a_full_disk(driver, pool):
     run = driver.run("demo")
 
     assert ended.end.why == "finished", ended.error(run)
-    remark = ended.end.remarks[0]
-    assert remark.startswith("no checkpoint at step ")
-    assert "File too large" in remark
+    warning = ended.end.remarks[0]
+    assert warning.startswith("no checkpoint at step ")
+    assert "File too large" in warning
     assert hidden(run) == []
     assert_equal_runs(driver.run("straight"), run, LONG_STEPS)
 

@@ -103,13 +103,13 @@ def test_more_tokens_than_the_split_has_are_remarked(demo_file: Path) -> None:
     """A run over 4 Mi tokens of a split of 3 million sees it 1.40 times."""
     dataset = DatasetFacts(vocab_size=4096, train_tokens=3_000_000, val_tokens=30_000)
     plan = make_plan(resolved(demo_file), dataset)
-    (remark,) = remarks(plan)
+    (warning,) = remarks(plan)
 
     assert (
-        str(remark.message)
+        str(warning.message)
         == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
     )
-    assert str(remark.hint) == "`--set T_tokens=2998272` is at most one epoch"
+    assert str(warning.hint) == "`--set T_tokens=2998272` is at most one epoch"
     assert as_json(plan)["epochs"] == pytest.approx(1.398, abs=1e-3)
 
 

@@ -110,7 +110,7 @@ def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) 
         assert summary(plan, **notify)
         assert explanation(plan, **notify)
         assert comparison(plan, plan, **notify)
-    assert all(str(remark.message) and str(remark.hint) for remark in remarks(plan))
+    assert all(str(warning.message) and str(warning.hint) for warning in remarks(plan))
 
 
 @settings(max_examples=40)

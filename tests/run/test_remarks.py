@@ -1,16 +1,16 @@
 """Remarks of a running segment: read line by line while they are written, in room that was kept."""
 
-from llmrun.run.warnings import REMARKS_BYTES, RemarksTail, RemarksWriter
+from llmrun.run.warnings import REMARKS_BYTES, WarningsTail, WarningsWriter
 from llmrun.storage.durable import Disk
 
 
 def test_lines_are_read_once_as_they_come(tmp_path):
     """A reader that looks again and again gets each line once, and nothing before there is a file."""
     path = tmp_path / "remarks.txt"
-    tail = RemarksTail(path)
+    tail = WarningsTail(path)
     assert tail.new_lines() == []
 
-    writer = RemarksWriter(path)
+    writer = WarningsWriter(path)
     assert tail.new_lines() == []
     writer.write("no checkpoint at step 5:\n the disk is full")
     writer.write("μ")
@@ -23,13 +23,13 @@ def test_lines_are_read_once_as_they_come(tmp_path):
 def test_the_room_is_kept_and_never_outgrown(tmp_path):
     """The file has its full size from the start, and what does not fit is left to the outcome."""
     path = tmp_path / "remarks.txt"
-    writer = RemarksWriter(path)
+    writer = WarningsWriter(path)
     assert path.stat().st_size == REMARKS_BYTES
 
     for number in range(10_000):
         writer.write(f"remark {number}")
     assert path.stat().st_size == REMARKS_BYTES
-    lines = RemarksTail(path).new_lines()
+    lines = WarningsTail(path).new_lines()
     assert lines == [f"remark {number}" for number in range(len(lines))]
     assert len(lines) > 4_000
 
@@ -41,6 +41,6 @@ def test_no_room_at_the_start_is_no_error(tmp_path):
         def create(self, path):
             raise OSError(28, "No space left on device")
 
-    writer = RemarksWriter(tmp_path / "remarks.txt", Full())
+    writer = WarningsWriter(tmp_path / "remarks.txt", Full())
     writer.write("unheard")
-    assert RemarksTail(tmp_path / "remarks.txt").new_lines() == []
+    assert WarningsTail(tmp_path / "remarks.txt").new_lines() == []

@@ -61,7 +61,7 @@ def test_a_twin_is_compared_as_it_goes(driver, server, straight):
         PoolBackend(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
     )
 
-    assert any("an earlier run of the same fingerprint: loss" in remark for remark in ended.end.remarks)
+    assert any("an earlier run of the same fingerprint: loss" in warning for warning in ended.end.remarks)
     assert ended.end.why == "finished"
     assert ended.step == STEPS
 
@@ -112,5 +112,5 @@ def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straig
     ended = driver.train(Removing(pool.server), "again", "reproducibility.compare_with=auto")
 
     assert ended.end.why == "finished"
-    (remark,) = ended.end.remarks
-    assert remark.startswith(f"nothing was compared with {straight / 'ledger.bin'}: ")
+    (warning,) = ended.end.remarks
+    assert warning.startswith(f"nothing was compared with {straight / 'ledger.bin'}: ")

@@ -89,7 +89,7 @@ def test_a_rank_reports_on_a_full_disk(driver, server):
     error = ended.error(run)
     assert isinstance(error, RunFailedError)
     assert "No space left on device" in error.message
-    assert any("no checkpoint at step 10" in remark for remark in ended.end.remarks)
+    assert any("no checkpoint at step 10" in warning for warning in ended.end.remarks)
     assert [path.name for path in run.segment_logs(1).iterdir() if path.name.startswith(".")] == []
 
 
@@ -101,7 +101,7 @@ def test_after_a_full_disk_it_is_tried_again(driver, server, D):
 
     steps = steps_in(driver.run("full").checkpoints)
     assert steps == [11, 16]
-    assert [remark.split(":")[0] for remark in ended.end.remarks] == [
+    assert [warning.split(":")[0] for warning in ended.end.remarks] == [
         "no checkpoint at step 8",
         "checkpoints are saved again, that of step 11 is complete",
     ]

@@ -88,13 +88,13 @@ def test_a_run_that_leaves_its_baseline_is_warned_of(place, pool):
     make_baseline(place, shift=-1.0)
     ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
     run = place.run("watched")
-    (remark,) = ended.end.remarks
+    (warning,) = ended.end.remarks
 
     assert ended.end.why == "finished"
-    assert remark.startswith("step 15: the smoothed loss")
-    assert "above its mean" in remark
-    assert warnings_of(run) == {15: [remark]}
-    assert ended.record.segments[-1].remarks == [remark]
+    assert warning.startswith("step 15: the smoothed loss")
+    assert "above its mean" in warning
+    assert warnings_of(run) == {15: [warning]}
+    assert ended.record.segments[-1].remarks == [warning]
     for row in rows(run.metrics_file):
         assert row["baseline_low"] < row["baseline_high"] < row["loss_smooth"]
         assert row["baseline_z"] > 3

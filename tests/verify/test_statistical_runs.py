@@ -99,10 +99,10 @@ def test_the_monitor_sees_it_while_it_trains(trained, server):
     bad = trained.train(backend, "watched-bad", *watched, "seed=92", f"data.path={spoiled}")
 
     assert good.end.remarks == ()
-    (remark,) = bad.end.remarks
-    assert "has left the baseline's band, above its mean" in remark
+    (warning,) = bad.end.remarks
+    assert "has left the baseline's band, above its mean" in warning
     assert (good.end.why, bad.end.why) == ("finished", "finished")
     (warned,) = [row for row in rows(trained.run("watched-bad").metrics_file) if "warnings" in row]
-    assert warned["warnings"] == [remark]
+    assert warned["warnings"] == [warning]
     assert warned["baseline_z"] > 3
-    assert bad.record.segments[-1].remarks == [remark]
+    assert bad.record.segments[-1].remarks == [warning]

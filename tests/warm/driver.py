@@ -36,7 +36,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.remarked: list[str] = []
+        self.warned: list[str] = []
 
     def rows(self, rows) -> None:
         """New numbers."""
@@ -44,9 +44,9 @@ class Silent:
     def checkpoint(self, step: int) -> None:
         """A new checkpoint."""
 
-    def remark(self, message: str) -> None:
+    def warn(self, message: str) -> None:
         """A remark while the run goes on."""
-        self.remarked.append(message)
+        self.warned.append(message)
 
     def stopping(self, message: str) -> None:
         """A stop was asked for."""

@@ -75,9 +75,9 @@ def degree_lines(plan: Plan, translate: Translate) -> list[str]:
 def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
     """One D as cells."""
     buffer_bytes = 4 * plan.parameters.N_params_total
-    remark = "" if row.cheap else translate("uneven")
+    warning = "" if row.cheap else translate("uneven")
     if row.D == plan.batch.D:
-        remark = " ".join(filter(None, ["<--", remark]))
+        warning = " ".join(filter(None, ["<--", warning]))
     return [
         f"{row.D:,}",
         f"{row.A:,}" if row.A is not None and row.cheap else translate("at most {n:,}", n=row.A_largest),
@@ -85,7 +85,7 @@ def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
         UNKNOWN if row.sums_sent is None else f"{row.sums_sent:.2f}",
         UNKNOWN if row.buffers is None else f"{row.buffers}",
         UNKNOWN if row.buffers is None else show_bytes(row.buffers * buffer_bytes),
-        remark,
+        warning,
     ]
 
 

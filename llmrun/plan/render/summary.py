@@ -71,11 +71,11 @@ def describe(shape: ModelShape, translate: Translate = english) -> str:
     )
 
 
-def row(label: str, value: str, remark: str = "") -> list[str]:
+def row(label: str, value: str, warning: str = "") -> list[str]:
     """Label, value, and what it means: in lines that fit the screen."""
     lead = f"{padded(label, LABEL_WIDTH)}{padded(value, VALUE_WIDTH)} "
     room = COLUMNS - len(INDENT) - LABEL_WIDTH - VALUE_WIDTH - 1
-    first, *rest = wrapped(remark, room)
+    first, *rest = wrapped(warning, room)
     below = " " * (LABEL_WIDTH + VALUE_WIDTH + 1)
     return [f"{lead}{first}".rstrip(), *(f"{below}{line}" for line in rest)]
 
@@ -248,8 +248,8 @@ def _costs(plan: Plan, translate: Translate) -> list[str]:
     }
     return [
         line
-        for name, (label, show, remark) in remarks.items()
-        for line in _cost_row(costs, name, label, show, remark, translate)
+        for name, (label, show, warning) in remarks.items()
+        for line in _cost_row(costs, name, label, show, warning, translate)
     ]
 
 
@@ -284,7 +284,7 @@ def _interrupted(plan: Plan, translate: Translate) -> str:
 
 
 def _cost_row(
-    costs: Costs, name: str, label: str, show: Callable[[float], str], remark: str, translate: Translate
+    costs: Costs, name: str, label: str, show: Callable[[float], str], warning: str, translate: Translate
 ) -> list[str]:
     """One cost, or a dash and why it is unknown."""
     value: float | None = getattr(costs, name)
@@ -292,5 +292,5 @@ def _cost_row(
     return (
         row(label, UNKNOWN, why.by(translate) if why else "")
         if value is None
-        else row(label, show(value), remark)
+        else row(label, show(value), warning)
     )
