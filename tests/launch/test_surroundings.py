@@ -133,10 +133,8 @@ def test_closed_descriptors(place):
     assert record(place)["status"] == "reached"
 
 
-@pytest.mark.parametrize(
-    "whom",
-    ["agent", *(pytest.param(name, marks=pytest.mark.slow) for name in ("group", "worker", "everybody"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["group", "agent", "worker", "everybody"])
 def test_a_signal_to_other_processes_of_a_run(place, whom):
     """The launcher's process group, the agent, one worker, or all of a job's processes: one save, exit 75."""
     process = start(place, "exec $LLMRUN train demo.yaml --run demo", stderr=subprocess.DEVNULL)

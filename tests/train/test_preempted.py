@@ -40,6 +40,7 @@ def test_five_preemptions_leave_what_retention_keeps(driver, server):
     assert_equal_runs(driver.run("straight"), driver.run("demo"), STEPS)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_survives_the_start(driver, server):
     """What `keep_best` keeps is not deleted at a start either."""
     keep = (NO_TIMER, "checkpoint.keep_last=1", "checkpoint.keep_best=true", "optimizer.lr=3e-1")
