@@ -31,7 +31,18 @@ TORCH_MODULES = {
 }
 """Where torch may be imported.  Everything else must load without it."""
 
-ENTRY_POINTS = ("llmrun.__main__", "llmrun.cli.app", "worker", "probe", "agent", "reference", "gpus", "boot")
+ENTRY_POINTS = (
+    "llmrun.__main__",
+    "llmrun.cli.app",
+    "worker",
+    "probe",
+    "agent",
+    "reference",
+    "gpus",
+    "boot",
+    "config_reference",
+    "command_reference",
+)
 """Modules that are run by name: `python -m …`."""
 
 VAGUE = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff")
@@ -79,7 +90,7 @@ def test_names_say_what_is_inside(sources) -> None:
     problems = [
         f"{source.path}: name it after the one thing that it holds"
         for source in sources
-        for part in source.module.split(".")
+        for part in source.module.removeprefix("tools.").split(".")
         if part.strip("_") in VAGUE
     ]
 

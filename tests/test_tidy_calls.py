@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-NUMERIC = ("llmrun/train/", "llmrun/reduce/", "llmrun/model/")
+NUMERIC = ("llmrun/core/", "llmrun/runtime/")
 DURABLE = {"llmrun/storage/durable.py": "the place that fsyncs and renames"}
 
 

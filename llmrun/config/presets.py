@@ -51,7 +51,7 @@ def _preset(name: str, family: dict[str, Any], shape: dict[str, Any]) -> Preset:
         model=family["model"] | shape,
         L_ctx=family["L_ctx"],
         source=family["source"],
-        beyond=None if beyond is None else Beyond(**beyond | {"says": tuple(beyond.get("says", ()))}),
+        beyond=None if beyond is None else Beyond(**beyond | {"message": tuple(beyond.get("message", ()))}),
     )
 
 

@@ -301,11 +301,11 @@ class TorchrunBackend:
     """The starter of every real run."""
 
     def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
-        """See `Starter.probe`."""
+        """See `ProcessBackend.probe`."""
         return run_probe(device, environment, check)
 
     def start(self, job: WorkerJob) -> TorchrunWorkers:
-        """See `Starter.start`.  To be called from the main thread: workers die with the thread that forked.
+        """See `ProcessBackend.start`.  To be called from the main thread: workers die with the thread that forked.
 
         Raises RefusedError if this machine has no loopback interface.
         """

@@ -1,6 +1,6 @@
 """What a launcher tells its workers, and what each worker answers: two small JSON files.
 
-logs/segment-NNN/orders.json          SegmentOrders, written once before the workers start
+logs/segment-NNN/orders.json          WorkerSpec, written once before the workers start
 logs/segment-NNN/rank-R.outcome.json  Outcome, written by each worker as its last deed
 
 Outcomes decide how a segment ended, never the exit code of a process: gloo may crash at exit.

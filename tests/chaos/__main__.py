@@ -18,12 +18,12 @@ from llmrun.launch.torchrun import worker_environment
 os.environ |= worker_environment(os.environ, 1)
 
 import torch
-from chaos.replay_environment import make_ground
 
 import warm.preload  # noqa: F401
 from chaos import fire, torchrun
 from chaos.checks import Finding, Truth, adopt_orphans
 from chaos.fire import Run, Tally
+from chaos.ground import make_ground
 from chaos.plan import runs, torchrun_kill, warm_kill
 from chaos.tables import report
 
@@ -59,14 +59,14 @@ def command_line(options: argparse.Namespace, only: str = "") -> str:
 class Campaign:
     """All runs of one command line."""
 
-    def __init__(self, options: argparse.Namespace, replay_environment: Path) -> None:
-        self.options, self.replay_environment = options, replay_environment
+    def __init__(self, options: argparse.Namespace, ground: Path) -> None:
+        self.options, self.ground = options, ground
         self.tallies: dict[str, Tally] = {}
         self.doing, self.label = "the straight run", ""
 
     def go(self) -> None:
         """Every run, one after the other.  Raises Finding."""
-        truth = make_ground(self.replay_environment)
+        truth = make_ground(self.ground)
         for label, kills in self._runs():
             self.label = label
             self._under_fire(label, kills, truth)
@@ -88,7 +88,7 @@ class Campaign:
         name, draw, play = KINDS[label[0]]
         tally = self.tallies.setdefault(name, Tally())
         begun, life = time.monotonic(), 1
-        run = Run(self.replay_environment, label, truth, tally, play)
+        run = Run(self.ground, label, truth, tally, play)
         for number in range(kills):
             kill = draw(self.options.seed, label, number)
             self.doing = str(kill)
@@ -99,7 +99,7 @@ class Campaign:
                 life, missed = life + 1, missed + 1
                 if missed == MISSED_MAX:
                     raise Finding("ending", f"{missed} runs in turn were finished before this kill came")
-                run = Run(self.replay_environment, f"{label}.{life}", truth, tally, play)
+                run = Run(self.ground, f"{label}.{life}", truth, tally, play)
         self.doing = "the last segment, which nobody kills"
         run.segment(None)
         run.finish()
@@ -131,9 +131,9 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
     adopt_orphans()
-    replay_environment = Path(tempfile.mkdtemp(prefix="llmrun-chaos-"))
-    os.chdir(replay_environment)
-    campaign, begun = Campaign(options, replay_environment), time.monotonic()
+    ground = Path(tempfile.mkdtemp(prefix="llmrun-chaos-"))
+    os.chdir(ground)
+    campaign, begun = Campaign(options, ground), time.monotonic()
     found = None
     try:
         campaign.go()
@@ -144,11 +144,9 @@ def main() -> int:
     print(f"\n{text}")
     if found is not None:
         print(f"\nFOUND in {campaign.label or 'no run'}, {campaign.doing}:\n  {found}")
-        print(
-            f"  everything is kept in {replay_environment}\n  replay: {command_line(options, campaign.label)}"
-        )
+        print(f"  everything is kept in {ground}\n  replay: {command_line(options, campaign.label)}")
         return 1
-    shutil.rmtree(replay_environment)
+    shutil.rmtree(ground)
     if options.write:
         write_page(text)
     return 0

@@ -67,12 +67,12 @@ Play = Callable[[Task, Path], Seen]
 class Run:
     """One run under fire."""
 
-    def __init__(self, replay_environment: Path, name: str, truth: Truth, tally: Tally, play: Play) -> None:
-        self.run = RunDirectory(replay_environment / "runs" / name)
+    def __init__(self, ground: Path, name: str, truth: Truth, tally: Tally, play: Play) -> None:
+        self.run = RunDirectory(ground / "runs" / name)
         self.truth, self.tally = truth, tally
         self._config, self._log, self._play = (
-            replay_environment / "config.yaml",
-            replay_environment / f"{name}.log",
+            ground / "config.yaml",
+            ground / f"{name}.log",
             play,
         )
         self._on_disk: list[int] = []
@@ -91,7 +91,7 @@ class Run:
     def _judge(self, kill: Kill | None, seen: Seen, start: str | None) -> None:
         """Nothing ended otherwise than it should, nothing is unsound, nothing committed is gone."""
         for error in seen.all("error"):
-            raise Finding("ending", f"the launcher ended with {error['says']}")
+            raise Finding("ending", f"the launcher ended with {error['message']}")
         before = self._on_disk
         for started in seen.all("started"):
             expected = int(start) if start else max(before, default=0)
@@ -112,7 +112,7 @@ class Run:
             raise Finding("lost", f"checkpoint {lowest} was committed, the newest on disk is {newest}")
         for ended in seen.all("ended"):
             if ended["why"] != ("failed" if seen.struck else "finished"):
-                raise Finding("ending", f"the segment ended as {ended['why']}: {ended['says']}")
+                raise Finding("ending", f"the segment ended as {ended['why']}: {ended['message']}")
         if not seen.struck and seen.exit_code != 0:
             raise Finding(
                 "ending", f"nothing was killed, and the launcher ended with exit code {seen.exit_code}"

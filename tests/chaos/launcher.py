@@ -110,17 +110,17 @@ class Ranks:
 
 
 class ForkStarter:
-    """Implements `llmrun.launch.torchrun.Starter`."""
+    """Implements `llmrun.launch.torchrun.ProcessBackend`."""
 
     def __init__(self, task: Task, reports: Reports) -> None:
         self._task, self._reports = task, reports
 
     def probe(self, device, environment, check) -> Probe:
-        """See `Starter.probe`."""
+        """See `ProcessBackend.probe`."""
         return probed()
 
     def start(self, job: WorkerJob) -> Ranks:
-        """See `Starter.start`.  All ranks stand in one process group, so that one signal reaches them all."""
+        """See `ProcessBackend.start`.  All ranks stand in one process group, so that one signal reaches them all."""
         worker_spec = WorkerSpec.read(job.run.worker_spec_file(job.segment))
         hidden = sorted(path.name for path in job.run.checkpoints.glob(".tmp-*"))
         port, launcher = free_port(), os.getpid()

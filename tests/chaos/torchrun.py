@@ -131,7 +131,7 @@ class Watched:
             fresh = set(steps_in(self._run.checkpoints)) | self._committed
             found += [{"event": "committed", "step": step} for step in sorted(fresh) if step > last.from_step]
             if last.why is not None:
-                found.append({"event": "ended", "why": last.why, "says": f"at step {last.to_step}"})
+                found.append({"event": "ended", "why": last.why, "message": f"at step {last.to_step}"})
         return found
 
 

@@ -169,13 +169,13 @@ def test_check_as_json(run):
         {
             "checkpoint": "step-00000008",
             "file": "model-00001-of-00001.safetensors",
-            "says": "has another sha256 than SHA256SUMS states",
+            "message": "has another sha256 than SHA256SUMS states",
         }
     ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("check", "{run}", 17), "has no checkpoint of step 17"),
         (("check", "{run}", "--", -1), "has no checkpoint of step -1"),

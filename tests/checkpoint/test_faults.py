@@ -277,7 +277,7 @@ def test_a_foreign_file_in_the_hidden_directory_stops_the_commit(states, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "is not JSON"),
         ("{}", "the report lacks 'attempt'"),

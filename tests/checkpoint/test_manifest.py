@@ -206,7 +206,7 @@ OWN = {
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({}, None),
         ({"val_ppl": "12"}, "val_ppl is '12', not a number"),

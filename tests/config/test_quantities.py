@@ -46,7 +46,7 @@ def test_malformed_quantity_is_refused(written: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "says"),
+    ("written", "message"),
     [
         ("0.3Ki", "must come out whole: 0.3Ki is 307.2"),
         ("1.00000000000000000000000000000000000001Ki", "must come out whole: 1.00000000000000000000000000000000000001Ki is 1024.00000000000000000000000000000000001024"),

@@ -84,7 +84,7 @@ BAD_FIELDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "says"), BAD_FIELDS, ids=[message[:50] for _, message in BAD_FIELDS])
+@pytest.mark.parametrize(("change", "message"), BAD_FIELDS, ids=[message[:50] for _, message in BAD_FIELDS])
 def test_bad_field(dataset, change, message):
     """Every wrong field is refused by its name, with the file it stands in."""
     edited(dataset, change)
@@ -109,7 +109,9 @@ BAD_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "says"), BAD_FILES, ids=[str(content[:20]) for content, _ in BAD_FILES])
+@pytest.mark.parametrize(
+    ("content", "message"), BAD_FILES, ids=[str(content[:20]) for content, _ in BAD_FILES]
+)
 def test_bad_file(dataset, content, message):
     """A file that is no JSON object is refused in words."""
     (dataset / "dataset.json").write_bytes(content)

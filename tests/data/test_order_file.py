@@ -160,7 +160,7 @@ def test_pickled_by_name(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "message"),
     [
         (errno.ENOSPC, "the disk is too full for the order file of 20,000 bytes"),
         (errno.EACCES, "cannot write the order file: Permission denied"),

@@ -429,7 +429,7 @@ if os.geteuid() == 0:
 try:
     module.prepare([Path(sys.argv[1])], Path("out"), "byte")
 except InputError as error:
-    print(error.says)
+    print(error.message)
 """
 
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from falsify.replay_environment import NotHereError, ReplayEnvironment
-
 from falsify.attempt import Attempt, Ending
 from falsify.catalogue import ATTEMPTS, FAMILIES
+from falsify.ground import NotHereError, ReplayEnvironment
 from falsify.judge import judge
 from falsify.planted import HARMLESS, PLANTED
 from falsify.report import Result, full_table, line, write_page
@@ -45,10 +44,10 @@ def chosen(options: argparse.Namespace) -> list[Attempt]:
     return found
 
 
-def attempted(attempt: Attempt, replay_environment: ReplayEnvironment) -> Result:
+def attempted(attempt: Attempt, ground: ReplayEnvironment) -> Result:
     """One attempt from beginning to end; its directory is kept if it is a finding."""
     begun = time.monotonic()
-    place = replay_environment.place(attempt.name)
+    place = ground.place(attempt.name)
     try:
         ending, detail = judge(attempt.play(place), place)
     except NotHereError as error:
@@ -69,14 +68,14 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{attempt.name:26} {attempt.what}" for attempt in attempts))
         return 0
-    replay_environment = ReplayEnvironment(Path(tempfile.mkdtemp(prefix="llmrun-falsify-")))
+    ground = ReplayEnvironment(Path(tempfile.mkdtemp(prefix="llmrun-falsify-")))
     begun = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda attempt: attempted(attempt, replay_environment), attempts))
+        results = list(pool.map(lambda attempt: attempted(attempt, ground), attempts))
     print(f"\n{full_table(results, FAMILIES, time.monotonic() - begun)}")
     if options.write:
         write_page(full_table(results, FAMILIES, time.monotonic() - begun))
-    return exit_code(results, replay_environment.path)
+    return exit_code(results, ground.path)
 
 
 def exit_code(results: Sequence[Result], directory: Path) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from falsify.replay_environment import Finished, Place
+from falsify.ground import Finished, Place
 
 
 class Ending(StrEnum):
@@ -74,6 +74,6 @@ def variant(config: str = "bf16", **how: object) -> Callable[[Place], Pair]:
     """An attempt that trains `config` in another way (`Place.train`) and compares it with the shared reference."""
 
     def play(place: Place) -> Pair:
-        return Pair(place.replay_environment.reference(config), place.train(config, **how))  # type: ignore[arg-type]
+        return Pair(place.ground.reference(config), place.train(config, **how))  # type: ignore[arg-type]
 
     return play

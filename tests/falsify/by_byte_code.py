@@ -6,9 +6,8 @@ from collections.abc import Callable
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from falsify.replay_environment import EDITED, Place, copy_package, numeric_source
-
 from falsify.attempt import EQUAL, HONEST, Attempt, Pair, variant
+from falsify.ground import EDITED, Place, copy_package, numeric_source
 
 CHECKED = "byte code is checked against its source, or not used"
 

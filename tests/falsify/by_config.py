@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 
 import yaml
-from falsify.replay_environment import CONFIGS, Place
 
 from falsify.attempt import EQUAL, OTHER, Attempt, Ending, Pair
+from falsify.ground import CONFIGS, Place
 
 SAME = "a spelling is no number"
 NUMERIC = "a numeric field is part of the fingerprint, to its last bit"
@@ -16,7 +16,7 @@ def _text(change: Callable[[str], str]) -> Callable[[Place], Pair]:
     """A run of the changed text of the config."""
 
     def play(place: Place) -> Pair:
-        return Pair(place.replay_environment.reference("bf16"), place.train(text=change(CONFIGS["bf16"])))
+        return Pair(place.ground.reference("bf16"), place.train(text=change(CONFIGS["bf16"])))
 
     return play
 
@@ -55,7 +55,7 @@ def _anchored(text: str) -> str:
 
 def _resolved(place: Place) -> Pair:
     """The resolved config of the reference run, with every default written out."""
-    reference = place.replay_environment.reference("bf16")
+    reference = place.ground.reference("bf16")
     text = (reference / "config.yaml").read_text()
     runs = ["--set", f"runs_dir={place.path / 'runs'}"]
     return Pair(reference, place.train(text=text, options=runs))
@@ -70,7 +70,7 @@ def _overridden(place: Place) -> Pair:
         .replace("T_tokens: 8Ki\n", "")
     )
     options = ["--set", "seed=42", "--set", "optimizer.lr=1e-3", "--set", "T_tokens=8Ki"]
-    return Pair(place.replay_environment.reference("bf16"), place.train(text=text, options=options))
+    return Pair(place.ground.reference("bf16"), place.train(text=text, options=options))
 
 
 def _number(old: str, new: str) -> Callable[[Place], Pair]:

@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from falsify.replay_environment import Place
-
 from falsify.attempt import EQUAL, OTHER, Attempt, Ending, Pair
+from falsify.ground import Place
 
 STREAM = "the fingerprint covers the token stream, not its files"
 DAMAGE = (Ending.OTHER, Ending.REFUSED, Ending.STOPPED)
@@ -22,28 +21,28 @@ def _with_data(
         data = place.path / "other data"
         make(place, data)
         options = [word for setting in (f"data.path={data}", *sets) for word in ("--set", setting)]
-        return Pair(place.replay_environment.reference("bf16"), place.train(options=options), disclosure)
+        return Pair(place.ground.reference("bf16"), place.train(options=options), disclosure)
 
     return play
 
 
 def _sharded(place: Place, data: Path) -> None:
-    place.replay_environment.prepare(data, "--shard-tokens", "5000")
+    place.ground.prepare(data, "--shard-tokens", "5000")
 
 
 def _linked(place: Place, data: Path) -> None:
     copy = place.path / "copy"
-    shutil.copytree(place.replay_environment.data, copy)
+    shutil.copytree(place.ground.data, copy)
     data.symlink_to(copy, target_is_directory=True)
 
 
 def _other_split(place: Place, data: Path) -> None:
-    place.replay_environment.prepare(data, "--val-fraction", "0.2")
+    place.ground.prepare(data, "--val-fraction", "0.2")
 
 
 def _damaged(place: Place, data: Path) -> None:
     """Every 64th byte of the training shards is another one; size and time are kept."""
-    shutil.copytree(place.replay_environment.data, data)
+    shutil.copytree(place.ground.data, data)
     for name in _shards(data):
         content = bytearray((data / name).read_bytes())
         content[::64] = bytes(byte ^ 1 for byte in content[::64])

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from falsify.replay_environment import (
+from falsify.attempt import EQUAL, NOTICED, Attempt, Ending, Pair, variant
+from falsify.ground import (
     EDITED,
     Place,
     copy_package,
@@ -15,8 +16,6 @@ from falsify.replay_environment import (
     replace_text,
     wait_for,
 )
-
-from falsify.attempt import EQUAL, NOTICED, Attempt, Ending, Pair, variant
 
 LOADED = "the fingerprint covers what the workers loaded"
 STATED = "what is stated twice is compared before it is believed"
@@ -114,7 +113,7 @@ def _between_segments(change: Callable[[Path], None]) -> Callable[[Place], Pair]
         first = place.train(options=["--until", "2"])
         assert first.code == 0, first.err
         change(first.run)
-        return Pair(place.replay_environment.reference("bf16"), place.resume())
+        return Pair(place.ground.reference("bf16"), place.resume())
 
     return play
 

@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from falsify.replay_environment import Place, wait_for
-
 from falsify.attempt import EQUAL, Attempt, Pair, variant
+from falsify.ground import Place, wait_for
 
 OPERATIONAL = "an operational field changes no bit and no fingerprint"
 SAVE = ("--set", "checkpoint.every_steps=1")
@@ -30,7 +29,7 @@ def _ended_by(number: signal.Signals, *resume: str) -> Callable[[Place], Pair]:
 
         first = place.train(options=SAVE, meanwhile=meanwhile)
         assert first.code != 0, f"the run was not ended: {first.out}"
-        return Pair(place.replay_environment.reference("bf16"), place.resume(*resume))
+        return Pair(place.ground.reference("bf16"), place.resume(*resume))
 
     return play
 
@@ -42,7 +41,7 @@ def _stopped(place: Place) -> Pair:
         place.resume("--until", "3", "--D", "2"),
     ):
         assert command.code == 0, command.err
-    return Pair(place.replay_environment.reference("odd"), place.resume("--D", "1"))
+    return Pair(place.ground.reference("odd"), place.resume("--D", "1"))
 
 
 def _moved(place: Place) -> Pair:
@@ -50,7 +49,7 @@ def _moved(place: Place) -> Pair:
     first = place.train(name="before", options=["--until", "2"])
     assert first.code == 0, first.err
     first.run.rename(place.run("variant"))
-    return Pair(place.replay_environment.reference("bf16"), place.resume(cwd=place.path))
+    return Pair(place.ground.reference("bf16"), place.resume(cwd=place.path))
 
 
 ATTEMPTS = (

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from falsify.replay_environment import BIN, NotHereError, Place, replace_text
-
 from falsify import native
 from falsify.attempt import EQUAL, HONEST, OTHER, Attempt, Pair, variant
+from falsify.ground import BIN, NotHereError, Place, replace_text
 
 SEEN = "a library is recorded by its content, undone, or seen by what it does to fixed computations"
 RECORDED = "LD_PRELOAD is part of the environment"

@@ -7,11 +7,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from falsify.replay_environment import ROOT, Place, edit, numeric_source
-
 from falsify import native
 from falsify.attempt import EQUAL, HONEST, Attempt, Pair, variant
 from falsify.by_libraries import clone_installation, site_packages
+from falsify.ground import ROOT, Place, edit, numeric_source
 
 STDLIB = """
 import pathlib as _p, sysconfig as _s

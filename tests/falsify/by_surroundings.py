@@ -4,9 +4,8 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
-from falsify.replay_environment import NotHereError, Place, clean_environment
-
 from falsify.attempt import EQUAL, HARMLESS, Attempt, Ending, Pair, variant
+from falsify.ground import NotHereError, Place, clean_environment
 
 NO_BITS = "no number of a step depends on it"
 

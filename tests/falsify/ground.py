@@ -127,7 +127,7 @@ class ReplayEnvironment:
 class Place:
     """One attempt's own directory."""
 
-    replay_environment: ReplayEnvironment
+    ground: ReplayEnvironment
     path: Path
     python: Path = field(default=BIN / "python")
 
@@ -145,9 +145,7 @@ class Place:
         file = self.path / f"{config}.yaml"
         content = CONFIGS[config] if text is None else text
         file.write_text(
-            content.replace("RUNS", str(self.path / "runs")).replace(
-                "DATA", str(self.replay_environment.data)
-            )
+            content.replace("RUNS", str(self.path / "runs")).replace("DATA", str(self.ground.data))
         )
         return file
 

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from falsify.replay_environment import STEPS, Finished, Place
-
 from falsify.attempt import Ending, Pair
+from falsify.ground import STEPS, Finished, Place
 
 LEDGER_HEADER_BYTES = 4096
 KEYS_SHOWN = 3

@@ -5,7 +5,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from falsify.replay_environment import NotHereError
+from falsify.ground import NotHereError
 
 FLUSH = "_mm_setcsr(_mm_getcsr() | 0x8040);"
 """Denormal numbers become zero, as results and as arguments."""

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from falsify.replay_environment import (
+from falsify.attempt import EQUAL, Attempt, Pair
+from falsify.ground import (
     EDITED,
     Finished,
     Place,
@@ -12,8 +13,6 @@ from falsify.replay_environment import (
     numeric_source,
     replace_text,
 )
-
-from falsify.attempt import EQUAL, Attempt, Pair
 
 SWITCH = "LLMRUN_FALSIFY_PLANTED"
 CONFIG = "odd"
@@ -29,14 +28,14 @@ def _train_reference(place: Place) -> Finished:
     return place.train(CONFIG, name="reference", env={"PYTHONPATH": str(place.path / "install")})
 
 
-def reference(replay_environment: ReplayEnvironment) -> Path:
+def reference(ground: ReplayEnvironment) -> Path:
     """The reference run of this module's attempts: of a copy of the package, the variable not set."""
-    return replay_environment.once("planted", _train_reference)
+    return ground.once("planted", _train_reference)
 
 
 def _compare(place: Place, env: dict[str, str], **how: Any) -> Pair:
     """The same copy of the package, run in another way."""
-    before = reference(place.replay_environment)
+    before = reference(place.ground)
     package = before.parents[1] / "install"
     return Pair(before, place.train(CONFIG, env={**env, "PYTHONPATH": str(package)}, **how))
 

@@ -9,7 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from falsify.replay_environment import (
+
+from falsify.__main__ import attempted, exit_code
+from falsify.attempt import Ending, Pair
+from falsify.catalogue import ATTEMPTS
+from falsify.ground import (
     STEPS,
     Finished,
     NotHereError,
@@ -17,10 +21,6 @@ from falsify.replay_environment import (
     ReplayEnvironment,
     clean_environment,
 )
-
-from falsify.__main__ import attempted, exit_code
-from falsify.attempt import Ending, Pair
-from falsify.catalogue import ATTEMPTS
 from falsify.judge import checkpoint_digests, compare, differing_bits, fingerprint_changes, judge
 from falsify.planted import HARMLESS, PLANTED, reference
 
@@ -31,7 +31,7 @@ SEEDS = ("profile", "stale-byte-code", "edit-", "no-amx", "library-path-flush", 
 
 
 @pytest.fixture(scope="module")
-def replay_environment(tmp_path_factory) -> ReplayEnvironment:
+def ground(tmp_path_factory) -> ReplayEnvironment:
     """A dataset; reference runs are made when they are needed."""
     return ReplayEnvironment(tmp_path_factory.mktemp("falsify") / "ground")
 
@@ -49,33 +49,33 @@ def test_the_catalogue_is_wide():
     assert all(any(seed in name for name in names) for seed in SEEDS)
 
 
-def test_many_harmless_things_at_once(replay_environment):
+def test_many_harmless_things_at_once(ground):
     """Surroundings, spellings and variables that are no number leave every bit and the fingerprint."""
-    result = attempted(HARMLESS, replay_environment)
+    result = attempted(HARMLESS, ground)
 
     assert result.ending == Ending.EQUAL, result.detail
 
 
-def test_a_planted_violation_is_found(replay_environment):
+def test_a_planted_violation_is_found(ground):
     """A number that depends on a variable nobody records is a finding, and ends a campaign with exit code 1."""
-    result = attempted(PLANTED, replay_environment)
+    result = attempted(PLANTED, ground)
 
     assert result.ending == Ending.VIOLATION, result.detail
     assert result.is_finding
-    assert exit_code([result], replay_environment.path) == 1
-    assert (replay_environment.path / PLANTED.name).exists()
+    assert exit_code([result], ground.path) == 1
+    assert (ground.path / PLANTED.name).exists()
 
 
-def copied(replay_environment: ReplayEnvironment, tmp_path: Path) -> tuple[Path, Finished]:
+def copied(ground: ReplayEnvironment, tmp_path: Path) -> tuple[Path, Finished]:
     """The reference run, and a copy of it as a variant that ended well."""
-    original = reference(replay_environment)
+    original = reference(ground)
     run = Path(shutil.copytree(original, tmp_path / "variant"))
     return original, Finished(0, "", "", run)
 
 
-def test_a_changed_tensor_is_found(replay_environment, tmp_path):
+def test_a_changed_tensor_is_found(ground, tmp_path):
     """One bit of one tensor: seen in the file, and called out if `verify` does not see it in the ledger."""
-    original, done = copied(replay_environment, tmp_path)
+    original, done = copied(ground, tmp_path)
     assert differing_bits(original, done.run) == []
     (file,) = (done.run / "checkpoints").glob(f"step-{STEPS:08d}/model-*.safetensors")
     content = bytearray(file.read_bytes())
@@ -83,15 +83,15 @@ def test_a_changed_tensor_is_found(replay_environment, tmp_path):
     file.write_bytes(content)
 
     assert differing_bits(original, done.run) == [f"1 of {len(checkpoint_digests(original))} tensors"]
-    assert compare(Pair(original, done), replay_environment.place("tensor"))[0] in (
+    assert compare(Pair(original, done), ground.place("tensor"))[0] in (
         Ending.VIOLATION,
         Ending.CONTRADICTION,
     )
 
 
-def test_a_changed_fingerprint_is_named(replay_environment, tmp_path):
+def test_a_changed_fingerprint_is_named(ground, tmp_path):
     """Part and key of a preimage that differs; a segment with another fingerprint is enough."""
-    original, done = copied(replay_environment, tmp_path)
+    original, done = copied(ground, tmp_path)
     assert fingerprint_changes(original, done.run) == []
     file = done.run / "run.json"
     document = json.loads(file.read_text())
@@ -162,9 +162,9 @@ def test_nothing_of_the_caller_reaches_an_attempt(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.name)
-def test_attempt(replay_environment, attempt):
+def test_attempt(ground, attempt):
     """Every attempt ends as it may."""
-    place = replay_environment.place(attempt.name)
+    place = ground.place(attempt.name)
     try:
         ending, detail = judge(attempt.play(place), place)
     except NotHereError as error:

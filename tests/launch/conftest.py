@@ -75,7 +75,7 @@ def shapes_of(worker_spec: WorkerSpec) -> dict[str, tuple[int, ...]]:
 
 
 class Bookkeeper:
-    """A `Starter` whose workers write ledger, metrics and checkpoints as real ones do.
+    """A `ProcessBackend` whose workers write ledger, metrics and checkpoints as real ones do.
 
     environment, source_files: what the probe answers.
     dies_after: the step after which the workers are gone without a word; None lets them finish.

@@ -122,7 +122,7 @@ def test_without_a_name_the_directory_has_name_time_and_digits(project):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "kind", "says"),
+    ("break_it", "kind", "message"),
     [
         (
             lambda p: p.edit("data: {path: data}", "data: {path: nowhere}"),
@@ -220,7 +220,7 @@ def test_two_commands_with_one_name_at_once(project):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "message"),
     [
         (errno.ENOTEMPTY, "runs/demo was made by another process meanwhile"),
         (errno.ENOSPC, "runs cannot be written: No space left on device"),

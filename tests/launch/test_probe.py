@@ -71,7 +71,7 @@ def test_pinned_variables_win_over_the_users():
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"allow": ["cod"]}, "--allow cod is not a kind of change"),
         ({"until": 0}, "--until 0 is before the first step"),

@@ -137,7 +137,7 @@ def test_permission_without_a_change_is_no_change(interrupted):
 
 
 @pytest.mark.parametrize(
-    ("change", "part", "says"),
+    ("change", "part", "message"),
     [
         (lambda s: s.environment.update(torch="2.14.0"), "environment", "torch: 2.13.0 -> 2.14.0"),
         (

@@ -187,7 +187,7 @@ from llmrun.launch.torchrun import WorkerJob
 from llmrun.run.directory import RunDirectory
 torchrun.WORKER_MODULE = "tiny_worker"
 run = RunDirectory(Path(sys.argv[1]))
-workers = torchrun.TorchrunStarter().start(WorkerJob(run, 1, 2, dict(os.environ)))
+workers = torchrun.TorchrunBackend().start(WorkerJob(run, 1, 2, dict(os.environ)))
 print(workers.pid, flush=True)
 time.sleep(60)
 """

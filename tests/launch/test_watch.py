@@ -327,7 +327,7 @@ def failures(run, *deaths):
 
 
 @pytest.mark.parametrize(
-    ("deaths", "says"),
+    ("deaths", "message"),
     [
         ([(0, -6), (1, -9)], "rank 1 was killed by SIGKILL (PID 101)"),
         ([(1, -11), (2, -15)], "rank 1 was killed by SIGSEGV (PID 101)"),

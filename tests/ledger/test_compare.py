@@ -146,7 +146,7 @@ def test_two_records_are_compared_alone(ledgers):
 
 
 @pytest.mark.parametrize(
-    ("step", "names", "says"),
+    ("step", "names", "message"),
     [
         (0, ["weights_digest"], INITIALISATION),
         (

@@ -175,7 +175,7 @@ def test_a_ledger_is_never_replaced(ledgers, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "says"),
+    ("content", "kind", "message"),
     [
         (b"", DamagedError, "is no ledger"),
         (b"\0" * 5000, DamagedError, "is no ledger"),
@@ -232,8 +232,8 @@ def test_the_package_needs_no_torch():
     """Another trainer can write and compare ledgers with it."""
     package = Path(llmrun.storage.ledger.writer.__file__).parent
     modules = [path.stem for path in package.glob("*.py") if path.stem != "digest"]
-    imports = "; ".join(f"import llmrun.ledger.{name}" for name in modules)
-    code = f"import sys; {imports}; print([m for m in sys.modules if m in ('torch', 'llmrun.train')])"
+    imports = "; ".join(f"import llmrun.storage.ledger.{name}" for name in modules)
+    code = f"import sys; {imports}; print([m for m in sys.modules if m in ('torch', 'llmrun.core.step')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"

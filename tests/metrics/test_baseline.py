@@ -78,7 +78,7 @@ def test_the_file_brings_everything_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"format": "llmrun-baseline/9"}, "its format is llmrun-baseline/9"),
         ({"mean": [1.0]}, "is damaged"),

@@ -34,14 +34,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def templates() -> set[str]:
-    """Every text that the sources put into words: the first argument of `say` and of `Said`."""
+    """Every text that the sources put into words: the first argument of `translate` and of `Said`."""
     found = set()
     for path in [*(ROOT / "llmrun" / "plan").glob("*.py"), *(ROOT / "llmrun" / "cli").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and node.func.id in ("say", "Said")
+                and node.func.id in ("translate", "Said")
                 and isinstance(node.args[0], ast.Constant)
             ):
                 found.add(node.args[0].value)

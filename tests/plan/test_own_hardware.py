@@ -60,7 +60,7 @@ def test_a_missing_row_names_the_users_rows_too(table: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says", "hint"),
+    ("text", "message", "hint"),
     [
         ("[1]", "a hardware table holds rows by name", "write `my-GPU: "),
         ("", "a hardware table holds rows by name", "write `my-GPU: "),

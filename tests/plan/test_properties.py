@@ -106,7 +106,7 @@ def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) 
 
     json.dumps(figures, allow_nan=False)
     assert all(math.isfinite(value) and value >= 0 for value in numbers(figures))
-    for notify in ({}, {"say": chinese}):
+    for notify in ({}, {"translate": chinese}):
         assert summary(plan, **notify)
         assert explanation(plan, **notify)
         assert comparison(plan, plan, **notify)

@@ -94,7 +94,7 @@ def test_a_segment_ends_once():
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"{", "is not JSON"),
         (b"[]", "is no run record: its format is None"),
@@ -195,4 +195,4 @@ def test_a_record_that_contradicts_itself_is_damaged(tmp_path, key, value, names
         read_record(path)
     assert names in caught.value.message
     assert caught.value.where == str(path)
-    assert overview_of(RunDirectory(tmp_path)).problem == caught.value.message
+    assert overview_of(RunDirectory(tmp_path), lambda _: None).problem == caught.value.message

@@ -32,7 +32,7 @@ def test_recomputed_steps_that_differ_stop_the_run(driver, server, pool):
 
 
 @pytest.mark.parametrize(
-    ("gradient", "says"),
+    ("gradient", "message"),
     [
         (False, "the loss of step 3 is nan, first in micro-batch 5 of 0 … 7"),
         (True, "the gradient of step 3 is nan, first in micro-batch 5 of 0 … 7"),

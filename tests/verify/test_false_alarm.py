@@ -104,7 +104,7 @@ class DoomedTorchrun(TorchrunBackend):
         self.kill_at = kill_at
 
     def start(self, job):
-        """See `Starter.start`."""
+        """See `ProcessBackend.start`."""
         return DoomedWorkers(super().start(job), job.run.metrics_file, self.kill_at)
 
 

@@ -14,7 +14,7 @@ TOGETHER = "`llmrun verify --help` shows what goes together"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["a", "b", "--from", "3"], "--from executes steps again; what is given here is only compared"),
         (["a", "b", "--steps", "3"], "--steps executes steps again; what is given here is only compared"),

@@ -130,7 +130,7 @@ def test_any_quantity_of_a_step_is_named(runs, field, quantity, step):
 
 
 @pytest.mark.parametrize(
-    ("preimages", "says"),
+    ("preimages", "message"),
     [
         (
             {},
@@ -277,7 +277,7 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda _: None, "there is nothing at x"),
         (lambda path: path.mkdir(), "x is neither a run's directory nor a checkpoint"),

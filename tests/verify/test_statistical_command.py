@@ -263,7 +263,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), REFUSED)
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_wrong_input(groups, llmrun, arguments, message):
     """Exit 2, one error, nothing on stdout."""
     groups("new", range(11, 16))
@@ -275,7 +275,7 @@ def test_wrong_input(groups, llmrun, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"GB_tok": 2048}, "new-11 has another GB_tok than base-01: their steps cannot be compared"),
         (

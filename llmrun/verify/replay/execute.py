@@ -39,7 +39,7 @@ class Leg:
     audits:      whether the leg ends at the first step that differs from `ledger`, after it is recorded anew.
     saves:       whether the state after `until_step` is saved.
     compared:    checkpoints that the state must equal at their steps.
-    traced, trace_against, trace_kept: see `SegmentOrders`.
+    traced, trace_against, trace_kept: see `WorkerSpec`.
     """
 
     replay_environment: ReplayEnvironment

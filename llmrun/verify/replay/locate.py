@@ -43,7 +43,7 @@ class Located:
         return {
             **self.verdict.as_json(),
             "bisect": {
-                "says": self.message,
+                "message": self.message,
                 "steps": [] if found is None else list(found.steps),
                 "tensors_compared": 0 if found is None else found.n_tensors,
                 "module": None if found is None or found.entry is None else found.entry.module,
