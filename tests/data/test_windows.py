@@ -143,7 +143,7 @@ def test_split_pickles_without_content(dataset):
 
 def test_data_needs_no_torch():
     """The package never imports torch, nor tokenizers before they are needed."""
-    modules = "check, documents, order, order_file, prepare, tokenizers, windows"
+    modules = "check, documents, order_file, prepare, shard_files, tokenizers"
     script = (
         f"from llmrun.data import {modules}; import sys; print('torch' in sys.modules, "
         "'tokenizers' in sys.modules)"

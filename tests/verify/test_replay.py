@@ -279,7 +279,7 @@ def test_an_edited_record_of_the_run_is_refused(copied, crew):
     document["fingerprint"]["preimages"]["config"]["optimizer"]["lr"] = 0.3
     copied.record_file.write_text(json.dumps(document))
 
-    with pytest.raises(Exception, match="it was damaged or edited") as refusal:
+    with pytest.raises(Exception, match="contradicts itself") as refusal:
         verify_replay(copied.path, Wish(), crew)
     assert refusal.value.exit_code == 1
 
