@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmrun.core.lanes import Node, lanes_of_rank, maximal_nodes
+from llmrun.core.lanes import lanes_of_rank
 from llmrun.core.reduce.collectives import all_gather
 from llmrun.core.reduce.layout import FlatLayout
-from llmrun.core.reduce.tree import finish_tree
+from llmrun.core.reduce.tree import Node, finish_tree, maximal_nodes
 
 
 class Exchange(Protocol):
