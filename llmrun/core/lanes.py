@@ -29,7 +29,7 @@ def strided_lanes(V: int, D: int, rank: int) -> list[int | None]:
 
 @cache
 def best_cuts(V: int, D: int) -> tuple[int, ...]:
-    """The D+1 cuts 0 … V between ranks: no rank hosts more than ceil(V/D) lanes, and the fewest nodes travel.
+    """The D+1 cuts 0 … V between ranks: no rank hosts more than ceil(V/D) lanes, and the fewest nodes are sent.
 
     If D divides V, all ranks host V/D lanes.  Otherwise the load of the busiest rank is fixed and the
     remaining freedom is used to cut at the nodes of the tree (V = 64, D = 7: 1.9 nodes a rank instead of 3.1).

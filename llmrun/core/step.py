@@ -1,4 +1,4 @@
-"""One optimizer step: the order of everything that decides a bit (docs/determinism.md)."""
+"""One optimizer step: the order of all computations that decide a bit (docs/determinism.md)."""
 
 import math
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def train_step(
 
 
 def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Tensor, int]:
-    """Forward pass of one micro-batch under its own random stream: (loss sum, targets)."""
+    """Forward pass of one micro-batch under its own random stream: (sum of the token losses, number of targets)."""
     seed_micro_batch(state.spec.seed, micro_batch.step, micro_batch.number)
     tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
     with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
@@ -180,7 +180,7 @@ def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float]
 
 
 def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
-    """The first micro-batch whose own gradient is not finite, found by running each once more."""
+    """The first micro-batch whose own gradient is not finite, found by running each of them again."""
     parameters = state.strategy.graph_parameters()
     if not parameters:
         return "one that only strategy replicate can name,"

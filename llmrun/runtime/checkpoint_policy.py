@@ -1,7 +1,7 @@
 """When checkpoints are saved, and what follows if one cannot be: agreed by all ranks.
 
 A save costs the loop a copy of the state into host buffers.  Files are written in the background; the status of the save
-travels with the next steps' numbers, so that every rank learns it at the same step.  One save at a time: a second that
+is sent with the next steps' numbers, so that every rank learns it at the same step.  One save at a time: a second that
 falls due waits for the first, and one by minutes falls due only if none is being written.
 """
 

@@ -21,7 +21,7 @@ class Progress:
     loop_s:        seconds that the loop took, evaluation and saving included; None until it has ended.
     proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
     warnings:      sentences for the user that did not stop the run.
-    live:          rank 0's: shows warnings while the run goes on.
+    live:          rank 0's: shows warnings while the run continues.
     """
 
     rank: int

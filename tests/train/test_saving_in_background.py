@@ -1,4 +1,4 @@
-"""Saves in the background: the bits of their own step, one at a time, awaited at the end, heard when they fail."""
+"""Saves in the background: the bits of their own step, one at a time, awaited at the end, reported if they fail."""
 
 import signal
 from itertools import pairwise
@@ -62,7 +62,7 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
     ended = driver.train(failing, "failing", f"batch.D={D}")
 
     run = driver.run("failing")
-    assert ended.error(run).message.startswith("the loss of step 7 is nan")
+    assert "loss of step 7" in ended.error(run).message
     assert steps_in(run.checkpoints) == [5]
     resumed = driver.resume(pool, "failing")
     assert resumed.record.segments[-1].from_step == 5

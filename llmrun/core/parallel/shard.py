@@ -34,7 +34,7 @@ class TreeReduceScatter(ReduceScatter):
     def allocate(
         self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
     ) -> Tensor:
-        """Memory for an input or an output."""
+        """Memory for an input or an output (`ReduceScatter.allocate`)."""
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
@@ -69,7 +69,7 @@ class TreeReduceScatter(ReduceScatter):
 class ShardedModel:
     """A model under FSDP2, block by block, and this rank's rows of every parameter in one flat buffer.
 
-    FSDP2 cuts whole rows; the optimizer wants pieces at multiples of 64 elements: so the rows are copied to
+    FSDP2 cuts whole rows, while the optimizer needs pieces at multiples of 64 elements: so the rows are copied to
     `weights` [share.size], float32, updated there, and copied back.
     """
 
@@ -124,10 +124,10 @@ class ShardedModel:
                 rows.copy_(own.view(rows.shape))
 
     def begin_lane(self, lane: int | None) -> None:
-        """Nothing to do: FSDP2 starts without gradients."""
+        """Nothing to do: `finish` freed the gradients."""
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
-        """Within a lane gradients are added where they are; its last pass reduces them."""
+        """Reduce in a lane's last pass only; within a lane gradients are added unsharded."""
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_gradient_sync(ends_lane)
 
@@ -135,7 +135,7 @@ class ShardedModel:
         """Nothing to do: the reduction took the lane in the backward pass."""
 
     def finish(self) -> Tensor:
-        """The gradients that FSDP2 left, as one flat buffer [share.size]; they are gone afterwards."""
+        """See `Strategy.finish`.  Frees the gradients that FSDP2 left."""
         for piece in self.share.pieces:
             gradient = self._parameters[piece.slot.name].grad
             assert gradient is not None, "FSDP2 reduced no gradient"
@@ -146,11 +146,11 @@ class ShardedModel:
         return self._gradient
 
     def graph_parameters(self) -> list[nn.Parameter]:
-        """FSDP2 runs on gathered weights that are gone after the pass."""
+        """See `Strategy.graph_parameters`: gathered weights are freed after the pass."""
         return []
 
     def passes(self, count: int) -> int:
-        """FSDP2 gathers weights in every pass, so all ranks run equally many."""
+        """See `Strategy.passes`: FSDP2 gathers weights in every pass, so all ranks run the same number."""
         D = torch.distributed.get_world_size()
         return -(-count // D)
 
@@ -171,7 +171,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _reader_of(fill: Fill) -> Read:
-    """Initial values of a parameter, one parameter in memory at a time."""
+    """Reads initial values, with one whole parameter in memory at a time."""
     whole: dict[str, Tensor] = {}
 
     def read(slot: Slot, start: int, count: int) -> Tensor:

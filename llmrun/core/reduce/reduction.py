@@ -1,4 +1,4 @@
-"""The gradient reduction of `replicate`: lanes are added up in buffers, buckets travel while the last lane is computed."""
+"""The gradient reduction of `replicate`: lanes are added up in buffers, buckets are sent while the last lane is computed."""
 
 from collections.abc import Callable, Sequence
 
