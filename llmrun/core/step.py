@@ -167,27 +167,34 @@ def _digest_state(state: TrainingState, flags: list[int]) -> tuple[dict[str, lis
 def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float], magnitude: float) -> None:
     """Raise RunFailedError for a non-finite loss or gradient, naming step and micro-batch."""
     broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
-    if not broken and math.isfinite(magnitude):
+    if broken:
+        quantity, value, place = "loss", losses[broken[0]], _place(broken[0], len(losses))
+    elif not math.isfinite(magnitude):
+        quantity, value, place = "gradient", magnitude, _place_of_non_finite_gradient(state, loader)
+    else:
         return
-    what = "loss" if broken else "gradient"
-    value = losses[broken[0]] if broken else magnitude
-    number = broken[0] if broken else _first_non_finite_gradient(state, loader)
     raise RunFailedError(
-        f"the {what} of step {state.step + 1} is {value}, first in micro-batch {number} of 0 … {len(losses) - 1}",
-        caused_by=["stopped before the update: the weights are those of the step before"],
-        hints=["resume from the last checkpoint with a lower optimizer.lr (`--set`, `--allow config`)"],
+        f"the {quantity} of step {state.step + 1} is {value}, {place}",
+        caused_by=[
+            "training stopped before the update: weights and optimizer state are those of the step before"
+        ],
+        hints=["resume with a lower learning rate: `llmrun resume RUN --set optimizer.lr=… --allow config`"],
     )
 
 
-def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
-    """The first micro-batch whose own gradient is not finite, found by running each of them again."""
-    parameters = state.strategy.graph_parameters()
+def _place(number: int, M: int) -> str:
+    return f"first in micro-batch {number} of 0 … {M - 1}"
+
+
+def _place_of_non_finite_gradient(state: TrainingState, loader: Loader) -> str:
+    """The first micro-batch whose own gradient is not finite, in words; runs each micro-batch again."""
+    parameters, M = state.strategy.graph_parameters(), state.spec.batch.M
     if not parameters:
-        return "one that only strategy replicate can name,"
-    for number in range(state.spec.batch.M):
+        return "in a micro-batch that only `strategy: replicate` can name"
+    for number in range(M):
         tokens = loader.batches.tokens(state.step, number)
         loss, _ = micro_batch_loss(state, MicroBatch(state.step, number, tokens))
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
-            return number
-    return "none alone, only their sum,"
+            return _place(number, M)
+    return "though each micro-batch's own gradient is finite"

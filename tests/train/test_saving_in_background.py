@@ -23,7 +23,7 @@ def files_of(run, step: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("D", "strategy"), [(1, "replicate"), (2, "replicate"), (2, "shard")])
-def test_training_goes_on_and_the_bits_are_those_of_the_step(driver, server, pool, D, strategy):
+def test_training_continues_and_the_bits_are_those_of_the_step(driver, server, pool, D, strategy):
     """Each file is written two steps after its step was copied, and holds the step's own bits."""
     settings = [f"batch.D={D}", f"strategy={strategy}", KEEP_ALL]
     driver.train(pool, "quick", *settings, "data.num_workers=1")
@@ -70,9 +70,9 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_bug_on_the_savers_thread_is_a_bug_of_the_run(driver, server, rank):
-    """It ends the run with its own words and exit code 70, on whichever rank it comes."""
-    ended = driver.train(PoolBackend(server, "saver_bug", rank=rank), "broken", "batch.D=2")
+def test_a_bug_on_the_writer_thread_is_a_bug_of_the_run(driver, server, rank):
+    """It ends the run with its own message and exit code 70, on any rank."""
+    ended = driver.train(PoolBackend(server, "writer_bug", rank=rank), "broken", "batch.D=2")
 
     run = driver.run("broken")
     error = ended.error(run)

@@ -1,4 +1,4 @@
-"""Seeded faults: each changes one thing in a rank before it works."""
+"""Seeded faults: each changes one thing in a rank before it starts to train."""
 
 import errno
 import os
@@ -81,7 +81,7 @@ def flip_weight_bit(step: int, bit: int = 20) -> None:
 
 
 def zero_moments(step: int) -> None:
-    """After `step` the optimizer's first moments are zero, and nobody checks."""
+    """After `step` the optimizer's moments are zero."""
 
     def forget(state):
         for moment in state.optimizer.moments.values():
@@ -149,14 +149,14 @@ def disk_full_from(step: int) -> None:
 
 
 def refuse(path) -> None:
-    """What a full disk says."""
+    """Raise the error of a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def no_room_at_first(looks: int = 1, retry_s: float = 60.0) -> None:
-    """The first `looks` times that somebody looks, there is less room than a checkpoint needs.
+    """The first `looks` times that room is checked, there is less than a checkpoint needs.
 
-    retry_s: how long until the next look after a full disk.
+    retry_s: how long until the next check after a full disk.
     """
     from llmrun.runtime import checkpoint_policy as module
 
@@ -197,9 +197,9 @@ def small_buckets(elements: int) -> None:
 
 
 def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 60.0) -> None:
-    """Each save begins to write only when training is `steps` further, or has come to wait for it.
+    """Each save is written only when training is `steps` further, or waits for it.
 
-    then_poison: the loss of this step is not finite.  minute_s: how long a minute is between saves.
+    then_poison: the loss of this step is not finite.  minute_s: the length of a minute between saves.
     """
     from llmrun.runtime import async_writer as module
     from llmrun.runtime import checkpoint_policy
@@ -251,8 +251,8 @@ def slow_disk(seconds: float) -> None:
     Disk.fsync = slow
 
 
-def saver_bug(rank: int) -> None:
-    """The thread that saves meets what nobody expected, on one rank."""
+def writer_bug(rank: int) -> None:
+    """The thread that saves raises an unexpected exception, on one rank."""
     from llmrun.runtime import async_writer as module
 
     save_rank = module.save_rank
