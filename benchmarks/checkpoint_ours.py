@@ -20,7 +20,7 @@ from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import PENDING
 from llmrun.runtime.checkpoint_policy import CheckpointPolicy
-from llmrun.runtime.evaluation import Evaluations
+from llmrun.runtime.evaluation import ValidationHistory
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.state_dict import restore
@@ -90,7 +90,7 @@ class Ours:
             self._worker_spec,
             resolved.config,
             self.state,
-            Evaluations(),
+            ValidationHistory(),
             recorder,
             progress,
             self._fence,

@@ -18,7 +18,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import COMMITTED, FAILED, PENDING, AsyncWriter, HostBuffers
-from llmrun.runtime.evaluation import Evaluations
+from llmrun.runtime.evaluation import ValidationHistory
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.runtime.state_dict import snapshot_of
@@ -44,13 +44,13 @@ class CheckpointPolicy:
         worker_spec: WorkerSpec,
         config: Config,
         state: TrainingState,
-        evaluations: Evaluations,
+        history: ValidationHistory,
         recorder: Recorder | None,
         progress: Progress,
         fence: Fence,
     ) -> None:
         self._directory, self._worker_spec, self._state = run.checkpoints, worker_spec, state
-        self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
+        self._history, self._recorder, self._progress = history, recorder, progress
         self._config, self._fence = config.checkpoint, fence
         self._buffers = HostBuffers(state) if worker_spec.saves else None
         self._writer = AsyncWriter(
@@ -91,7 +91,7 @@ class CheckpointPolicy:
         the launcher has compared every byte of it, and the ranks the digest of every tensor that they loaded.
         """
         if self._state.rank == 0 and self._worker_spec.saves and self._worker_spec.checkpoint is not None:
-            best = self._evaluations.as_json(self._state.step)["best_saved_step"]
+            best = self._history.as_json(self._state.step)["best_saved_step"]
             self._writer.run(lambda: self._prune(best, verified_step=self._state.step))
 
     def is_due(self, step: int) -> bool:
@@ -142,7 +142,7 @@ class CheckpointPolicy:
         chain, smooth = b"", dict[str, float]()
         if self._recorder is not None:
             chain, smooth = self._recorder.ledger.chain, self._recorder.smooth.state()
-        return snapshot_of(self._state, buffers, self._worker_spec, chain, self._evaluations, smooth)
+        return snapshot_of(self._state, buffers, self._worker_spec, chain, self._history, smooth)
 
     def _room(self) -> CheckpointWriteError | None:
         """Rank 0: why one more checkpoint does not fit on the disk; None if it does."""
@@ -186,7 +186,7 @@ class CheckpointPolicy:
         if status != COMMITTED:
             self._fail(self._writer.failure() or self._error_of(status, 0), required=required)
             return
-        self._evaluations.note_saved(self._pending_step)
+        self._history.note_saved(self._pending_step)
         self._note_cost(self._pending_step)
         if self._retry_s is not None:
             self._warn(f"checkpoints are saved again: step {self._pending_step} is committed")

@@ -27,7 +27,7 @@ class Validation:
 
 
 @dataclass
-class Evaluations:
+class ValidationHistory:
     """The last and the best validation perplexity; non-finite values do not count.
 
     best_saved_step: the best step whose checkpoint was committed; behind best_step if a save failed.
@@ -40,8 +40,8 @@ class Evaluations:
     best_saved_step: int | None = None
 
     @classmethod
-    def of(cls, trainer: Mapping[str, Any]) -> "Evaluations":
-        """The evaluations recorded in a checkpoint's trainer.json."""
+    def of(cls, trainer: Mapping[str, Any]) -> "ValidationHistory":
+        """The history recorded in a checkpoint's trainer.json."""
         return cls(
             best_val_ppl=trainer["best_val_ppl"],
             best_step=trainer["best_step"],

@@ -18,7 +18,7 @@ from llmrun.run.lock import Fence
 from llmrun.run.stop_request import WorkerStopRequest
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.checkpoint_policy import CheckpointPolicy
-from llmrun.runtime.evaluation import Evaluations, Validation
+from llmrun.runtime.evaluation import Validation, ValidationHistory
 from llmrun.runtime.hooks import Hooks
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
@@ -51,11 +51,11 @@ class Loop:
         self._worker_spec, self._config, self._state = worker_spec, config, state
         self._loader, self._validation, self._recorder, self._stop = loader, validation, recorder, stop
         self._progress, self._hooks = progress, hooks
-        self._evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
+        self._history = ValidationHistory() if trainer is None else ValidationHistory.of(trainer)
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
         self._checkpoints = CheckpointPolicy(
-            run, worker_spec, config, state, self._evaluations, recorder, progress, fence
+            run, worker_spec, config, state, self._history, recorder, progress, fence
         )
         self._token_digester = Digester(torch.device("cpu"))
 
@@ -126,4 +126,4 @@ class Loop:
             return False
         found = self._validation.metrics(self._state)
         metrics |= found
-        return self._evaluations.add(found[names.VAL_PPL], step) and self._config.checkpoint.keep_best
+        return self._history.add(found[names.VAL_PPL], step) and self._config.checkpoint.keep_best

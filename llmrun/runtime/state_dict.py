@@ -12,7 +12,7 @@ from llmrun.core.state import WEIGHTS, TrainingState, by_name, whole_digests
 from llmrun.errors import RefusedError
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import HostBuffers, digests_of
-from llmrun.runtime.evaluation import Evaluations
+from llmrun.runtime.evaluation import ValidationHistory
 from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
 from llmrun.storage.checkpoint.parts import StateSnapshot
 from llmrun.storage.checkpoint.reader import Checkpoint
@@ -23,7 +23,7 @@ def snapshot_of(
     buffers: HostBuffers,
     worker_spec: WorkerSpec,
     chain: bytes,
-    evaluations: Evaluations,
+    history: ValidationHistory,
     smooth: dict[str, float],
 ) -> StateSnapshot:
     """This rank's part of the state after `state.step` steps, whose tensors were copied to `buffers`.
@@ -39,7 +39,7 @@ def snapshot_of(
         fingerprint=worker_spec.fingerprint,
         parts=worker_spec.parts,
         chain=chain.hex(),
-        trainer=_trainer(state, evaluations, smooth),
+        trainer=_trainer(state, history, smooth),
         rng=generator_states(),
         model=buffers.model,
         optimizer=buffers.optimizer,
@@ -47,7 +47,7 @@ def snapshot_of(
     )
 
 
-def _trainer(state: TrainingState, evaluations: Evaluations, smooth: dict[str, float]) -> dict[str, Any]:
+def _trainer(state: TrainingState, history: ValidationHistory, smooth: dict[str, float]) -> dict[str, Any]:
     """The content of trainer.json."""
     spec, batch = state.spec, state.spec.batch
     rate = learning_rate(state.step, batch, spec.schedule, spec.optimizer.lr) if state.step else None
@@ -58,7 +58,7 @@ def _trainer(state: TrainingState, evaluations: Evaluations, smooth: dict[str, f
         "epoch": state.step * batch.M * batch.sequences // state.n_windows,
         "schedule": {"name": spec.schedule.name, "learning_rate": rate, "steps": batch.steps},
         "optimizer": {"name": spec.optimizer.name, "step": state.step},
-        **evaluations.as_json(state.step),
+        **history.as_json(state.step),
         "metrics": {"loss_smooth": smooth},
         "quarantine": [],
     }
