@@ -137,8 +137,8 @@ def measure_files(arguments: argparse.Namespace, ours: "Ours") -> None:
     from checkpoint_peers import DcpAsyncSave, DcpSave, PlainCopy, RawWrite, TorchSave, Trained
 
     rank, place, D = arguments.rank, arguments.directory, ours.state.D
-    whole = Trained(ours.state.spec.shape, D, sharded=False)
-    trained = Trained(ours.state.spec.shape, D, sharded=True) if D > 1 else whole
+    whole = Trained(ours.state.spec.model.shape, D, sharded=False)
+    trained = Trained(ours.state.spec.model.shape, D, sharded=True) if D > 1 else whole
     torch_save, dcp_save = TorchSave(place, whole, rank), DcpSave(place, trained, rank)
     if "save" in arguments.only:
         owned, buffers = warm_copy(ours.state)
@@ -252,7 +252,7 @@ def measure_steps(arguments: argparse.Namespace, ours: "Ours") -> None:
 
     rank, D = arguments.rank, ours.state.D
     training = Training(rank, D, STEP_PARAMS, STEP_MU_TOK)
-    trained = Trained(ours.state.spec.shape, D, sharded=D > 1)
+    trained = Trained(ours.state.spec.model.shape, D, sharded=D > 1)
     peer = DcpAsyncSave(arguments.directory, trained, rank, reuse=True)
     watches: dict[str, Watch] = {"llmrun": WatchOurs(ours), peer.name: WatchDcp(peer)}
     rounds: dict[str, list[Seconds]] = defaultdict(list)

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from llmrun.config.load import LoadedConfig
-from llmrun.config.resolve import MachineFacts, Resolved, resolve
+from llmrun.config.resolve import MachineFacts, Resolved, resolve, training_spec
 from llmrun.config.schema import Config
 from llmrun.core.digest import Digester
 from llmrun.core.loader import MicroBatch
-from llmrun.core.reduce.collectives import gather_integers, sum_columns
-from llmrun.core.state import TrainingState, initial_state, partial_digests
-from llmrun.core.step import StepFacts, train_step
+from llmrun.core.reduce.collectives import gather_integers
+from llmrun.core.state import WEIGHTS, TrainingState, initial_state, whole_digests
+from llmrun.core.step import StepResult, train_step
 from llmrun.run.directory import RunDirectory
+from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import WorkerSpec
-from llmrun.runtime.async_writer import NOTHING
-from llmrun.runtime.checkpoint_policy import Checkpointing
-from llmrun.runtime.evaluation import Evaluations
+from llmrun.runtime.async_writer import PENDING
+from llmrun.runtime.checkpoint_policy import CheckpointPolicy
+from llmrun.runtime.evaluation import ValidationHistory
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.state_dict import restore
@@ -54,15 +55,16 @@ def resolved_model(n_params: int, mu_tok: int, D: int) -> Resolved:
 
 
 class Ours:
-    """`Checkpointing` of a real state, its moments filled with random values."""
+    """`CheckpointPolicy` of a real state, its moments filled with random values."""
 
     name = "llmrun"
 
     def __init__(self, place: Path, resolved: Resolved, rank: int) -> None:
-        self.state = initial_state(resolved, rank, torch.device("cpu"), n_windows=1000)
+        self.state = initial_state(training_spec(resolved), rank, torch.device("cpu"), n_windows=1000)
         for moment in self.state.optimizer.moments.values():
             moment.normal_().abs_()
         self.run = RunDirectory(place / "run")
+        self._fence = Fence(self.run.lock_file, None)
         if rank == 0:
             self.run.checkpoints.mkdir(parents=True)
         self._worker_spec = WorkerSpec(
@@ -80,12 +82,18 @@ class Ours:
         )
         progress = Progress.at_start(self._worker_spec, rank)
         recorder = self._recorder(progress) if rank == 0 else None
-        partial = partial_digests(self.state, self.state.strategy.weights)
-        digests = sum_columns(gather_integers(partial, self.state.D, self.state.device))
+        digests, _ = whole_digests(self.state, {WEIGHTS: self.state.strategy.weights})
         if recorder is not None:
             recorder.initial(digests)
-        self.checkpointing = Checkpointing(
-            self.run, self._worker_spec, self.state, Evaluations(), recorder, progress
+        self.checkpoints = CheckpointPolicy(
+            self.run,
+            self._worker_spec,
+            resolved.config,
+            self.state,
+            ValidationHistory(),
+            recorder,
+            progress,
+            self._fence,
         )
 
     def _recorder(self, progress: Progress) -> Recorder:
@@ -106,6 +114,7 @@ class Ours:
             1.0,
             stop_at_reference=False,
             baseline=None,
+            fence=self._fence,
         )
 
     @property
@@ -114,21 +123,21 @@ class Ours:
         return self.run.checkpoints / step_name(self.state.step)
 
     def begin(self) -> None:
-        """What a save costs the loop: the room check of all ranks, the private copy, the hand-over."""
+        """What a save costs the loop: the room check of all ranks, the copy to host buffers, the start of the thread."""
         self.state.step += 1
-        self.checkpointing.save(must=False)
+        self.checkpoints.save(required=False)
 
     def finish(self) -> None:
         """Wait until rank 0 has committed; nothing old is there, so nothing is verified after it."""
         if self.state.rank == 0:
-            while self.checkpointing.flags()[1] == NOTHING:
+            while self.checkpoints.flags()[1] == PENDING:
                 time.sleep(POLL_S)
         state = self.state
-        self.heed(gather_integers(self.checkpointing.flags(), state.D, state.device))
+        self.take_flags(gather_integers(self.checkpoints.flags(), state.D, state.device))
 
-    def heed(self, rows: list[list[int]]) -> None:
+    def take_flags(self, rows: list[list[int]]) -> None:
         """Tell all ranks how the save stands, as the loop does with each step.  Raises where it failed."""
-        self.checkpointing.heed(rows, {})
+        self.checkpoints.take_flags(rows, {})
 
     def clear(self) -> None:
         """Rank 0: remove the checkpoint."""
@@ -145,7 +154,9 @@ class Training:
 
     def __init__(self, rank: int, D: int, n_params: int, mu_tok: int) -> None:
         resolved = resolved_model(n_params, mu_tok, D)
-        self._state: TrainingState = initial_state(resolved, rank, torch.device("cpu"), n_windows=1000)
+        self._state: TrainingState = initial_state(
+            training_spec(resolved), rank, torch.device("cpu"), n_windows=1000
+        )
         self._digester = Digester(torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         shape = (mu_tok // L_CTX, L_CTX + 1)
@@ -157,7 +168,7 @@ class Training:
         """Stands in for the loader: the same tokens always."""
         return MicroBatch(step, number, self._tokens)
 
-    def step(self, flags: Callable[[], list[int]]) -> tuple[float, StepFacts]:
+    def step(self, flags: Callable[[], list[int]]) -> tuple[float, StepResult]:
         """One step with these flags; (seconds, facts)."""
         begun_s = time.perf_counter()
         facts = train_step(self._state, self, self._digester, flags)  # type: ignore[arg-type]

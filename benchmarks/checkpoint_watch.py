@@ -41,11 +41,11 @@ class WatchOurs:
         """[the clock's, the verdict, whether rank 0 still holds an older checkpoint]."""
         is_first = self._ours.state.rank == 0
         older = is_first and len(steps_in(self._ours.run.checkpoints)) > 1
-        return [*self._ours.checkpointing.flags(), int(older)]
+        return [*self._ours.checkpoints.flags(), int(older)]
 
     def phase_after(self, rows: list[list[int]]) -> str:
         """See `Watch`."""
-        self._ours.heed([row[:2] for row in rows])
+        self._ours.take_flags([row[:2] for row in rows])
         self._committed = self._committed or rows[0][1] == COMMITTED
         if not self._committed:
             return "writing"

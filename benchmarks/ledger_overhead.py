@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmrun.core.state import TrainingState
-    from llmrun.core.step import StepFacts
+    from llmrun.core.step import StepResult
 
 VARIABLES = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 TARGET = 0.01
@@ -64,9 +64,9 @@ class Ledger:
 
         return call
 
-    def record(self, state: "TrainingState", facts: "StepFacts") -> None:
+    def record(self, state: "TrainingState", facts: "StepResult") -> None:
         """Combine, append, and keep single digests where they are due."""
-        from llmrun.core.state import by_name, moments_by_name
+        from llmrun.core.state import WEIGHTS, by_name
         from llmrun.core.tensor_digest import combine_digests
         from llmrun.storage.ledger.record import LedgerRecord, tensors_due
         from llmrun.storage.ledger.tensors import write_tensors
@@ -74,11 +74,12 @@ class Ledger:
 
         slots = state.strategy.slots
         tensors = {
-            "gradients": by_name(slots, facts.gradient_digests),
-            "weights": by_name(slots, facts.weight_digests),
+            "gradients": by_name(slots, {WEIGHTS: facts.gradient_digests}),
+            "weights": by_name(slots, {WEIGHTS: facts.state_digests[WEIGHTS]}),
         }
-        if facts.moment_digests is not None:
-            tensors["optimizer"] = moments_by_name(slots, facts.moment_digests)
+        moments = {suffix: found for suffix, found in facts.state_digests.items() if suffix != WEIGHTS}
+        if moments:
+            tensors["optimizer"] = by_name(slots, moments)
         if self.writer is None:
             self.writer = LedgerWriter.create(self.directory / "ledger.bin", "benchmark", self.n_steps)
             self.writer.append(LedgerRecord(step=0, weights_digest=1))
@@ -104,7 +105,7 @@ def build(arguments: argparse.Namespace, directory: Path, n_steps: int) -> "Trai
     import torch
 
     from llmrun.config.load import load_config
-    from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
+    from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve, training_spec
     from llmrun.core.determinism import set_determinism
     from llmrun.core.state import initial_state
 
@@ -125,8 +126,9 @@ def build(arguments: argparse.Namespace, directory: Path, n_steps: int) -> "Trai
     resolved = resolve(
         load_config(directory / "overhead.yaml", []), facts, MachineFacts(gpus=torch.cuda.device_count())
     )
-    set_determinism(resolved.config)
-    return initial_state(resolved, 0, torch.device(arguments.device), 10**4)
+    spec = training_spec(resolved)
+    set_determinism(spec)
+    return initial_state(spec, 0, torch.device(arguments.device), 10**4)
 
 
 class RandomTokens:
@@ -151,6 +153,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> None:
     """Take steps in pairs and print what they cost."""
     import torch
 
+    from llmrun.core import state as state_module
     from llmrun.core import step as module
     from llmrun.core.digest import Digester
 
@@ -161,7 +164,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> None:
     digests = token_digester.digests
     token_digester.digests = ledger.timed(digests, lambda _: [])  # type: ignore[method-assign]
     n_slots = len(state.strategy.slots)
-    module.partial_digests = ledger.timed(module.partial_digests, lambda *_: [0] * n_slots)
+    state_module.partial_digests = ledger.timed(state_module.partial_digests, lambda *_: [0] * n_slots)
     due = module.optimizer_due
     module.optimizer_due = lambda step: ledger.is_on and due((step + 1) // 2)
     record = ledger.timed(ledger.record, lambda *_: None)

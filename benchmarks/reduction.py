@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmrun.config.resolve import Resolved
     from llmrun.core.loader import MicroBatch
+    from llmrun.core.training_spec import TrainingSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2
@@ -45,6 +45,7 @@ def launch(arguments: argparse.Namespace) -> int:
     variables = {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
@@ -83,7 +84,7 @@ def main() -> int:
     import torch
 
     from llmrun.config.load import LoadedConfig
-    from llmrun.config.resolve import MachineFacts, resolve
+    from llmrun.config.resolve import MachineFacts, resolve, training_spec
     from llmrun.config.schema import Config
     from llmrun.core.determinism import use_deterministic_kernels, use_fast_kernels
     from llmrun.core.digest import Digester
@@ -96,21 +97,21 @@ def main() -> int:
     device = device_of("cuda" if torch.cuda.is_available() else "cpu", arguments.rank)
     torch.set_num_threads(1)
 
-    def resolved(mode: str, strategy: str) -> "Resolved":
+    def spec(mode: str, strategy: str) -> "TrainingSpec":
         config = Config.model_validate({
             "model": {"n_layers": 6, "d_model": 384, "n_heads": 6, "d_ff": 1024, "vocab_size": 4096},
             "batch": {"GB_tok": arguments.mu * D * arguments.A * k, "mu_tok": arguments.mu, "L_ctx": 256, "V": V, "D": D},
             "precision": arguments.precision, "strategy": strategy, "hardware": {"device": device.type},
             "reproducibility": {"mode": mode},
         })  # fmt: skip
-        return resolve(LoadedConfig(config, "benchmark"), None, MachineFacts(D))
+        return training_spec(resolve(LoadedConfig(config, "benchmark"), None, MachineFacts(D)))
 
     names = [(m, s) for s in ("replicate", "shard") for m in ("bitwise", "statistical")]
     if D == 1:
         names = names[:2]
     with process_group(D, arguments.rank, device):
-        states = {name: initial_state(resolved(*name), arguments.rank, device, 1000) for name in names}
-        shape = states[names[0]].resolved.shape
+        states = {name: initial_state(spec(*name), arguments.rank, device, 1000) for name in names}
+        shape = states[names[0]].spec.model.shape
         loader = FixedBatches(arguments.mu // 256, 256, shape.vocab_size)
         digester = Digester(torch.device("cpu"))
         seconds: dict[tuple[str, str], list[float]] = {name: [] for name in names}

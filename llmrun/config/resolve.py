@@ -11,6 +11,7 @@ from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config, ScheduleConfig
 from llmrun.core.batch import Batch, default_D, default_V
 from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.spec import ModelSpec, TransformerSpec
 from llmrun.core.training_spec import TrainingSpec
 from llmrun.errors import InputError
 
@@ -50,6 +51,11 @@ class Resolved:
     shape: ModelShape
     preset: str | None = None
     states_A: bool = field(default=False, compare=False)
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model that the config asks for."""
+        return TransformerSpec(self.shape)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The batch algebra: GB_tok = D · A · μ_tok, in V lanes.  Pure functions of integers."""
+"""The batch algebra: GB_tok = D · A · μ_tok, in V lanes.  Pure functions of integers (no torch)."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ LARGEST_DEFAULT_V = 8
 
 
 def exact_div(a: int, b: int) -> int:
-    """The quotient of a and b, which must be whole."""
+    """A / b, which must be whole."""
     quotient, rest = divmod(a, b)
     assert rest == 0, f"{a} is not a multiple of {b}"
     return quotient
@@ -18,7 +18,7 @@ def divisors(n: int, most: int) -> list[int]:
 
 
 def default_V(M: int) -> int:
-    """The largest power of two up to 8 that divides M: never a function of D or of the machine."""
+    """The largest power of two up to 8 that divides M: independent of D and of the machine."""
     return next(V for V in (LARGEST_DEFAULT_V, 4, 2, 1) if M % V == 0)
 
 
@@ -28,7 +28,7 @@ def default_D(M: int, V: int, gpus: int) -> int:
 
 
 def show_quotient(a: int, b: int) -> str:
-    """The quotient as people write it, never rounded to a whole number that it is not: `5.33`, `5 + 1/98304`."""
+    """A / b for people, never rounded to a whole number: `5.33`, `5 + 1/98304`."""
     whole, rest = divmod(a, b)
     hundredths = round(100 * rest / b)
     if rest == 0:
@@ -38,7 +38,7 @@ def show_quotient(a: int, b: int) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch and the run made of it.  All counts are integers.
+    """The global batch of a run and the number of its steps.  All counts are integers.
 
     gb_tok = M · mu_tok; M micro-batches in V lanes of M/V; D ranks share the lanes.
     """
@@ -58,7 +58,7 @@ class Batch:
 
     @property
     def A(self) -> int | None:
-        """Accumulation steps of every rank; None where D does not divide M (an uneven D)."""
+        """Accumulation steps of every rank; None if D does not divide M (an uneven D)."""
         return self.M // self.D if self.M % self.D == 0 else None
 
     @property
@@ -78,7 +78,7 @@ class Batch:
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens that the whole run really sees."""
+        """Tokens of all steps: T_tokens rounded down to whole steps."""
         return self.steps * self.gb_tok
 
     @property

@@ -1,6 +1,6 @@
-"""Every switch that decides whether the same work gives the same bits; set before the first tensor.
+"""The switches that decide whether the same work gives the same bits; set before the first tensor.
 
-What each switch does and where it comes from stands in docs/determinism.md.
+docs/determinism.md explains each switch.
 """
 
 import os
@@ -17,17 +17,18 @@ CUBLAS_WORKSPACE = ":4096:8"
 def set_determinism(spec: TrainingSpec) -> None:
     """Set the switches of the config's mode; threads are pinned in both.
 
-    Raises RunFailedError where an environment variable that must be set before torch is imported is not.
+    Raises RunFailedError if an environment variable that must be set before torch is imported is not.
     """
     threads = spec.threads_per_rank
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if os.environ.get(variable) != str(threads):
             raise RunFailedError(
-                f"{variable} is {os.environ.get(variable)}, but hardware.threads_per_rank is {threads}",
+                f"{variable} must be {threads} (hardware.threads_per_rank), got {os.environ.get(variable)}",
                 hints=["start the run with `llmrun train`, which sets the variables of its workers"],
             )
     if spec.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") != CUBLAS_WORKSPACE:
-        raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG is not {CUBLAS_WORKSPACE}")
+        found = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+        raise RunFailedError(f"CUBLAS_WORKSPACE_CONFIG must be {CUBLAS_WORKSPACE}, got {found}")
     torch.set_num_threads(threads)
     set_float_mode()
     if spec.is_statistical:
@@ -39,20 +40,20 @@ def set_determinism(spec: TrainingSpec) -> None:
 def set_float_mode() -> None:
     """Keep denormal numbers: a library built with -ffast-math sets flush-to-zero for the thread that loads it.
 
-    Threads that are made later inherit the mode of this one.
+    Threads that are created later inherit the mode of this one.
     """
     torch.set_flush_denormal(False)
 
 
 def use_fast_kernels() -> None:
-    """Whatever is fastest: two runs of one fingerprint agree statistically, not bit by bit."""
+    """Set the switches of statistical mode: fast kernels, whose bits may differ from run to run."""
     torch.use_deterministic_algorithms(mode=False)
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.benchmark = True
 
 
 def use_deterministic_kernels() -> None:
-    """The switches of bitwise mode."""
+    """Set the switches of bitwise mode."""
     torch.use_deterministic_algorithms(mode=True, warn_only=False)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set through the module's class
     torch.backends.cudnn.deterministic = True

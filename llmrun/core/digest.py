@@ -68,7 +68,7 @@ class Digester:
         return [sum(next(values) * constant for constant in constants) & MASK for constants in rows]
 
     def digest(self, values: Tensor) -> int:
-        """The digest of a whole tensor."""
+        """The digest of a whole tensor, 0 … 2^64-1."""
         return self.digests([words_of(values)])[0]
 
     def _row_constant(self, row: int) -> int:
@@ -91,7 +91,7 @@ class Digester:
         return sums
 
     def _row_sums_in_chunks(self, piece: Words) -> list[Tensor]:
-        """The same with few large kernels; CUDA has no integer dot product."""
+        """The same with few large kernels, since CUDA has no integer dot product."""
         sums = []
         at, column = 0, piece.start % ROW_WORDS
         while at < len(piece.values):

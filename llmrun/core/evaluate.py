@@ -11,7 +11,7 @@ from llmrun.core.windows import Split
 
 
 class Evaluator:
-    """Evaluates in logical micro-batches of the training shape, dealt to ranks in turn.
+    """Evaluates in logical micro-batches of the training shape, handed out to ranks in turn.
 
     windows: how many windows of the validation split to use at most.
     """
@@ -20,30 +20,32 @@ class Evaluator:
         self._split = split
         chosen = fixed_windows(seed, split.n_windows, windows)
         self._micro_batches = [chosen[i : i + sequences] for i in range(0, len(chosen), sequences)]
-        self.n_targets = len(chosen) * split.L_ctx
 
     def val_loss(self, state: TrainingState) -> float:
-        """Mean loss per target token, nats: float64 tree sum of the micro-batches' float32 sums.
+        """Mean loss per target token, natural log: float64 tree sum of the micro-batches' float32 sums.
 
-        A collective: every rank calls it and gets the same number.
+        A collective: every rank gets the same number.
         """
-        sums = [0] * len(self._micro_batches)
-        mine = list(range(state.rank, len(sums), state.D))
-        along = state.strategy.passes(len(sums)) - len(mine)
+        count = len(self._micro_batches)
+        sums, targets = [0] * count, [0] * count
+        own = range(state.rank, count, state.D)
+        padding = state.strategy.passes(count) - len(own)
         state.strategy.model.eval()
         with torch.no_grad():
-            for number in mine:
-                sums[number] = bits_of(self._loss_sum(state, number))
-            for _ in range(along):
+            for number in own:
+                loss, targets[number] = self._loss_sum(state, number)
+                sums[number] = bits_of(loss)
+            for _ in range(padding):
                 self._loss_sum(state, 0)
         state.strategy.model.train()
-        rows = gather_integers(sums, state.D, state.device)
-        return tree_sum([float_of(bits) for bits in sum_columns(rows)]) / self.n_targets
+        rows = gather_integers([*sums, *targets], state.D, state.device)
+        found = sum_columns(rows)
+        return tree_sum([float_of(bits) for bits in found[:count]]) / sum(found[count:])
 
-    def _loss_sum(self, state: TrainingState, number: int) -> float:
-        """Sum of the token losses of one micro-batch."""
+    def _loss_sum(self, state: TrainingState, number: int) -> tuple[float, int]:
+        """(sum of the token losses, number of targets) of one micro-batch."""
         windows = np.stack([self._split.window(int(w)) for w in self._micro_batches[number]])
         tokens = torch.from_numpy(windows).to(device=state.device, dtype=torch.int64)
         with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
-            loss, _ = state.strategy.model(tokens)
-        return float(loss.item())
+            loss, n_targets = state.strategy.model(tokens)
+        return float(loss.item()), n_targets

@@ -1,4 +1,4 @@
-"""Torch's generators, and all default generators at a step boundary or micro-batch, set from stream keys."""
+"""Random generators set from stream keys: for a stream of its own, at a step boundary, for a micro-batch."""
 
 import random
 
@@ -26,7 +26,7 @@ def cpu_state(key: bytes) -> torch.Tensor:
     """The CPU generator state of a stream.  [5056], uint8.
 
     The CPU generator keeps only the low 32 bits of a seed, so its 624 state words are set themselves, to
-    SHAKE-256(key).  The layout is checked: torch refuses a state of another size, tests hold vectors.
+    SHAKE-256(key).  torch refuses a state of another size, and test vectors hold the layout.
     """
     state = _FRESH_STATE.clone()
     words = torch.frombuffer(bytearray(words_of(key, _STATE_WORDS)), dtype=torch.int32).to(torch.int64)
@@ -36,7 +36,7 @@ def cpu_state(key: bytes) -> torch.Tensor:
 
 
 def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator of its own for the stream `[seed, *names]`."""
+    """A new CPU generator for the stream `[seed, *names]`."""
     generator = torch.Generator(device="cpu")
     generator.set_state(cpu_state(stream_key(seed, *names)))
     return generator
@@ -45,7 +45,7 @@ def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
 def seed_torch(key: bytes) -> None:
     """Set torch's default generators, the CPU's and those of all CUDA devices, to a stream.
 
-    Where CUDA is not initialised yet, it is left so: loader workers are still to be forked.
+    Does not initialise CUDA: loader workers may still have to be forked.
     """
     torch.default_generator.set_state(cpu_state(key))
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ def seed_micro_batch(seed: int, step: int, micro_batch: int) -> None:
 
 
 def generator_states() -> dict[str, np.ndarray]:
-    """The state of every generator, as arrays that a checkpoint can hold.
+    """The state of every generator, as arrays for a checkpoint.
 
     torch: [5056] uint8; numpy: [624] uint32 and its position; random: [625] uint32.  The CUDA generators'
     seed and offset follow from the boundary key, so that a state read on another number of GPUs compares.

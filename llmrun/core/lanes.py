@@ -1,20 +1,14 @@
-"""Who hosts which lanes and which nodes travel: integers only.
+"""Which rank hosts which lanes, and what an uneven share costs: integers only (no torch).
 
-Gradients are added in V lanes, and the V lane sums in one fixed binary tree.  Node (k, i) covers the
-lanes [i·2^k, (i+1)·2^k) cut at V, and is node (k-1, 2i) plus node (k-1, 2i+1), or the first alone where
-the second is empty.  D ranks host neighbouring lanes; each sends the maximal nodes that it can finish
-alone.  So the bits of the sum depend on V and never on D.
+Gradients are added in V lanes, and the V lane sums in one fixed binary tree (`llmrun.core.reduce.tree`).  D ranks host
+neighbouring lanes; each sends the maximal nodes that it can finish alone.  So the bits of the sum depend on V and
+never on D.
 """
 
 from dataclasses import dataclass
 from functools import cache
 
-Node = tuple[int, int]
-
-
-def tree_height(V: int) -> int:
-    """The smallest k with 2^k >= V: node (k, 0) is the root."""
-    return (V - 1).bit_length()
+from llmrun.core.reduce.tree import TreeMerge, maximal_nodes
 
 
 def lanes_of_rank(V: int, D: int, rank: int) -> range:
@@ -35,10 +29,10 @@ def strided_lanes(V: int, D: int, rank: int) -> list[int | None]:
 
 @cache
 def best_cuts(V: int, D: int) -> tuple[int, ...]:
-    """The D+1 cuts 0 … V between ranks: nobody hosts more than ceil(V/D) lanes, fewest nodes travel.
+    """The D+1 cuts 0 … V between ranks: no rank hosts more than ceil(V/D) lanes, and the fewest nodes are sent.
 
-    Where D divides V all ranks host V/D lanes.  Elsewhere the load of the busiest rank is fixed and the
-    freedom left is used to cut where the tree is cut (V = 64, D = 7: 1.9 nodes a rank instead of 3.1).
+    If D divides V, all ranks host V/D lanes.  Otherwise the load of the busiest rank is fixed and the
+    remaining freedom is used to cut at the nodes of the tree (V = 64, D = 7: 1.9 nodes a rank instead of 3.1).
     Dynamic programme over (ranks, lanes): O(V²).
     """
     nodes_of = cache(lambda start, stop: len(maximal_nodes(V, range(start, stop))))
@@ -64,49 +58,14 @@ def best_cuts(V: int, D: int) -> tuple[int, ...]:
     return tuple(reversed(cuts))
 
 
-def node_lanes(V: int, node: Node) -> range:
-    """The lanes below a node, cut at V."""
-    k, i = node
-    return range(min(i << k, V), min((i + 1) << k, V))
-
-
-def maximal_nodes(V: int, lanes: range) -> list[Node]:
-    """The fewest nodes that cover exactly `lanes`, in ascending order, each as high as it can be."""
-    nodes: list[Node] = []
-    start = lanes.start
-    while start < lanes.stop:
-        k = 0
-        while k < tree_height(V):
-            above = node_lanes(V, (k + 1, start >> (k + 1)))
-            if above.start != start or above.stop > lanes.stop:
-                break
-            k += 1
-        nodes.append((k, start >> k))
-        start = node_lanes(V, nodes[-1]).stop
-    return nodes
-
-
-def parent(V: int, node: Node) -> Node | None:
-    """The node above, None for the root."""
-    k, i = node
-    return (k + 1, i >> 1) if k < tree_height(V) else None
-
-
-def sibling(V: int, node: Node) -> Node | None:
-    """The other child of the node above; None for the root and where the other child is empty."""
-    k, i = node
-    other = (k, i ^ 1)
-    return other if k < tree_height(V) and len(node_lanes(V, other)) > 0 else None
-
-
 @dataclass(frozen=True)
 class UnevenCost:
-    """What one D costs beside the cheap case.
+    """The cost of sharing lanes among D ranks.
 
     nodes_per_rank:   partial sums that each rank sends.
     lanes_per_rank:   lanes that each rank computes.
     buffers:          gradient buffers of the busiest rank, `.grad` included.
-    idle_share:       share of all ranks' compute time spent waiting for the busiest rank, 0 … 1.
+    idle_share:       fraction of all ranks' compute time spent waiting for the busiest rank, 0 … 1.
     """
 
     nodes_per_rank: tuple[int, ...]
@@ -129,30 +88,9 @@ def cost_of(V: int, D: int) -> UnevenCost:
 
 def buffers_needed(V: int, lanes: range) -> int:
     """Gradient buffers that folding `lanes` as a binary counter needs at most, `.grad` included."""
-    finished: list[Node] = []
+    merge: TreeMerge[None] = TreeMerge(V, lanes)
     most = 0
     for lane in lanes:
-        most = max(most, len(finished) + 1)
-        finished = fold(V, lanes, finished, lane)
-    return max(most, len(finished))
-
-
-def fold(V: int, lanes: range, finished: list[Node], lane: int) -> list[Node]:
-    """The nodes held after `lane` is finished: equal heights merge as in a binary counter."""
-    held = [*finished, (0, lane)]
-    while (above := merged(V, lanes, held)) is not None:
-        held = above
-    return held
-
-
-def merged(V: int, lanes: range, held: list[Node]) -> list[Node] | None:
-    """`held` with its last node raised once: joined with its sibling, or alone where that is empty."""
-    above = parent(V, held[-1])
-    if above is None:
-        return None
-    if sibling(V, held[-1]) is None:
-        covered = node_lanes(V, above)
-        return [*held[:-1], above] if covered.start >= lanes.start else None
-    if len(held) > 1 and held[-2] == sibling(V, held[-1]) and parent(V, held[-2]) == above:
-        return [*held[:-2], above]
-    return None
+        most = max(most, len(merge.nodes) + 1)
+        merge.append((0, lane), None)
+    return most

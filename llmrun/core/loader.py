@@ -1,7 +1,7 @@
-"""The micro-batches of one rank, in the order in which it needs them.
+"""The micro-batches of one rank, in the order in which it runs them.
 
 What a micro-batch holds is a pure function of its logical number: sequence i of micro-batch j of step s is
-entry (s·M + j)·sequences + i of the order.  Loader workers only fetch; nothing of theirs can change a bit.
+entry (s·M + j)·sequences + i of the order.  Loader workers only read; they cannot change a bit.
 """
 
 import random
@@ -33,7 +33,7 @@ class MicroBatch:
 def micro_batches_of_lane(batch: Batch, lane: int | None) -> range:
     """Numbers of the micro-batches whose gradients lane `lane` adds, in order.
 
-    A rank without a lane that runs along (None) borrows those of lane 0; they count nowhere.
+    A padding lane (None) runs those of lane 0, which contribute zero.
     """
     per_lane, first = batch.micro_batches_per_lane, lane or 0
     return range(first * per_lane, (first + 1) * per_lane)
@@ -52,10 +52,10 @@ class MicroBatches(Dataset[tuple[int, int, Any]]):
         return torch.from_numpy(np.stack([self._split.window(int(w)) for w in entries]))
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Any]:
-        """Tokens, or the error that reading them met: an exception would lose its fields on the way.
+        """Tokens, or the error of reading them as JSON: an exception would lose its fields in the worker's pipe.
 
-        An array travels through the worker's pipe.  A tensor would need shared memory and a descriptor; if one
-        of these runs out, torch prints that in the worker and the rank waits for ever.
+        An array is sent through the pipe.  A tensor would need shared memory and a descriptor; if one of these runs out,
+        torch prints that in the worker and the rank waits without end.
         """
         step, number = key
         try:
@@ -65,7 +65,7 @@ class MicroBatches(Dataset[tuple[int, int, Any]]):
 
 
 class MicroBatchOrder(Sampler[tuple[int, int]]):
-    """The (step index, number) pairs that a rank needs, in order."""
+    """The (step index, number) pairs that a rank runs, in order."""
 
     def __init__(self, batch: Batch, lanes: Sequence[int | None], steps: range) -> None:
         self._batch, self._lanes, self._steps = batch, lanes, steps
@@ -80,8 +80,8 @@ class MicroBatchOrder(Sampler[tuple[int, int]]):
 class Loader:
     """Iterates over the micro-batches of one rank.
 
-    Workers are forked when the loader is made: before the process group, the model and CUDA exist, so that
-    there are no threads to lose and no pages to copy.
+    Workers are forked when the loader is created, which must be before the process group, the model and CUDA exist: then
+    there are no threads that a fork would lose, and no pages to copy.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Loader:
             batch_size=None,
             sampler=MicroBatchOrder(batch, lanes, steps),
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_uncollated,
             worker_init_fn=_WorkerStart(seed, rank, on_worker_start) if num_workers else None,
             multiprocessing_context="fork" if num_workers else None,
             generator=torch.Generator(device="cpu"),
@@ -111,7 +111,7 @@ class Loader:
         self._items = iter(loader)
 
     def next(self, step: int, number: int) -> MicroBatch:
-        """The next micro-batch, which must be this one.  Raises what reading it raised."""
+        """The next micro-batch, which must be this one.  Raises the error of reading it."""
         found_step, found_number, content = next(self._items)
         assert (found_step, found_number) == (step, number), "the loader is out of step"
         if isinstance(content, dict):
@@ -119,21 +119,21 @@ class Loader:
         return MicroBatch(step, number, torch.from_numpy(content))
 
 
-def _as_it_is(item: Any) -> Any:
-    """Items are complete: nothing to collate."""
+def _uncollated(item: Any) -> Any:
+    """The item unchanged: nothing is collated."""
     return item
 
 
 @dataclass(frozen=True)
 class _WorkerStart:
-    """What a loader worker does first."""
+    """The start of a loader worker."""
 
     seed: int
     rank: int
     on_start: Callable[[], None]
 
     def __call__(self, worker: int) -> None:
-        """Own seeded generators, after what the caller asks for."""
+        """Call `on_start`, then seed the worker's generators."""
         self.on_start()
         key = stream_key(self.seed, "worker", self.rank, worker)
         random.seed(seed_of(key))

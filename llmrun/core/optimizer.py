@@ -38,7 +38,7 @@ class ShardedAdamW:
         self.set_finished_steps(0)
 
     def set_finished_steps(self, steps: int) -> None:
-        """Tell AdamW how many updates its moments have seen (bias correction)."""
+        """Set the number of updates that the moments have seen, for the bias correction."""
         for part, rows in zip(self._parts, self._ranges, strict=True):
             device = part.device if self._adamw.defaults["fused"] else torch.device("cpu")
             self._adamw.state[part] = {

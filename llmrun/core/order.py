@@ -3,7 +3,7 @@
 A 6-round Feistel network on the smallest even number of bits that holds W-1, with cycle-walking: an
 index that leaves [0, W) goes through the network again until it is back.  Round k does
 `l, r = r, l ^ (splitmix64(r ^ key_k) & mask)`, where `key_k` is the first 8 bytes (little-endian) of
-sha256(stream key ‖ byte k).  So any entry is computed alone, in constant memory, by every process alike.
+sha256(stream key ‖ byte k).  So any entry is computed on its own, in constant memory, by any process.
 
 Position p of the order is entry p mod W of epoch p // W: a batch may straddle two epochs.
 """
@@ -23,7 +23,7 @@ from llmrun.core.streams import seed_of, stream_key
 ROUNDS = 6
 
 BLOCK_ENTRIES = 64 * 1024
-"""Entries computed at a time, so that the temporaries stay in the cache."""
+"""Entries computed at a time, so that temporary arrays stay in the cache."""
 
 LARGEST_W = 2**48
 """An entry of the order file keeps 48 bits for the window."""
@@ -95,7 +95,7 @@ def _permuted(keys: Sequence[int], W: int, start: int, count: int) -> NDArray[np
 
 
 class Entries(Protocol):
-    """Where a loader reads its windows: the order file, or the function."""
+    """The order as a loader reads it: from the order file, or computed."""
 
     def entries(self, start: int, count: int) -> NDArray[np.uint64]:
         """Positions [start, start + count) of the order: uint64 [count]."""

@@ -21,7 +21,7 @@ class Rates(NamedTuple):
 def learning_rate(step: int, batch: Batch, schedule: ScheduleSpec, lr: float) -> float:
     """The learning rate of the update that finishes `step` (1 … steps).
 
-    Counted in the steps that are really run: S = batch.steps, W = ceil(warmup_tokens / GB_tok), at most S.
+    Counted in whole steps: S = batch.steps, W = ceil(warmup_tokens / GB_tok), at most S.
     Steps 1 … W rise linearly, and step W has `lr` exactly.  Then cosine (Loshchilov and Hutter 2017, arXiv
     1608.03983, eq. 5) or linear down to step S, or constant with a linear decay over the last decay_tokens.
     Step S has final_lr_fraction·lr exactly, unless no step is left to decay in: then it has `lr`.
@@ -29,7 +29,7 @@ def learning_rate(step: int, batch: Batch, schedule: ScheduleSpec, lr: float) ->
     warmup_steps = _warmup_steps(batch)
     tokens = step * batch.gb_tok
     if step < warmup_steps:
-        # in tokens, not in steps: the quotient of whole tokens has the bits that earlier versions had
+        # in tokens, not in steps: the quotient keeps the bits of earlier versions
         return lr * tokens / (warmup_steps * batch.gb_tok)
     start = _decay_start(batch, schedule)
     if tokens <= start or start == batch.tokens_seen:
@@ -43,7 +43,7 @@ def learning_rate(step: int, batch: Batch, schedule: ScheduleSpec, lr: float) ->
 
 
 def rates_of(batch: Batch, schedule: ScheduleSpec, lr: float) -> Rates:
-    """The rates of a run for people.  Without warm-up the first step decays already: the peak is its rate then."""
+    """The rates that screens show.  Without warm-up the first step decays already, and its rate is the peak."""
     first, peak, last = (
         learning_rate(step, batch, schedule, lr) for step in (1, max(1, _warmup_steps(batch)), batch.steps)
     )
@@ -51,7 +51,7 @@ def rates_of(batch: Batch, schedule: ScheduleSpec, lr: float) -> Rates:
 
 
 def _warmup_steps(batch: Batch) -> int:
-    """Steps of warm-up that are really run."""
+    """Steps of warm-up, at most all steps."""
     return min(batch.warmup_steps, batch.steps)
 
 

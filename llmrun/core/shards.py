@@ -1,4 +1,4 @@
-"""Tokens across shards: which bytes of which shard a token of a split is."""
+"""The token stream of a split, read across its shards."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-"""How tokens are stored: little-endian."""
+"""Storage of tokens by the dataset's dtype: little-endian."""
 
 
 class TokenStream:

@@ -1,6 +1,6 @@
 """splitmix64 (Steele, Lea and Flood, OOPSLA 2014): the mixing function of the order and of the digest.
 
-Two forms of one function: whole numbers, and numpy arrays of uint64.  A specified function, so that no
+Two forms of one function: whole numbers, and numpy arrays of uint64.  It is specified, so that no
 library version can change an order or a digest.
 """
 
@@ -25,7 +25,7 @@ def splitmix64(x: int) -> int:
 def splitmix64_array(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64 of every element: uint64 of any shape -> a new uint64 array of that shape.
 
-    Integer arithmetic of numpy arrays wraps at 2^64, which is what is wanted.
+    Relies on integer arithmetic of numpy arrays wrapping at 2^64.
     """
     z = x + np.uint64(_GAMMA)
     shifted = z >> np.uint64(30)

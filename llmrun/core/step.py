@@ -1,4 +1,4 @@
-"""One optimizer step: the order of everything that decides a bit (docs/determinism.md)."""
+"""One optimizer step: the order of all computations that decide a bit (docs/determinism.md)."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from torch import Tensor
 from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import seed_boundary, seed_micro_batch
 from llmrun.core.loader import Loader, MicroBatch, micro_batches_of_lane
-from llmrun.core.optimizer import MOMENTS
 from llmrun.core.reduce.collectives import bits_of, float_of, gather_integers, sum_columns
 from llmrun.core.reduce.norm import (
     clip_factor,
@@ -23,17 +22,21 @@ from llmrun.core.reduce.norm import (
 )
 from llmrun.core.reduce.tree import tree_sum
 from llmrun.core.schedule import learning_rate
-from llmrun.core.state import TrainingState, partial_digests
+from llmrun.core.state import WEIGHTS, TrainingState, whole_digests
 from llmrun.core.tensor_digest import optimizer_due
 from llmrun.errors import RunFailedError
 
 
 @dataclass(frozen=True)
-class StepFacts:
-    """What every rank knows after a step.
+class StepResult:
+    """The results of a step, the same on every rank.
 
-    *_digests: of whole tensors, in flat order; moment_digests only where they are due.
-    tokens:    of this step.  flags: those that each rank passed in, by rank.
+    loss:             mean per target token, natural log.  grad_norm: before clipping.
+    tokens:           tokens of this step.
+    gradient_digests: of the averaged, unclipped gradients, in flat order.
+    state_digests:    of the tensors after the update, in flat order, by the keys of `TrainingState.shards`: the weights
+                      after every step, the moments if `optimizer_due`.
+    flags:            what `train_step` got from `flags`, by rank.
     """
 
     step: int
@@ -42,15 +45,14 @@ class StepFacts:
     learning_rate: float
     tokens_digest: int
     gradient_digests: list[int]
-    weight_digests: list[int]
-    moment_digests: dict[str, list[int]] | None
+    state_digests: dict[str, list[int]]
     tokens: int
     flags: list[list[int]]
 
 
 @dataclass(frozen=True)
 class _LocalSums:
-    """What one rank found in its own lanes."""
+    """Sums over the lanes of one rank."""
 
     losses: dict[int, Tensor]
     n_targets: int
@@ -59,10 +61,10 @@ class _LocalSums:
 
 def train_step(
     state: TrainingState, loader: Loader, token_digester: Digester, flags: Callable[[], list[int]]
-) -> StepFacts:
+) -> StepResult:
     """Advance the state by one step.
 
-    flags: asked at the end of the step for small integers of this rank that every rank shall see.
+    flags: called at the end of the step for small integers of this rank that are shared with every rank.
     Raises RunFailedError for a non-finite loss or gradient, on every rank alike, before the update.
     """
     s, spec = state.step, state.spec
@@ -83,23 +85,22 @@ def train_step(
     state.optimizer.update(gradient, rate)
     state.strategy.publish()
     state.step = s + 1
-    weight_digests, moment_digests, all_flags = _digest_state(state, flags())
-    return StepFacts(
+    state_digests, all_flags = _digest_state(state, flags())
+    return StepResult(
         step=s + 1,
         loss=tree_sum(losses) / n_targets,
         grad_norm=norm,
         learning_rate=rate,
         tokens_digest=tokens_digest,
         gradient_digests=gradient_digests,
-        weight_digests=weight_digests,
-        moment_digests=moment_digests,
+        state_digests=state_digests,
         tokens=state.spec.batch.gb_tok,
         flags=all_flags,
     )
 
 
 def micro_batch_loss(state: TrainingState, micro_batch: MicroBatch) -> tuple[Tensor, int]:
-    """Forward pass of one micro-batch under its own random stream: (loss sum, targets)."""
+    """Forward pass of one micro-batch under its own random stream: (sum of the token losses, number of targets)."""
     seed_micro_batch(state.spec.seed, micro_batch.step, micro_batch.number)
     tokens = micro_batch.tokens.to(device=state.device, dtype=torch.int64)
     with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.is_bf16):
@@ -123,7 +124,7 @@ def _backward(state: TrainingState, loader: Loader, token_digester: Digester) ->
             state.strategy.before_pass(ends_lane=ends_lane, ends_step=ends_lane and lane == lanes[-1])
             loss, n = micro_batch_loss(state, micro_batch)
             if lane is None:
-                loss = loss * 0.0  # runs along and gives nothing
+                loss = loss * 0.0  # padding micro-batch: contributes zero
             loss.backward()  # type: ignore[no-untyped-call]
             if lane is not None:
                 words.append(words_of(micro_batch.tokens, number * words_per_micro_batch))
@@ -150,52 +151,50 @@ def _gather_losses(
 
 
 def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> tuple[float, list[int]]:
-    """The exact global norm of the averaged gradient, and its digests."""
-    squares = square_sum(gradient, exponent)
-    partial = partial_digests(state, gradient)
-    rows = gather_integers([*to_limbs(squares), *partial], state.D, state.device)
-    total = from_limbs(sum(row[0] for row in rows), sum(row[1] for row in rows))
-    return norm_of(total, exponent), sum_columns([row[2:] for row in rows])
+    """The exact global norm of the averaged gradient, and the gradient's digests."""
+    limbs = to_limbs(square_sum(gradient, exponent))
+    digests, rows = whole_digests(state, {WEIGHTS: gradient}, limbs)
+    total = from_limbs(sum(high for high, _ in rows), sum(low for _, low in rows))
+    return norm_of(total, exponent), digests[WEIGHTS]
 
 
-def _digest_state(
-    state: TrainingState, flags: list[int]
-) -> tuple[list[int], dict[str, list[int]] | None, list[list[int]]]:
-    """Digests of the weights, of the moments where they are due, and every rank's flags."""
-    n = len(state.strategy.slots)
-    moments = MOMENTS if optimizer_due(state.step) else ()
-    shards = [state.strategy.weights, *(state.optimizer.moments[name] for name in moments)]
-    partial = [digest for shard in shards for digest in partial_digests(state, shard)]
-    rows = gather_integers([*flags, *partial], state.D, state.device)
-    sums = sum_columns([row[len(flags) :] for row in rows])
-    found = {name: sums[n * (i + 1) : n * (i + 2)] for i, name in enumerate(moments)}
-    return sums[:n], found or None, [row[: len(flags)] for row in rows]
+def _digest_state(state: TrainingState, flags: list[int]) -> tuple[dict[str, list[int]], list[list[int]]]:
+    """Digests of the weights, and of the moments if they are due; every rank's flags."""
+    shards = state.shards if optimizer_due(state.step) else {WEIGHTS: state.strategy.weights}
+    return whole_digests(state, shards, flags)
 
 
 def _refuse_non_finite(state: TrainingState, loader: Loader, losses: list[float], magnitude: float) -> None:
-    """Stop before the update, naming step and micro-batch."""
+    """Raise RunFailedError for a non-finite loss or gradient, naming step and micro-batch."""
     broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
-    if not broken and math.isfinite(magnitude):
+    if broken:
+        quantity, value, place = "loss", losses[broken[0]], _place(broken[0], len(losses))
+    elif not math.isfinite(magnitude):
+        quantity, value, place = "gradient", magnitude, _place_of_non_finite_gradient(state, loader)
+    else:
         return
-    what = "loss" if broken else "gradient"
-    value = losses[broken[0]] if broken else magnitude
-    number = broken[0] if broken else _first_non_finite_gradient(state, loader)
     raise RunFailedError(
-        f"the {what} of step {state.step + 1} is {value}, first in micro-batch {number} of 0 … {len(losses) - 1}",
-        caused_by=["stopped before the update: the weights are those of the step before"],
-        hints=["resume from the last checkpoint with a lower optimizer.lr (`--set`, `--allow config`)"],
+        f"the {quantity} of step {state.step + 1} is {value}, {place}",
+        caused_by=[
+            "training stopped before the update: weights and optimizer state are those of the step before"
+        ],
+        hints=["resume with a lower learning rate: `llmrun resume RUN --set optimizer.lr=… --allow config`"],
     )
 
 
-def _first_non_finite_gradient(state: TrainingState, loader: Loader) -> int | str:
-    """The first micro-batch whose own gradient is not finite, found by running each once more."""
-    parameters = state.strategy.graph_parameters()
+def _place(number: int, M: int) -> str:
+    return f"first in micro-batch {number} of 0 … {M - 1}"
+
+
+def _place_of_non_finite_gradient(state: TrainingState, loader: Loader) -> str:
+    """The first micro-batch whose own gradient is not finite, in words; runs each micro-batch again."""
+    parameters, M = state.strategy.graph_parameters(), state.spec.batch.M
     if not parameters:
-        return "one that only strategy replicate can name,"
-    for number in range(state.spec.batch.M):
+        return "in a micro-batch that only `strategy: replicate` can name"
+    for number in range(M):
         tokens = loader.batches.tokens(state.step, number)
         loss, _ = micro_batch_loss(state, MicroBatch(state.step, number, tokens))
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
-            return number
-    return "none alone, only their sum,"
+            return _place(number, M)
+    return "though each micro-batch's own gradient is finite"

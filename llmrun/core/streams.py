@@ -6,7 +6,7 @@ A stream never depends on a rank, a worker or a process.  The families:
 ["boundary", step]               every generator between two steps
 ["init", parameter name]         initial values of one parameter
 ["order", epoch]                 the permutation of an epoch
-["worker", rank, worker]         loader workers (nothing of ours draws from it)
+["worker", rank, worker]         loader workers (llmrun draws nothing from it)
 ["eval"]                         the fixed windows of the validation split
 ["sample"]                       tokens drawn by `llmrun sample`
 """
@@ -21,7 +21,7 @@ STREAM_FORMAT = b"llmrun/1\0"
 def canonical_json(value: Any) -> str:
     """`value` as canonical JSON: sorted keys, separators `,` and `:`, ASCII, shortest floats.
 
-    Raises ValueError for NaN and infinities, TypeError for what JSON cannot say.
+    Raises ValueError for NaN and infinities, TypeError for other values that JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 

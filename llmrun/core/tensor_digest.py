@@ -1,4 +1,4 @@
-"""One digest of many tensors, such as "weights": two tensors swapped are seen."""
+"""One digest of many tensors, such as all weights, which changes if two of them are swapped (no torch)."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def combine_digests(tensors: Mapping[str, TensorDigest]) -> int:
     """The first 8 bytes, as a big-endian integer, of sha256 over a line for each tensor, sorted by name.
 
     A line is `name dtype shape digest`: single spaces, shape as `64x256` (empty for a scalar), digest as 16
-    lower-case hex digits, a newline at its end.
+    lower-case hex digits, then a newline.
     """
     lines = [f"{name} {line_of(tensor)}\n" for name, tensor in sorted(tensors.items())]
     return int.from_bytes(hashlib.sha256("".join(lines).encode()).digest()[:8], "big")

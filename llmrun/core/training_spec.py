@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from llmrun.core.batch import Batch
-from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.spec import ModelSpec, model_spec
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW's settings.  implementation: `fused` | `foreach`; the two give other bits."""
+    """AdamW's settings.  implementation: `fused` | `foreach`, which differ in bits."""
 
     name: str
     lr: float
@@ -27,7 +27,7 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """The learning rate's course, in tokens.  decay_tokens: only of `constant`."""
+    """The learning-rate schedule, in tokens.  decay_tokens: of `constant` only."""
 
     name: Literal["cosine", "linear", "constant"]
     warmup_tokens: int
@@ -39,14 +39,15 @@ class ScheduleSpec:
 class TrainingSpec:
     """One run as the training step sees it.
 
-    device:        `cpu` | `cuda`.
-    is_statistical: sums are left to torch, and no determinism switch is set.
-    strategy, recompute_blocks: operational; they change who holds what, never a bit.
+    device:           `cpu` | `cuda`.
+    is_statistical:   sums are left to torch, and no determinism switch is set.
+    strategy:         how state is spread over ranks; operational, changes no bit.
+    recompute_blocks: activation checkpointing; operational, changes no bit.
     """
 
     seed: int
     batch: Batch
-    shape: ModelShape
+    model: ModelSpec
     optimizer: OptimizerSpec
     schedule: ScheduleSpec
     precision: Literal["fp32", "bf16"]
@@ -60,7 +61,7 @@ class TrainingSpec:
     def of(cls, numeric: Mapping[str, Any], *, D: int, strategy: Any, recompute_blocks: bool) -> Self:
         """The spec of a resolved config.
 
-        numeric: nested numeric fields with ASCII names, nothing left open.
+        numeric: the numeric fields, nested, with ASCII names and every default filled in.
         """
         batch, schedule = numeric["batch"], numeric["schedule"]
         optimizer = dict(numeric["optimizer"])
@@ -75,7 +76,7 @@ class TrainingSpec:
                 T_tokens=numeric["T_tokens"],
                 warmup_tokens=schedule["warmup_tokens"],
             ),
-            shape=ModelShape.of(numeric["model"], batch["L_ctx"]),
+            model=model_spec(numeric["model"], batch["L_ctx"]),
             optimizer=OptimizerSpec(**optimizer | {"betas": tuple(optimizer["betas"])}),
             schedule=ScheduleSpec(**schedule),
             precision=numeric["precision"],

@@ -7,7 +7,7 @@ from llmrun.core.shards import TokenStream
 
 
 def count_windows(n_tokens: int, L_ctx: int) -> int:
-    """W = floor((n-1)/L): each window needs one token beyond its L for the last target."""
+    """W = floor((n-1)/L): a window needs one token more than L for its last target."""
     return max(n_tokens - 1, 0) // L_ctx
 
 

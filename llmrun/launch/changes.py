@@ -6,7 +6,6 @@ from typing import Any
 
 from llmrun.config.keys import shown_key
 from llmrun.config.resolve import Resolved
-from llmrun.core.model.parameters import parameter_shapes
 from llmrun.errors import RefusedError
 from llmrun.launch.preflight import Preflight
 from llmrun.provenance.code import imported_of
@@ -169,7 +168,7 @@ def refuse_other_architecture(
     old_config: the full config that the checkpoint was written under.
     Raises RefusedError that shows what differs and points to `llmrun migrate`.
     """
-    wanted = parameter_shapes(resolved.shape)
+    wanted = resolved.model.parameters
     found = {
         name: entry.shape for name, entry in checkpoint.manifest.tensors.items() if entry.kind == "parameter"
     }

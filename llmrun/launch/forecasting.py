@@ -110,7 +110,9 @@ def forecast_of(prepared: PreparedSegment, history: Sequence[Forecast]) -> Forec
         "time_s": time_s,
         "tokens_per_second": None if step_s is None else resolved.batch.gb_tok / step_s,
         "peak_memory_bytes": plan.memory.device_bytes,
-        "checkpoint_bytes": checkpoint_bytes(resolved.shape, resolved.batch.D, resolved.config.strategy),
+        "checkpoint_bytes": checkpoint_bytes(
+            resolved.model.parameters, resolved.batch.D, resolved.config.strategy
+        ),
         "energy_J": None if time_s is None or watts is None else watts * resolved.batch.D * time_s,
     }
     return Forecast(prepared.run.name, segment.segment, now_utc(), machine, work, basis, planned, None)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.config.resolve import Resolved
-from llmrun.core.model.parameters import count_parameters
 from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
 from llmrun.launch.devices import usable_gpus
 from llmrun.launch.preflight import Notify, Preflight, RunInputs
@@ -91,7 +90,7 @@ def check_shared_memory(resolved: Resolved) -> None:
 
 def check_space(run: RunDirectory, resolved: Resolved, where: Path) -> None:
     """Room for what retention keeps, and a trial commit.  Raises RefusedError, which names `where`."""
-    size = checkpoint_size(count_parameters(resolved.shape).N_params_total, resolved.batch.D)
+    size = checkpoint_size(resolved.model.n_parameters, resolved.batch.D)
     preflight(run.checkpoints, size.total, retention_in(resolved.config, resolved.batch.steps).count, where)
 
 

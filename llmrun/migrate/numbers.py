@@ -9,15 +9,15 @@ from torch import nn
 
 from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import generator_states, seed_boundary
-from llmrun.core.model.initialise import initialise
-from llmrun.migrate.tensors import Array, Shape
+from llmrun.core.model.spec import ModelSpec
+from llmrun.migrate.tensors import Array
 from llmrun.storage.checkpoint.parts import TensorPiece
 
 
-def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:
+def initial_value(model: ModelSpec, name: str, seed: int) -> Array:
     """The initial values of one parameter, float32."""
-    parameter = nn.Parameter(torch.empty(shape, dtype=torch.float32))
-    initialise(name, parameter, seed, n_layers)
+    parameter = nn.Parameter(torch.empty(model.parameters[name], dtype=torch.float32))
+    model.initialise(name, parameter, seed)
     return parameter.detach().numpy()
 
 

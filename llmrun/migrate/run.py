@@ -146,7 +146,7 @@ def check_step(parent: Checkpoint, inputs: RunInputs) -> None:
 def run_mapping(script: Script, parent: Checkpoint, inputs: RunInputs) -> Mapped:
     """What the script makes of the old parameters for the new model.  Raises InputError."""
     resolved = inputs.resolved
-    old, new = OldState(parent, SLOTS), NewModel(resolved.shape, resolved.config.seed)
+    old, new = OldState(parent, SLOTS), NewModel(resolved.model, resolved.config.seed)
     returned, line = run_script(script, old, new)
     return mapped(script, returned, line, old, new)
 

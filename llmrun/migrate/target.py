@@ -4,17 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from llmrun.core.model.parameters import parameter_shapes
-from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.spec import ModelSpec
 from llmrun.migrate.tensors import Fresh, NoSuchTensor, Shape
 
 
 class NewModel(Mapping[str, Shape]):
     """Name to shape of every parameter of the new model, in the order in which it registers them."""
 
-    def __init__(self, shape: ModelShape, seed: int) -> None:
-        self._shapes = parameter_shapes(shape)
-        self._seed, self._n_layers = seed, shape.n_layers
+    def __init__(self, model: ModelSpec, seed: int) -> None:
+        self._model, self._shapes, self._seed = model, model.parameters, seed
 
     def __getitem__(self, name: str) -> Shape:
         if name not in self._shapes:
@@ -37,7 +35,7 @@ class NewModel(Mapping[str, Shape]):
         def fill() -> np.ndarray:
             from llmrun.migrate.numbers import initial_value
 
-            return initial_value(name, shape, self._seed, self._n_layers)
+            return initial_value(self._model, name, self._seed)
 
         return Fresh(shape, "init", fill)
 

@@ -1,14 +1,14 @@
 """Bytes of a checkpoint: the payload of its tensors, and all files with headers and JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
 from llmrun.config.schema import Config
-from llmrun.core.model.parameters import count_parameters, parameter_shapes
-from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.parameters import Shape
 
 BYTES_PER_PARAMETER = 12
 """fp32 weight, fp32 first moment, fp32 second moment."""
@@ -96,15 +96,15 @@ HEAD_BYTES = 650
 """manifest.json without its tables."""
 
 
-def checkpoint_bytes(shape: ModelShape, D: int, strategy: str) -> int:
+def checkpoint_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
     """All files of one checkpoint: tensors exact, headers and JSON to 1 % of themselves."""
-    payload = checkpoint_size(count_parameters(shape).N_params_total, D).total
-    return payload + metadata_bytes(shape, D, strategy)
+    payload = checkpoint_size(sum(prod(size) for size in parameters.values()), D).total
+    return payload + metadata_bytes(parameters, D, strategy)
 
 
-def metadata_bytes(shape: ModelShape, D: int, strategy: str) -> int:
+def metadata_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
     """Headers and JSON: what is no tensor of the model's state."""
-    pieces = rows_of(shape, D) if strategy == "shard" and D > 1 else pieces_of(shape, D)
+    pieces = rows_of(parameters, D) if strategy == "shard" and D > 1 else pieces_of(parameters, D)
     names = [
         f"{group}-{rank + 1:05d}-of-{D:05d}.safetensors"
         for group in ("model", "optimizer")
@@ -123,39 +123,38 @@ def metadata_bytes(shape: ModelShape, D: int, strategy: str) -> int:
         + table
         + sum(
             tensor_line_bytes(name, size, suffix, pieces)
-            for name, size in parameter_shapes(shape).items()
+            for name, size in parameters.items()
             for suffix in KINDS
         )
     )
     return headers + sums + manifest + RNG_BYTES + TRAINER_BYTES
 
 
-def pieces_of(shape: ModelShape, D: int) -> list[dict[str, tuple[int, ...]]]:
+def pieces_of(parameters: Mapping[str, Shape], D: int) -> list[dict[str, tuple[int, ...]]]:
     """By rank: the tensors in its files and their shapes there; a cut tensor is flat.
 
     Matrices come first, as in the flat buffer; that parameters start at multiples of 64 elements is not counted.
     """
-    shapes = parameter_shapes(shape)
-    ordered = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
-    total = sum(prod(size) for size in shapes.values())
+    ordered = sorted(parameters, key=lambda name: len(parameters[name]) < 2)
+    total = sum(prod(size) for size in parameters.values())
     cuts = [total * rank // D for rank in range(D + 1)]
     found: list[dict[str, tuple[int, ...]]] = []
     for first, last in pairwise(cuts):
         at, here = 0, {}
         for name in ordered:
-            count = prod(shapes[name])
+            count = prod(parameters[name])
             own = min(last, at + count) - max(first, at)
             if own > 0:
-                here[name] = tuple(shapes[name]) if own == count else (own,)
+                here[name] = tuple(parameters[name]) if own == count else (own,)
             at += count
         found.append(here)
     return found
 
 
-def rows_of(shape: ModelShape, D: int) -> list[dict[str, tuple[int, ...]]]:
+def rows_of(parameters: Mapping[str, Shape], D: int) -> list[dict[str, tuple[int, ...]]]:
     """The same where FSDP2 cuts each parameter by rows, ceil(rows / D) to a rank."""
     found: list[dict[str, tuple[int, ...]]] = [{} for _ in range(D)]
-    for name, size in parameter_shapes(shape).items():
+    for name, size in parameters.items():
         rows = -(-size[0] // D)
         for rank, here in enumerate(found):
             own = min(rows, size[0] - rank * rows)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from llmrun.core.lanes import maximal_nodes
 from llmrun.core.model.parameters import block_shapes, count_parameters, head_shapes
 from llmrun.core.model.shape import ModelShape
+from llmrun.core.reduce.tree import maximal_nodes
 from llmrun.plan.activations import block_bytes_per_token, outside_bytes_per_token
 from llmrun.plan.memory_parts import FP32_BYTES, Memory, MemoryPart, Setting
 

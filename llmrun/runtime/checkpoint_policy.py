@@ -1,8 +1,8 @@
-"""When checkpoints are saved, and what follows when one cannot be: agreed by all ranks.
+"""When checkpoints are saved, and what follows if one cannot be: agreed by all ranks.
 
-A save costs the loop a private copy of the state.  Files are written in the background; how that went travels
-with the next steps' numbers, so that every rank hears of it at the same step.  One save at a time: a second
-that falls due waits for the first, and that by minutes falls due only when none is under way.
+A save costs the loop a copy of the state into host buffers.  Files are written in the background; the status of the save
+is sent with the next steps' numbers, so that every rank learns it at the same step.  One save at a time: a second that
+falls due waits for the first, and one by minutes falls due only if none is being written.
 """
 
 import errno
@@ -17,8 +17,8 @@ from llmrun.plan.checkpoint_size import checkpoint_bytes
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import WorkerSpec
-from llmrun.runtime.async_writer import COMMITTED, FAILED, NOTHING, HostBuffers, Saver
-from llmrun.runtime.evaluation import Evaluations
+from llmrun.runtime.async_writer import COMMITTED, FAILED, PENDING, AsyncWriter, HostBuffers
+from llmrun.runtime.evaluation import ValidationHistory
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.runtime.state_dict import snapshot_of
@@ -30,16 +30,12 @@ from llmrun.storage.checkpoint.space import check_room
 from llmrun.storage.metrics import names
 
 RETRY_S = 60.0
-"""After a full disk: how long until the next try, which waits further until there is room."""
+"""How long after a full disk rank 0 looks again whether there is room, and then from look to look."""
 
-_SECONDS_PER_MINUTE = 60.0
-
-
-class _HurriedError(Exception):
-    """Deleting is put off: somebody waits for the process to end."""
+SECONDS_PER_MINUTE = 60.0
 
 
-class Checkpointing:
+class CheckpointPolicy:
     """One segment's saves on one rank."""
 
     def __init__(
@@ -48,42 +44,41 @@ class Checkpointing:
         worker_spec: WorkerSpec,
         config: Config,
         state: TrainingState,
-        evaluations: Evaluations,
+        history: ValidationHistory,
         recorder: Recorder | None,
         progress: Progress,
         fence: Fence,
     ) -> None:
-        self._fence = fence
         self._directory, self._worker_spec, self._state = run.checkpoints, worker_spec, state
-        self._evaluations, self._recorder, self._progress = evaluations, recorder, progress
-        self._keep = config.checkpoint
-        self._copy = HostBuffers(state) if worker_spec.saves else None
-        self._saver = Saver(
+        self._history, self._recorder, self._progress = history, recorder, progress
+        self._config, self._fence = config.checkpoint, fence
+        self._buffers = HostBuffers(state) if worker_spec.saves else None
+        self._writer = AsyncWriter(
             run.checkpoints, state.rank, state.D, self._before_commit, self._confirm, self._after_commit
         )
-        self._bytes = checkpoint_bytes(state.spec.shape, state.D, state.spec.strategy)
-        self._begun_s = time.monotonic()
+        self._bytes = checkpoint_bytes(state.spec.model.parameters, state.D, state.spec.strategy)
+        self._started_s = time.monotonic()
         self._stall_s = 0.0
         self._cost: dict[str, float | int] = {}
         self._retry_s: float | None = None
-        self._is_hurried = False
-        self._under_way: int | None = None
-        """The step whose save has begun and has no verdict that all ranks know; the same on every rank."""
+        self._is_stopping = False
+        self._pending_step: int | None = None
+        """The step whose save was started and whose status not all ranks know; the same on every rank."""
 
     def flags(self) -> list[int]:
-        """[the clock asks for a save, how the save under way stands on this rank]: for all ranks to see."""
-        return [int(self._state.rank == 0 and self._is_timer_due()), self._saver.verdict_code(block=False)]
+        """[whether the clock asks for a save, status of the pending save on this rank]: for all ranks to see."""
+        return [int(self._state.rank == 0 and self._is_timer_due()), self._writer.status(block=False)]
 
-    def heed(self, rows: list[list[int]], metrics: dict[str, Any]) -> bool:
-        """Act on the flags of all ranks; whether the clock asks for a save.
+    def take_flags(self, rows: list[list[int]], metrics: dict[str, Any]) -> bool:
+        """Act on the flags of all ranks, by rank; returns whether the clock asks for a save.
 
-        metrics: of this step; rank 0 adds what a save cost that was found committed since the last one.
-        Raises CheckpointWriteError, on every rank alike, where a save failed and that may not be.
+        metrics: of this step; rank 0 adds the cost of a save that was committed since the last step.
+        Raises CheckpointWriteError, on every rank alike, if a save failed and training may not continue without it.
         """
-        verdicts = [verdict for _, verdict in rows]
-        if self._under_way is not None:
-            self._rank_0_gives_up_on(verdicts)
-            self._conclude(verdicts[0], must=False)
+        statuses = [status for _, status in rows]
+        if self._pending_step is not None:
+            self._give_up_on_failed_ranks(statuses)
+            self._take_status(statuses[0], required=False)
         metrics |= self._cost
         self._cost = {}
         return any(timer for timer, _ in rows)
@@ -96,60 +91,61 @@ class Checkpointing:
         the launcher has compared every byte of it, and the ranks the digest of every tensor that they loaded.
         """
         if self._state.rank == 0 and self._worker_spec.saves and self._worker_spec.checkpoint is not None:
-            best = self._evaluations.as_json(self._state.step)["best_saved_step"]
-            self._saver.do(lambda: self._prune(best, verified_step=self._state.step))
+            best = self._history.as_json(self._state.step)["best_saved_step"]
+            self._writer.run(lambda: self._prune(best, verified_step=self._state.step))
 
     def is_due(self, step: int) -> bool:
         """Whether the number of finished steps asks for a save."""
-        every = self._keep.every_steps
+        every = self._config.every_steps
         return every is not None and step % every == 0
 
-    def save(self, *, must: bool, hurried: bool = False) -> None:
-        """Begin to save the state as it is; where it must be saved, also wait for the commit.  A collective.
+    def save(self, *, required: bool, stopping: bool = False) -> None:
+        """Start to save the state as it is.  A collective.
 
-        hurried: a stop was asked for: what is only for deleting old checkpoints is left to a later save.
-        Raises CheckpointWriteError, on every rank alike, where that fails and may not.
+        required: training may not end without it: also wait for the commit.
+        stopping: a stop was requested: old checkpoints are deleted by a later save.
+        Raises CheckpointWriteError, on every rank alike, if the save fails and training may not continue without it.
         """
-        asked_s = time.monotonic()
-        self._is_hurried = hurried
-        self._settle(must=False)
-        self._begun_s = time.monotonic()
-        self._under_way = self._state.step
+        called_s = time.monotonic()
+        self._is_stopping = stopping
+        self._wait(required=False)
+        self._started_s = time.monotonic()
+        self._pending_step = self._state.step
         lacking = self._lack_of_room()
         if lacking is not None:
-            self._fail(lacking, must=must)
+            self._fail(lacking, required=required)
             return
-        assert self._copy is not None
-        self._copy.take(self._state)
-        self._saver.start(self._snapshot(self._copy))
-        self._stall_s = time.monotonic() - asked_s
-        if must:
-            self._settle(must=True)
+        assert self._buffers is not None
+        self._buffers.copy_from(self._state)
+        self._writer.start(self._snapshot(self._buffers))
+        self._stall_s = time.monotonic() - called_s
+        if required:
+            self._wait(required=True)
 
-    def leave(self) -> None:
-        """Where this rank ends, for whatever reason: no save that can be finished is lost."""
-        self._saver.leave()
+    def close(self) -> None:
+        """Finish the save that is being written, whatever ended this rank."""
+        self._writer.close()
 
     def _is_timer_due(self) -> bool:
-        """Rank 0: the minutes are over, or there is room again after a full disk."""
+        """Rank 0: whether the minutes are over, or there is room again after a full disk."""
         now = time.monotonic()
-        if self._under_way is not None:
+        if self._pending_step is not None:
             return False
         if self._retry_s is not None and now >= self._retry_s:
             self._retry_s = now + RETRY_S
             return self._room() is None
-        minutes = self._keep.every_minutes
-        return minutes is not None and now - self._begun_s >= minutes * _SECONDS_PER_MINUTE
+        minutes = self._config.every_minutes
+        return minutes is not None and now - self._started_s >= minutes * SECONDS_PER_MINUTE
 
-    def _snapshot(self, copy: HostBuffers) -> StateSnapshot:
-        """The state's snapshot over the private copy."""
+    def _snapshot(self, buffers: HostBuffers) -> StateSnapshot:
+        """The snapshot of the state in the host buffers."""
         chain, smooth = b"", dict[str, float]()
         if self._recorder is not None:
             chain, smooth = self._recorder.ledger.chain, self._recorder.smooth.state()
-        return snapshot_of(self._state, copy, self._worker_spec, chain, self._evaluations, smooth)
+        return snapshot_of(self._state, buffers, self._worker_spec, chain, self._history, smooth)
 
     def _room(self) -> CheckpointWriteError | None:
-        """Rank 0: why one more checkpoint does not fit on the disk."""
+        """Rank 0: why one more checkpoint does not fit on the disk; None if it does."""
         self._fence.check(now=True)
         try:
             sweep(self._directory)
@@ -159,76 +155,77 @@ class Checkpointing:
         return None
 
     def _lack_of_room(self) -> CheckpointWriteError | None:
-        """Why there is no room, as rank 0 finds it; asked before anything is copied or written.  A collective."""
+        """Why there is no room, as rank 0 finds it, before anything is copied or written.  A collective."""
         own = self._room() if self._state.rank == 0 else None
-        code = NOTHING if own is None else own.errno or FAILED
+        code = 0 if own is None else own.errno or FAILED
         (code,) = gather_integers([code], self._state.D, self._state.device)[0]
-        return None if code == NOTHING else own or self._error_of(code, 0)
+        return None if code == 0 else own or self._error_of(code, 0)
 
-    def _settle(self, *, must: bool) -> None:
-        """Wait for the save under way, and conclude it.  A collective."""
+    def _wait(self, *, required: bool) -> None:
+        """Wait for the pending save and take its status.  A collective."""
         state = self._state
-        if self._under_way is not None:
-            parts = gather_integers([self._saver.part_code()], state.D, state.device)
-            self._rank_0_gives_up_on([NOTHING, *(0 if code == COMMITTED else code for (code,) in parts[1:])])
-            verdict = self._saver.verdict_code(block=True) if state.rank == 0 else NOTHING
-            self._conclude(gather_integers([verdict], state.D, state.device)[0][0], must=must)
-        self._saver.wait()
+        if self._pending_step is not None:
+            parts = gather_integers([self._writer.part_status()], state.D, state.device)
+            failures = [PENDING if status == COMMITTED else status for (status,) in parts]
+            self._give_up_on_failed_ranks(failures)
+            status = self._writer.status(block=True) if state.rank == 0 else PENDING
+            self._take_status(gather_integers([status], state.D, state.device)[0][0], required=required)
+        self._writer.wait()
 
-    def _rank_0_gives_up_on(self, verdicts: list[int]) -> None:
-        """Rank 0 need not wait for the report of a rank that failed: it may have had no room for it."""
-        for rank, verdict in enumerate(verdicts):
-            if self._state.rank == 0 < rank and verdict != NOTHING:
-                self._saver.give_up(rank, self._error_of(verdict, rank))
+    def _give_up_on_failed_ranks(self, statuses: list[int]) -> None:
+        """Rank 0: stop waiting for the report of a rank that failed, which may have had no room for it."""
+        for rank, status in enumerate(statuses):
+            if self._state.rank == 0 < rank and status != PENDING:
+                self._writer.give_up(rank, self._error_of(status, rank))
 
-    def _conclude(self, verdict: int, *, must: bool) -> None:
-        """Rank 0's verdict is known to all: the save is over."""
-        assert self._under_way is not None
-        if verdict == NOTHING:
+    def _take_status(self, status: int, *, required: bool) -> None:
+        """Act on rank 0's status of the pending save, which all ranks know."""
+        assert self._pending_step is not None
+        if status == PENDING:
             return
-        if verdict == COMMITTED:
-            self._evaluations.note_saved(self._under_way)
-            self._note_cost(self._under_way)
-            if self._retry_s is not None:
-                self._remark(f"checkpoints are saved again, that of step {self._under_way} is complete")
-            self._progress.checkpoint = step_name(self._under_way)
-            self._under_way = self._retry_s = None
-            self._saver.forget()
+        if status != COMMITTED:
+            self._fail(self._writer.failure() or self._error_of(status, 0), required=required)
             return
-        own = self._saver.failure()
-        self._fail(own or self._error_of(verdict, 0), must=must)
+        self._history.note_saved(self._pending_step)
+        self._note_cost(self._pending_step)
+        if self._retry_s is not None:
+            self._warn(f"checkpoints are saved again: step {self._pending_step} is committed")
+        self._progress.checkpoint = step_name(self._pending_step)
+        self._pending_step = self._retry_s = None
+        self._writer.forget()
 
     def _note_cost(self, step: int) -> None:
-        """Rank 0: what the save of `step`, which is committed, cost."""
-        if self._saver.committed_s is not None:
+        """Rank 0: keep the cost of the committed save of `step` for the next row of metrics."""
+        if self._writer.committed_s is not None:
             self._cost = {
                 names.CHECKPOINT_STEP: step,
                 names.CHECKPOINT_STALL_SECONDS: self._stall_s,
-                names.CHECKPOINT_SECONDS: self._saver.committed_s - self._begun_s,
+                names.CHECKPOINT_SECONDS: self._writer.committed_s - self._started_s,
             }
 
-    def _fail(self, error: CheckpointWriteError, *, must: bool) -> None:
-        """The save came to nothing: stop, or go on where the disk is full and the config says so."""
-        step, self._under_way = self._under_way, None
-        self._saver.forget()
-        if must or not (error.disk_full and self._keep.on_disk_full == "continue"):
+    def _fail(self, error: CheckpointWriteError, *, required: bool) -> None:
+        """The save failed: stop, or continue if the disk is full and the config allows it."""
+        step, self._pending_step = self._pending_step, None
+        self._writer.forget()
+        if required or not (error.disk_full and self._config.on_disk_full == "continue"):
             raise error if self._state.rank == 0 else OtherRankError(error.message)
         self._retry_s = time.monotonic() + RETRY_S
-        self._remark(f"no checkpoint at step {step}: {error.message}")
+        self._warn(f"no checkpoint at step {step}: {error.message}")
 
-    def _error_of(self, code: int, rank: int) -> CheckpointWriteError:
-        """What another rank's code says."""
-        name = step_name(self._under_way or self._state.step)
-        if code == FAILED:
-            return CheckpointWriteError(f"rank {rank} could not save {name}: its log says why")
-        return write_error(name, OSError(code, ""), rank)
+    def _error_of(self, status: int, rank: int) -> CheckpointWriteError:
+        """The error behind another rank's status."""
+        name = step_name(self._pending_step or self._state.step)
+        if status == FAILED:
+            return CheckpointWriteError(f"cannot save {name}: rank {rank} failed, see its log")
+        return write_error(name, OSError(status, ""), rank)
 
-    def _remark(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
+        """Rank 0: warn the user."""
         if self._state.rank == 0:
             self._progress.warn(message)
 
     def _before_commit(self) -> None:
-        """Rank 0, in the background: the ledger holds what the checkpoint names."""
+        """Rank 0, on the thread: the ledger on disk holds what the checkpoint names."""
         assert self._recorder is not None
         try:
             self._recorder.sync()
@@ -236,42 +233,34 @@ class Checkpointing:
             raise CheckpointWriteError(error.message, code=errno.ENOSPC) from error
 
     def _confirm(self) -> None:
-        """Rank 0, right before a checkpoint gets its name: the run is still ours."""
+        """Rank 0, on the thread, right before a checkpoint gets its name: the run is still this launcher's."""
         self._fence.check(now=True)
 
     def _after_commit(self, snapshot: StateSnapshot) -> None:
-        """Rank 0, in the background, when a checkpoint is committed."""
-        best: Any = snapshot.trainer["best_saved_step"]
-        self._prune(best)
+        """Rank 0, on the thread, when a checkpoint is committed."""
+        self._prune(snapshot.trainer["best_saved_step"])
 
     def _prune(self, best_step: int | None, verified_step: int | None = None) -> None:
-        """Rank 0, in the background: delete what retention does not keep, after the newest was verified.
+        """Rank 0, on the thread: delete what retention does not keep, after the newest was verified.
 
-        verified_step: of a checkpoint that was verified already.
+        verified_step: a checkpoint that was verified already.
         """
-        best = best_step if self._keep.keep_best else None
         self._fence.check(now=True)
         try:
             pruned = prune(
                 self._directory,
-                self._keep.keep_last,
-                best,
-                self._keep.keep_every_steps,
-                progress=self._unless_hurried,
+                self._config.keep_last,
+                best_step if self._config.keep_best else None,
+                self._config.keep_every_steps,
+                # one rank takes as long to read the newest checkpoint as to read all ranks' files
+                should_stop=lambda: self._is_stopping,
                 verified_step=verified_step,
             )
-        except _HurriedError:
-            return
         except (OSError, InputError) as error:
             message = error.message if isinstance(error, InputError) else error.strerror
-            self._remark(f"old checkpoints could not be deleted: {message}")
+            self._warn(f"cannot delete old checkpoints: {message}")
             return
         for damage in pruned.damages:
-            self._remark(f"nothing was deleted: {damage}")
+            self._warn(f"no old checkpoint was deleted: {damage}")
         for name in pruned.left:
-            self._remark(f"{name} could not be removed yet; the next save tries again")
-
-    def _unless_hurried(self, _done_bytes: int, _all_bytes: int) -> None:
-        """Reading the newest checkpoint back takes one rank as long as reading all ranks' files: stop it."""
-        if self._is_hurried:
-            raise _HurriedError
+            self._warn(f"cannot remove {name} yet; the next save tries again")

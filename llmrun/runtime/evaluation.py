@@ -1,4 +1,4 @@
-"""What evaluations came to: their metrics, and the best one so far."""
+"""Validation during training: its metrics, and the best result so far."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from llmrun.storage.metrics import names
 
 
 class Validation:
-    """An evaluator and the metrics of what it finds.  bytes_per_token: of the validation text."""
+    """Evaluates the current weights.  bytes_per_token: of the validation text."""
 
     def __init__(self, evaluator: Evaluator, bytes_per_token: float) -> None:
         self._evaluator, self._bytes_per_token = evaluator, bytes_per_token
@@ -27,10 +27,10 @@ class Validation:
 
 
 @dataclass
-class Evaluations:
-    """The last and the best validation perplexity; non-finite ones do not count.
+class ValidationHistory:
+    """The last and the best validation perplexity; non-finite values do not count.
 
-    best_saved_step: step of the best one whose checkpoint was committed: the disk may have been full since.
+    best_saved_step: the best step whose checkpoint was committed; behind best_step if a save failed.
     """
 
     val_ppl: float | None = None
@@ -40,8 +40,8 @@ class Evaluations:
     best_saved_step: int | None = None
 
     @classmethod
-    def of(cls, trainer: Mapping[str, Any]) -> "Evaluations":
-        """Those that a checkpoint's trainer.json knows."""
+    def of(cls, trainer: Mapping[str, Any]) -> "ValidationHistory":
+        """The history recorded in a checkpoint's trainer.json."""
         return cls(
             best_val_ppl=trainer["best_val_ppl"],
             best_step=trainer["best_step"],
@@ -49,7 +49,7 @@ class Evaluations:
         )
 
     def add(self, val_ppl: float, step: int) -> bool:
-        """Take one in; returns whether it is the best so far."""
+        """Add one; returns whether it is the best so far."""
         if not math.isfinite(val_ppl):
             return False
         self.val_ppl, self.val_step = val_ppl, step
@@ -59,14 +59,14 @@ class Evaluations:
         return True
 
     def note_saved(self, step: int) -> None:
-        """A checkpoint of `step` was committed: only then may an older best one go."""
+        """Note that the checkpoint of `step` is committed: only then may retention delete an older best one."""
         if step == self.best_step:
             self.best_saved_step = step
 
     def as_json(self, step: int) -> dict[str, Any]:
-        """For trainer.json of `step`: val_ppl is null where that step was not evaluated.
+        """For trainer.json of `step`: val_ppl is null if that step was not evaluated.
 
-        The checkpoint being written counts as saved: who reads this found it committed.
+        The checkpoint being written counts as saved, since whoever reads the file found it committed.
         """
         return {
             "val_ppl": self.val_ppl if self.val_step == step else None,

@@ -1,21 +1,22 @@
-"""Instruments of a replay: the state held against saved checkpoints, and digests of what modules pass on."""
+"""Instruments of a replay, attached to the loop as hooks: comparison with saved checkpoints, and a trace of tensors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from llmrun.core.optimizer import MOMENTS
+from llmrun.core.digest import Digester
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState
+from llmrun.core.step import StepResult
 from llmrun.errors import InputError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.trace import Phase, TraceEntry, read_trace, write_kept, write_trace
 from llmrun.run.worker_spec import WorkerSpec
+from llmrun.runtime.hooks import Hooks
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.layout import step_of
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
@@ -24,21 +25,34 @@ from llmrun.storage.durable import replace_json
 FILE_NAME = "saved-states.json"
 
 
-class CheckpointComparison:
-    """The checkpoints that a replay must meet.  paths: of directories with a checkpoint's own name."""
+def instruments(run: RunDirectory, worker_spec: WorkerSpec) -> list[Hooks]:
+    """The instruments that a worker spec asks for; none in training."""
+    found: list[Hooks] = []
+    if worker_spec.compared:
+        found.append(CheckpointComparison(run, worker_spec.compared))
+    if worker_spec.traced:
+        found.append(Tracer(run, worker_spec))
+    return found
 
-    def __init__(self, run_directory: RunDirectory, paths: Sequence[str]) -> None:
-        self._run = run_directory
+
+class CheckpointComparison(Hooks):
+    """Compares the state with saved checkpoints; the result goes to saved-states.json in the run's directory.
+
+    paths: directories that have a checkpoint's own name.
+    """
+
+    def __init__(self, run: RunDirectory, paths: Sequence[str]) -> None:
+        self._run = run
         self._paths = {step_of(Path(path).name): Path(path) for path in paths}
         self._found: dict[str, dict[str, object] | None] = {}
 
-    def compare(self, state: TrainingState) -> None:
-        """Compare weights and moments with the checkpoint of this step, where there is one.  A collective."""
+    def after_step(self, state: TrainingState, result: StepResult) -> None:  # noqa: ARG002
+        """Compare weights and moments with the checkpoint of this step, if there is one.  A collective."""
         path = self._paths.get(state.step)
         if path is None:
             return
         checkpoint = _opened(path)
-        names = [slot.name + suffix for suffix in _shards(state) for slot in state.strategy.slots]
+        names = [slot.name + suffix for suffix in state.shards for slot in state.strategy.slots]
         flags = [0] * len(names) if checkpoint is None else _unequal(state, checkpoint)
         rows = gather_integers([int(checkpoint is None), *flags], state.D, state.device)
         absent, *counts = sum_columns(rows)
@@ -49,22 +63,17 @@ class CheckpointComparison:
 
 
 def _opened(path: Path) -> Checkpoint | None:
-    """The checkpoint; None where it is gone or damaged, which the launcher tells."""
+    """The checkpoint; None if it is gone or damaged, which the launcher reports."""
     try:
         return open_checkpoint(path)
     except (InputError, CheckpointDamage, OSError):
         return None
 
 
-def _shards(state: TrainingState) -> dict[str, Tensor]:
-    """This rank's weights and moments, by the suffix of their names in a checkpoint."""
-    return {"": state.strategy.weights, **{f".{name}": state.optimizer.moments[name] for name in MOMENTS}}
-
-
 def _unequal(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
-    """1 for each tensor of which this rank's part has other bytes than the checkpoint's, in flat order."""
+    """By tensor, in the order of `state.shards` and flat order: 1 if this rank's part differs from the checkpoint's."""
     unequal: list[int] = []
-    for suffix, shard in _shards(state).items():
+    for suffix, shard in state.shards.items():
         found: dict[str, int] = {}
         for piece in state.strategy.share.pieces:
             saved = torch.from_numpy(checkpoint.read(piece.slot.name + suffix, piece.start, piece.count))
@@ -75,17 +84,15 @@ def _unequal(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
     return unequal
 
 
-class Tracer:
-    """Traces all steps that are executed while it is entered; then writes the trace into the run's directory.
+class Tracer(Hooks):
+    """Digests the tensors that modules exchange in all steps of a segment; writes the trace when it ends.
 
-    Knows micro-batches by counting the model's forward passes: with D = 1 they come in the order of their numbers.
+    Micro-batches are told apart by counting the model's forward passes: at D = 1 they run in the order of their numbers.
     """
 
-    def __init__(self, run: RunDirectory, worker_spec: WorkerSpec, state: TrainingState) -> None:
-        assert state.D == 1, "a trace needs all micro-batches on one rank"
-        model = state.strategy.model
-        assert isinstance(model, nn.Module)
-        self._run, self._state, self._model = run, state, model
+    def __init__(self, run: RunDirectory, worker_spec: WorkerSpec) -> None:
+        assert worker_spec.D == 1, "a trace needs all micro-batches on one rank"
+        self._run = run
         self._against = (
             None if worker_spec.trace_against is None else read_trace(Path(worker_spec.trace_against))
         )
@@ -94,26 +101,30 @@ class Tracer:
         self._calls: list[str] = []
         self._owners: dict[Node, str] = {}
         self._n_passes = -1
-        self._first_step = state.step + 1
+        self._first_step = worker_spec.from_step + 1
+        self._M = 1
+        self._digester: Digester | None = None
         self._handles: list[Any] = []
 
-    def __enter__(self) -> Self:
-        for name, module in self._model.named_modules():
+    def on_start(self, state: TrainingState) -> None:
+        """Register hooks on every module of the model."""
+        model = state.strategy.model
+        assert isinstance(model, nn.Module)
+        self._M, self._digester = state.spec.batch.M, state.digester
+        for name, module in model.named_modules():
             self._handles += [
                 module.register_forward_pre_hook(self._enters(name), with_kwargs=True),
                 module.register_forward_hook(self._leaves(name)),
             ]
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def on_end(self) -> None:
+        """Remove the hooks and write the trace."""
         for handle in self._handles:
             handle.remove()
         write_trace(self._run.path, self._entries)
 
     def _enters(self, name: str) -> Callable[..., None]:
-        """What runs before a module: the module's inputs were made by its caller."""
+        """The hook before a module: its inputs were made by its caller."""
 
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._calls:
@@ -128,7 +139,7 @@ class Tracer:
         return hook
 
     def _leaves(self, name: str) -> Callable[..., None]:
-        """What runs after a module."""
+        """The hook after a module."""
 
         def hook(_: nn.Module, _args: Any, output: Any) -> None:
             self._calls.pop()
@@ -140,7 +151,7 @@ class Tracer:
         return hook
 
     def _own(self, module: str, values: Any) -> None:
-        """All nodes that led to `values` and belong to nobody yet were made by the code of `module`."""
+        """Attribute the nodes that led to `values` and have no module yet to the code of `module`."""
         waiting = [tensor.grad_fn for tensor in tensors_in(values)]
         while waiting:
             node = waiting.pop()
@@ -149,14 +160,14 @@ class Tracer:
                 waiting += [before for before, _ in node.next_functions]
 
     def _watch_backward(self) -> None:
-        """Record the gradients that each node of the finished graph hands on."""
+        """Record the gradients that each node of the finished graph passes on."""
         for node, module in self._owners.items():
-            if not hasattr(node, "variable"):  # a leaf only adds what others made
-                node.register_hook(self._hands_on(module, node.name()))
+            if not hasattr(node, "variable"):  # a leaf only accumulates the gradients of others
+                node.register_hook(self._passes_on(module, node.name()))
         self._owners.clear()
 
-    def _hands_on(self, module: str, node: str) -> Callable[..., None]:
-        """What runs after a node of the backward pass."""
+    def _passes_on(self, module: str, node: str) -> Callable[..., None]:
+        """The hook after a node of the backward pass."""
 
         def hook(gradients: Any, _incoming: Any) -> None:
             for index, gradient in enumerate(gradients):
@@ -166,20 +177,20 @@ class Tracer:
         return hook
 
     def _record(self, phase: Phase, module: str, what: str, values: Any) -> None:
-        """Digest the tensors in `values`; the one that is asked for, or first differs, is kept."""
-        M = self._state.spec.batch.M
+        """Digest the tensors in `values`; keep the one that was asked for or is the first to differ."""
+        assert self._digester is not None
         tensors = list(tensors_in(values))
         for index, tensor in enumerate(tensors):
             self._add(
                 TraceEntry(
-                    step=self._first_step + self._n_passes // M,
-                    micro_batch=self._n_passes % M,
+                    step=self._first_step + self._n_passes // self._M,
+                    micro_batch=self._n_passes % self._M,
                     phase=phase,
                     module=module,
                     what=what if len(tensors) == 1 else f"{what} ({index})",
                     dtype=str(tensor.dtype).removeprefix("torch."),
                     shape=tuple(tensor.shape),
-                    digest=self._state.digester.digest(tensor.detach().clone()),
+                    digest=self._digester.digest(tensor.detach().clone()),
                 ),
                 tensor,
             )

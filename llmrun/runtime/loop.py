@@ -1,7 +1,8 @@
-"""The training loop: step, record, evaluate, save, stop; reads top to bottom."""
+"""The training loop: step, record, evaluate, save, stop."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,25 +10,27 @@ import torch
 from llmrun.config.schema import Config
 from llmrun.core.digest import Digester
 from llmrun.core.loader import Loader
-from llmrun.core.reduce.collectives import gather_integers, sum_columns
-from llmrun.core.state import TrainingState, partial_digests
+from llmrun.core.reduce.collectives import gather_integers
+from llmrun.core.state import WEIGHTS, TrainingState, whole_digests
 from llmrun.core.step import train_step
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.stop_request import WorkerStopRequest
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
-from llmrun.runtime.checkpoint_policy import Checkpointing
-from llmrun.runtime.evaluation import Evaluations, Validation
-from llmrun.runtime.instruments import CheckpointComparison
+from llmrun.runtime.checkpoint_policy import CheckpointPolicy
+from llmrun.runtime.evaluation import Validation, ValidationHistory
+from llmrun.runtime.hooks import Hooks
 from llmrun.runtime.progress import Progress
 from llmrun.runtime.recorder import Recorder
 from llmrun.storage.metrics import names
 
 
 class Loop:
-    """One segment's steps on one rank.  Whatever depends on time or signals is agreed by all ranks.
+    """The steps of one segment on one rank.  All ranks agree on whatever depends on time or signals.
 
-    trainer: what the checkpoint that the segment starts from knows beside tensors.
+    validation: None if the config asks for no evaluation.
+    recorder:   rank 0's; None on every other rank.
+    trainer:    trainer.json of the checkpoint that the segment starts from; None if it starts at step 0.
     """
 
     def __init__(
@@ -43,80 +46,84 @@ class Loop:
         progress: Progress,
         trainer: Mapping[str, Any] | None,
         fence: Fence,
+        hooks: Sequence[Hooks] = (),
     ) -> None:
-        self.worker_spec, self.config, self.state = worker_spec, config, state
-        self.loader, self.validation, self.recorder, self.stop = loader, validation, recorder, stop
-        self.progress = progress
-        self.evaluations = Evaluations() if trainer is None else Evaluations.of(trainer)
+        self._worker_spec, self._config, self._state = worker_spec, config, state
+        self._loader, self._validation, self._recorder, self._stop = loader, validation, recorder, stop
+        self._progress, self._hooks = progress, hooks
+        self._history = ValidationHistory() if trainer is None else ValidationHistory.of(trainer)
         if recorder is not None and trainer is not None:
             recorder.smooth.restore(trainer["metrics"]["loss_smooth"])
-        self.checkpointing = Checkpointing(
-            run, worker_spec, config, state, self.evaluations, recorder, progress, fence
+        self._checkpoints = CheckpointPolicy(
+            run, worker_spec, config, state, self._history, recorder, progress, fence
         )
-        self._checkpoint_comparison = CheckpointComparison(run_directory=run, paths=worker_spec.compared)
         self._token_digester = Digester(torch.device("cpu"))
 
     def run(self) -> OutcomeKind:
-        """Step until the segment's end or a request to stop; no save that can be finished is lost."""
-        try:
+        """Step until the segment's end or a request to stop, then finish the save that is being written."""
+        with ExitStack() as stack:
+            for hooks in self._hooks:
+                stack.callback(hooks.on_end)
+                hooks.on_start(self._state)
+            stack.callback(self._checkpoints.close)
             return self._run()
-        finally:
-            self.checkpointing.leave()
 
     def _run(self) -> OutcomeKind:
-        state = self.state
+        state = self._state
         if state.step == 0:
             self._record_initial()
-        if any(row[0] for row in gather_integers(self._flags(), state.D, state.device)):
+        if any(stop for stop, *_ in gather_integers(self._flags(), state.D, state.device)):
             return "preempted"
-        self.checkpointing.prune_at_start()
-        begun_s = time.perf_counter()
-        ended = self._steps()
-        self.progress.loop_s = time.perf_counter() - begun_s
-        return ended
+        self._checkpoints.prune_at_start()
+        started_s = time.perf_counter()
+        kind = self._steps()
+        self._progress.loop_s = time.perf_counter() - started_s
+        return kind
 
     def _steps(self) -> OutcomeKind:
         """All steps of the segment, with their evaluations and saves."""
-        state = self.state
-        while state.step < self.worker_spec.until_step:
-            begun_s = time.perf_counter()
-            facts = train_step(state, self.loader, self._token_digester, self._flags)
-            self.progress.step = state.step
+        state, until_step = self._state, self._worker_spec.until_step
+        while state.step < until_step:
+            for hooks in self._hooks:
+                hooks.before_step(state)
+            started_s = time.perf_counter()
+            result = train_step(state, self._loader, self._token_digester, self._flags)
+            self._progress.step = state.step
             metrics: dict[str, Any] = {}
-            if self.recorder is not None:
-                metrics = self.recorder.step(facts, state.step * facts.tokens, begun_s)
-            self._checkpoint_comparison.compare(state)
+            if self._recorder is not None:
+                metrics = self._recorder.step(result, state.step * result.tokens, started_s)
+            for hooks in self._hooks:
+                hooks.after_step(state, result)
             is_best = self._evaluate(metrics)
-            timer_due = self.checkpointing.heed([flags for _, *flags in facts.flags], metrics)
-            if self.recorder is not None:
-                self.recorder.emit(metrics)
-            is_stopping = any(stop for stop, *_ in facts.flags)
-            is_last = is_stopping or state.step == self.worker_spec.until_step
-            is_due = is_last or is_best or timer_due or self.checkpointing.is_due(state.step)
-            if self.worker_spec.saves and is_due:
-                self.checkpointing.save(must=is_last, hurried=is_stopping)
-            if is_stopping and state.step < self.worker_spec.until_step:
+            timer_due = self._checkpoints.take_flags([flags for _, *flags in result.flags], metrics)
+            if self._recorder is not None:
+                self._recorder.emit(metrics)
+            is_stopping = any(stop for stop, *_ in result.flags)
+            is_last = is_stopping or state.step == until_step
+            is_due = is_last or is_best or timer_due or self._checkpoints.is_due(state.step)
+            if self._worker_spec.saves and is_due:
+                self._checkpoints.save(required=is_last, stopping=is_stopping)
+            if is_stopping and state.step < until_step:
                 return "preempted"
         return "finished" if state.step == state.spec.batch.steps else "reached"
 
     def _flags(self) -> list[int]:
-        """[asked to stop, and what checkpointing has to tell]; only rank 0 looks for the stop file."""
-        return [int(self.stop.is_set(look_for_file=self.state.rank == 0)), *self.checkpointing.flags()]
+        """[whether to stop, and the flags of the checkpoint policy]; only rank 0 looks for the stop file."""
+        return [int(self._stop.is_set(look_for_file=self._state.rank == 0)), *self._checkpoints.flags()]
 
     def _record_initial(self) -> None:
-        """Record 0: the digest of the initial weights."""
-        state = self.state
-        partial = partial_digests(state, state.strategy.weights)
-        digests = sum_columns(gather_integers(partial, state.D, state.device))
-        if self.recorder is not None:
-            self.recorder.initial(digests)
+        """Record 0: the digests of the initial weights."""
+        digests, _ = whole_digests(self._state, {WEIGHTS: self._state.strategy.weights})
+        if self._recorder is not None:
+            self._recorder.initial(digests)
 
     def _evaluate(self, metrics: dict[str, Any]) -> bool:
-        """Evaluate where it is due, and say whether to save because it was the best so far."""
-        every = self.config.eval.every_steps
-        step = self.state.step
-        if self.validation is None or every is None or (step % every and step < self.worker_spec.until_step):
+        """Evaluate if it is due; returns whether to save because the result is the best so far."""
+        every, step = self._config.eval.every_steps, self._state.step
+        if self._validation is None or every is None:
             return False
-        found = self.validation.metrics(self.state)
+        if step % every and step < self._worker_spec.until_step:
+            return False
+        found = self._validation.metrics(self._state)
         metrics |= found
-        return self.evaluations.add(found[names.VAL_PPL], step) and self.config.checkpoint.keep_best
+        return self._history.add(found[names.VAL_PPL], step) and self._config.checkpoint.keep_best

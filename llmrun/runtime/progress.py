@@ -1,4 +1,4 @@
-"""How far one rank has come, for its outcome: steps, warnings, time and peak memory."""
+"""The progress of one rank, for its outcome: steps, warnings, time and peak memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class Progress:
     peak:          reads the peak of this rank's memory, bytes; None until the model is about to be built.
     loop_s:        seconds that the loop took, evaluation and saving included; None until it has ended.
     proven_steps:  recomputed steps that were compared with the ledger's cut tail and were equal.
-    remarks:       sentences for the user that did not stop the run.
-    live:          where remarks are shown while the run goes on; rank 0's.
+    warnings:      sentences for the user that did not stop the run.
+    live:          rank 0's: shows warnings while the run continues.
     """
 
     rank: int
@@ -30,18 +30,18 @@ class Progress:
     peak: Callable[[], int | None] | None = None
     loop_s: float | None = None
     proven_steps: int = 0
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     live: WarningsWriter | None = None
 
     def warn(self, message: str) -> None:
-        """Tell the user something that does not stop the run: now, and at the end."""
-        self.remarks.append(message)
+        """Show the user a warning, now and when the segment ends."""
+        self.warnings.append(message)
         if self.live is not None:
             self.live.write(message)
 
     @classmethod
     def at_start(cls, worker_spec: WorkerSpec, rank: int) -> "Progress":
-        """Where a segment starts."""
+        """The progress of a rank at the start of a segment."""
         return cls(rank, worker_spec.from_step, worker_spec.checkpoint)
 
     def outcome(
@@ -55,7 +55,7 @@ class Progress:
             error=None if error is None else error.as_json(),
             proven_steps=self.proven_steps,
             checkpoint=self.checkpoint,
-            remarks=tuple(self.remarks),
+            remarks=tuple(self.warnings),
             consequence=consequence,
             peak_memory_bytes=None if self.peak is None else self.peak(),
             loop_s=self.loop_s,
@@ -67,11 +67,11 @@ _KIB = 1024
 
 
 class PeakMemory:
-    """Counts from where it is made.
+    """The peak of this rank's memory since the object was made.
 
-    CUDA: the most that torch's allocator had given out at once on the device.
+    CUDA: the most that torch's allocator had allocated at once on the device.
     CPU:  the process's peak resident memory, without its file-backed and shared pages (code, datasets), less the
-          anonymous memory that it had at the start (interpreter, torch).  What malloc keeps unused is in it.
+          anonymous memory that it had at the start (interpreter, torch).  Includes what malloc keeps unused.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -81,7 +81,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> int | None:
-        """Bytes; None where the system does not tell, or where the peak lies before the start."""
+        """Bytes; None if the system does not report it, or if the peak was reached before the start."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         start, now = self._at_start, resident()
@@ -91,7 +91,7 @@ class PeakMemory:
 
 
 def resident() -> dict[str, int]:
-    """VmHWM, RssAnon, RssFile, RssShmem of this process in bytes (proc(5)); empty where the system has none."""
+    """VmHWM, RssAnon, RssFile, RssShmem of this process in bytes (proc(5)); empty if the system has none."""
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,14 +1,14 @@
-"""What rank 0 writes down of every step: ledger, audit, metrics."""
+"""What rank 0 records of every step: the ledger, its comparison with earlier ledgers, metrics."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrun import __version__
 from llmrun.core.reduce.layout import Slot
-from llmrun.core.state import by_name, moments_by_name
-from llmrun.core.step import StepFacts
-from llmrun.core.tensor_digest import combine_digests
+from llmrun.core.state import WEIGHTS, by_name
+from llmrun.core.step import StepResult
+from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import RunFailedError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
@@ -24,20 +24,23 @@ from llmrun.storage.metrics.sink import Sinks
 from llmrun.storage.metrics.throughput import MovingAverage, Throughput
 from llmrun.text import command
 
+Groups = dict[str, dict[str, TensorDigest]]
+"""Digests by group (gradients, weights, optimizer) and tensor."""
+
 PRODUCER = f"llmrun {__version__}"
 
 
 class Recorder:
     """Appends each step to the ledger and the metrics, and compares it with what was recorded earlier.
 
-    tails:           cut off this run's ledger: one of those that hold a step must agree with it.
-    twin:            the ledger of an earlier run of the same fingerprint.
-    stop_at_twin:    whether the first difference from the twin stops the run; else it is remarked.
-    baseline:        watches the smoothed loss; None where no baseline was asked for.
-    bytes_per_token: of the training text.
-    fence:           asked before anything is written; raises RunFailedError if the run is another launcher's by now.
+    tails:             cut off this run's ledger by a resume: a step that some of them hold must agree with one of them.
+    reference:         the ledger of an earlier run of the same fingerprint.
+    stop_at_reference: whether the first difference from the reference stops the run; else it is a warning.
+    baseline:          watches the smoothed loss; None if no baseline was asked for.
+    bytes_per_token:   of the training text.
+    fence:             checked before every write; raises RunFailedError if another launcher has taken the run.
 
-    What is remarked goes to the outcome, and at once into `warnings` of the next row of metrics.
+    Warnings go into the rank's outcome, and into the next row of metrics.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Recorder:
         sinks: Sinks,
         throughput: Throughput,
         tails: Sequence[Audit],
-        reference_run: Audit | None,
+        reference: Audit | None,
         progress: Progress,
         bytes_per_token: float,
         *,
@@ -59,73 +62,78 @@ class Recorder:
         self.ledger = ledger
         self.smooth = MovingAverage()
         self._run, self._slots, self._sinks, self._throughput = run, slots, sinks, throughput
-        self._tails, self._twin, self._progress = list(tails), reference_run, progress
+        self._tails, self._reference, self._progress = list(tails), reference, progress
         self._bytes_per_token = bytes_per_token
-        self._stop_at_twin, self._baseline = stop_at_reference, baseline
+        self._stop_at_reference, self._baseline = stop_at_reference, baseline
         self._fence = fence
-        self._n_remarks_told = 0
+        self._n_warnings_emitted = 0
 
-    def initial(self, weight_digests: list[int]) -> None:
-        """Record 0: the initial weights."""
-        weights = by_name(self._slots, weight_digests)
+    def initial(self, digests: Mapping[str, Sequence[int]]) -> None:
+        """Append record 0.  digests: of the initial weights, by suffix as in `StepResult.state_digests`."""
+        weights = by_name(self._slots, digests)
         record = self.ledger.append(LedgerRecord(step=0, weights_digest=combine_digests(weights)))
-        self._keep_tensors(0, {"weights": weights})
+        self._write_tensors(0, {"weights": weights})
         self._compare(record, {"weights": weights})
 
-    def step(self, facts: StepFacts, tokens: int, begun_s: float) -> dict[str, Any]:
-        """Record one step; returns the metrics so far.
+    def step(self, result: StepResult, tokens: int, started_s: float) -> dict[str, Any]:
+        """Append one step to the ledger; returns its metrics so far.
 
-        tokens: seen after the step.  begun_s: reading of time.perf_counter when the step began.
-        Raises RunFailedError where a recomputed step differs from what was recorded before, or any from a twin
-        at which the run is to stop.
+        tokens: seen after the step.  started_s: reading of time.perf_counter when the step started.
+        Raises RunFailedError if a recomputed step differs from what was recorded before, or any from the reference if
+        the run is to stop there.
         """
         ended_s = time.perf_counter()
-        rates = self._throughput.step(begun_s, ended_s, facts.tokens)
+        rates = self._throughput.step(started_s, ended_s, result.tokens)
         self._fence.check()
-        tensors = {
-            "gradients": by_name(self._slots, facts.gradient_digests),
-            "weights": by_name(self._slots, facts.weight_digests),
-        }
-        if facts.moment_digests is not None:
-            tensors["optimizer"] = moments_by_name(self._slots, facts.moment_digests)
-        optimizer = tensors.get("optimizer")
+        groups = self._groups(result)
+        digests = {group: combine_digests(tensors) for group, tensors in groups.items()}
         record = self.ledger.append(
             LedgerRecord(
-                step=facts.step,
+                step=result.step,
                 tokens=tokens,
-                loss=facts.loss,
-                grad_norm=facts.grad_norm,
-                learning_rate=facts.learning_rate,
-                tokens_digest=facts.tokens_digest,
-                gradients_digest=combine_digests(tensors["gradients"]),
-                weights_digest=combine_digests(tensors["weights"]),
-                optimizer_digest=None if optimizer is None else combine_digests(optimizer),
+                loss=result.loss,
+                grad_norm=result.grad_norm,
+                learning_rate=result.learning_rate,
+                tokens_digest=result.tokens_digest,
+                gradients_digest=digests["gradients"],
+                weights_digest=digests["weights"],
+                optimizer_digest=digests.get("optimizer"),
             )
         )
-        if tensors_due(facts.step):
-            self._keep_tensors(facts.step, tensors)
-        self._compare(record, tensors)
-        loss_smooth = self.smooth.add(facts.loss)
+        if tensors_due(result.step):
+            self._write_tensors(result.step, groups)
+        self._compare(record, groups)
+        loss_smooth = self.smooth.add(result.loss)
         return {
-            names.STEP: facts.step,
+            names.STEP: result.step,
             names.TOKENS: tokens,
-            names.LOSS: facts.loss,
+            names.LOSS: result.loss,
             names.LOSS_SMOOTH: loss_smooth,
-            names.BITS_PER_BYTE: names.bits_per_byte(facts.loss, self._bytes_per_token),
-            names.LEARNING_RATE: facts.learning_rate,
-            names.GRAD_NORM: facts.grad_norm,
+            names.BITS_PER_BYTE: names.bits_per_byte(result.loss, self._bytes_per_token),
+            names.LEARNING_RATE: result.learning_rate,
+            names.GRAD_NORM: result.grad_norm,
             names.TOKENS_PER_SECOND_PER_GPU: rates.tokens_per_second_per_gpu,
             names.TOTAL_TOKENS_PER_SECOND: rates.total_tokens_per_second,
-            names.STEP_SECONDS: ended_s - begun_s,
+            names.STEP_SECONDS: ended_s - started_s,
             names.MFU: rates.mfu,
-            **self._against_baseline(facts.step, loss_smooth),
+            **self._compare_with_baseline(result.step, loss_smooth),
         }
 
+    def _groups(self, result: StepResult) -> Groups:
+        """The digests of a step's tensors under the names of the ledger and of checkpoints."""
+        weights = {WEIGHTS: result.state_digests[WEIGHTS]}
+        moments = {suffix: found for suffix, found in result.state_digests.items() if suffix != WEIGHTS}
+        groups = {
+            "gradients": by_name(self._slots, {WEIGHTS: result.gradient_digests}),
+            "weights": by_name(self._slots, weights),
+        }
+        return groups | {"optimizer": by_name(self._slots, moments)} if moments else groups
+
     def emit(self, metrics: dict[str, Any]) -> None:
-        """Write one step's metrics to all sinks, with what was remarked since the last one."""
+        """Write one step's metrics to all sinks, with the warnings since the last row."""
         self._fence.check()
-        new = self._progress.remarks[self._n_remarks_told :]
-        self._n_remarks_told += len(new)
+        new = self._progress.warnings[self._n_warnings_emitted :]
+        self._n_warnings_emitted += len(new)
         self._sinks.record({**metrics, names.WARNINGS: new} if new else metrics)
 
     def sync(self) -> None:
@@ -140,72 +148,78 @@ class Recorder:
         self.ledger.close()
         self._sinks.close()
 
-    def _keep_tensors(self, step: int, tensors: dict[str, Any]) -> None:
-        """Write per-tensor digests, which only help to point at a difference: a full disk does without."""
+    def _write_tensors(self, step: int, groups: Groups) -> None:
+        """Write per-tensor digests, which only help to locate a difference: on a full disk they are left out."""
         try:
-            write_tensors(self._run.ledger_tensors, step, tensors)
+            write_tensors(self._run.ledger_tensors, step, groups)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self._progress.warn(
-                f"the digests of single tensors of step {step} were not kept: {error.strerror}"
-            )
+            self._progress.warn(f"cannot write the tensor digests of step {step}: {error.strerror}")
 
-    def _compare(self, record: LedgerRecord, tensors: dict[str, Any]) -> None:
-        """Hold the record against the cut tails (a difference stops the run) and an earlier twin."""
-        reference_run = self._twin
-        holds = reference_run is not None and record.step in reference_run.earlier.steps
-        found = None if reference_run is None else reference_run.check(record)
-        self._prove(record, tensors, backed=holds and found is None)
-        if reference_run is None or found is None:
+    def _compare(self, record: LedgerRecord, groups: Groups) -> None:
+        """Compare the record with the reference and the cut tails."""
+        reference, difference = self._reference, None
+        confirmed = False
+        if reference is not None and record.step in reference.earlier.steps:
+            difference = reference.check(record)
+            confirmed = difference is None
+        self._compare_with_tails(record, groups, confirmed=confirmed)
+        if reference is None or difference is None:
             return
-        self._keep_tensors(record.step, tensors)
-        self._twin = None
-        name = reference_run.earlier.path.parent.name
-        message = f"step {record.step} differs from {name}, an earlier run of the same fingerprint: {found.quantity}"
-        if self._stop_at_twin:
+        self._write_tensors(record.step, groups)
+        self._reference = None
+        earlier = reference.earlier.path.parent
+        message = (
+            f"step {record.step} differs in its {difference.quantity} from {earlier.name},"
+            " an earlier run of the same fingerprint"
+        )
+        if self._stop_at_reference:
             raise RunFailedError(
                 message,
                 caused_by=["equal fingerprints must give equal bits: one of the two runs was computed wrong"],
                 hints=[
-                    f"`{command('llmrun', 'verify', reference_run.earlier.path.parent, self._run.path)}` says more",
-                    "go on all the same: `llmrun resume RUN --set reproducibility.on_difference=warn`",
+                    f"to see where: `{command('llmrun', 'verify', earlier, self._run.path)}`",
+                    "to continue: `llmrun resume RUN --set reproducibility.on_difference=warn`",
                 ],
             )
         self._progress.warn(message)
 
-    def _against_baseline(self, step: int, loss_smooth: float) -> dict[str, Any]:
-        """What the row says of the baseline; a warning becomes a remark."""
-        if self._baseline is None:
-            return {}
-        fields, warning = self._baseline.step(step, loss_smooth)
-        if warning is not None:
-            self._progress.warn(warning)
-        return fields
+    def _compare_with_tails(self, record: LedgerRecord, groups: Groups, *, confirmed: bool) -> None:
+        """Compare a recomputed step with what this run recorded of it before.
 
-    def _prove(self, record: LedgerRecord, tensors: dict[str, Any], *, backed: bool) -> None:
-        """A tail that agrees proves the step, and the others are wrong; raises where none of several agrees.
-
-        backed: whether a twin agrees, which then proves the step as a tail would.
-
-        So a record that a memory error spoiled stops a run once, and the recomputation outvotes it.
+        confirmed: whether the reference agrees with the step.
+        Any record that agrees confirms the step, and those that differ are dropped with a warning; if none agrees the
+        run stops.  So a record that a memory error spoiled stops a run once: the next resume agrees with the
+        recomputation.
         """
-        found = [(tail, tail.check(record)) for tail in self._tails if record.step in tail.earlier.steps]
-        wrong = [(tail, difference) for tail, difference in found if difference is not None]
-        if found and len(wrong) == len(found) and not backed:
-            self._keep_tensors(record.step, tensors)
+        differences = {tail: tail.check(record) for tail in self._tails if record.step in tail.earlier.steps}
+        wrong = {tail: difference for tail, difference in differences.items() if difference is not None}
+        if wrong and len(wrong) == len(differences) and not confirmed:
+            self._write_tensors(record.step, groups)
             raise RunFailedError(
-                f"step {record.step} was recomputed and differs from what this run recorded before:"
-                f" {wrong[0][1].quantity}",
+                f"step {record.step} was recomputed and differs in its {next(iter(wrong.values())).quantity}"
+                " from what this run recorded before",
                 caused_by=[
                     "equal fingerprints must give equal bits: hardware, memory or a kernel is at fault"
                 ],
-                hints=["resume on other hardware; the earlier record is kept beside the ledger"],
+                hints=[
+                    "resume on other hardware: `llmrun resume RUN`; the earlier record is kept next to the ledger"
+                ],
             )
-        self._progress.proven_steps += bool(found) and record.step > 0
-        for tail, difference in wrong:
+        self._progress.proven_steps += bool(differences) and record.step > 0
+        for tail, difference in wrong.items():
             self._tails.remove(tail)
             self._progress.warn(
-                f"{tail.earlier.path.name} is wrong from step {record.step} on ({difference.quantity}):"
+                f"{tail.earlier.path.name} is wrong from step {record.step} on (its {difference.quantity} differs):"
                 " another record of the step agrees with this one"
             )
+
+    def _compare_with_baseline(self, step: int, loss_smooth: float) -> dict[str, Any]:
+        """The metrics of the baseline comparison; warns once the loss leaves the band."""
+        if self._baseline is None:
+            return {}
+        metrics, warning = self._baseline.step(step, loss_smooth)
+        if warning is not None:
+            self._progress.warn(warning)
+        return metrics

@@ -1,8 +1,8 @@
-"""One segment on one rank: builds everything in the one right order, then runs the loop.
+"""One segment on one rank: builds everything that the loop needs, in the one right order, then runs the loop.
 
-The order matters: determinism switches before the first tensor, loader workers before the process group and
-the model (they are forked), generators before anything draws.  Code and environment are compared with the orders after
-the fork (the comparison computes, and CUDA may not be in use before) and before the first weight.
+Determinism switches come before the first tensor, loader workers before the process group and the model (they are
+forked), generators before anything draws.  Code and environment are compared with the worker spec after the fork (the
+comparison computes, and CUDA may not be in use before) and before the first weight.
 """
 
 import json
@@ -19,10 +19,10 @@ from llmrun.core.determinism import set_determinism
 from llmrun.core.evaluate import Evaluator
 from llmrun.core.generators import seed_everything
 from llmrun.core.loader import Loader, MicroBatches
-from llmrun.core.model.flops import flops_per_token
 from llmrun.core.parallel.select import hosted_lanes
 from llmrun.core.state import TrainingState, initial_state
 from llmrun.core.streams import stream_key
+from llmrun.core.training_spec import TrainingSpec
 from llmrun.core.windows import Split
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.order_file import open_order
@@ -36,13 +36,15 @@ from llmrun.run.stop_request import STOP_SIGNALS, WorkerStopRequest
 from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
+from llmrun.runtime.hooks import attached
+from llmrun.runtime.instruments import instruments
 from llmrun.runtime.loop import Loop
 from llmrun.runtime.process_group import device_of, local_rank, process_group
 from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.self_check import check_after_training, check_before_training
 from llmrun.runtime.state_dict import restore
-from llmrun.storage.checkpoint.reader import open_checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import Audit
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.writer import LedgerWriter
@@ -51,19 +53,19 @@ from llmrun.storage.metrics.sink import Sinks
 from llmrun.storage.metrics.throughput import Throughput
 
 UNCHECKED_SHARDS = (
-    "data.verify is never: shards are not held against their sha256, so the fingerprint promises equal bits only "
-    "for undamaged files; `llmrun data check` checks them"
+    "data.verify is never: shards are not compared with their sha256, so the fingerprint promises equal bits only for"
+    " undamaged files; `llmrun data check` checks them"
 )
 
 
 def run_segment(
     run: RunDirectory, worker_spec: WorkerSpec, stop: WorkerStopRequest, progress: Progress
 ) -> OutcomeKind:
-    """Train from `orders.from_step` on, until `orders.until_step` or a request to stop.
+    """Train from `worker_spec.from_step` until `worker_spec.until_step` or a request to stop; returns how it ended.
 
-    Returns how it ended; `progress` says how far it came, also where it fails.
-    Raises LlmrunError for everything that a user can cause; the state on disk is then that of the last
-    committed checkpoint.
+    progress: kept up to date, also if training fails.
+    Raises LlmrunError for everything that a user can cause; the state on disk is then that of the last committed
+    checkpoint.
     """
     rank = progress.rank
     config = Config.model_validate_json(json.dumps(worker_spec.config))
@@ -71,68 +73,79 @@ def run_segment(
         progress.live = WarningsWriter(run.warnings_file(worker_spec.segment))
         if config.data.verify == "never" and worker_spec.saves:
             progress.warn(UNCHECKED_SHARDS)
-    resolved = resolved_of(config, worker_spec.D)
-    spec = training_spec(resolved)
+    spec = training_spec(resolved_of(config, worker_spec.D))
     set_determinism(spec)
     seed_everything(stream_key(config.seed, "boundary", worker_spec.from_step))
     manifest = read_manifest(Path(worker_spec.data_path))
+    train, validation = _splits(worker_spec, config, spec.batch, manifest)
+    loader = _loader(run, worker_spec, config, spec, train, rank)
+    device = device_of(config.hardware.device, local_rank())
+    check_before_training(worker_spec, device, rank)
+    with process_group(worker_spec.D, rank, device), ExitStack() as stack:
+        progress.peak = PeakMemory(device).read
+        state = initial_state(spec, rank, device, train.n_windows)
+        checkpoint = _checkpoint(run, worker_spec)
+        if checkpoint is not None:
+            restore(state, checkpoint)
+        fence = Fence(run.lock_file, worker_spec.token)
+        fence.check(now=True)
+        recorder = None
+        if rank == 0:
+            recorder = _recorder(run, worker_spec, config, state, progress, manifest, fence)
+            stack.enter_context(closing(recorder))
+        loop = Loop(
+            run,
+            worker_spec,
+            config,
+            state,
+            loader,
+            validation,
+            recorder,
+            stop,
+            progress,
+            None if checkpoint is None else checkpoint.trainer,
+            fence,
+            [*instruments(run, worker_spec), *attached()],
+        )
+        kind = loop.run()
+        check_after_training(worker_spec, device, rank)
+        return kind
+
+
+def _loader(
+    run: RunDirectory, worker_spec: WorkerSpec, config: Config, spec: TrainingSpec, train: Split, rank: int
+) -> Loader:
+    """The micro-batches of this rank; forks the loader workers."""
     batch = spec.batch
-    train, validation = _splits(worker_spec, config, batch, manifest)
-    steps = range(worker_spec.from_step, worker_spec.until_step)
     n_entries = batch.steps * batch.M * batch.sequences
     order = open_order(run.path, config.seed, train.n_windows, n_entries=n_entries)
-    batches = MicroBatches(train, order, batch)
-    lanes = hosted_lanes(spec, rank)
-    loader = Loader(
-        batches,
+    return Loader(
+        MicroBatches(train, order, batch),
         batch,
         rank,
-        lanes,
-        steps,
+        hosted_lanes(spec, rank),
+        range(worker_spec.from_step, worker_spec.until_step),
         config.seed,
         config.data.num_workers,
         _LoaderWorkerStart(os.getpid()),
     )
-    device = device_of(config.hardware.device, local_rank())
-    check_before_training(worker_spec, device, rank)
-    with process_group(worker_spec.D, rank, device):
-        progress.peak = PeakMemory(device).read
-        state = initial_state(spec, rank, device, train.n_windows)
-        checkpoint = (
-            None
-            if worker_spec.checkpoint is None
-            else open_checkpoint(run.checkpoints / worker_spec.checkpoint)
-        )
-        if checkpoint is not None:
-            if checkpoint.step != worker_spec.from_step:
-                raise RunFailedError(
-                    f"orders.json must name a checkpoint of step {worker_spec.from_step}, got {checkpoint.path.name}"
-                )
-            restore(state, checkpoint)
-        fence = Fence(run.lock_file, worker_spec.token)
-        fence.check(now=True)
-        recorder = (
-            _recorder(run, worker_spec, config, state, progress, manifest, fence) if rank == 0 else None
-        )
-        trainer = None if checkpoint is None else checkpoint.trainer
-        loop = Loop(
-            run, worker_spec, config, state, loader, validation, recorder, stop, progress, trainer, fence
-        )
-        with ExitStack() as stack:
-            if recorder is not None:
-                stack.enter_context(closing(recorder))
-            if worker_spec.traced:
-                from llmrun.runtime.instruments import Tracer
 
-                stack.enter_context(Tracer(run, worker_spec, state))
-            ended = loop.run()
-            check_after_training(worker_spec, device, rank)
-            return ended
+
+def _checkpoint(run: RunDirectory, worker_spec: WorkerSpec) -> Checkpoint | None:
+    """The checkpoint that the segment starts from; None if it starts at step 0."""
+    if worker_spec.checkpoint is None:
+        return None
+    checkpoint = open_checkpoint(run.checkpoints / worker_spec.checkpoint)
+    if checkpoint.step != worker_spec.from_step:
+        raise RunFailedError(
+            f"orders.json must name a checkpoint of step {worker_spec.from_step}, got {checkpoint.path.name}"
+        )
+    return checkpoint
 
 
 @dataclass(frozen=True)
 class _LoaderWorkerStart:
-    """What a loader worker does first: ends with its rank, and leaves signals to it.
+    """Ties a loader worker's life to its rank, and makes it ignore stop signals.
 
     A batch system may signal every process of a job, and the rank needs its data until it has saved.
     """
@@ -148,7 +161,7 @@ class _LoaderWorkerStart:
 def _splits(
     worker_spec: WorkerSpec, config: Config, batch: Batch, manifest: DatasetManifest
 ) -> tuple[Split, Validation | None]:
-    """The training windows, and the evaluator where the config asks for one."""
+    """The training windows; the validation if the config asks for one."""
     directory = Path(worker_spec.data_path)
     verify = config.data.verify == "always"
     train = open_split(directory, manifest, "train", batch.L_ctx, verify)
@@ -168,20 +181,20 @@ def _recorder(
     manifest: DatasetManifest,
     fence: Fence,
 ) -> Recorder:
-    """Ledger, audits and metrics of rank 0, opened where the segment starts."""
+    """Rank 0's recorder: ledger, earlier ledgers to compare with, and metrics, opened at the segment's first step."""
     batch = state.spec.batch
     if worker_spec.checkpoint is None and not run.ledger_file.exists():
         ledger = LedgerWriter.create(run.ledger_file, PRODUCER, batch.steps)
     else:
         at_step = None if worker_spec.checkpoint is None else worker_spec.from_step
         ledger = LedgerWriter.resume(run.ledger_file, at_step, batch.steps)
-    throughput = Throughput(worker_spec.D, flops_per_token(state.spec.shape), _peak_flops(config, progress))
-    tails = [audit_of(run.path / name, progress) for name in worker_spec.audit_tails]
-    reference_run = (
-        None
-        if worker_spec.reference_ledger is None
-        else audit_of(Path(worker_spec.reference_ledger), progress)
-    )
+    flops_per_token = state.spec.model.flops_per_token
+    peak_flops = None if flops_per_token is None else _peak_flops(config, progress)
+    throughput = Throughput(worker_spec.D, flops_per_token or 0, peak_flops)
+    tails = [_audit(run.path / name, progress) for name in worker_spec.audit_tails]
+    reference = None
+    if worker_spec.reference_ledger is not None:
+        reference = _audit(Path(worker_spec.reference_ledger), progress)
     baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if worker_spec.baseline else None
     sinks = Sinks.open(run.metrics_file, run.tensorboard, worker_spec.from_step, _texts(run, worker_spec))
     return Recorder(
@@ -191,7 +204,7 @@ def _recorder(
         sinks,
         throughput,
         [tail for tail in tails if tail is not None],
-        reference_run,
+        reference,
         progress,
         manifest.splits["train"].bytes_per_token,
         stop_at_reference=config.reproducibility.on_difference == "stop",
@@ -200,13 +213,13 @@ def _recorder(
     )
 
 
-def audit_of(path: Path, progress: Progress) -> Audit | None:
-    """An earlier ledger to compare with; None, and a remark, where it is gone or damaged: it is a gift."""
+def _audit(path: Path, progress: Progress) -> Audit | None:
+    """An earlier ledger to compare with; None, with a warning, if it cannot be read: the comparison is best-effort."""
     try:
         return Audit(LedgerReader(path))
     except (OSError, LlmrunError) as error:
         message = error.message if isinstance(error, LlmrunError) else error.strerror
-        progress.warn(f"nothing was compared with {path}: {message}")
+        progress.warn(f"cannot compare with {path}: {message}")
         return None
 
 
@@ -218,12 +231,12 @@ def _peak_flops(config: Config, progress: Progress) -> float | None:
     try:
         return accelerator_named(accelerator, table=config.hardware.table).peak_FLOPs(config.precision)
     except LlmrunError as error:
-        progress.warn(f"MFU is not measured: {error.message}")
+        progress.warn(f"cannot measure MFU: {error.message}")
         return None
 
 
 def _texts(run: RunDirectory, worker_spec: WorkerSpec) -> dict[str, str]:
-    """What TensorBoard shows as text: config, git commit, packages."""
+    """The texts that TensorBoard shows: config, git commit, packages."""
     provenance = run.segment_provenance(worker_spec.segment)
     found = {
         "config": run.config_file,

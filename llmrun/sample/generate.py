@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,8 +12,8 @@ from llmrun.config.dump import differences, numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
-from llmrun.core.model.initialise import build
-from llmrun.core.model.transformer import Transformer
+from llmrun.core.model.build import build
+from llmrun.core.model.spec import NextTokenModel
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
@@ -39,7 +40,7 @@ class Sampling:
 class Writer:
     """A run's newest sound model and its tokenizer."""
 
-    model: Transformer
+    model: NextTokenModel
     tokenizer: Tokenizer
     eot_id: int
     resolved: Resolved
@@ -139,13 +140,13 @@ def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetMan
     return directory, manifest
 
 
-def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> Transformer:
+def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> NextTokenModel:
     """A model of the run's shape with a checkpoint's weights, ready to predict."""
 
     def fill(name: str, parameter: nn.Parameter) -> None:
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(checkpoint.read(name)).view(parameter.shape))
 
-    model = build(resolved.shape, lambda _, size: torch.empty(size, dtype=torch.float32), fill)
+    model = build(resolved.model, lambda _, size: torch.empty(size, dtype=torch.float32), fill)
     model.eval()
-    return model
+    return cast("NextTokenModel", model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrun.launch.preflight import find_run_inputs
 from llmrun.migrate.numbers import digests_of, initial_value
 from llmrun.migrate.state import SLOTS, groups_of, write_state
 from llmrun.migrate.tensors import as_float32
@@ -67,9 +68,11 @@ def test_initial_values_are_those_of_a_run_from_that_config(migrator):
     """`new.init` draws from the stream of the config's seed, `new.zeros` is zeros; moments are zeros."""
     body = f"state['{UP}'] = new.init('{UP}')\nstate['{NORM}'] = new.zeros('{NORM}')"
     mapped = migrator.mapping(script(body), "seed=7")
+    config = migrator.order("none", script(body)).config
+    model = find_run_inputs(config, [Path.cwd()]).resolved.model
 
-    assert np.array_equal(mapped.values(UP, None), initial_value(UP, (43, 72), 7, 2))
-    assert not np.array_equal(mapped.values(UP, None), initial_value(UP, (43, 72), 42, 2))
+    assert np.array_equal(mapped.values(UP, None), initial_value(model, UP, 7))
+    assert not np.array_equal(mapped.values(UP, None), initial_value(model, UP, 42))
     assert not any(values.any() for values in all_of(mapped, NORM))
     assert not mapped.values(UP, "exp_avg").any()
     assert mapped.initialised == [UP, NORM]

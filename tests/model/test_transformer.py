@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from llmrun.core.model.attention import alibi_slopes
-from llmrun.core.model.initialise import build, initial_values
+from llmrun.core.model.build import build, initial_values
 from llmrun.core.model.parameters import parameter_shapes
 from llmrun.core.model.shape import ModelShape
+from llmrun.core.model.spec import TransformerSpec
 
 BASE = {
     "n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 12, "d_ff": 43, "vocab_size": 61,
@@ -32,8 +33,9 @@ SWITCHES = [
 def make(recompute: bool = False, seed: int = 7, **switches):
     """A model with memory of its own."""
     shape = ModelShape(**{**BASE, **switches})
-    fill = initial_values(seed, shape.n_layers)
-    return shape, build(shape, lambda _, size: torch.zeros(size), fill, recompute_blocks=recompute)
+    spec = TransformerSpec(shape)
+    fill = initial_values(spec, seed)
+    return shape, build(spec, lambda _, size: torch.zeros(size), fill, recompute_blocks=recompute)
 
 
 def tokens(n: int = 3, L: int = 16) -> torch.Tensor:

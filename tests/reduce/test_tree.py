@@ -11,16 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from llmrun.core.lanes import (
-    buffers_needed,
-    cost_of,
-    fold,
-    lanes_of_rank,
-    maximal_nodes,
-    node_lanes,
-    tree_height,
-)
-from llmrun.core.reduce.tree import finish_tree, tree_sum
+from llmrun.core.lanes import buffers_needed, cost_of, lanes_of_rank
+from llmrun.core.reduce.tree import TreeMerge, finish_tree, maximal_nodes, node_lanes, tree_height, tree_sum
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())
 SPECIAL = [0.0, -0.0, float("inf"), float("-inf"), 1e-45, -1e-45, 3.4e38, 1.0, -1.0]
@@ -90,10 +82,11 @@ def test_lanes_are_shared_out_and_folded(V, data):
     assert [lane for lanes in hosted for lane in lanes] == list(range(V))
     assert max(map(len, hosted)) == -(-V // D)
     for lanes in hosted:
-        held: list[tuple[int, int]] = []
+        merge: TreeMerge[int] = TreeMerge(V, lanes)
         for lane in lanes:
-            held = fold(V, lanes, held, lane)
-        assert held == maximal_nodes(V, lanes)
+            merge.append((0, lane), lane)
+        assert merge.nodes == maximal_nodes(V, lanes)
+        assert merge.values == [node_lanes(V, node).start for node in merge.nodes]
         assert buffers_needed(V, lanes) <= 2 * len(lanes).bit_length() + 1
 
 

@@ -1,4 +1,4 @@
-"""Timing a few real steps: what is timed, and that nothing is left behind."""
+"""Timing a few real steps: what is timed, and that no file or process remains."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch) -> None:
+def short_measurement(monkeypatch) -> None:
     """A few steps are enough."""
     monkeypatch.setattr(module, "ENOUGH_S", 0.01)
 
@@ -33,7 +33,7 @@ def resolved_of(driver, *overrides: str):
     return resolve(loaded, None, MachineFacts(gpus=0))
 
 
-def test_real_steps_are_timed_and_nothing_is_left(driver, pool, place) -> None:
+def test_real_steps_are_timed_and_nothing_remains(driver, pool, place) -> None:
     """The config's own data, real workers, a few steps; then no file and no process is there."""
     resolved = resolved_of(driver)
     timed = calibrate(resolved, pool, lambda: None)
@@ -80,8 +80,8 @@ def test_a_stop_ends_the_trial_at_once(driver, pool, place) -> None:
     assert pool.workers.poll() is not None
 
 
-def test_workers_that_fail_say_why(driver, server, place) -> None:
-    """The first cause of a real failure, as in a run."""
+def test_the_error_of_a_worker_is_raised(driver, server, place) -> None:
+    """The error is that of the failed worker, as in a run."""
     from warm.pool import PoolBackend
 
     with pytest.raises(LlmrunError, match="loss of step 2 is nan"):
@@ -90,8 +90,8 @@ def test_workers_that_fail_say_why(driver, server, place) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_a_gpu_that_is_not_here_cannot_be_timed(driver, pool) -> None:
-    """A CPU's time says nothing of an H100."""
+def test_a_missing_gpu_cannot_be_timed(driver, pool) -> None:
+    """A CPU's time is no estimate for an H100."""
     with pytest.raises(InputError, match="no GPU here"):
         calibrate(resolved_of(driver, "hardware.accelerator=H100-SXM"), pool, lambda: None)
 

@@ -4,7 +4,6 @@ import pytest
 
 from llmrun.config.resolve import resolved_of
 from llmrun.config.schema import Config
-from llmrun.core.model.parameters import count_parameters
 from llmrun.launch.forecasting import directory_bytes
 from llmrun.plan.checkpoint_size import checkpoint_bytes, checkpoint_size, metadata_bytes
 from llmrun.run.record import read_record
@@ -39,9 +38,11 @@ def test_tensors_to_the_byte_headers_and_json_to_one_percent(driver, pool, form:
         for entry in header.values()
     )
     around = directory_bytes(directory) - payload
-    shape, D, strategy = resolved.shape, resolved.batch.D, resolved.config.strategy
+    model, D, strategy = resolved.model, resolved.batch.D, resolved.config.strategy
 
-    assert elements == count_parameters(shape).N_params_total
+    assert elements == model.n_parameters
     assert payload == checkpoint_size(elements, D).total
-    assert metadata_bytes(shape, D, strategy) == pytest.approx(around, rel=0.01)
-    assert checkpoint_bytes(shape, D, strategy) == payload + metadata_bytes(shape, D, strategy)
+    assert metadata_bytes(model.parameters, D, strategy) == pytest.approx(around, rel=0.01)
+    assert checkpoint_bytes(model.parameters, D, strategy) == payload + metadata_bytes(
+        model.parameters, D, strategy
+    )

@@ -1,4 +1,4 @@
-"""Seeded faults while training: what stops a run, and what it says (tests/faults: what `verify` says)."""
+"""Seeded faults while training: which stop a run, and the error (tests/faults: the findings of `verify`)."""
 
 import shutil
 from pathlib import Path
@@ -20,26 +20,23 @@ def straight(driver, pool):
 
 
 def test_recomputed_steps_that_differ_stop_the_run(driver, server, pool):
-    """The kept tail is an audit: a fault after a resume is found at its step, exit code 4."""
+    """Recomputed steps are compared with the cut tail: a fault after a resume is found at its step, exit code 4."""
     driver.train(dying(server, 9), "killed")
 
     ended = driver.resume(PoolBackend(server, "flip_weight_bit", step=6), "killed")
 
     error = ended.error(driver.run("killed"))
     assert isinstance(error, RunFailedError)
-    assert "step 7 was recomputed and differs" in error.message
+    assert "step 7 was recomputed" in error.message
     assert ended.end.proven_steps == 1
 
 
 @pytest.mark.parametrize(
-    ("gradient", "message"),
-    [
-        (False, "the loss of step 3 is nan, first in micro-batch 5 of 0 … 7"),
-        (True, "the gradient of step 3 is nan, first in micro-batch 5 of 0 … 7"),
-    ],
+    ("gradient", "quantity"),
+    [(False, "loss"), (True, "gradient")],
 )
 @pytest.mark.parametrize("D", [1, 2])
-def test_non_finite_stops_before_the_update(driver, server, gradient, message, D):
+def test_non_finite_stops_before_the_update(driver, server, gradient, quantity, D):
     """Step and micro-batch are named, nothing of that step is recorded or saved."""
     poisoned = PoolBackend(server, "poison", step=3, number=5, gradient=gradient)
 
@@ -47,13 +44,14 @@ def test_non_finite_stops_before_the_update(driver, server, gradient, message, D
 
     error = ended.error(driver.run("poisoned"))
     assert isinstance(error, RunFailedError)
-    assert error.message.replace("inf", "nan") == message
+    assert error.message.startswith(f"the {quantity} of step 3 ")
+    assert "micro-batch 5 " in error.message
     assert LedgerReader(driver.run("poisoned").ledger_file).last_step == 2
     assert list(driver.run("poisoned").checkpoints.glob("step-*")) == []
 
 
-def test_a_twin_is_compared_as_it_goes(driver, server, straight):
-    """compare_with: auto finds the earlier run of the fingerprint; a difference is told at the end."""
+def test_a_reference_run_is_compared_step_by_step(driver, server, straight):
+    """compare_with: auto finds the earlier run of the fingerprint; a difference is a warning at the end."""
     driver.train(PoolBackend(server), "again", "reproducibility.compare_with=auto")
     assert any("same fingerprint" in line for line in driver.said)
 
@@ -61,13 +59,14 @@ def test_a_twin_is_compared_as_it_goes(driver, server, straight):
         PoolBackend(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
     )
 
-    assert any("an earlier run of the same fingerprint: loss" in warning for warning in ended.end.remarks)
+    (warning,) = ended.end.remarks
+    assert warning.startswith("step 10 differs in its loss from straight, ")
     assert ended.end.why == "finished"
     assert ended.step == STEPS
 
 
 def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, pool):
-    """A memory error, then a crash: one resume stops, the next agrees with it, names the spoiled tail, ends equal."""
+    """A memory error, then a crash: one resume stops, the next agrees with it, names the wrong tail, and ends equal."""
     driver.train(pool, "straight")
     driver.train(PoolBackend(server, "flip_weight_bit", step=6), "spoiled", until=9)
     run = driver.run("spoiled")
@@ -77,12 +76,11 @@ def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, po
     second = driver.resume(pool, "spoiled")
 
     assert first is not None
-    assert "step 7 was recomputed and differs" in first.message
+    assert "step 7 was recomputed" in first.message
     assert second.end.why == "finished"
     assert second.end.proven_steps == 2
-    assert second.end.remarks == (
-        "ledger-tail-002.bin is wrong from step 7 on (loss): another record of the step agrees with this one",
-    )
+    (warning,) = second.end.remarks
+    assert warning.startswith("ledger-tail-002.bin is wrong from step 7 on (its loss differs)")
     assert_equal_runs(driver.run("straight"), run, STEPS)
 
 
@@ -96,13 +94,13 @@ def test_an_error_that_comes_again_elsewhere_still_stops(driver, server):
         error = ended.error(run)
 
         assert isinstance(error, RunFailedError)
-        assert "step 7 was recomputed and differs" in error.message
+        assert "step 7 was recomputed" in error.message
         assert ended.end.proven_steps == 1
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no ledger")])
-def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straight, damage):
-    """Between choosing and opening its ledger was removed or damaged: the run goes on, with a remark."""
+def test_a_reference_run_that_is_gone_when_the_workers_start_is_a_warning(driver, pool, straight, damage):
+    """Between choosing and opening its ledger was removed or damaged: the run continues, with a warning."""
 
     class Removing(PoolBackend):
         def start(self, job):
@@ -113,4 +111,4 @@ def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straig
 
     assert ended.end.why == "finished"
     (warning,) = ended.end.remarks
-    assert warning.startswith(f"nothing was compared with {straight / 'ledger.bin'}: ")
+    assert str(straight / "ledger.bin") in warning

@@ -1,4 +1,4 @@
-"""On a CUDA device: the same promises.  Run by `make gpu`; skipped where there is none."""
+"""The same promises on a CUDA device.  Run by `make gpu`; skipped without one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What may not change a bit: D, loader workers, activation checkpointing, saving, evaluation, resuming."""
+"""Settings that change no bit: D, loader workers, activation checkpointing, saving, evaluation, resuming."""
 
 import random
 
@@ -69,7 +69,7 @@ def check_operational(driver, server, data):
 def test_operational_settings_change_no_bit(driver, server, examples):
     """Random operational settings, killed at random, resumed under others on any D from 1 to 8."""
 
-    # Shrinking would train for minutes: the failing example itself says enough.
+    # Shrinking would train for minutes: the failing example is enough.
     @settings(max_examples=examples, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def run(data):

@@ -1,4 +1,4 @@
-"""A copy of a run that shares its files by links goes its own way."""
+"""A copy of a run that shares its files by links is independent of the original."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def contents(run: RunDirectory) -> dict[str, bytes]:
 
 
 def test_a_linked_copy_leaves_the_original_alone(driver, pool):
-    """`cp -al`, then each of the two goes on by itself: no file of the other changes."""
+    """`cp -al`, then each of the two is resumed: no file of the other changes."""
     driver.train(pool, "original", until=5)
     original, copy = driver.run("original"), driver.run("copy")
     subprocess.run(["cp", "-al", original.path, copy.path], check=True)
@@ -61,7 +61,7 @@ def test_a_lock_is_held_on_one_of_two_linked_copies(tmp_path, link):
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_appending_breaks_a_link_first(tmp_path, link):
-    """What was there is in both files, what is appended in one; the mode stays."""
+    """Old content is in both files, appended content in one; the mode is kept."""
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "a").chmod(0o640)
     link(tmp_path / "a", tmp_path / "b")

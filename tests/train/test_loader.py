@@ -62,8 +62,8 @@ def test_signals_to_the_whole_process_tree_leave_the_data_alone(batches):
     assert all(torch.equal(tokens, batches.tokens(*key)) for tokens, key in zip(found, keys(), strict=True))
 
 
-def told_by_a_rank(batches) -> dict:
-    """What a process says that reads all micro-batches and meets an error; its loader worker dies with it."""
+def error_of_a_rank(batches) -> dict:
+    """The error, as JSON, of a process that reads all micro-batches; its loader worker dies with it."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -78,8 +78,8 @@ def told_by_a_rank(batches) -> dict:
             os._exit(0)
     os.close(writing)
     os.waitpid(pid, 0)
-    with os.fdopen(reading, "rb") as told:
-        return json.loads(told.read())
+    with os.fdopen(reading, "rb") as pipe:
+        return json.loads(pipe.read())
 
 
 DEATHS = {
@@ -91,17 +91,18 @@ DEATHS = {
 
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
 def test_a_lost_loader_worker_is_named(batches, death):
-    """However a worker went away the run failed, with exit code 4."""
+    """However a worker ended, the run failed with exit code 4."""
     batches.disturbance = death
-    told = told_by_a_rank(batches)
+    found = error_of_a_rank(batches)
 
-    assert (told["error"], told["exit_code"]) == ("a loader worker was killed", 4)
+    assert found["exit_code"] == 4
+    assert "loader worker" in found["error"]
 
 
 def test_a_bug_in_a_loader_worker_is_a_bug(batches):
-    """An error that a worker raises is told by its own text, not taken for a lost worker."""
+    """An error that a worker raises is reported as such, not as a lost worker."""
     batches.disturbance = lambda: 1 // 0
-    told = told_by_a_rank(batches)
+    found = error_of_a_rank(batches)
 
-    assert "ZeroDivisionError" in told["error"]
-    assert told["exit_code"] == EXIT_BUG
+    assert "ZeroDivisionError" in found["error"]
+    assert found["exit_code"] == EXIT_BUG

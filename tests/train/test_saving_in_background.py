@@ -1,4 +1,4 @@
-"""Saves in the background: the bits of their own step, one at a time, awaited at the end, heard when they fail."""
+"""Saves in the background: the bits of their own step, one at a time, awaited at the end, reported if they fail."""
 
 import signal
 from itertools import pairwise
@@ -23,7 +23,7 @@ def files_of(run, step: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("D", "strategy"), [(1, "replicate"), (2, "replicate"), (2, "shard")])
-def test_training_goes_on_and_the_bits_are_those_of_the_step(driver, server, pool, D, strategy):
+def test_training_continues_and_the_bits_are_those_of_the_step(driver, server, pool, D, strategy):
     """Each file is written two steps after its step was copied, and holds the step's own bits."""
     settings = [f"batch.D={D}", f"strategy={strategy}", KEEP_ALL]
     driver.train(pool, "quick", *settings, "data.num_workers=1")
@@ -62,7 +62,7 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
     ended = driver.train(failing, "failing", f"batch.D={D}")
 
     run = driver.run("failing")
-    assert ended.error(run).message.startswith("the loss of step 7 is nan")
+    assert "loss of step 7" in ended.error(run).message
     assert steps_in(run.checkpoints) == [5]
     resumed = driver.resume(pool, "failing")
     assert resumed.record.segments[-1].from_step == 5
@@ -70,9 +70,9 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_bug_on_the_savers_thread_is_a_bug_of_the_run(driver, server, rank):
-    """It ends the run with its own words and exit code 70, on whichever rank it comes."""
-    ended = driver.train(PoolBackend(server, "saver_bug", rank=rank), "broken", "batch.D=2")
+def test_a_bug_on_the_writer_thread_is_a_bug_of_the_run(driver, server, rank):
+    """It ends the run with its own message and exit code 70, on any rank."""
+    ended = driver.train(PoolBackend(server, "writer_bug", rank=rank), "broken", "batch.D=2")
 
     run = driver.run("broken")
     error = ended.error(run)

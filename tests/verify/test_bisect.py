@@ -190,7 +190,8 @@ from llmrun.data.manifest import read_manifest
 from llmrun.core.order import Order
 from llmrun.data.shard_files import open_split
 from llmrun.config.model_shape import shape_of
-from llmrun.core.model.initialise import build, initial_values
+from llmrun.core.model.spec import TransformerSpec
+from llmrun.core.model.build import build, initial_values
 
 torch.set_num_threads(int(sys.argv[2]))
 step, checkpoint = int(sys.argv[3]), sys.argv[4]
@@ -200,12 +201,12 @@ split = open_split(data, read_manifest(data), "train", batch.L_ctx, verify=False
 n = batch.mu_tok // batch.L_ctx
 windows = Order(config.seed, split.n_windows).entries((step - 1) * (batch.gb_tok // batch.mu_tok) * n, n)
 tokens = torch.stack([torch.from_numpy(split.window(int(w))) for w in windows]).long()
-shape = shape_of(config.model, batch.L_ctx)
-fill = initial_values(config.seed, shape.n_layers)
+spec = TransformerSpec(shape_of(config.model, batch.L_ctx))
+fill = initial_values(spec, config.seed)
 if checkpoint:
     saved = open_checkpoint(Path(checkpoint))
     fill = lambda name, parameter: parameter.data.copy_(torch.from_numpy(saved.read_all(name).copy()))
-model = build(shape, lambda _, size: torch.empty(size), fill)
+model = build(spec, lambda _, size: torch.empty(size), fill)
 found = []
 def digest(tensor):
     return hashlib.sha256(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()

@@ -1,4 +1,4 @@
-"""Seeded faults: each changes one thing in a rank before it works."""
+"""Seeded faults: each changes one thing in a rank before it starts to train."""
 
 import errno
 import os
@@ -30,22 +30,22 @@ from llmrun.storage.durable import Disk
 def signal_itself(step: int, number: int) -> None:
     """When `step` steps are recorded and saved where due, in the next one before its update, the rank gets a signal."""
     from llmrun.core import step as module
-    from llmrun.runtime.async_writer import Saver
+    from llmrun.runtime.async_writer import AsyncWriter
 
-    finish, start = module.learning_rate, Saver.start
-    savers = []
+    finish, start = module.learning_rate, AsyncWriter.start
+    writers = []
 
     def noting(self, snapshot):
-        savers.append(self)
+        writers.append(self)
         start(self, snapshot)
 
-    Saver.start = noting
+    AsyncWriter.start = noting
 
     def signalled(s, *arguments):
         if s == step + 1:
-            for saver in savers[-1:]:
-                saver.wait()
-                saver.leave()  # a rank that dies takes rank 0 with it, which has yet to commit
+            for writer in writers[-1:]:
+                writer.wait()
+                writer.close()  # a rank that dies ends rank 0 too, which has not committed yet
             os.kill(os.getpid(), number)
         return finish(s, *arguments)
 
@@ -77,31 +77,17 @@ def reseed_dropout(step: int) -> None:
 
 def flip_weight_bit(step: int, bit: int = 20) -> None:
     """Between `step` and the next a bit of one weight flips, on every rank alike."""
-    from llmrun.runtime import loop as module
-
-    train_step = module.train_step
-
-    def flipping(state, *arguments):
-        if state.step == step:
-            state.strategy.flat[:1].view(torch.int32).bitwise_xor_(1 << bit)
-        return train_step(state, *arguments)
-
-    module.train_step = flipping
+    before_step(step + 1, lambda state: state.strategy.flat[:1].view(torch.int32).bitwise_xor_(1 << bit))
 
 
 def zero_moments(step: int) -> None:
-    """After `step` the optimizer's first moments are zero, and nobody checks."""
-    from llmrun.runtime import loop as module
+    """After `step` the optimizer's moments are zero."""
 
-    train_step = module.train_step
+    def forget(state):
+        for moment in state.optimizer.moments.values():
+            moment.zero_()
 
-    def forgetting(state, *arguments):
-        if state.step == step:
-            for moment in state.optimizer.moments.values():
-                moment.zero_()
-        return train_step(state, *arguments)
-
-    module.train_step = forgetting
+    before_step(step + 1, forget)
 
 
 def poison(step: int, number: int, gradient: bool = False) -> None:
@@ -151,31 +137,26 @@ class FullDisk(Disk):
 
 
 def disk_full_from(step: int) -> None:
-    """From `step` on no file can be made any more, and standard error takes no word."""
-    from llmrun.runtime import loop as module
+    """After `step` no file can be created, and nothing can be written to standard error."""
 
-    train_step = module.train_step
+    def fill(_state):
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, 1)
+        os.dup2(full, 2)
+        Disk.create = lambda _disk, path: refuse(path)
 
-    def filling(state, *arguments):
-        if state.step == step:
-            full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, 1)
-            os.dup2(full, 2)
-            Disk.create = lambda _disk, path: refuse(path)
-        return train_step(state, *arguments)
-
-    module.train_step = filling
+    before_step(step + 1, fill)
 
 
 def refuse(path) -> None:
-    """What a full disk says."""
+    """Raise the error of a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def no_room_at_first(looks: int = 1, retry_s: float = 60.0) -> None:
-    """The first `looks` times that somebody looks, there is less room than a checkpoint needs.
+    """The first `looks` times that room is checked, there is less than a checkpoint needs.
 
-    retry_s: how long until the next look after a full disk.
+    retry_s: how long until the next check after a full disk.
     """
     from llmrun.runtime import checkpoint_policy as module
 
@@ -216,16 +197,16 @@ def small_buckets(elements: int) -> None:
 
 
 def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 60.0) -> None:
-    """Each save begins to write only when training is `steps` further, or has come to wait for it.
+    """Each save is written only when training is `steps` further, or waits for it.
 
-    then_poison: the loss of this step is not finite.  minute_s: how long a minute is between saves.
+    then_poison: the loss of this step is not finite.  minute_s: the length of a minute between saves.
     """
     from llmrun.runtime import async_writer as module
-    from llmrun.runtime import checkpoint_policy as checkpointing
-    from llmrun.runtime import loop
+    from llmrun.runtime import checkpoint_policy
+    from llmrun.runtime.async_writer import AsyncWriter
+    from llmrun.runtime.hooks import Hooks, attach
 
-    save_rank, train_step = module.save_rank, loop.train_step
-    leave, part_code = module.Saver.leave, module.Saver.part_code
+    save_rank, close, part_status = module.save_rank, AsyncWriter.close, AsyncWriter.part_status
     reached = threading.Condition()
     at = {"step": 0, "awaited": False}
 
@@ -234,18 +215,17 @@ def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 
             at.update(changed)
             reached.notify_all()
 
-    def stepping(state, *arguments):
-        facts = train_step(state, *arguments)
-        note(step=facts.step)
-        return facts
+    class NoteSteps(Hooks):
+        def after_step(self, _state, result):
+            note(step=result.step)
 
-    def leaving(self):
+    def closing(self):
         note(awaited=True)
-        leave(self)
+        close(self)
 
     def asking(self):
         note(awaited=True)
-        return part_code(self)
+        return part_status(self)
 
     def waiting(directory, snapshot, rank, world):
         far = lambda: at["awaited"] or at["step"] >= snapshot.step + steps  # noqa: E731
@@ -253,9 +233,9 @@ def save_outlasts(steps: int, then_poison: int | None = None, minute_s: float = 
             assert reached.wait_for(far, timeout=60), "the loop waits for the save"
         save_rank(directory, snapshot, rank, world)
 
-    checkpointing._SECONDS_PER_MINUTE = minute_s
-    loop.train_step, module.save_rank, module.Saver.leave = stepping, waiting, leaving
-    module.Saver.part_code = asking
+    attach(NoteSteps())
+    checkpoint_policy.SECONDS_PER_MINUTE = minute_s
+    module.save_rank, AsyncWriter.close, AsyncWriter.part_status = waiting, closing, asking
     if then_poison is not None:
         poison(then_poison, 0)
 
@@ -271,8 +251,8 @@ def slow_disk(seconds: float) -> None:
     Disk.fsync = slow
 
 
-def saver_bug(rank: int) -> None:
-    """The thread that saves meets what nobody expected, on one rank."""
+def writer_bug(rank: int) -> None:
+    """The thread that saves raises an unexpected exception, on one rank."""
     from llmrun.runtime import async_writer as module
 
     save_rank = module.save_rank

@@ -79,16 +79,14 @@ def other_initial_value(tensor: str) -> None:
 
 def before_step(step: int, act) -> None:
     """Calls act(state) when `step` - 1 steps are finished."""
-    from llmrun.runtime import loop as module
+    from llmrun.runtime.hooks import Hooks, attach
 
-    train_step = module.train_step
+    class Act(Hooks):
+        def before_step(self, state):
+            if state.step == step - 1:
+                act(state)
 
-    def acting(state, *arguments):
-        if state.step == step - 1:
-            act(state)
-        return train_step(state, *arguments)
-
-    module.train_step = acting
+    attach(Act())
 
 
 def slot_named(state, name: str):

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped key and value heads, and how positions enter it (RoPE, ALiBi).
+"""Causal self-attention with grouped key and value heads, and its positions (RoPE, ALiBi).
 
 B sequences, H heads, G key and value heads, L positions, E head_dim, C d_model.
 """
@@ -28,8 +28,8 @@ def rotate(x_BHLE: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
     """Rotate each pair (e, e + E/2) by its angle, in float32; the dtype of `x` is kept."""
     x = x_BHLE.float()
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x * cos_LE + turned * sin_LE).type_as(x_BHLE)
+    rotated = torch.cat((-second, first), dim=-1)
+    return (x * cos_LE + rotated * sin_LE).type_as(x_BHLE)
 
 
 def alibi_slopes(n_heads: int) -> list[float]:
@@ -57,7 +57,7 @@ def alibi_bias(n_heads: int, L_ctx: int) -> Tensor:
 
 
 class Positions(nn.Module):
-    """Tables shared by all blocks: derived, so never saved."""
+    """Position tables shared by all blocks: derived, so never saved."""
 
     cos: Tensor
     sin: Tensor
@@ -69,7 +69,7 @@ class Positions(nn.Module):
             self._register_tables(shape)
 
     def _register_tables(self, shape: ModelShape) -> None:
-        """Real tables, also where the parameters around them are still without memory."""
+        """Fill the tables, also while a model is built on the meta device."""
         self.is_rotary = shape.position == "rope"
         if self.is_rotary:
             cos, sin = rotary_table(shape.L_ctx, shape.head_dim, shape.rope_theta)
@@ -78,8 +78,8 @@ class Positions(nn.Module):
         bias = alibi_bias(shape.n_heads, shape.L_ctx) if shape.position == "alibi" else None
         self.register_buffer("bias", bias, persistent=False)
 
-    def turn(self, x_BHLE: Tensor) -> Tensor:
-        """Rotate queries or keys where positions are rotary."""
+    def rotate(self, x_BHLE: Tensor) -> Tensor:
+        """Rotate queries or keys if positions are rotary, else return them unchanged: [B, H, L, E]."""
         if not self.is_rotary:
             return x_BHLE
         L = x_BHLE.shape[2]
@@ -105,8 +105,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BLC: Tensor, positions: Positions) -> Tensor:
         """[B, L, C] -> [B, L, C]; each position sees itself and those before it."""
-        q_BHLE = positions.turn(self.q_norm(self._heads(self.q_proj(x_BLC), self.n_heads)))
-        k_BGLE = positions.turn(self.k_norm(self._heads(self.k_proj(x_BLC), self.n_kv_heads)))
+        q_BHLE = positions.rotate(self.q_norm(self._heads(self.q_proj(x_BLC), self.n_heads)))
+        k_BGLE = positions.rotate(self.k_norm(self._heads(self.k_proj(x_BLC), self.n_kv_heads)))
         v_BGLE = self._heads(self.v_proj(x_BLC), self.n_kv_heads)
         k_BHLE, v_BHLE = self._share(k_BGLE), self._share(v_BGLE)
         q_BHLE, k_BHLE = q_BHLE.type_as(v_BHLE), k_BHLE.type_as(v_BHLE)

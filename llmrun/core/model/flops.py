@@ -1,4 +1,4 @@
-"""FLOPs of training, counted as matrix products: pure functions of integers.
+"""FLOPs of training, counted as matrix products: pure functions of integers (no torch).
 
 A product of [m, k] with [k, n] costs 2·m·n·k FLOPs.  The backward pass has two products of the same size
 for each one of the forward pass, so training costs three times the forward pass.  Counted are the
@@ -33,7 +33,7 @@ def head_flops_per_token(shape: ModelShape) -> int:
 
 
 def flops_per_token(shape: ModelShape) -> int:
-    """FLOPs of forward and backward for one token: what MFU and `plan` count (attention as full square)."""
+    """FLOPs of forward and backward for one token, as MFU and `plan` count them (attention as full square)."""
     block = projection_flops_per_token(shape) + attention_flops_per_token(shape)
     return FORWARD_AND_BACKWARD * (shape.n_layers * block + head_flops_per_token(shape))
 
@@ -45,28 +45,28 @@ def causal_flops_per_token(shape: ModelShape) -> int:
 
 
 def recomputed_flops_per_token(shape: ModelShape) -> int:
-    """FLOPs of one more forward pass of every block: what papers count for activation checkpointing.
+    """FLOPs of one more forward pass of every block, as papers count activation checkpointing.
 
-    They belong to the hardware's utilisation (HFU), never to MFU.
+    They count in the hardware's utilisation (HFU), not in MFU.
     """
     return shape.n_layers * (projection_flops_per_token(shape) + attention_flops_per_token(shape))
 
 
 def skipped_flops_per_token(shape: ModelShape) -> int:
-    """Of `recomputed_flops_per_token`, what torch leaves out: it stops when all that is needed is there again.
+    """The part of `recomputed_flops_per_token` that torch skips: it stops when all needed tensors are recomputed.
 
-    The output of the MLP's last product is needed only by a dropout behind it.
+    Only a dropout after the MLP needs the output of its last product.
     """
     return 0 if shape.dropout else shape.n_layers * 2 * shape.d_ff * shape.d_model
 
 
 def checkpointing_flops_per_token(shape: ModelShape) -> int:
-    """FLOPs that activation checkpointing of whole blocks really adds, as torch computes it."""
+    """FLOPs that activation checkpointing of whole blocks adds, as torch runs it."""
     return recomputed_flops_per_token(shape) - skipped_flops_per_token(shape)
 
 
 def utilisation(FLOPs_per_second: float, D: int, peak_FLOPs: float) -> float:
-    """Share of the peak of D devices: MFU for the FLOPs of the model, HFU for those of the hardware.
+    """Fraction of the peak of D devices: MFU for the FLOPs of the model, HFU for those of the hardware.
 
     MFU = tokens/s · FLOPs per token / (D · peak) (Chowdhery et al. 2022, arXiv 2204.02311, appendix B);
     it leaves out what is recomputed, HFU counts it.

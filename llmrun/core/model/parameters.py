@@ -1,7 +1,7 @@
-"""Every parameter of the transformer by name and shape, and how many there are.
+"""The parameters of the transformer by name and shape, and their number (no torch).
 
-Names and shapes are those of Hugging Face's Llama; where Llama has no such parameter (biases, learned
-positions) the name follows the same pattern.  The model registers its parameters in exactly this order.
+Names and shapes are those of Hugging Face's Llama; if Llama has no such parameter (biases, learned positions), the
+name follows the same pattern.  The model registers its parameters in exactly this order.
 """
 
 from math import prod
@@ -18,13 +18,13 @@ Shape = tuple[int, ...]
 
 
 class ParameterCount(NamedTuple):
-    """How many parameters a model has, by part.
+    """Numbers of parameters by part.
 
     N_params:       blocks and final norm (and the norm of a token table), without token and position tables and output head.
     N_params_total: everything once.
     block:          one transformer block.
     embedding:      token table and position table.
-    head:           output head; 0 where it shares the token table.
+    head:           output head; 0 if it shares the token table.
     """
 
     N_params: int
@@ -44,7 +44,7 @@ def parameter_shapes(shape: ModelShape) -> dict[str, Shape]:
 
 
 def table_shapes(shape: ModelShape) -> dict[str, Shape]:
-    """The token table, and the position table where positions are learned."""
+    """The token table, and the position table if positions are learned."""
     tables: dict[str, Shape] = {EMBED_TOKENS: (shape.vocab_size, shape.d_model)}
     if shape.position == "learned":
         tables[EMBED_POSITIONS] = (shape.L_ctx, shape.d_model)
@@ -52,7 +52,7 @@ def table_shapes(shape: ModelShape) -> dict[str, Shape]:
 
 
 def head_shapes(shape: ModelShape) -> dict[str, Shape]:
-    """The output head; empty where it shares the token table.  It never has a bias."""
+    """The output head; empty if it shares the token table.  It never has a bias."""
     return {} if shape.tie_embeddings else {HEAD: (shape.vocab_size, shape.d_model)}
 
 
@@ -98,14 +98,14 @@ def _linear(name: str, n_out: int, n_in: int, bias: bool) -> dict[str, Shape]:
 
 
 def _norm(name: str, shape: ModelShape) -> dict[str, Shape]:
-    """A norm over the residual stream; only a LayerNorm has a bias, and only where the model has biases."""
+    """A norm over the residual stream; only a LayerNorm has a bias, and only if the model has biases."""
     weight: dict[str, Shape] = {f"{name}.weight": (shape.d_model,)}
     has_bias = shape.norm == "layernorm" and shape.bias
     return weight | {f"{name}.bias": (shape.d_model,)} if has_bias else weight
 
 
 def count_parameters(shape: ModelShape) -> ParameterCount:
-    """Exact counts, in time that does not grow with the number of layers; of `beyond` too."""
+    """Exact counts, `beyond` included, in time that does not grow with the number of layers."""
     block = _elements(block_shapes(shape))
     embedding = _elements(table_shapes(shape))
     head = _elements(head_shapes(shape))

@@ -1,4 +1,4 @@
-"""The transformer's shape with every default put in."""
+"""The dimensions and switches of a transformer, every default filled in (no torch)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True)
 class Beyond:
-    """What a published model has and the built-in one has not: such a shape is for planning only.
+    """Features of a published model that the built-in one lacks: such a shape is for planning only.
 
-    position_rows:      rows of the position table beside those of L_ctx.
+    position_rows:      rows of the position table in addition to L_ctx.
     table_norm:         a norm right after the token table.
     one_norm:           attention and MLP share one norm of a block.
     relative_attention: one more d_model × d_model projection in each block.
-    says:               what does not change the number of parameters.
+    message:            features that do not change the number of parameters, in words.
     """
 
     position_rows: int = 0
@@ -23,7 +23,7 @@ class Beyond:
     message: tuple[str, ...] = ()
 
     def described(self) -> str:
-        """All of it in words."""
+        """All features, comma-separated, for messages."""
         found = {
             f"{self.position_rows} more rows in the position table": self.position_rows > 0,
             "a norm after the token table": self.table_norm,
@@ -35,9 +35,9 @@ class Beyond:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder-only transformer, complete: what `plan` counts and what `model` builds.
+    """A decoder-only transformer: `plan` counts it, `TransformerSpec` builds it.
 
-    beyond: None where the built-in model can train it.
+    beyond: None if the built-in model can train it.
     """
 
     n_layers: int
@@ -62,7 +62,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Mapping[str, Any], L_ctx: int, beyond: Beyond | None = None) -> Self:
-        """The shape of a completed model section, given as its fields."""
+        """The shape from the fields of a completed `model` section."""
         return cls(L_ctx=L_ctx, beyond=beyond, **{k: v for k, v in model.items() if k != "preset"})
 
     @property

@@ -1,7 +1,7 @@
 """A decoder-only transformer with the parameter names of Hugging Face's Llama.
 
-Pre-norm residual blocks; what may differ from Llama is named in the config: gelu MLP, LayerNorm, learned or
-ALiBi positions, biases, normalised queries and keys, dropout.  B sequences, L positions, C d_model.
+Pre-norm residual blocks; the config may choose, unlike Llama, a gelu MLP, LayerNorm, learned or ALiBi positions, biases,
+normalised queries and keys, dropout.  B sequences, L positions, C d_model.
 """
 
 import torch
@@ -15,7 +15,7 @@ from llmrun.core.model.shape import ModelShape
 
 
 class Mlp(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202) or two layers with GELU between."""
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202), or two layers with GELU between them."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model: satisfies `model.contract.LanguageModel`."""
+    """The whole model: a `LanguageModel` and a `NextTokenModel` (llmrun.core.model.spec)."""
 
     def __init__(self, shape: ModelShape, *, recompute_blocks: bool = False) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""How weights, gradients and optimizer state lie on ranks: one small interface, several strategies.
+"""The interface of a parallel strategy: how weights, gradients and optimizer state are spread over ranks.
 
-Every strategy of bitwise mode gives the same bits: it decides who hosts which lanes and who owns which
-elements, never what is added to what.  Those of statistical mode leave the sums to torch.
+Every strategy of bitwise mode gives the same bits: it decides which rank hosts which lanes and owns which elements,
+never what is added to what.  Those of statistical mode leave the sums to torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,12 @@ Read = Callable[[Slot, int, int], Tensor]
 class Strategy(Protocol):
     """One rank's part in a step.
 
-    model:    what the loop calls.
-    slots:    all parameters, in flat order.
-    share:    what this rank owns.  weights: [share.size], float32: its own weights; the optimizer's input.
-    lanes:    the lanes whose micro-batches this rank runs, in order.  None: all ranks must run the same
-              number of passes, and this one has no lane left: it runs along and gives nothing.
+    model:   the module to call.
+    slots:   all parameters, in flat order.
+    share:   the elements that this rank owns.
+    weights: [share.size], float32: its own weights; updated by the optimizer.
+    lanes:   the lanes whose micro-batches this rank runs, in order.  None stands for a padding lane: all ranks must run
+             the same number of passes, and its micro-batches contribute zero.
     """
 
     @property
@@ -42,11 +43,14 @@ class Strategy(Protocol):
     def lanes(self) -> Sequence[int | None]: ...  # noqa: D102
 
     def begin_lane(self, lane: int | None) -> None:
-        """Start a lane: its gradients count from zero."""
+        """Start a lane: its gradients are added up from zero."""
         ...
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:
-        """Before each forward and backward pass: whether it is the last of its lane, of the step."""
+        """Prepare a forward and backward pass.
+
+        ends_lane, ends_step: whether it is the last of its lane, of the step on this rank.
+        """
         ...
 
     def end_lane(self, lane: int | None) -> None:
@@ -54,21 +58,21 @@ class Strategy(Protocol):
         ...
 
     def finish(self) -> Tensor:
-        """The gradient sum over all lanes on this rank's share: [share.size], float32; to be overwritten."""
+        """The gradient sum over all lanes on this rank's share: [share.size], float32; the caller may overwrite it."""
         ...
 
     def publish(self) -> None:
-        """Put the updated weights of every rank's share where the forward pass reads them."""
+        """Make the updated weights of every rank's share visible to the forward passes of all ranks."""
         ...
 
     def load(self, read: Read) -> None:
-        """Read all the weights that this rank holds."""
+        """Set all weights that this rank holds to those that `read` returns."""
         ...
 
     def graph_parameters(self) -> list[nn.Parameter]:
-        """The parameters that a forward pass leaves in the graph; none where they are gone after it."""
+        """The parameters in the graph of a forward pass; empty if they are freed after it."""
         ...
 
     def passes(self, count: int) -> int:
-        """How many of `count` passes dealt to ranks in turn each rank runs at least, to stay together."""
+        """The passes that every rank must run at least, if `count` passes are handed out to ranks in turn."""
         ...

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from llmrun.core.model.initialise import build, initial_values
-from llmrun.core.model.parameters import parameter_shapes
+from llmrun.core.model.build import build, initial_values
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import FlatLayout, flat_layout
 from llmrun.core.reduce.reduction import Reduction
@@ -18,7 +17,7 @@ class FlatWeights:
     """
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
-        self.layout: FlatLayout = flat_layout(parameter_shapes(spec.shape), spec.batch.D)
+        self.layout: FlatLayout = flat_layout(spec.model.parameters, spec.batch.D)
         self.slots = self.layout.slots
         self.share = self.layout.share(rank)
         self.flat = torch.zeros(self.layout.total, dtype=torch.float32, device=device)
@@ -33,12 +32,8 @@ class FlatWeights:
         def place(name: str, shape: torch.Size) -> Tensor:
             return self.flat[starts[name] : starts[name] + shape.numel()].view(shape)
 
-        model = build(
-            spec.shape,
-            place,
-            initial_values(spec.seed, spec.shape.n_layers),
-            recompute_blocks=spec.recompute_blocks,
-        ).to(device)
+        fill = initial_values(spec.model, spec.seed)
+        model = build(spec.model, place, fill, recompute_blocks=spec.recompute_blocks).to(device)
         for name, parameter in model.named_parameters():
             assert parameter.data_ptr() == self.flat[starts[name] :].data_ptr(), "a weight was moved"
         return model
@@ -53,12 +48,12 @@ class FlatWeights:
         return list(self.model.parameters())
 
     def passes(self, count: int) -> int:  # noqa: ARG002
-        """Forward passes need no company."""
+        """No forward pass is a collective."""
         return 0
 
 
 class Replicate(FlatWeights):
-    """Neighbouring lanes on each rank, folded before they travel: one exchange a step."""
+    """Neighbouring lanes on each rank, added up before they are exchanged: one exchange per step."""
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         super().__init__(spec, rank, device)
@@ -72,7 +67,7 @@ class Replicate(FlatWeights):
         self._reduction.begin_lane(lane)
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
-        """Autograd adds into the lane's buffer; in the last pass gradients travel as they are complete."""
+        """Autograd adds into the lane's buffer; in the last pass gradients are sent as they become complete."""
         if ends_step:
             self._reduction.expect_last_pass()
 

@@ -1,4 +1,4 @@
-"""Which strategy a config asks for."""
+"""The choice of the parallel strategy."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,18 @@ from llmrun.core.training_spec import TrainingSpec
 
 
 def is_sharded(spec: TrainingSpec) -> bool:
-    """Whether weights are sharded.  One rank has nothing to shard."""
+    """Whether weights are sharded; one rank has nothing to shard."""
     return spec.strategy == "shard" and spec.batch.D > 1
 
 
 def hosted_lanes(spec: TrainingSpec, rank: int) -> Sequence[int | None]:
-    """The lanes that `rank` runs, in order (`Strategy.lanes`), known before there is a model."""
+    """The lanes that `rank` runs, in order, as `Strategy.lanes`, before a model is built."""
     V, D = spec.batch.V, spec.batch.D
     return strided_lanes(V, D, rank) if is_sharded(spec) else lanes_of_rank(V, D, rank)
 
 
 def strategy_of(spec: TrainingSpec, rank: int, device: torch.device) -> Strategy:
-    """The strategy with the initial weights."""
+    """The strategy that the spec asks for, with initial weights."""
     if spec.is_statistical:
         return NativeShard(spec, rank, device) if is_sharded(spec) else Ddp(spec, rank, device)
     return Shard(spec, rank, device) if is_sharded(spec) else Replicate(spec, rank, device)

@@ -1,9 +1,8 @@
-"""Strategy `shard`: weights, gradients and optimizer state sharded by FSDP2, with our order of sums.
+"""Strategy `shard`: weights, gradients and optimizer state sharded by FSDP2, with the tree's order of sums.
 
-Rank r hosts lanes r, r+D, r+2D, …, one slot after the other.  FSDP2 reduces a parameter group's gradients
-after every slot; the pieces of all ranks arrive by one all-to-all and are folded into the tree of lanes, so that
-at most log2(V) + 1 buffers of the shard's size are held.  At D = 1 there is nothing to shard: `strategy_of`
-takes `replicate`.
+Rank r hosts lanes r, r+D, r+2D, …, one slot after the other.  FSDP2 reduces a parameter group's gradients after every
+slot; the pieces of all ranks arrive by one all-to-all and are added in the tree of lanes, so that at most log2(V) + 1
+buffers of the shard's size are held.  At D = 1 there is nothing to shard: `strategy_of` takes `replicate`.
 """
 
 from collections.abc import Sequence
@@ -16,12 +15,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
-from llmrun.core.lanes import Node, merged, strided_lanes
-from llmrun.core.model.initialise import Fill, initial_values
-from llmrun.core.model.parameters import parameter_shapes
-from llmrun.core.model.transformer import Transformer
+from llmrun.core.lanes import strided_lanes
+from llmrun.core.model.build import Fill, initial_values
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import Slot, flat_layout, row_share
+from llmrun.core.reduce.tree import TreeMerge
 from llmrun.core.training_spec import TrainingSpec
 
 
@@ -30,14 +28,13 @@ class TreeReduceScatter(ReduceScatter):
 
     def __init__(self, V: int) -> None:
         self._V = V
-        self._held: list[Node] = []
-        self._sums: list[Tensor] = []
+        self._tree: TreeMerge[Tensor] = TreeMerge(V, range(V))
         self._next_lane = 0
 
     def allocate(
         self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
     ) -> Tensor:
-        """Memory for an input or an output."""
+        """Memory for an input or an output (`ReduceScatter.allocate`)."""
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
@@ -48,74 +45,67 @@ class TreeReduceScatter(ReduceScatter):
         op: object,
         async_op: bool = False,
     ) -> None:
-        """Take one slot: input [D·n] of this rank's lane; output [n] is the root after the last slot, else 0."""
+        """Add one slot: input [D·n] of this rank's lane; output [n] is the root after the last slot, before that 0."""
         assert op == dist.ReduceOp.SUM, "FSDP2 would scale the gradients"
         assert not async_op
         received = torch.empty_like(input_tensor)
         dist.all_to_all_single(received, input_tensor, group=group)
         lanes = range(self._next_lane, min(self._next_lane + group.size(), self._V))
         for lane, values in zip(lanes, received.view(group.size(), -1), strict=False):
-            self._take(lane, values)
+            # A lane counts from +0.0: -0.0 cannot come from a gradient's absence.
+            for left, right in self._tree.append((0, lane), values.add_(0.0)):
+                left.add_(right)
         self._next_lane = lanes.stop
         if lanes.stop == self._V:
-            assert len(self._sums) == 1
-            output_tensor.copy_(self._sums[0])
-            self._held, self._sums, self._next_lane = [], [], 0
+            (root,) = self._tree.values
+            output_tensor.copy_(root)
+            self._tree, self._next_lane = TreeMerge(self._V, range(self._V)), 0
         else:
-            # What is held are views of `received`: keep the nodes, not the whole buffer.
-            self._sums = [s.clone() for s in self._sums]
+            # The sums are views of `received`: keep the nodes, not the whole buffer.
+            self._tree.values = [values.clone() for values in self._tree.values]
             output_tensor.zero_()
-
-    def _take(self, lane: int, values: Tensor) -> None:
-        """Fold one lane.  A lane counts from +0.0: -0.0 cannot come from a gradient's absence."""
-        self._held.append((0, lane))
-        self._sums.append(values.add_(0.0))
-        while (above := merged(self._V, range(self._V), self._held)) is not None:
-            if len(above) < len(self._held):
-                right = self._sums.pop()
-                self._sums[-1].add_(right)
-            self._held = above
 
 
 class ShardedModel:
     """A model under FSDP2, block by block, and this rank's rows of every parameter in one flat buffer.
 
-    FSDP2 cuts whole rows; the optimizer wants pieces at multiples of 64 elements: so the rows are copied to
+    FSDP2 cuts whole rows, while the optimizer needs pieces at multiples of 64 elements: so the rows are copied to
     `weights` [share.size], float32, updated there, and copied back.
     """
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         batch = spec.batch
-        self.slots = flat_layout(parameter_shapes(spec.shape), batch.D).slots
+        self.slots = flat_layout(spec.model.parameters, batch.D).slots
         self.share = row_share(self.slots, batch.D, rank)
         self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
         self.model: nn.Module = self._build(spec, device)
         self._parameters = dict(self.model.named_parameters())
-        fill = initial_values(spec.seed, spec.shape.n_layers)
-        self.load(_reader_of(fill))
+        self.load(_reader_of(initial_values(spec.model, spec.seed)))
         self._gradient = torch.zeros_like(self.weights)
         self.lanes = strided_lanes(batch.V, batch.D, rank)
         for group in self.groups():
             group.set_gradient_divide_factor(1.0)
             group.set_force_sum_reduction_for_comms(True)
-            group.set_reduce_scatter_unused_params(True)
+            if hasattr(
+                group, "set_reduce_scatter_unused_params"
+            ):  # torch >= 2.13; before, all must have gradients
+                group.set_reduce_scatter_unused_params(True)
 
     def _build(self, spec: TrainingSpec, device: torch.device) -> nn.Module:
         """The model, sharded before it has memory: no rank ever holds all of it."""
-        with torch.device("meta"):
-            model = Transformer(spec.shape, recompute_blocks=spec.recompute_blocks)
+        model = spec.model.build(recompute_blocks=spec.recompute_blocks)
         mesh = init_device_mesh(device.type, (spec.batch.D,))
-        for block in model.model.layers:
-            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        for name in spec.model.blocks:
+            fully_shard(model.get_submodule(name), mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh)
-        positions = model.model.positions
-        del model.model.positions  # its tables are real already, and `to_empty` would empty them
+        buffers = dict(model.named_buffers())
         model.to_empty(device=device)
-        model.model.positions = positions.to(device)
+        for name, values in buffers.items():  # they were filled before, and `to_empty` replaced them
+            model.get_buffer(name).copy_(values)
         return model
 
     def groups(self) -> list[FSDPModule]:
-        """The modules whose parameters travel together."""
+        """The modules whose parameters are gathered and reduced together."""
         return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
 
     def load(self, read: Read) -> None:
@@ -134,10 +124,10 @@ class ShardedModel:
                 rows.copy_(own.view(rows.shape))
 
     def begin_lane(self, lane: int | None) -> None:
-        """Nothing to do: FSDP2 starts without gradients."""
+        """Nothing to do: `finish` freed the gradients."""
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
-        """Within a lane gradients are added where they are; its last pass reduces them."""
+        """Reduce in a lane's last pass only; within a lane gradients are added unsharded."""
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_gradient_sync(ends_lane)
 
@@ -145,7 +135,7 @@ class ShardedModel:
         """Nothing to do: the reduction took the lane in the backward pass."""
 
     def finish(self) -> Tensor:
-        """The gradients that FSDP2 left, as one flat buffer [share.size]; they are gone afterwards."""
+        """See `Strategy.finish`.  Frees the gradients that FSDP2 left."""
         for piece in self.share.pieces:
             gradient = self._parameters[piece.slot.name].grad
             assert gradient is not None, "FSDP2 reduced no gradient"
@@ -156,17 +146,17 @@ class ShardedModel:
         return self._gradient
 
     def graph_parameters(self) -> list[nn.Parameter]:
-        """FSDP2 runs on gathered weights that are gone after the pass."""
+        """See `Strategy.graph_parameters`: gathered weights are freed after the pass."""
         return []
 
     def passes(self, count: int) -> int:
-        """FSDP2 gathers weights in every pass, so all ranks run equally many."""
+        """See `Strategy.passes`: FSDP2 gathers weights in every pass, so all ranks run the same number."""
         D = torch.distributed.get_world_size()
         return -(-count // D)
 
 
 class Shard(ShardedModel):
-    """FSDP2 with its reduce-scatter replaced: the bits of the tree, one exchange a slot."""
+    """FSDP2 with its reduce-scatter replaced: the bits of the tree, one exchange per slot."""
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         super().__init__(spec, rank, device)
@@ -181,7 +171,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _reader_of(fill: Fill) -> Read:
-    """Initial values of a parameter, one parameter in memory at a time."""
+    """Reads initial values, with one whole parameter in memory at a time."""
     whole: dict[str, Tensor] = {}
 
     def read(slot: Slot, start: int, count: int) -> Tensor:

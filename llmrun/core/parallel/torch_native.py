@@ -1,7 +1,7 @@
 """The strategies of statistical mode: DDP and FSDP2 with torch's own reductions.
 
-Samples, dropout, optimizer, norm and ledger are those of bitwise mode; only who adds what is left to torch, so
-bits depend on D.
+Samples, dropout, optimizer, norm and ledger are those of bitwise mode; only the sums are left to torch, so bits depend
+on D.
 """
 
 from inspect import signature
@@ -31,7 +31,7 @@ class Ddp(FlatWeights):
         self._is_new_step = True
         if self._D > 1:
             device_ids = [device.index] if device.type == "cuda" else None
-            # The newer name of the same switch (torch 2.13); buffers here are tables that never change.
+            # The newer name of the same switch (torch 2.13).  Buffers are tables that never change.
             newer = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
             switches: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
             self.model = DistributedDataParallel(
@@ -45,12 +45,12 @@ class Ddp(FlatWeights):
         self._is_new_step = False
 
     def before_pass(self, *, ends_lane: bool, ends_step: bool) -> None:  # noqa: ARG002
-        """Only the step's last pass reduces."""
+        """Reduce in the step's last pass only."""
         if isinstance(self.model, DistributedDataParallel):
             self.model.require_backward_grad_sync = ends_step
 
     def end_lane(self, lane: int | None) -> None:
-        """Nothing to do: autograd adds all lanes."""
+        """Nothing to do: autograd adds all lanes up."""
 
     def finish(self) -> Tensor:
         """See `Strategy.finish`.  DDP leaves the mean over ranks."""
@@ -73,4 +73,4 @@ class Ddp(FlatWeights):
 
 
 class NativeShard(ShardedModel):
-    """FSDP2 as it is: sums in the order of its collective."""
+    """FSDP2 unchanged: sums in the order of its collective."""

@@ -1,4 +1,4 @@
-"""The small collectives that carry integers (and float32 values as their bits) between ranks."""
+"""Small collectives of integers, and of float32 values as their bits."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def all_gather(whole: Tensor, own: Tensor) -> None:
 def gather_integers(values: list[int], D: int, device: torch.device) -> list[list[int]]:
     """`values` of every rank, by rank.
 
-    values: integers in [-2^63, 2^64), as many on each rank; they come back in [-2^63, 2^63).
+    values: integers in [-2^63, 2^64), as many on each rank.  Returns integers in [-2^63, 2^63).
     """
     own = [v - _RANGE if v >= _SIGN else v for v in values]
     if D == 1:

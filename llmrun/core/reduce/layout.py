@@ -1,4 +1,4 @@
-"""The flat layout of all parameters: slots, each rank's shard, and the buckets that travel together."""
+"""The flat layout of all parameters: slots, the share of each rank, and the buckets that are exchanged together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ def aligned(n_elements: int, unit: int = ALIGNMENT) -> int:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one parameter lies: elements [start, start + numel) of the flat buffer."""
+    """The place of one parameter: elements [start, start + numel) of the flat buffer."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,9 @@ class Slot:
 class SharePiece:
     """The part of one parameter that a rank owns.
 
-    start: first element in the flattened parameter.  own_start: the same element in the rank's own buffer.
+    start:     first element in the flattened parameter.
+    own_start: the same element in the rank's own buffer.
+    count:     elements.
     """
 
     slot: Slot
@@ -54,7 +56,7 @@ class Share:
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """The flat buffer of a model cut into D equal shards; padding stays zero for ever."""
+    """The flat buffer of a model cut into D equal shards; padding is zero and stays zero."""
 
     slots: tuple[Slot, ...]
     decay_stop: int
@@ -71,7 +73,7 @@ class FlatLayout:
         return range(rank * self.shard_size, (rank + 1) * self.shard_size)
 
     def share(self, rank: int) -> Share:
-        """The share of `rank`: its shard, whatever parameters are cut by its ends."""
+        """The share of `rank`: its shard, which may begin and end within a parameter."""
         shard = self.shard(rank)
         pieces = []
         for slot in self.slots:
@@ -96,7 +98,7 @@ def flat_layout(shapes: Mapping[str, Sequence[int]], D: int) -> FlatLayout:
 
 
 def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
-    """The share of `rank` where each parameter is cut by rows, as FSDP2 cuts it: ceil(rows / D) to a rank."""
+    """The share of `rank` if each parameter is cut by rows, as FSDP2 does: ceil(rows / D) for each rank."""
     pieces = []
     at = decay_stop = 0
     for slot in slots:
@@ -112,12 +114,12 @@ def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
 
 
 def is_decayed(shape: Sequence[int]) -> bool:
-    """Weight decay is for matrices and tables, not for norms and biases."""
+    """Whether a parameter of this shape has weight decay: matrices and tables, not norms and biases."""
     return len(shape) >= 2
 
 
 def decayed_first(shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Names in flat order."""
+    """Names in flat order: parameters with weight decay first, otherwise as registered."""
     return sorted(shapes, key=lambda name: not is_decayed(shapes[name]))
 
 
@@ -127,7 +129,7 @@ BUCKET_ELEMENTS = 6 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Bucket:
-    """One range.  names: the parameters that lie in it, whole."""
+    """A range of the flat buffer and the parameters that lie in it, whole."""
 
     part: slice
     names: tuple[str, ...]
@@ -136,8 +138,8 @@ class Bucket:
 def buckets_of(layout: FlatLayout, elements: int) -> list[Bucket]:
     """The flat buffer cut between parameters into buckets of at least `elements`, last parameters first.
 
-    With D = 1 nothing travels and there is one bucket.  Which buckets there are is operational: each element is
-    added in the same tree whatever bucket it is in.
+    With D = 1 there is nothing to exchange and one bucket.  The cut is operational: each element is added in the same
+    tree whatever bucket it is in.
     """
     if layout.D == 1:
         elements = layout.total

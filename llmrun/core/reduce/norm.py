@@ -24,7 +24,7 @@ _LIMB = 2**62
 
 
 def largest_magnitude(values: Tensor) -> float:
-    """max|g| of a shard [n], float32; NaN where any element is NaN."""
+    """max|g| of a shard [n], float32; NaN if any element is NaN."""
     smallest, largest = torch.aminmax(values)
     return float(torch.maximum(-smallest, largest).item())
 
@@ -59,7 +59,7 @@ def square_sum(values: Tensor, exponent: int) -> int:
 
 
 def to_limbs(square_sums: int) -> tuple[int, int]:
-    """(high, low) of a sum of squares: two integers that travel as int64, whatever the sum."""
+    """(high, low) of a sum of squares: two integers that fit into int64, however large the sum."""
     return divmod(square_sums, _LIMB)
 
 
@@ -75,5 +75,5 @@ def norm_of(square_sums: int, exponent: int) -> float:
 
 
 def clip_factor(norm: float, grad_clip: float | None) -> float:
-    """min(1, clip / (norm + 1e-6)) in float64, to be rounded to float32 by its use."""
+    """min(1, clip / (norm + 1e-6)) in float64, for the caller to round to float32."""
     return 1.0 if grad_clip is None else min(1.0, grad_clip / (norm + 1e-6))

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from llmrun.core.batch import Batch
-from llmrun.core.lanes import UnevenCost, cost_of, lanes_of_rank, tree_height
+from llmrun.core.lanes import UnevenCost, cost_of, lanes_of_rank
+from llmrun.core.reduce.tree import tree_height
 from llmrun.plan.render.language import Translate, english, padded, width
 
 MOST_RANKS_DRAWN = 4

@@ -1,13 +1,13 @@
 """Which checkpoints are deleted, and how: never the only sound one, never under a final name in part."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.storage.checkpoint.verification import ForecastKeeper, Progress, open_judged
+from llmrun.storage.checkpoint.verification import ForecastKeeper, open_judged
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk
 
 
@@ -53,7 +53,7 @@ def prune(
     protected: Collection[int] = (),
     *,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
     judge: ForecastKeeper | None = None,
     verified_step: int | None = None,
     disk: Disk = DISK,
@@ -61,7 +61,7 @@ def prune(
     """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
 
     judge: also holds the newest one against what the run recorded.
-    progress: told of that reading; what it raises ends it, and nothing is deleted.
+    should_stop: asked while that is read; once it is true nothing more is read and nothing is deleted.
     verified_step: a checkpoint that the caller has read and found sound; as the newest it is not read again.
     Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
     """
@@ -71,9 +71,11 @@ def prune(
         return Pruned((), tuple(steps))
     if steps[-1] != verified_step:
         try:
-            open_judged(checkpoints_dir / step_name(steps[-1]), progress, judge)
+            open_judged(checkpoints_dir / step_name(steps[-1]), judge=judge, should_stop=should_stop)
         except CheckpointDamage as error:
             return Pruned((), tuple(steps), error.damages)
+        if should_stop is not None and should_stop():
+            return Pruned((), tuple(steps))
     left = () if dry_run else tuple(delete(checkpoints_dir, surplus, disk))
     return Pruned(tuple(surplus), tuple(step for step in steps if step not in surplus), left=left)
 

@@ -29,14 +29,18 @@ THREADS_MAX = 8
 class _Meter:
     """Adds up what several threads have read."""
 
-    def __init__(self, total_bytes: int, progress: Progress | None) -> None:
+    def __init__(
+        self, total_bytes: int, progress: Progress | None, should_stop: Callable[[], bool] | None = None
+    ) -> None:
         self._lock = threading.Lock()
         self._done_bytes = 0
         self._total_bytes = total_bytes
-        self._progress = progress
+        self._progress, self._should_stop = progress, should_stop
         self.is_abandoned = False
 
     def add(self, n_bytes: int) -> None:
+        if self._should_stop is not None and self._should_stop():
+            self.is_abandoned = True
         if self._progress is None:
             return
         with self._lock:
@@ -62,26 +66,34 @@ def verify_files(path: Path, progress: Progress | None = None, threads: int | No
     return []
 
 
-def open_verified(path: Path, progress: Progress | None = None, threads: int | None = None) -> Checkpoint:
+def open_verified(
+    path: Path,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Checkpoint:
     """Open a checkpoint after reading every byte of it, as `verify_files` does.
 
+    should_stop: asked after every block; once it is true the rest is not read, and the caller must not trust the result.
     Raises CheckpointDamage with everything that is wrong, InputError where there is no such directory.
     """
     check_directory(path)
-    damages = _unsound_files(path, progress, threads)
+    damages = _unsound_files(path, progress, threads, should_stop)
     if damages:
         raise CheckpointDamage(damages)
     return open_checkpoint(path)
 
 
-def _unsound_files(path: Path, progress: Progress | None, threads: int | None) -> list[Damage]:
+def _unsound_files(
+    path: Path, progress: Progress | None, threads: int | None, should_stop: Callable[[], bool] | None
+) -> list[Damage]:
     sums = read_sums(path)
     damages = names_amiss(path, sums)
     named = {damage.file for damage in damages}
     if "." in named:  # the directory itself cannot be listed
         return damages
     present = [name for name in sums if name not in named]
-    meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress)
+    meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress, should_stop)
     with ThreadPoolExecutor(threads or min(THREADS_MAX, cpus_usable())) as pool:
         checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
         try:
@@ -105,7 +117,7 @@ def _check_file(path: Path, sha256: str, meter: _Meter) -> Damage | None:
         found = _sha256_of(path, meter)
     except CheckpointDamage as error:
         return error.damages[0]
-    if found == sha256:
+    if found == sha256 or meter.is_abandoned:
         return None
     return Damage(path.parent.name, path.name, "has another sha256 than SHA256SUMS states")
 
@@ -121,14 +133,17 @@ def _sha256_of(path: Path, meter: _Meter) -> str:
 
 
 def open_judged(
-    path: Path, progress: Progress | None = None, judge: ForecastKeeper | None = None
+    path: Path,
+    progress: Progress | None = None,
+    judge: ForecastKeeper | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Checkpoint:
     """Open a checkpoint after reading every byte of it and holding it against what its run recorded.
 
     Raises CheckpointDamage if its files are damaged or it is another state than the recorded one, InputError
     if there is no such directory.
     """
-    checkpoint = open_verified(path, progress)
+    checkpoint = open_verified(path, progress, should_stop=should_stop)
     damages = () if judge is None else judge(checkpoint)
     if damages:
         raise CheckpointDamage(damages)

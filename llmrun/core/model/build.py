@@ -1,0 +1,37 @@
+"""A model built into memory that the caller gives, with values that the caller gives."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmrun.core.model.spec import ModelSpec
+
+Place = Callable[[str, torch.Size], Tensor]
+"""Returns the memory of one parameter by name and shape, float32: new, or a part of a larger buffer."""
+
+Fill = Callable[[str, nn.Parameter], None]
+"""Writes the values of one parameter, by name, in place."""
+
+
+def build(spec: ModelSpec, place: Place, fill: Fill, *, recompute_blocks: bool = False) -> nn.Module:
+    """The model in the memory that `place` returns, with the values that `fill` writes.
+
+    A parameter that several modules share stays shared.
+    """
+    model = spec.build(recompute_blocks=recompute_blocks)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == dict(spec.parameters)
+    named = list(model.named_parameters(remove_duplicate=False))
+    placed: dict[int, nn.Parameter] = {}
+    for name, parameter in named:
+        if id(parameter) not in placed:
+            placed[id(parameter)] = nn.Parameter(place(name, parameter.shape))
+            fill(name, placed[id(parameter)])
+        holder, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(holder), attribute, placed[id(parameter)])
+    return model
+
+
+def initial_values(spec: ModelSpec, seed: int) -> Fill:
+    """The `Fill` that writes initial values."""
+    return lambda name, parameter: spec.initialise(name, parameter, seed)
