@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmrun.config.dump import yaml_value
-from llmrun.config.keys import Leaf, leaves, shown_sections
+from llmrun.config.yaml_writer import yaml_value
+from llmrun.config.keys import Leaf, leaves, section_names
 from llmrun.config.quantities import PATTERN
 from llmrun.config.schema import Config
-from llmrun.config.words import allowed
+from llmrun.config.field_messages import allowed
 from llmrun.storage.durable import replace_text
 
 INTRODUCTION = """\
@@ -50,7 +50,7 @@ HEADING = "| key | allowed | default | unit | kind | meaning |\n|---|---|---|---
 def reference_markdown() -> str:
     """The reference of all fields as Markdown: one table a section."""
     parts = [INTRODUCTION]
-    for section in ("", *shown_sections()):
+    for section in ("", *section_names()):
         fields = [leaf for leaf in leaves().values() if leaf.key.rpartition(".")[0] == section]
         title = f"`{section}`" if section else "Top level"
         parts.append(f"\n## {title}\n\n{_says_of(section)}{HEADING}{''.join(map(_row, fields))}")

@@ -5,9 +5,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmrun.config.findings import Findings, SourcePlace
-from llmrun.config.words import nearest, one_of
-from llmrun.config.yaml_source import Mapping, UnreadableError, YamlEntry, parse_yaml, plain_value, read_text
+from llmrun.config.problems import Problems, SourceLocation
+from llmrun.config.field_messages import nearest, one_of
+from llmrun.config.yaml_reader import Mapping, UnreadableError, YamlEntry, parse_yaml, plain_value, read_text
 from llmrun.errors import InputError
 
 TABLE_NAME = "hardware.yaml"
@@ -90,60 +90,60 @@ def read_rows(path: str) -> dict[str, Accelerator]:
 
     Raises InputError where the file cannot be read, ConfigError with all its problems where it is not sound.
     """
-    findings = Findings(path)
+    problems = Problems(path)
 
-    def place_of(line: int) -> SourcePlace:
-        return SourcePlace(line, f"{path}:{line}")
+    def location_of(line: int) -> SourceLocation:
+        return SourceLocation(line, f"{path}:{line}")
 
     text = read_text(Path(path), "hardware table")
     try:
-        tree = parse_yaml(text, place_of, findings)
+        tree = parse_yaml(text, location_of, problems)
     except UnreadableError as error:
-        findings.add(error.place, error.message, None, error.hint)
-        raise findings.error() from error
+        problems.add(error.location, error.message, None, error.hint)
+        raise problems.error() from error
     if not isinstance(tree, Mapping):
-        findings.add(
-            SourcePlace(0, path), "a hardware table holds rows by name", None, f"write `my-GPU: {EXAMPLE}`"
+        problems.add(
+            SourceLocation(0, path), "a hardware table holds rows by name", None, f"write `my-GPU: {EXAMPLE}`"
         )
-        raise findings.error()
-    rows = {entry.key: _row(entry, path, findings) for entry in tree.entries}
-    findings.raise_if_any()
+        raise problems.error()
+    rows = {entry.key: _row(entry, path, problems) for entry in tree.entries}
+    problems.raise_if_any()
     return rows
 
 
-def _row(entry: YamlEntry, path: str, findings: Findings) -> Accelerator:
-    """One accelerator; what is wrong with it goes to `findings`."""
+def _row(entry: YamlEntry, path: str, problems: Problems) -> Accelerator:
+    """One accelerator; what is wrong with it goes to `problems`."""
     name = entry.key
     given: dict[str, Any] = {}
     if not isinstance(entry.value, Mapping):
-        findings.add(
-            entry.place, f"{name} must be a mapping of keys to values", name, f"write `{name}: {EXAMPLE}`"
+        problems.add(
+            entry.location, f"{name} must be a mapping of keys to values", name, f"write `{name}: {EXAMPLE}`"
         )
         given[REQUIRED] = None
     else:
         for field in entry.value.entries:
-            given[field.key] = _value(field, f"{name}.{field.key}", findings)
+            given[field.key] = _value(field, f"{name}.{field.key}", problems)
         if all(field.key != REQUIRED or plain_value(field.value) is None for field in entry.value.entries):
-            findings.add(entry.place, f"{name} gives no {REQUIRED}", name, f"write `{name}: {EXAMPLE}`")
+            problems.add(entry.location, f"{name} gives no {REQUIRED}", name, f"write `{name}: {EXAMPLE}`")
     values: dict[str, Any] = {key: given.get(key) for key in NUMBERS}
     return Accelerator(name=name, source=given.get("source") or path, **values)
 
 
-def _value(field: YamlEntry, spelled: str, findings: Findings) -> Any:
+def _value(field: YamlEntry, spelled: str, problems: Problems) -> Any:
     """The value of one key of a row."""
     value = plain_value(field.value)
     if field.key not in KEYS:
         meant = nearest(field.key, KEYS)
         hint = f"the nearest known key is `{meant}`" if meant else f"a row has {one_of(KEYS)}"
-        findings.add(field.place, f"unknown key {spelled}", spelled, hint)
+        problems.add(field.location, f"unknown key {spelled}", spelled, hint)
     elif field.key == "source":
         if value is not None and not isinstance(value, str):
-            findings.add(field.place, f"{spelled} must be text", spelled, None)
+            problems.add(field.location, f"{spelled} must be text", spelled, None)
             return None
     elif value is not None and not _is_amount(value):
         or_null = "" if field.key == REQUIRED else ", or null where it is unknown"
         message = f"{spelled} must be a number from {LEAST:g} to {MOST:g}{or_null}"
-        findings.add(field.place, message, spelled, None)
+        problems.add(field.location, message, spelled, None)
         return None
     return value
 
