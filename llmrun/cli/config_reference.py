@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmrun.config.yaml_writer import yaml_value
+from llmrun.config.field_messages import allowed
 from llmrun.config.keys import Leaf, leaves, section_names
 from llmrun.config.quantities import PATTERN
 from llmrun.config.schema import Config
-from llmrun.config.field_messages import allowed
+from llmrun.config.yaml_writer import yaml_value
 from llmrun.storage.durable import replace_text
 
 INTRODUCTION = """\
