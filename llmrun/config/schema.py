@@ -147,7 +147,7 @@ class ReproducibilityConfig(Section):
 class MonitorConfig(Section):
     """Runs that training is compared with as it goes."""
 
-    baseline: Annotated[tuple[RunName, ...], BeforeValidator(as_names)] = operational((), unit="runs", allowed="a list of runs by name, path or pattern, such as [base-1, base-2] or [base-*]", meaning="Warn if the smoothed loss leaves the noise band of these runs, at least two")  # fmt: skip
+    baseline: Annotated[tuple[RunName, ...], BeforeValidator(as_names, json_schema_input_type=tuple[RunName, ...] | RunName)] = operational((), unit="runs", allowed="a list of runs by name, path or pattern, such as [base-1, base-2] or [base-*]", meaning="Warn if the smoothed loss leaves the noise band of these runs, at least two")  # fmt: skip
 
 
 class HardwareConfig(Section):
