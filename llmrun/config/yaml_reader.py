@@ -129,7 +129,7 @@ def _code(error: yaml.reader.ReaderError) -> int:
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, location_of: LocationOf) -> UnreadableError:
-    """A syntax error with its usual cause, judged by what stands at the marks in `text`.
+    """A syntax error with its usual cause, found from the characters at the marks in `text`.
 
     The context mark of PyYAML is where an unfinished construct begins, the problem mark is where parsing failed.
     """

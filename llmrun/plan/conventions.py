@@ -166,7 +166,7 @@ def activation_bytes_per_block(shape: ModelShape, mu_tok: int) -> int:
 
 
 def square_over_width(shape: ModelShape) -> float:
-    """5·a·s/h, the share of attention's square beside 34 (Korthikanti et al. 2022, section 5)."""
+    """5·a·s/h, the share of attention's square relative to 34 (Korthikanti et al. 2022, section 5)."""
     return 5 * shape.n_heads * shape.L_ctx / shape.d_model
 
 
