@@ -1,4 +1,4 @@
-"""What `llmrun plan` knows from measurements: steps timed here, and the record of earlier runs."""
+"""Measurements for `llmrun plan`: steps timed on this machine, and forecasts of earlier runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def timed_here(resolved: "Resolved") -> "TimeEstimate":
-    """Time a few steps of a config on this machine.  Nothing is left behind, however it ends."""
+    """Time a few steps of a config on this machine; leaves no files and no processes."""
     from llmrun.core.model.flops import flops_per_token
     from llmrun.launch.benchmark import calibrate
     from llmrun.launch.torchrun import TorchrunBackend
@@ -29,25 +29,15 @@ def timed_here(resolved: "Resolved") -> "TimeEstimate":
         if config.hardware.accelerator
         else None
     )
-    console.note("timing a few steps of this config here; Ctrl-C stops it and leaves nothing behind")
+    console.note("timing a few steps of this config (Ctrl-C stops it)")
     with StopRequest() as stop:
         timed = calibrate(resolved, TorchrunBackend(), stop.check)
     peak = accelerator.peak_FLOPs(config.precision) if accelerator else None
     return estimate(timed, resolved.batch, flops_per_token(resolved.shape), peak)
 
 
-def as_measured(found: "TimeEstimate", translate: "Translate") -> "MeasuredRate":
-    """A calibration in the place of the assumed MFU."""
-    from llmrun.plan.plan import MeasuredRate
-
-    message = translate(
-        "{n} steps timed on D = {D} {where}", n=found.steps_timed, D=found.D_timed, where=found.where
-    )
-    return MeasuredRate(found.tokens_per_second, message)
-
-
 def measured_lines(plan: "Plan", timed: "TimeEstimate | None", translate: "Translate") -> list[str]:
-    """What was timed here, and the record of earlier forecasts, in words."""
+    """The timed steps and the errors of earlier forecasts, as lines."""
     from llmrun.plan.render.forecast import calibration_lines, record_lines
     from llmrun.plan.render.language import wrapped
 
@@ -60,7 +50,7 @@ def measured_lines(plan: "Plan", timed: "TimeEstimate | None", translate: "Trans
 
 
 def measured_json(plan: "Plan", timed: "TimeEstimate | None") -> dict[str, Any]:
-    """The same for scripts."""
+    """The timed steps and the errors of earlier forecasts, as JSON."""
     return {
         "calibration": None if timed is None else timed.as_json(),
         "record": records_as_json(records_for(plan), plan.costs.time_hours, plan.memory.device_bytes),
@@ -68,7 +58,7 @@ def measured_json(plan: "Plan", timed: "TimeEstimate | None") -> dict[str, Any]:
 
 
 def records_for(plan: "Plan") -> "dict[Quantity, ForecastRecord]":
-    """The planner's record of such runs on this machine, below the config's runs_dir; empty without any."""
+    """The errors of earlier forecasts on this machine, from the runs in the config's runs_dir."""
     from llmrun.run.forecast import forecasts_below
 
     forecasts = forecasts_below(Path(plan.config.runs_dir))
@@ -87,8 +77,8 @@ def records_for(plan: "Plan") -> "dict[Quantity, ForecastRecord]":
     return {quantity: record for quantity, record in found.items() if record is not None}
 
 
-def earlier_runs(resolved: "Resolved", translate: "Translate") -> "MeasuredRate | None":
-    """The throughput of earlier runs on this machine that did such work; None where there was none."""
+def earlier_runs(resolved: "Resolved") -> "MeasuredRate | None":
+    """The throughput of earlier runs of such work on this machine, or None if there are none."""
     from llmrun.run.forecast import forecasts_below
 
     config = resolved.config
@@ -105,17 +95,14 @@ def earlier_runs(resolved: "Resolved", translate: "Translate") -> "MeasuredRate 
     if found is None:
         return None
     step_s, basis = found
-    if basis == "same_work":
-        message = translate("as earlier runs of this work took here")
-    else:
-        message = translate("at the FLOP/s of earlier runs here")
-    return MeasuredRate(resolved.batch.gb_tok / step_s, message)
+    assert basis != "assumed_mfu"
+    return MeasuredRate(resolved.batch.gb_tok / step_s, basis)
 
 
 def records_as_json(
     records: "dict[Quantity, ForecastRecord]", hours: float | None, memory_bytes: int
 ) -> dict[str, Any]:
-    """The record for scripts: by quantity, and the planned time and memory as intervals."""
+    """The errors by quantity, and the planned time and memory as intervals."""
 
     def interval(quantity: "Quantity", planned: float | None) -> list[float] | None:
         record = records.get(quantity)

@@ -1,4 +1,4 @@
-"""`llmrun plan`: what a config means and what it will cost."""
+"""`llmrun plan`: what follows from a config, and what the run will cost."""
 
 import os
 from pathlib import Path
@@ -28,31 +28,32 @@ def plan(
     compare: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="CONFIG2", help="Show a second config beside it; --set is for both."
+            "--compare", metavar="CONFIG2", help="Compare with a second config; --set applies to both."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show every formula with its numbers, and the table over D.")
+        bool, typer.Option("--explain", help="Show every formula with its numbers, and a table of all D.")
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few real steps here, and take the time from them.")
+        bool,
+        typer.Option("--calibrate", help="Time a few steps on this machine, and derive the time from them."),
     ] = False,
     lang: Annotated[
-        str | None, typer.Option("--lang", metavar="en|zh", help="Language; default that of the locale.")
+        str | None, typer.Option("--lang", metavar="en|zh", help="Language; default: that of the locale.")
     ] = None,
 ) -> None:
     """Derive batch, FLOPs, memory, checkpoints, time and cost from a config.
 
-    Nothing is started but by --calibrate, and nothing is left behind.  A dataset is needed only where the config
-    gives no vocab_size.
+    Starts no processes unless --calibrate is given; writes no files.  Needs a dataset only if the config does not
+    give vocab_size.
     """
     from llmrun.cli.measuring import measured_json, measured_lines
     from llmrun.plan.render.language import translator
 
     translate = translator(_language(lang))
     paths = [path for path in (config, compare) if path is not None]
-    planned = [_plan_of(path, overrides or [], translate, calibrate=calibrate) for path in paths]
+    planned = [_plan_of(path, overrides or [], calibrate=calibrate) for path in paths]
     plans = [each for each, _ in planned]
     if json:
         from llmrun.plan.render.json import as_json
@@ -77,38 +78,35 @@ def plan(
     _warn(plans, translate)
 
 
-def _plan_of(
-    path: str, overrides: list[str], translate: "Translate", *, calibrate: bool
-) -> "tuple[Plan, TimeEstimate | None]":
-    """The plan of a config file, and what was timed for it where that was asked for."""
-    from llmrun.cli.measuring import as_measured, earlier_runs, timed_here
+def _plan_of(path: str, overrides: list[str], *, calibrate: bool) -> "tuple[Plan, TimeEstimate | None]":
+    """The plan of a config file, and the timed steps if asked for."""
+    from llmrun.cli.measuring import earlier_runs, timed_here
     from llmrun.config.load import load_config
     from llmrun.config.resolve import MachineFacts, resolve
-    from llmrun.plan.plan import make_plan
+    from llmrun.plan.plan import MeasuredRate, make_plan
 
     loaded = load_config(Path(path), overrides)
     dataset = _dataset(loaded)
     resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
     place = _place(loaded, "hardware.accelerator")
     timed = timed_here(resolved) if calibrate else None
-    measured = as_measured(timed, translate) if timed else None
+    measured = MeasuredRate(timed.tokens_per_second, "timed", timed) if timed else None
     plan = make_plan(resolved, dataset, place, measured)
-    if plan.costs.time_hours is None and (measured := earlier_runs(resolved, translate)) is not None:
+    if plan.costs.time_hours is None and (measured := earlier_runs(resolved)) is not None:
         plan = make_plan(resolved, dataset, place, measured)
     return plan, timed
 
 
 def _warn(plans: "list[Plan]", translate: "Translate") -> None:
-    """What the user should know, once each."""
-    from llmrun.plan.render.warnings import remarks
+    """Print the warnings of all plans, each once."""
+    from llmrun.plan.render.notes import warning_texts
 
-    said = [(each.message.by(translate), each.hint.by(translate)) for plan in plans for each in remarks(plan)]
-    for message, hint in dict.fromkeys(said):
+    for message, hint in dict.fromkeys(text for plan in plans for text in warning_texts(plan, translate)):
         console.warn(message, hint)
 
 
 def _language(asked: str | None) -> "Language":
-    """The language asked for, else that of the locale.  Raises InputError for another one."""
+    """The language of --lang, else that of the locale.  Raises InputError for an unknown one."""
     from llmrun.plan.render.language import LANGUAGES, language_of
 
     if asked is None:
@@ -116,16 +114,16 @@ def _language(asked: str | None) -> "Language":
     for language in LANGUAGES:
         if asked == language:
             return language
-    raise InputError(f"--lang {asked} is no language of llmrun", hints=["write `--lang en` or `--lang zh`"])
+    raise InputError(f"--lang must be en or zh, got {asked}", hints=["write `--lang en` or `--lang zh`"])
 
 
 def _dataset(loaded: "LoadedConfig") -> "DatasetFacts | None":
-    """What the config's dataset holds; None where it names none, or needs none and there is none yet."""
+    """The facts of the config's dataset, or None without one, or if it does not exist yet and is not needed."""
     path = loaded.config.data.path
     if path is None:
         return None
     if loaded.config.model.vocab_size is not None and not Path(path).exists():
-        console.note(f"note: there is no dataset at {path} yet, so its tokens were not counted")
+        console.note(f"note: no dataset at {path} yet; its tokens are not counted")
         return None
     from llmrun.data.manifest import facts, read_manifest
 
@@ -133,10 +131,7 @@ def _dataset(loaded: "LoadedConfig") -> "DatasetFacts | None":
 
 
 def _gpus(loaded: "LoadedConfig") -> int:
-    """GPUs of this machine; 0, unasked, where neither D nor the device of the plan depends on them.
-
-    Asking the driver costs a tenth of the whole command.
-    """
+    """GPUs of this machine; 0 without asking the driver (slow) if neither D nor the device depends on them."""
     config = loaded.config
     is_elsewhere = config.hardware.accelerator is not None or config.hardware.device != "auto"
     if config.batch.D is not None and is_elsewhere:
@@ -145,12 +140,12 @@ def _gpus(loaded: "LoadedConfig") -> int:
 
     survey = survey_gpus()
     if survey.problem is not None and nvidia_is_visible():
-        hint = "`hardware.accelerator` and `batch.D` plan for another machine"
+        hint = "set `hardware.accelerator` and `batch.D` to plan for another machine"
         console.warn(f"cannot count the GPUs of this machine: {survey.problem}", hint)
     return len(survey.gpus)
 
 
 def _place(loaded: "LoadedConfig", key: str) -> str | None:
-    """Where the config gives `key`: `file:line  key`."""
+    """Where the config gives `key`: `file:line  key`, or None."""
     given = loaded.locations.get(key)
     return given if given is None or given.endswith(key) else f"{given}  {key}"

@@ -103,7 +103,7 @@ class LiveView:
 def tell_plan(resolved: "Resolved") -> None:
     """Say the plan in short, and what `llmrun plan` would warn of."""
     from llmrun.plan.plan import make_plan
-    from llmrun.plan.render.warnings import remarks
+    from llmrun.plan.render.notes import warning_texts
 
     try:
         plan = make_plan(resolved)
@@ -112,8 +112,8 @@ def tell_plan(resolved: "Resolved") -> None:
         return
     for line in plan_in_short(plan):
         console.note(line)
-    for warning in remarks(plan):
-        console.warn(str(warning.message), str(warning.hint))
+    for message, hint in warning_texts(plan):
+        console.warn(message, hint)
 
 
 def plan_in_short(plan: "Plan") -> list[str]:

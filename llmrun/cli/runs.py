@@ -65,7 +65,7 @@ def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
     """Show one run: what it came from and each of its segments."""
     from dataclasses import asdict
 
-    from llmrun.plan.forecast import lines_of_forecast
+    from llmrun.plan.render.forecast import forecast_lines
     from llmrun.run.directory import find_run
     from llmrun.run.forecast import read_forecasts
     from llmrun.run.lock import live_owner
@@ -83,7 +83,7 @@ def show(run: Run, runs_dir: RunsDir = "runs", json: Json = False) -> None:
     for line in lines_of(found, record, owner, recorded_step):
         console.out(line)
     for forecast in forecasts:
-        for line in lines_of_forecast(forecast):
+        for line in forecast_lines(forecast):
             console.out(f"segment {forecast.segment} {line}")
 
 

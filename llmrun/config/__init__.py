@@ -1,1 +1,1 @@
-"""Schema, quantities, batch algebra, loading: what a run is, in the user's own symbols (no torch)."""
+"""The config: schema, loading, batch rules, presets, resolving.  Imports no torch."""

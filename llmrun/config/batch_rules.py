@@ -1,6 +1,6 @@
-"""Whether what a user stated about the batch holds together, and the sentences for where it does not.
+"""Consistency of the batch that a user stated: the faults and their messages.
 
-The faults, each of which hides the ones that need its result:
+The faults, each of which hides those that need its result:
 
 sequences   L_ctx divides μ_tok
 whole       μ_tok divides GB_tok, so that M is whole
@@ -11,7 +11,6 @@ room        D is at most V
 steps       T_tokens is at least one step
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,7 @@ Fault = Literal["sequences", "whole", "ranks", "agreement", "lanes", "room", "st
 
 @dataclass(frozen=True)
 class Stated:
-    """What a config says about the batch; None where it says nothing."""
+    """What a config states about the batch; None for what it leaves to defaults."""
 
     gb_tok: int
     mu_tok: int
@@ -36,23 +35,23 @@ class Stated:
 
     @property
     def M(self) -> int | None:
-        """Micro-batches per step, None where GB_tok does not divide."""
+        """Micro-batches per step, or None if μ_tok does not divide GB_tok."""
         return self.gb_tok // self.mu_tok if self.gb_tok % self.mu_tok == 0 else None
 
     @property
     def lanes(self) -> int | None:
-        """V as stated, else its default."""
+        """V as stated, else its default; None if M is not whole."""
         return self.V if self.V is not None else default_V(self.M) if self.M else None
 
 
 def stated(config: Config) -> Stated:
-    """What a config says about the batch."""
+    """What a config states about the batch."""
     b = config.batch
     return Stated(b.gb_tok, b.mu_tok, b.L_ctx, config.T_tokens, b.V, b.D, b.A, b.uneven == "allow")
 
 
 def faults(s: Stated) -> frozenset[Fault]:
-    """Everything about the batch that does not hold."""
+    """All faults of a stated batch."""
     found: set[Fault] = set()
     if s.mu_tok % s.L_ctx:
         found.add("sequences")
@@ -72,23 +71,41 @@ def faults(s: Stated) -> frozenset[Fault]:
     return frozenset(found)
 
 
-def say_sequences(s: Stated) -> str:
-    """L_ctx does not divide μ_tok."""
-    would_be = show_quotient(s.mu_tok, s.L_ctx)
-    return f"μ_tok = {s.mu_tok:,} is no whole number of sequences of L_ctx = {s.L_ctx:,} tokens (it would be {would_be})"
+def describe(s: Stated, fault: Fault) -> str:
+    """The message for a fault that `s` has, with the user's numbers."""
+    match fault:
+        case "sequences":
+            quotient = show_quotient(s.mu_tok, s.L_ctx)
+            return f"μ_tok must be a multiple of L_ctx = {s.L_ctx:,}, got {s.mu_tok:,} ({quotient} sequences)"
+        case "whole" | "ranks":
+            return _describe_identity(s)
+        case "agreement":
+            return _describe_agreement(s)
+        case "lanes":
+            assert s.M is not None
+            assert s.V is not None
+            quotient = show_quotient(s.M, s.V)
+            return (
+                f"V must divide M = GB_tok/μ_tok = {s.M:,} micro-batches, got {s.V:,} ({quotient} per lane)"
+            )
+        case "room":
+            origin = "" if s.V is not None else f", the default for M = {s.M:,}"
+            return f"D must be at most V = {s.lanes:,}{origin}, got {s.D:,}"
+        case "steps":
+            return f"T_tokens must be at least GB_tok = {s.gb_tok:,}, one step, got {s.T_tokens:,}"
 
 
-def say_identity(s: Stated) -> str:
-    """GB_tok = D·A·μ_tok has no whole solution."""
+def _describe_identity(s: Stated) -> str:
+    """GB_tok = D·A·μ_tok has no solution in integers."""
     if s.D is None:
-        would_be = show_quotient(s.gb_tok, s.mu_tok)
-        return f"GB_tok = D·A·μ_tok has no whole D·A: {s.gb_tok:,} ≠ D·A × {s.mu_tok:,} (D·A would be {would_be})"
-    would_be = show_quotient(s.gb_tok, s.D * s.mu_tok)
-    return f"GB_tok = D·A·μ_tok has no whole A: {s.gb_tok:,} ≠ {s.D:,} × A × {s.mu_tok:,} (A would be {would_be})"
+        quotient = show_quotient(s.gb_tok, s.mu_tok)
+        return f"GB_tok = D·A·μ_tok has no whole D·A: {s.gb_tok:,} ≠ D·A × {s.mu_tok:,} (D·A would be {quotient})"
+    quotient = show_quotient(s.gb_tok, s.D * s.mu_tok)
+    return f"GB_tok = D·A·μ_tok has no whole A: {s.gb_tok:,} ≠ {s.D:,} × A × {s.mu_tok:,} (A would be {quotient})"
 
 
-def say_agreement(s: Stated) -> str:
-    """The stated A does not solve the identity."""
+def _describe_agreement(s: Stated) -> str:
+    """The stated A does not solve GB_tok = D·A·μ_tok."""
     assert s.A is not None
     assert s.M is not None
     if s.D is None:
@@ -98,35 +115,3 @@ def say_agreement(s: Stated) -> str:
         f"A = {s.A:,} does not agree with GB_tok = D·A·μ_tok: "
         f"{s.D:,} × {s.A:,} × {s.mu_tok:,} is {product:,}, not {s.gb_tok:,}"
     )
-
-
-def say_lanes(s: Stated) -> str:
-    """V does not divide M."""
-    assert s.M is not None
-    assert s.V is not None
-    would_be = show_quotient(s.M, s.V)
-    return (
-        f"M = GB_tok/μ_tok = {s.M:,} micro-batches do not fill V = {s.V:,} lanes (each would have {would_be})"
-    )
-
-
-def say_room(s: Stated) -> str:
-    """More ranks than lanes."""
-    origin = "" if s.V is not None else f", the default for M = {s.M:,}"
-    return f"D = {s.D:,} ranks cannot share V = {s.lanes:,} lanes{origin}: D is at most V"
-
-
-def say_steps(s: Stated) -> str:
-    """Not one whole step."""
-    return f"T_tokens = {s.T_tokens:,} is less than GB_tok = {s.gb_tok:,}: the run would have no step"
-
-
-SAYS: dict[Fault, Callable[[Stated], str]] = {
-    "sequences": say_sequences,
-    "whole": say_identity,
-    "ranks": say_identity,
-    "agreement": say_agreement,
-    "lanes": say_lanes,
-    "room": say_room,
-    "steps": say_steps,
-}

@@ -1,7 +1,7 @@
-"""How a config field is declared: its kind (numeric or operational), its unit, its meaning, its bounds.
+"""Declarations of config fields: kind (numeric or operational), unit, meaning, bounds.
 
 numeric:     may change bits of the result; part of the fingerprint.
-operational: may not; two runs that differ only here have equal bits.
+operational: cannot change bits; runs that differ only here have equal bits.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ Quantity = Annotated[int, BeforeValidator(parse_quantity)]
 
 
 class Section(BaseModel):
-    """A mapping of the config: frozen, strict, finite, unknown keys refused."""
+    """Base of the config's mappings: frozen, strict, finite floats, no unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -30,44 +30,49 @@ class Section(BaseModel):
 
 
 def as_tuple(value: Any) -> Any:
-    """A list, as YAML and JSON have it, as the tuple that strict validation wants."""
+    """A list from YAML or JSON as the tuple that strict validation requires."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def as_names(value: Any) -> Any:
-    """A list of names, or one by itself, as the tuple that strict validation wants."""
+    """A list of names or a single name as a tuple."""
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
-def numeric(default: Any = ..., *, unit: str, message: str, allowed: str | None = None, **bounds: Any) -> Any:
-    """Declare a field that may change bits; `allowed` words what its type and bounds cannot."""
-    return _declare("numeric", default, unit, message, allowed, bounds)
+def numeric(default: Any = ..., *, unit: str, meaning: str, allowed: str | None = None, **bounds: Any) -> Any:
+    """Declare a field that may change bits.
+
+    unit:    shown with the value.
+    meaning: its meaning, shown in the reference.
+    allowed: the allowed values in words, if type and bounds do not describe them.
+    bounds:  as of `pydantic.Field`.
+    """
+    return _declare("numeric", default, unit, meaning, allowed, bounds)
 
 
 def operational(
-    default: Any = ..., *, unit: str, message: str, allowed: str | None = None, **bounds: Any
+    default: Any = ..., *, unit: str, meaning: str, allowed: str | None = None, **bounds: Any
 ) -> Any:
-    """Declare a field that may not change bits; `allowed` words what its type and bounds cannot."""
-    return _declare("operational", default, unit, message, allowed, bounds)
+    """Declare a field that cannot change bits; arguments as of `numeric`."""
+    return _declare("operational", default, unit, meaning, allowed, bounds)
 
 
-def section(kind: type[Section], message: str) -> Any:
-    """Declare a nested mapping; left out, it has its defaults."""
-    return Field(default_factory=kind, description=message)
+def section(kind: type[Section], meaning: str) -> Any:
+    """Declare a nested mapping; if left out it has its defaults."""
+    return Field(default_factory=kind, description=meaning)
 
 
 def _declare(
-    kind: Kind, default: Any, unit: str, message: str, allowed: str | None, bounds: dict[str, Any]
+    kind: Kind, default: Any, unit: str, meaning: str, allowed: str | None, bounds: dict[str, Any]
 ) -> Any:
-    """A pydantic field whose JSON Schema carries kind and unit."""
     extra: dict[str, Any] = {"kind": kind, "unit": unit}
     if allowed:
         extra["allowed"] = allowed
-    return Field(default, description=f"{message} [{unit}]", json_schema_extra=extra, **bounds)
+    return Field(default, description=f"{meaning} [{unit}]", json_schema_extra=extra, **bounds)
 
 
 def kind_of(field: FieldInfo) -> Kind | None:
-    """The declared kind of a leaf field; None for a field that was not declared by this module."""
+    """The declared kind of a leaf field, or None if it was not declared by this module."""
     kind = _extra(field, "kind")
     return kind if kind in ("numeric", "operational") else None  # type: ignore[return-value]
 
@@ -78,12 +83,12 @@ def unit_of(field: FieldInfo) -> str | None:
 
 
 def allowed_of(field: FieldInfo) -> str | None:
-    """What a leaf field allows, where it was declared in words."""
+    """The allowed values in words, if the field was declared with them."""
     return _extra(field, "allowed")
 
 
 def _extra(field: FieldInfo, name: str) -> str | None:
-    """One of the facts that `_declare` put into the JSON Schema of a field."""
+    """An entry that `_declare` put into the field's JSON Schema."""
     extra = field.json_schema_extra
     value = extra.get(name) if isinstance(extra, dict) else None
     return value if isinstance(value, str) else None

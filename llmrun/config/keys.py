@@ -1,6 +1,6 @@
-"""The keys of the config, read off the schema: every spelling, kind, unit, type and bound of each field.
+"""The leaves of the config by key, read from the schema: spellings, kind, unit, type and bounds of each field.
 
-A key is dotted and in ASCII (`batch.gb_tok`); users see and write their own symbols (`batch.GB_tok`).
+A key is dotted and in ASCII (`batch.gb_tok`); users see and write their symbols (`batch.GB_tok`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,10 +22,12 @@ from llmrun.config.schema import Config
 class Leaf:
     """One field of the config.
 
-    names:   the spellings of its last part, the shown one first.
-    choices: the values of an enumeration, else empty.
-    bounds:  `ge`, `gt`, `le`, `lt`.
-    allowed: what it allows in words, where type and bounds do not say it.
+    shown:    the key in the user's symbols.
+    names:    the spellings of its last part, the shown one first.
+    choices:  the values of an enumeration, else empty.
+    bounds:   `ge`, `gt`, `le`, `lt`.
+    optional: whether null is allowed.
+    allowed:  the allowed values in words, if type and bounds do not describe them.
     """
 
     key: str
@@ -42,6 +44,11 @@ class Leaf:
     is_quantity: bool
     allowed: str | None
 
+    @property
+    def is_token_count(self) -> bool:
+        """Whether the field counts tokens, so that suffixes (`512Ki`) are usual."""
+        return self.is_quantity and self.unit.startswith("tokens")
+
 
 def spellings(name: str, field: FieldInfo) -> tuple[str, ...]:
     """Every way to write the last part of a key, the shown one first."""
@@ -51,31 +58,30 @@ def spellings(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field nests, None for a leaf."""
+    """The type of a nested section, or None if the field is a leaf."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 @cache
 def leaves() -> dict[str, Leaf]:
-    """Every leaf of the config by its key, in the order of the schema."""
+    """Every leaf by key, in the order of the schema."""
     return {leaf.key: leaf for leaf in _leaves_below(Config, "", "")}
 
 
 @cache
-def shown_sections() -> tuple[str, ...]:
-    """The sections of the config, as users write them."""
+def section_names() -> tuple[str, ...]:
+    """The names of the sections, in the order of the schema."""
     return tuple(name for name, field in Config.model_fields.items() if section_of(field))
 
 
 def shown_key(key: str) -> str:
-    """A key in the user's symbols: `batch.gb_tok` -> `batch.GB_tok`; an unknown key as it is."""
+    """A key in the user's symbols: `batch.gb_tok` -> `batch.GB_tok`; an unknown key is returned unchanged."""
     leaf = leaves().get(key)
     return leaf.shown if leaf else key
 
 
 def _leaves_below(kind: type[Section], prefix: str, shown_prefix: str) -> Iterator[Leaf]:
-    """The leaves of one section and of the sections below it."""
     for name, field in kind.model_fields.items():
         names = spellings(name, field)
         nested = section_of(field)
@@ -86,7 +92,6 @@ def _leaves_below(kind: type[Section], prefix: str, shown_prefix: str) -> Iterat
 
 
 def _leaf(key: str, shown: str, names: tuple[str, ...], field: FieldInfo) -> Leaf:
-    """One field with its declaration taken apart."""
     kind, metadata, optional = _unwrap(field.annotation, list(field.metadata))
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     unit = unit_of(field) or ""
@@ -108,7 +113,7 @@ def _leaf(key: str, shown: str, names: tuple[str, ...], field: FieldInfo) -> Lea
 
 
 def _unwrap(kind: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
-    """(type, metadata, null allowed) of `kind`, through Optional and Annotated."""
+    """(type, metadata, whether null is allowed) of a type in Optional and Annotated."""
     optional = False
     while True:
         if get_origin(kind) is Annotated:
@@ -122,7 +127,6 @@ def _unwrap(kind: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:
 
 
 def _bounds(metadata: list[Any]) -> dict[str, Any]:
-    """The numeric bounds in a field's metadata."""
     found: dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, FieldInfo):

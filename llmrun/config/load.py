@@ -1,4 +1,4 @@
-"""From a YAML file and `--set` to a Config, or to all of its problems at once."""
+"""Load a config from a YAML file and `--set` options; all of its problems are reported at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmrun.config import yaml_source
-from llmrun.config.findings import Findings, SourcePlace
+from llmrun.config import yaml_reader
+from llmrun.config.field_messages import allowed, hint_for_value, shorten
 from llmrun.config.keys import Leaf, leaves
-from llmrun.config.overrides import apply_override
+from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.quantities import QuantityError
-from llmrun.config.raw import Given, Raw, read_tree
 from llmrun.config.rules import RULES, check_rules
 from llmrun.config.schema import Config
-from llmrun.config.words import allowed, hint_for_value, shorten
+from llmrun.config.unvalidated import GivenValue, UnvalidatedConfig, read_tree
+
+FIRST_OVERRIDE = 10**9
+"""`SourceLocation.order` of the first `--set`: after every line of the file."""
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A config that is sound by itself, with where each of its values was given.
+    """A config that is valid by itself, and where each of its values was given.
 
     source:    the file's name, as the user gave it.
     locations: dotted ASCII key -> `file.yaml:14` or `--set batch.GB_tok`, for the keys that were given.
@@ -34,123 +36,158 @@ class LoadedConfig:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """The config in a YAML file, with `overrides` (`a.b=c`) put over it.
+    """The config in a YAML file with `overrides` (`a.b=c`) applied, the last one winning.
 
-    Raises InputError where the file cannot be read, ConfigError with all problems where it is no sound config.
+    Raises InputError if the file cannot be read, ConfigError with all problems if it is not a valid config.
     """
-    findings = Findings(str(path))
-    raw = _read_file(path, findings)
+    problems = Problems(str(path))
+    unvalidated = _read_file(path, problems)
     for index, override in enumerate(overrides):
-        apply_override(raw, override, index, findings)
-    config, bad = _validate(raw, findings)
-    config = _with_preset(config, raw, findings)
-    reads_sound = [rule for rule in RULES if all(raw.is_sound(key, bad) for key in rule.reads)]
-    check_rules(config, reads_sound, raw.given, findings)
-    findings.raise_if_any()
+        _apply_override(unvalidated, override, FIRST_OVERRIDE + index, problems)
+    config, invalid = _validate(unvalidated, problems)
+    config = _with_preset(config, unvalidated, problems)
+    rules = [rule for rule in RULES if all(unvalidated.is_known(key, invalid) for key in rule.reads)]
+    check_rules(config, rules, unvalidated.given, problems)
+    problems.raise_if_any()
     return LoadedConfig(
         config,
         str(path),
-        {key: given.place.where for key, given in raw.given.items()},
-        {key: given.spelled for key, given in raw.given.items()},
+        {key: given.location.where for key, given in unvalidated.given.items()},
+        {key: given.spelled for key, given in unvalidated.given.items()},
     )
 
 
-def _read_file(path: Path, findings: Findings) -> Raw:
-    """The values of a config file by key.  Raises ConfigError where it holds no mapping at all."""
-    text = yaml_source.read_text(path)
+def _read_file(path: Path, problems: Problems) -> UnvalidatedConfig:
+    """The values in a config file.  Raises ConfigError if it does not hold a mapping."""
+    text = yaml_reader.read_text(path)
 
-    def place_of(line: int) -> SourcePlace:
-        return SourcePlace(line, f"{path}:{line}")
+    def location_of(line: int) -> SourceLocation:
+        return SourceLocation(line, f"{path}:{line}")
 
     try:
-        tree = yaml_source.parse_yaml(text, place_of, findings)
-    except yaml_source.UnreadableError as error:
-        findings.add(error.place, error.message, None, error.hint)
-        raise findings.error() from error
-    if not isinstance(tree, yaml_source.Mapping):
-        is_empty = tree is None or (isinstance(tree, yaml_source.Scalar) and tree.value is None)
-        what = "is empty" if is_empty else f"holds {_kind_of(tree)}, not a mapping of keys to values"
-        findings.add(
-            SourcePlace(0, str(path)),
-            f"the config {what}",
+        tree = yaml_reader.parse_yaml(text, location_of, problems)
+    except yaml_reader.UnreadableError as error:
+        problems.add(error.location, error.message, None, error.hint)
+        raise problems.error() from error
+    if not isinstance(tree, yaml_reader.Mapping):
+        is_empty = tree is None or (isinstance(tree, yaml_reader.Scalar) and tree.value is None)
+        found = "nothing" if is_empty else _kind_of(tree)
+        problems.add(
+            SourceLocation(0, str(path)),
+            f"the config must be a mapping of keys to values, got {found}",
             None,
             "write keys such as `T_tokens: 4Mi`, one a line",
         )
-        raise findings.error()
-    return read_tree(tree, findings)
+        raise problems.error()
+    return read_tree(tree, problems)
 
 
-def _kind_of(tree: yaml_source.Node | None) -> str:
-    """What a document is that is no mapping."""
-    return "a list" if isinstance(tree, yaml_source.Listing) else "a single value"
+def _kind_of(tree: yaml_reader.Node | None) -> str:
+    return "a list" if isinstance(tree, yaml_reader.Listing) else "a single value"
 
 
-def _validate(raw: Raw, findings: Findings) -> tuple[Config, frozenset[str]]:
-    """The config with every wrong value left at its default, and the keys of these.
+def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, problems: Problems) -> None:
+    """Apply one `--set a.b=c`.  Its value is read by the rules of the file."""
+    key, equals, written = text.partition("=")
+    key = key.strip()
+    location = SourceLocation(order, f"--set {key}")
+    if not equals or not all(key.split(".")):
+        message = f"--set must be of the form KEY=VALUE, got {text}"
+        problems.add(location, message, None, "write it as `--set optimizer.lr=1e-3`")
+        return
+    try:
+        value = yaml_reader.parse_yaml(written, lambda _: location, problems)
+    except yaml_reader.UnreadableError as error:
+        problems.add(
+            error.location, f"cannot read the value of --set {key}: {error.message}", key, error.hint
+        )
+        return
+    if value is None:
+        hint = "give a value after `=`, or leave the option out"
+        problems.add(location, f"--set {key} has no value", key, hint)
+    elif isinstance(value, yaml_reader.Mapping):
+        example = f"--set {key}.{value.entries[0].key}=…" if value.entries else None
+        hint_or_none = f"set one key at a time, such as `{example}`" if example else None
+        problems.add(location, f"--set {key} must give one value, got a mapping", key, hint_or_none)
+    else:
+        unvalidated.override(read_tree(_nest(key, value, location), problems))
 
-    So that the rules across fields can be checked on all fields that are sound.
+
+def _nest(key: str, value: yaml_reader.Node, location: SourceLocation) -> yaml_reader.Mapping:
+    """`a.b` = value as the mapping {a: {b: value}}."""
+    *sections, name = key.split(".")
+    tree = yaml_reader.Mapping((yaml_reader.YamlEntry(name, location, value),))
+    for section in reversed(sections):
+        tree = yaml_reader.Mapping((yaml_reader.YamlEntry(section, location, tree),))
+    return tree
+
+
+def _validate(unvalidated: UnvalidatedConfig, problems: Problems) -> tuple[Config, frozenset[str]]:
+    """The config with every invalid value left at its default, and the keys of the invalid values.
+
+    The rules across fields can then be checked on all fields that are valid.
     """
     try:
-        return Config.model_validate(raw.values()), frozenset()
+        return Config.model_validate(unvalidated.values()), frozenset()
     except ValidationError as error:
-        wrong = {
+        invalid = {
             _key_at(detail["loc"]): detail.get("ctx", {}).get("error")
-            for detail in error.errors(include_url=False)
+            for detail in error.errors(include_url=False, include_input=False)
         }
-    for key, cause in wrong.items():
-        _explain(leaves()[key], raw.given[key], cause, findings)
-    bad = frozenset(wrong)
-    return Config.model_validate(raw.values(without=bad)), bad
+    for key, cause in invalid.items():
+        _add_invalid_value(leaves()[key], unvalidated.given[key], cause, problems)
+    keys = frozenset(invalid)
+    return Config.model_validate(unvalidated.values(without=keys)), keys
 
 
-def _with_preset(config: Config, raw: Raw, findings: Findings) -> Config:
-    """The config with the shape of its preset in every key that was not given beside it.
+def _with_preset(config: Config, unvalidated: UnvalidatedConfig, problems: Problems) -> Config:
+    """The config with the shape of its preset in every key that was not given with it.
 
-    A preset named by `--set` stands over the keys of the file, as every `--set` does.
+    A preset named by `--set` replaces the keys of the file, as every `--set` does.
     """
     name = config.model.preset
     if name is None:
         return config
-    # Parsing the table takes longer than everything else here: only who names a preset pays for it.
+    # Parsing the table takes longer than everything else here, so only configs with a preset do it.
     from llmrun.config.presets import changes_of, nearest_presets, preset_table
 
     preset = preset_table().get(name)
     if preset is None:
-        given = raw.given["model.preset"]
-        findings.add(given.place, f"there is no preset {shorten(name)}", given.spelled, nearest_presets(name))
+        given = unvalidated.given["model.preset"]
+        problems.add(given.location, f"unknown preset {shorten(name)}", given.spelled, nearest_presets(name))
         return config.model_copy(update={"model": config.model.model_copy(update={"preset": None})})
-    changes = changes_of(preset, _beside(raw, "model.preset"))
+    changes = changes_of(preset, _given_with(unvalidated, "model.preset"))
     return config.model_copy(
         update={section: getattr(config, section).model_copy(update=of) for section, of in changes.items()}
     )
 
 
-def _beside(raw: Raw, key: str) -> list[str]:
-    """The keys that were given where `key` was: all of them, or those of `--set` where it came from there."""
-    options = [found for found, given in raw.given.items() if given.place.where.startswith("--set ")]
-    return options if key in options else list(raw.given)
+def _given_with(unvalidated: UnvalidatedConfig, key: str) -> list[str]:
+    """All given keys, or only those given by `--set` if `key` was."""
+    options = [found for found, given in unvalidated.given.items() if given.location.order >= FIRST_OVERRIDE]
+    return options if key in options else list(unvalidated.given)
 
 
 def _key_at(location: tuple[int | str, ...]) -> str:
-    """The leaf that an error of validation is about: `("batch", "GB_tok")` -> `batch.gb_tok`."""
+    """The leaf that a pydantic error is about: `("batch", "GB_tok")` -> `batch.gb_tok`."""
     parts = [str(part) for part in location]
     for leaf in leaves().values():
         *sections, _ = leaf.key.split(".")
         n = len(sections)
         if parts[:n] == sections and parts[n] in leaf.names:
             return leaf.key
-    raise AssertionError(f"an error at {location}, which is no leaf")
+    raise AssertionError(f"pydantic error at {location}, which is not a leaf")
 
 
-def _explain(leaf: Leaf, given: Given, cause: Any, findings: Findings) -> None:
-    """Say in our own words what is wrong with one value."""
-    text = shorten(yaml_source.show_node(given.node))
+def _add_invalid_value(leaf: Leaf, given: GivenValue, cause: Any, problems: Problems) -> None:
+    """Record an invalid value.  cause: the exception that a validator of ours raised, if it was one."""
+    text = shorten(yaml_reader.show_node(given.node))
     hint = None
-    if isinstance(given.node, yaml_source.Scalar):
+    if isinstance(given.node, yaml_reader.Scalar):
         hint = hint_for_value(leaf, given.node.value, text)
         text = f'"{text}"' if " " in text and not text.startswith('"') else text
     if isinstance(cause, QuantityError):
         message = f"{given.spelled} {cause}"
     else:
-        message = f"{given.spelled} must be {allowed(leaf)}, not {text}"
-    findings.add(given.place, message, given.spelled, hint)
+        message = f"{given.spelled} must be {allowed(leaf)}, got {text}"
+    problems.add(given.location, message, given.spelled, hint)

@@ -1,4 +1,4 @@
-"""The config's model section with its derived fields written out, and the shape that it describes."""
+"""Derived fields of the config's model section, and the ModelShape that it describes."""
 
 from llmrun.config.presets import preset_table
 from llmrun.config.schema import ModelConfig
@@ -11,10 +11,9 @@ def default_d_ff(d_model: int, mlp: str) -> int:
 
 
 def complete_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
-    """`model` with its derived fields written out.  Cross-field rules must hold already.
+    """`model` with its derived fields filled in; the rules across fields must hold.
 
-    The name of a preset that the built-in model can train is dropped: its shape is written out like any other, so
-    two configs of one shape are one experiment.
+    The name of a trainable preset is dropped: configs of the same shape then have the same fingerprint.
     """
     preset = model.preset if beyond_of(model) else None
     return model.model_copy(
@@ -34,5 +33,5 @@ def shape_of(model: ModelConfig, L_ctx: int) -> ModelShape:
 
 
 def beyond_of(model: ModelConfig) -> Beyond | None:
-    """What the model's preset has and the built-in model does not; None without such a preset."""
+    """What the preset has and the built-in model does not support, or None if it is trainable."""
     return None if model.preset is None else preset_table()[model.preset].beyond

@@ -1,4 +1,4 @@
-"""`model.preset`: the shapes of published models, which fill the keys that a config leaves out."""
+"""`model.preset`: shapes of published models, for the keys that a config leaves out."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Preset:
 
     name:   `family-size`.
     model:  keys of the config's section `model`.
-    beyond: what the built-in model does not have; None where it can train this shape.
+    beyond: what the built-in model does not support, or None if it can train this shape.
     """
 
     name: str
@@ -44,30 +44,33 @@ def preset_table() -> dict[str, Preset]:
 
 
 def _preset(name: str, family: dict[str, Any], shape: dict[str, Any]) -> Preset:
-    """One size of a family."""
     beyond = family.get("beyond")
     return Preset(
         name=name,
         model=family["model"] | shape,
         L_ctx=family["L_ctx"],
         source=family["source"],
-        beyond=None if beyond is None else Beyond(**beyond | {"message": tuple(beyond.get("message", ()))}),
+        beyond=None if beyond is None else _beyond(**beyond),
     )
 
 
+def _beyond(other: Collection[str] = (), **counted: Any) -> Beyond:
+    return Beyond(**counted, message=tuple(other))
+
+
 def changes_of(preset: Preset, given: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Section to fields that the preset fills: those whose key is not in `given`."""
+    """The fields that the preset sets, by section: all whose key is not in `given`."""
     model = {name: value for name, value in preset.model.items() if f"model.{name}" not in given}
     batch = {} if "batch.L_ctx" in given else {"L_ctx": preset.L_ctx}
     return {"model": model, "batch": batch}
 
 
 def nearest_presets(name: str) -> str:
-    """What to write instead of an unknown name: the nearest, or the families."""
-    from llmrun.config.words import nearest
+    """A hint for an unknown name: the most similar preset, or the families."""
+    from llmrun.config.field_messages import nearest
 
     meant = nearest(name, preset_table())
     if meant is not None:
-        return f"the nearest preset is `{meant}`"
+        return f"did you mean `{meant}`?"
     families = dict.fromkeys(preset.rpartition("-")[0] for preset in preset_table())
     return f"the families are {', '.join(families)}, each with its sizes, such as `llama3-8b`"

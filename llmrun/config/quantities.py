@@ -10,44 +10,39 @@ SUFFIXES: dict[str, int] = {
 }  # fmt: skip
 
 DIGITS = r"(?:0|[1-9][0-9]*(?:_[0-9]+)*)"
-"""A whole number without sign; a leading zero is refused, because YAML 1.1 reads `012` as ten."""
+"""A whole number without sign or leading zero (YAML 1.1 reads `012` as ten)."""
 
 PATTERN = rf"([+-]?{DIGITS}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{{1,3}})?) ?(Ki|Mi|Gi|Ti|K|M|B|G|T)?"
 _QUANTITY = re.compile(PATTERN)
 
 LARGEST = 2**63 - 1
 LONGEST = 64
-"""No number is written with more characters; so that all arithmetic below is exact and quick."""
+"""Longest accepted number in characters; keeps the arithmetic exact and fast."""
 
 
 class QuantityError(ValueError):
-    """A quantity that is a number, but not one that can be counted with; says so in words of its own."""
+    """A number that is not a valid quantity; the message reads `must be …, got …`."""
 
 
 def parse_quantity(value: Any) -> int:
     """A whole number from an int, a whole float, or text with an optional suffix.
 
     K, M, B = G, T are powers of 1000; Ki, Mi, Gi, Ti powers of 1024.
-    Raises QuantityError when it does not come out whole or does not fit 63 bits, ValueError when it is
-    malformed.
+    Raises QuantityError if the number is not whole or does not fit 63 bits, ValueError if `value` is not a number.
     """
     with localcontext(prec=200):
         number = _as_decimal(value)
         if abs(number) > LARGEST:
-            raise QuantityError(f"must be at most {LARGEST} (2^63 - 1), not {value}")
+            raise QuantityError(f"must be at most {LARGEST} (2^63 - 1), got {value}")
         if number != number.to_integral_value():
             shown = _show_decimal(number)
-            message = (
-                f"must be whole, not {value}"
-                if shown == str(value)
-                else f"must come out whole: {value} is {shown}"
-            )
-            raise QuantityError(message)
+            equals = "" if shown == str(value) else f" = {shown}"
+            raise QuantityError(f"must be a whole number, got {value}{equals}")
         return int(number)
 
 
 def _as_decimal(value: Any) -> Decimal:
-    """The exact value of a quantity, not yet checked to be whole."""
+    """The exact value of a quantity, which may be fractional."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
     if isinstance(value, float):
@@ -60,7 +55,7 @@ def _as_decimal(value: Any) -> Decimal:
 
 
 def _show_decimal(number: Decimal) -> str:
-    """A decimal in plain digits where these are few."""
+    """A decimal in plain digits if they are few, else in scientific notation."""
     plain = f"{number.normalize():f}"
     return plain if len(plain) <= LONGEST else f"{number:.3e}"
 

@@ -1,12 +1,12 @@
-"""A loaded config with every derived field written out: a pure function of config, dataset and machine."""
+"""Fill in every derived field of a config: a pure function of config, dataset and machine."""
 
 from dataclasses import dataclass, field, replace
 
-from llmrun.config.dump import numeric_fields
-from llmrun.config.findings import Findings, SourcePlace
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.keys import shown_key
 from llmrun.config.load import LoadedConfig
 from llmrun.config.model_shape import beyond_of, complete_model, shape_of
+from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config, ScheduleConfig
 from llmrun.core.batch import Batch, default_D, default_V
@@ -18,7 +18,7 @@ from llmrun.errors import InputError
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a config must know of its dataset.
+    """The facts of a dataset that a config depends on.
 
     vocab_size: of the dataset's tokenizer.  train_tokens, val_tokens: tokens in each split.
     """
@@ -30,20 +30,20 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What a config must know of this machine: its number of CUDA devices."""
+    """The facts of a machine that a config depends on: its number of CUDA devices."""
 
     gpus: int
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A config with nothing left open.
+    """A config without open fields.
 
-    config: V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
-            hardware.device are written out; A is None at an uneven D.
-    preset: the published model that the config named.
-    states_A: whether the user gave A: another μ_tok or D then needs another A.  Of the file and not of the run,
-              so two that differ in nothing else are equal.
+    config:   V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
+              hardware.device are filled in; A is None at an uneven D.
+    preset:   the published model that the config named.
+    states_A: whether the user gave A, which then has to change with μ_tok and D.  Not compared: it belongs to the
+              file, not to the run.
     """
 
     config: Config
@@ -60,10 +60,10 @@ class Resolved:
 
 @dataclass(frozen=True)
 class _Given:
-    """A given value as the rules want to show it."""
+    """Where a value was given, as `rules.GivenAt`."""
 
     spelled: str
-    place: SourcePlace
+    location: SourceLocation
 
 
 def resolve(
@@ -75,30 +75,36 @@ def resolve(
 ) -> Resolved:
     """The config of a run on this dataset and machine.
 
-    dataset:      None where there is none; then the config must give model.vocab_size.
-    for_training: also refuse what would only stop a run, not a plan: `device: cuda` without a GPU, a preset that
-                  the built-in model cannot train.
+    dataset:      None without a dataset; then the config must give model.vocab_size.
+    for_training: also refuse what stops a run but not a plan: `device: cuda` without a GPU, a preset that the
+                  built-in model cannot train.
     Raises ConfigError with all problems across fields, dataset and machine.
     """
-    findings = Findings(loaded.source)
+    problems = Problems(loaded.source)
     config = loaded.config
     given = {
-        key: _Given(loaded.spelled.get(key, shown_key(key)), SourcePlace(0, where))
+        key: _Given(loaded.spelled.get(key, shown_key(key)), SourceLocation(0, where))
         for key, where in loaded.locations.items()
     }
-    check_rules(config, RULES, given, findings)
-    _check_vocabulary(loaded, dataset, findings)
+    check_rules(config, RULES, given, problems)
+    _check_vocabulary(loaded, dataset, problems)
     if dataset is not None:
-        _check_windows(loaded, dataset, findings)
+        _check_windows(loaded, dataset, problems)
     if for_training and config.hardware.device == "cuda" and machine.gpus == 0:
         hint = "set `--set hardware.device=cpu`, or run on a machine with a GPU"
-        _add(findings, loaded, "hardware.device", "device is cuda, but this machine has no GPU", hint)
+        _add(
+            problems,
+            loaded,
+            "hardware.device",
+            "device = cuda requires a GPU, and this machine has none",
+            hint,
+        )
     if for_training:
-        _check_trainable(loaded, findings)
-    findings.raise_if_any()
+        _check_trainable(loaded, problems)
+    problems.raise_if_any()
     config = _with_D(config, machine)
-    check_rules(config, [AGREEMENT], given, findings)
-    findings.raise_if_any()
+    check_rules(config, [AGREEMENT], given, problems)
+    problems.raise_if_any()
     return replace(
         _complete(config, dataset),
         preset=loaded.config.model.preset,
@@ -107,15 +113,12 @@ def resolve(
 
 
 def resolve_for_D(resolved: Resolved, D: int) -> Resolved:
-    """The same run shared among D ranks: every D from 1 to V, also one that does not divide M.
-
-    Raises InputError for any other D.
-    """
+    """The same run on D ranks, from 1 to V; D need not divide M.  Raises InputError for any other D."""
     V = resolved.batch.V
     if not 1 <= D <= V:
         raise InputError(
-            f"D = {D} ranks cannot share this run: D is from 1 to V = {V:,}, its number of lanes",
-            hints=["V is fixed for the life of a run; a new run may have another `batch.V`"],
+            f"D must be from 1 to V = {V:,} in this run, got {D}",
+            hints=["start a new run with a larger `batch.V`; a run keeps its V"],
         )
     batch = resolved.batch.with_D(D)
     changed = resolved.config.batch.model_copy(update={"D": D, "A": batch.A})
@@ -123,13 +126,13 @@ def resolve_for_D(resolved: Resolved, D: int) -> Resolved:
 
 
 def resolved_of(config: Config, D: int) -> Resolved:
-    """A run's own resolved config, read back, shared among D ranks; nothing is checked again."""
+    """A resolved config that was read back from a run, on D ranks; nothing is checked again."""
     changed = config.batch.model_copy(update={"D": D})
     return _complete(config.model_copy(update={"batch": changed}), None)
 
 
 def training_spec(resolved: Resolved) -> TrainingSpec:
-    """What the training step is given: the numeric fields that the fingerprint covers, and the strategy."""
+    """What training depends on: the numeric fields that the fingerprint covers, and how ranks share the work."""
     config = resolved.config
     return TrainingSpec.of(
         numeric_fields(config),
@@ -139,82 +142,78 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
     )
 
 
-def _add(findings: Findings, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
-    """Note a problem at a key, wherever that was given."""
-    place = SourcePlace(0, loaded.locations.get(key, loaded.source))
-    findings.add(place, message, loaded.spelled.get(key, shown_key(key)), hint)
+def _add(problems: Problems, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
+    """Add a problem at a key, wherever it was given."""
+    location = SourceLocation(0, loaded.locations.get(key, loaded.source))
+    problems.add(location, message, loaded.spelled.get(key, shown_key(key)), hint)
 
 
-def _check_vocabulary(loaded: LoadedConfig, dataset: DatasetFacts | None, findings: Findings) -> None:
-    """The token table is known, and holds every token of the dataset."""
+def _check_vocabulary(loaded: LoadedConfig, dataset: DatasetFacts | None, problems: Problems) -> None:
+    """vocab_size is known and at least that of the tokenizer."""
     stated, key = loaded.config.model.vocab_size, "model.vocab_size"
     if stated is None and dataset is None:
         hint = "give `data.path` of a prepared dataset, or `--set model.vocab_size=50304`"
         _add(
-            findings,
+            problems,
             loaded,
             key,
-            "vocab_size is not known: there is neither model.vocab_size nor a dataset",
+            "vocab_size is unknown: neither model.vocab_size nor a dataset is given",
             hint,
         )
     elif stated is not None and dataset is not None and stated < dataset.vocab_size:
-        message = (
-            f"vocab_size = {stated:,} is smaller than that of the dataset's tokenizer, {dataset.vocab_size:,}"
-        )
+        message = f"vocab_size must be at least that of the dataset's tokenizer, {dataset.vocab_size:,}, got {stated:,}"
         hint = f"leave vocab_size out, or set `--set {key}={dataset.vocab_size}` or more"
-        _add(findings, loaded, key, message, hint)
+        _add(problems, loaded, key, message, hint)
 
 
-def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, findings: Findings) -> None:
-    """Each split that is read holds at least one window of L_ctx tokens and the next one."""
+def _check_windows(loaded: LoadedConfig, dataset: DatasetFacts, problems: Problems) -> None:
+    """Each split that is read has at least one window, L_ctx + 1 tokens."""
     L_ctx, key = loaded.config.batch.L_ctx, "batch.L_ctx"
     used = {"training": dataset.train_tokens}
     if loaded.config.eval.every_steps is not None:
         used["validation"] = dataset.val_tokens
     for split, tokens in used.items():
         if tokens <= L_ctx:
-            message = (
-                f"the {split} split has {tokens:,} tokens, less than one window of L_ctx + 1 = {L_ctx + 1:,}"
-            )
+            message = f"the {split} split must have at least L_ctx + 1 = {L_ctx + 1:,} tokens, got {tokens:,}"
             hint = "set a smaller `batch.L_ctx`, or prepare more data"
             if split == "validation":
                 hint += ", or `--set eval.every_steps=null`"
-            _add(findings, loaded, key, message, hint)
+            _add(problems, loaded, key, message, hint)
         elif split == "validation":
-            _check_validation_windows(loaded, tokens, findings)
+            _check_validation_windows(loaded, tokens, problems)
 
 
-def _check_validation_windows(loaded: LoadedConfig, val_tokens: int, findings: Findings) -> None:
-    """A stated `eval.windows` is not above what the validation split has; the default means at most as many."""
+def _check_validation_windows(loaded: LoadedConfig, val_tokens: int, problems: Problems) -> None:
+    """A stated `eval.windows` is at most the number of validation windows; the default is cut to it."""
     windows, key = loaded.config.eval.windows, "eval.windows"
     L_ctx = loaded.config.batch.L_ctx
     there = _windows_in(val_tokens, L_ctx)
     if key in loaded.locations and windows > there:
         message = f"windows must be at most the {there:,} windows of L_ctx = {L_ctx:,} in the validation split, got {windows:,}"
         hint = f"set `--set {key}={there}`, or prepare more validation text with `--val-fraction`"
-        _add(findings, loaded, key, message, hint)
+        _add(problems, loaded, key, message, hint)
 
 
 def _windows_in(n_tokens: int, L_ctx: int) -> int:
-    """Windows in a split: each needs one token beyond its L_ctx."""
+    """Windows in a split; each reads one token more than L_ctx."""
     return max(n_tokens - 1, 0) // L_ctx
 
 
-def _check_trainable(loaded: LoadedConfig, findings: Findings) -> None:
-    """The preset's shape is one that the built-in model has."""
+def _check_trainable(loaded: LoadedConfig, problems: Problems) -> None:
+    """The preset can be trained by the built-in model."""
     beyond = beyond_of(loaded.config.model)
     if beyond is None:
         return
     message = (
         f"the preset {loaded.config.model.preset} is for `llmrun plan` only: "
-        f"the built-in model does not have {beyond.described()}"
+        f"the built-in model does not support {beyond.described()}"
     )
-    hint = "leave `model.preset` out and give the shape by its keys, or take a preset of gpt2, gpt3, llama1, llama2 or llama3"
-    _add(findings, loaded, "model.preset", message, hint)
+    hint = "leave `model.preset` out and give the shape by its keys, or use a preset of gpt2, gpt3, llama1, llama2 or llama3"
+    _add(problems, loaded, "model.preset", message, hint)
 
 
 def _with_D(config: Config, machine: MachineFacts) -> Config:
-    """`config` with device, V and D settled."""
+    """`config` with device, V and D filled in."""
     device = config.hardware.device
     if device == "auto":
         device = "cuda" if machine.gpus else "cpu"
@@ -230,7 +229,7 @@ def _with_D(config: Config, machine: MachineFacts) -> Config:
 
 
 def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
-    """The resolved config of sound parts."""
+    """The resolved config; all rules must hold."""
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else None)
     assert vocab_size is not None
     if dataset is not None and config.eval.every_steps is not None:
@@ -248,7 +247,7 @@ def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
 
 
 def _batch_of(config: Config) -> Batch:
-    """The batch algebra of a config whose V and D are settled."""
+    """The batch of a config whose V and D are filled in."""
     b = config.batch
     assert b.V is not None
     assert b.D is not None
@@ -256,7 +255,7 @@ def _batch_of(config: Config) -> Batch:
 
 
 def _complete_schedule(schedule: ScheduleConfig, T_tokens: int) -> ScheduleConfig:
-    """`schedule` with the decay of a constant one written out: a tenth of the run, after the warm-up."""
+    """`schedule` with decay_tokens of a constant one filled in: a tenth of the run, at most what warm-up leaves."""
     if schedule.name != "constant" or schedule.decay_tokens is not None:
         return schedule
     decay = min(T_tokens // 10, T_tokens - schedule.warmup_tokens)

@@ -1,16 +1,13 @@
-"""The rules across fields: small pure functions, each of which says what does not hold.
-
-They run in a pass of their own, so that they are shown together with the problems of single fields.
-"""
+"""Rules across fields.  Their problems are reported together with those of single fields."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmrun.config.batch_rules import SAYS, Fault, faults, stated
-from llmrun.config.findings import Findings, SourcePlace
+from llmrun.config.batch_remedies import hint_for
+from llmrun.config.batch_rules import Fault, describe, faults, stated
 from llmrun.config.keys import shown_key
-from llmrun.config.remedies import hint_for
+from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.schema import Config
 from llmrun.core.batch import show_quotient
 from llmrun.errors import Problem
@@ -19,20 +16,20 @@ Check = Callable[[Config], list[Problem]]
 
 
 class GivenAt(Protocol):
-    """Where and how the user gave a value."""
+    """Where a value was given, and its key in the user's spelling."""
 
     @property
     def spelled(self) -> str: ...  # noqa: D102
 
     @property
-    def place(self) -> SourcePlace: ...  # noqa: D102
+    def location(self) -> SourceLocation: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule and the keys it reads: it runs only where all of these are sound.
+    """A rule and the keys that it reads; it runs only if all of them are valid.
 
-    A problem is shown at the first key of `reads` that the user gave.
+    Its problem is reported at the first key of `reads` that the user gave.
     """
 
     reads: tuple[str, ...]
@@ -40,23 +37,23 @@ class Rule:
 
 
 def check_rules(
-    config: Config, rules: Iterable[Rule], given: Mapping[str, GivenAt], findings: Findings
+    config: Config, rules: Iterable[Rule], given: Mapping[str, GivenAt], problems: Problems
 ) -> None:
-    """Put what the rules find into `findings`."""
+    """Add what the rules find to `problems`."""
     for rule in rules:
         for problem in rule.check(config):
             key = next((key for key in rule.reads if key in given), None)
-            place = given[key].place if key else SourcePlace(0, findings.source)
+            location = given[key].location if key else SourceLocation(0, problems.source)
             spelled = given[key].spelled if key else shown_key(rule.reads[0])
-            findings.add(place, problem.message, spelled, problem.hint)
+            problems.add(location, problem.message, spelled, problem.hint)
 
 
 def batch_rule(fault: Fault) -> Check:
-    """The rule that a batch is without `fault`."""
+    """A check that the batch does not have `fault`."""
 
     def check(config: Config) -> list[Problem]:
         s = stated(config)
-        return [Problem(SAYS[fault](s), hint=hint_for(s, fault))] if fault in faults(s) else []
+        return [Problem(describe(s, fault), hint=hint_for(s, fault))] if fault in faults(s) else []
 
     return check
 
@@ -66,7 +63,7 @@ def warmup_fits(config: Config) -> list[Problem]:
     warmup, T = config.schedule.warmup_tokens, config.T_tokens
     if warmup <= T:
         return []
-    message = f"warmup_tokens = {warmup:,} is more than T_tokens = {T:,}"
+    message = f"warmup_tokens must be at most T_tokens = {T:,}, got {warmup:,}"
     return [
         Problem(
             message, hint=f"set `--set schedule.warmup_tokens={T // 50}`, 2 % of the run, or at most {T:,}"
@@ -75,11 +72,13 @@ def warmup_fits(config: Config) -> list[Problem]:
 
 
 def decay_belongs_to_constant(config: Config) -> list[Problem]:
-    """Only a constant schedule has a decay of its own."""
+    """`decay_tokens` requires a constant schedule."""
     schedule = config.schedule
     if schedule.decay_tokens is None or schedule.name == "constant":
         return []
-    message = f"decay_tokens is for a constant schedule; a {schedule.name} schedule decays from the warm-up to the end"
+    message = (
+        f"decay_tokens requires schedule.name = constant, got {schedule.name}, which decays until the end"
+    )
     return [Problem(message, hint="set `--set schedule.decay_tokens=null` or `--set schedule.name=constant`")]
 
 
@@ -89,28 +88,30 @@ def decay_fits(config: Config) -> list[Problem]:
     warmup, decay = schedule.warmup_tokens, schedule.decay_tokens
     if decay is None or schedule.name != "constant" or warmup > T or warmup + decay <= T:
         return []
-    message = f"warmup_tokens + decay_tokens = {warmup:,} + {decay:,} is more than T_tokens = {T:,}"
+    message = f"warmup_tokens + decay_tokens must be at most T_tokens = {T:,}, got {warmup:,} + {decay:,}"
     return [Problem(message, hint=f"set `--set schedule.decay_tokens={T - warmup}` or less")]
 
 
 def kv_heads_divide(config: Config) -> list[Problem]:
-    """Every key-value head serves the same number of query heads."""
+    """n_kv_heads divides n_heads."""
     heads, kv_heads = config.model.n_heads, config.model.n_kv_heads
     if kv_heads is None or heads % kv_heads == 0:
         return []
     near = [k for k in (_divisor_near(heads, kv_heads, -1), _divisor_near(heads, kv_heads, +1)) if k]
     hint = " or ".join(f"`--set model.n_kv_heads={k}`" for k in near)
-    return [Problem(f"n_heads = {heads:,} is no multiple of n_kv_heads = {kv_heads:,}", hint=f"set {hint}")]
+    return [
+        Problem(f"n_heads must be a multiple of n_kv_heads = {kv_heads:,}, got {heads:,}", hint=f"set {hint}")
+    ]
 
 
 def _divisor_near(n: int, start: int, direction: int) -> int | None:
-    """The divisor of n nearest to `start` in one direction."""
+    """The divisor of n nearest to `start`, at most it (direction -1) or at least it (+1)."""
     outwards = range(min(start, n), 0, -1) if direction < 0 else range(start, n + 1)
     return next((d for d in outwards if n % d == 0), None)
 
 
 def heads_divide_width(config: Config) -> list[Problem]:
-    """Without a head_dim, the heads share d_model."""
+    """n_heads divides d_model, unless head_dim is given."""
     model = config.model
     if model.head_dim is not None or model.d_model % model.n_heads == 0:
         return []
@@ -120,33 +121,33 @@ def heads_divide_width(config: Config) -> list[Problem]:
     hint = " or ".join(f"`--set model.d_model={width}`" for width in widths)
     each = show_quotient(model.d_model, model.n_heads)
     message = (
-        f"d_model = {model.d_model:,} does not divide into n_heads = {model.n_heads:,} heads ({each} each)"
+        f"d_model must be a multiple of n_heads = {model.n_heads:,}, got {model.d_model:,} ({each} per head)"
     )
     return [Problem(message, hint=f"set {hint}, or give head_dim")]
 
 
-def rope_turns_pairs(config: Config) -> list[Problem]:
-    """Rotary positions need an even head_dim."""
+def rope_needs_even_heads(config: Config) -> list[Problem]:
+    """Rotary positions require an even head_dim."""
     model = config.model
     if model.position != "rope" or (model.head_dim is None and model.d_model % model.n_heads):
         return []
     head_dim = model.head_dim or model.d_model // model.n_heads
     if head_dim % 2 == 0:
         return []
-    origin = "" if model.head_dim else " = d_model/n_heads"
-    message = f"head_dim{origin} = {head_dim:,} is odd, and rope turns pairs of elements"
+    origin = "" if model.head_dim else " (d_model/n_heads)"
+    message = f"head_dim must be even for position = rope, got {head_dim:,}{origin}"
     return [Problem(message, hint=f"set `--set model.head_dim={head_dim + 1}` or another position")]
 
 
 def kept_steps_are_saved(config: Config) -> list[Problem]:
-    """A checkpoint can be kept only where one is saved."""
+    """keep_every_steps is a multiple of every_steps."""
     keep, every = config.checkpoint.keep_every_steps, config.checkpoint.every_steps
     if keep is None or (every is not None and keep % every == 0):
         return []
     if every is None:
-        message = f"keep_every_steps = {keep:,} would keep nothing: every_steps is null, so no save falls on its multiples"
+        message = f"keep_every_steps = {keep:,} requires checkpoint.every_steps, which is null"
         return [Problem(message, hint=f"set `--set checkpoint.every_steps={keep}` or a divisor of it")]
-    message = f"keep_every_steps = {keep:,} is no multiple of every_steps = {every:,}, so most of its steps are not saved"
+    message = f"keep_every_steps must be a multiple of every_steps = {every:,}, got {keep:,}"
     return [
         Problem(
             message, hint=f"set `--set checkpoint.keep_every_steps={max(1, round(keep / every)) * every}`"
@@ -154,12 +155,12 @@ def kept_steps_are_saved(config: Config) -> list[Problem]:
     ]
 
 
-def a_twin_has_equal_bits(config: Config) -> list[Problem]:
-    """Only bits that are promised can be held against another run's."""
+def comparison_requires_bitwise_mode(config: Config) -> list[Problem]:
+    """Comparing with a named run requires bitwise mode."""
     wanted = config.reproducibility.compare_with
     if config.reproducibility.mode == "bitwise" or wanted in ("auto", "none"):
         return []
-    message = f"compare_with = {wanted} compares bits, and mode = statistical promises none"
+    message = f"compare_with = {wanted} requires reproducibility.mode = bitwise, got statistical"
     hint = "set `--set reproducibility.compare_with=none`; `monitor.baseline` watches the loss"
     return [Problem(message, hint=hint)]
 
@@ -181,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("schedule.decay_tokens", "schedule.name", "schedule.warmup_tokens", "T_tokens"), decay_fits),
     Rule(("model.n_kv_heads", "model.n_heads"), kv_heads_divide),
     Rule(("model.d_model", "model.n_heads", "model.head_dim"), heads_divide_width),
-    Rule(("model.head_dim", "model.d_model", "model.n_heads", "model.position"), rope_turns_pairs),
+    Rule(("model.head_dim", "model.d_model", "model.n_heads", "model.position"), rope_needs_even_heads),
     Rule(("checkpoint.keep_every_steps", "checkpoint.every_steps"), kept_steps_are_saved),
-    Rule(("reproducibility.compare_with", "reproducibility.mode"), a_twin_has_equal_bits),
+    Rule(("reproducibility.compare_with", "reproducibility.mode"), comparison_requires_bitwise_mode),
 )

@@ -19,7 +19,7 @@ from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.failure_report import first_cause
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob, Workers, worker_environment
 from llmrun.machine import cpus_usable, device_name
-from llmrun.plan.forecast import Timed, trial_size
+from llmrun.plan.forecast import Timed, benchmark_batch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome, WorkerSpec
 from llmrun.storage.durable import make_directories
@@ -151,7 +151,7 @@ def calibrate(resolved: Resolved, backend: ProcessBackend, check: Callable[[], N
     Raises InputError where the config's device is not here; what stopped the workers where they fail.
     """
     device = resolved.config.hardware.device
-    size = trial_size(resolved.batch, devices_here(resolved))
+    size = benchmark_batch(resolved.batch, devices_here(resolved))
     config = trial_config(resolved, gb_tok=size.gb_tok, V=size.V, D=size.D, steps=STEPS_OF_A_TRIAL)
     watch = Stopwatch()
     meter: EnergyMeter | None = None

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from llmrun.config.dump import dump_yaml
 from llmrun.config.load import LoadedConfig
 from llmrun.config.schema import NAME_PATTERN
+from llmrun.config.yaml_writer import dump_yaml
 from llmrun.data.order_file import prepare_order_file
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.options import LaunchOptions

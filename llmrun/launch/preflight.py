@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrun.config.dump import numeric_fields
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.data.manifest import (

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmrun.config.dump import numeric_fields
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of, training_spec
 from llmrun.config.schema import Config

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmrun.config.dump import yaml_value
 from llmrun.config.load import LoadedConfig, load_config
+from llmrun.config.yaml_writer import yaml_value
 from llmrun.errors import InputError
 from llmrun.launch.changes import changed_fields
 from llmrun.launch.options import LaunchOptions

@@ -1,7 +1,7 @@
-"""Bytes a token that the built-in model keeps between forward and backward: pure functions of integers.
+"""Bytes per token that the built-in model keeps between forward and backward: pure functions of integers.
 
-After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), adapted: attention never stores its L×L scores (a
-fused kernel recomputes them), the residual stream is fp32, and autocast casts the input of each projection anew.
+After Korthikanti et al. 2022 (arXiv 2205.05198, section 4) with these changes: attention does not store its L×L scores
+(a fused kernel recomputes them), the residual stream is fp32, and autocast casts the input of each projection.
 """
 
 from llmrun.core.model.shape import ModelShape
@@ -9,7 +9,7 @@ from llmrun.plan.memory_parts import FP32_BYTES, Setting
 
 
 def block_bytes_per_token(shape: ModelShape, setting: Setting) -> int:
-    """Bytes that one block keeps for the backward pass, per token."""
+    """Bytes per token that one block keeps for the backward pass."""
     is_gated = shape.mlp == "swiglu"
     norms = 2 * norm_bytes_per_token(shape, setting)
     inputs = projection_input_bytes(shape, setting, 3) + projection_input_bytes(shape, setting, 1 + is_gated)
@@ -19,7 +19,7 @@ def block_bytes_per_token(shape: ModelShape, setting: Setting) -> int:
 
 
 def attention_bytes_per_token(shape: ModelShape, setting: Setting) -> int:
-    """Queries, keys and values of all heads, the output, and one fp32 scalar a head.
+    """Queries, keys and values of all heads, the output, and one fp32 scalar per head.
 
     With ALiBi a CPU keeps the L×L probabilities and fp32 copies; a GPU keeps the bias in bf16.
     """
@@ -41,7 +41,7 @@ def norm_bytes_per_token(shape: ModelShape, setting: Setting) -> int:
 
 
 def projection_input_bytes(shape: ModelShape, setting: Setting, count: int) -> int:
-    """`count` projections that read the same d_model wide norm: one fp32 tensor, or a bf16 cast for each."""
+    """The input of `count` projections after one norm: one fp32 tensor, or a bf16 cast for each."""
     if setting.precision == "fp32":
         return FP32_BYTES * shape.d_model
     return count * setting.half_bytes * shape.d_model
@@ -57,7 +57,7 @@ def head_norm_bytes_per_token(shape: ModelShape, setting: Setting) -> int:
 
 
 def mask_bytes_per_token(shape: ModelShape, setting: Setting, element_bytes: int) -> int:
-    """A dropout keeps its mask: one byte an element on CUDA, one element of its input's type on a CPU."""
+    """Mask of a dropout: one byte per element on CUDA, one element of the input's type on a CPU."""
     if shape.dropout == 0:
         return 0
     return shape.d_model * (1 if setting.device == "cuda" else element_bytes)

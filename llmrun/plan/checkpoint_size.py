@@ -17,11 +17,10 @@ TEXTBOOK_BYTES_PER_PARAMETER = 10
 
 
 class CheckpointSize(NamedTuple):
-    """What llmrun writes, and beside it the textbook's bf16 form, in bytes.
+    """Bytes that llmrun writes, and the textbook's bf16 size for comparison.
 
-    total, per_rank:                    12 bytes a parameter; a rank writes 1/D of it, rounded up.
-    textbook_total, textbook_per_rank:  2 bytes of bf16 weight and 8 of moments a parameter.
-    parts:                              of `total`: weights and the two moments.
+    total, per_rank:                    12 bytes per parameter; a rank writes 1/D of it, rounded up.
+    textbook_total, textbook_per_rank:  2 bytes of bf16 weight and 8 of moments per parameter.
     """
 
     total: int
@@ -31,7 +30,7 @@ class CheckpointSize(NamedTuple):
 
     @property
     def parts(self) -> dict[str, int]:
-        """Bytes by part, as the manifest calls them."""
+        """`total` by part, with the manifest's names."""
         third = self.total // 3
         return {"parameter": third, "optimizer/exp_avg": third, "optimizer/exp_avg_sq": third}
 
@@ -50,10 +49,10 @@ def payload_bytes(N_params_total: int, bytes_per_parameter: int) -> int:
 
 @dataclass(frozen=True)
 class Retention:
-    """Checkpoints on disk at the end of a run, with the one being written: how many, and why.
+    """The number of checkpoints on disk at the end of a run, by the reason for which they are kept.
 
-    newest: `keep_last`.  best: 1 where the best is kept.  permanent: multiples of `keep_every_steps`.
-    Together they are no more than the run has steps: it saves after a step, at most once after each.
+    newest: `keep_last`.  best: 1 if the best is kept.  permanent: multiples of `keep_every_steps`.
+    Together they are at most the steps of the run, which saves at most once after each step.
     """
 
     newest: int
@@ -62,14 +61,14 @@ class Retention:
 
     @property
     def count(self) -> int:
-        """All of them, and the one being written."""
+        """All of them and the one being written."""
         return self.newest + self.best + self.permanent + 1
 
 
 def retention_of(keep_last: int, keep_best: bool, keep_every_steps: int | None, steps: int) -> Retention:
-    """The most checkpoints that are there at once in a run of `steps`.
+    """The most checkpoints that exist at once in a run of `steps`.
 
-    keep_best: whether the best is kept and there is one: only evaluation finds it.
+    keep_best: whether the best is kept and exists, which takes evaluation.
     """
     newest = min(keep_last, steps)
     best = min(int(keep_best), steps - newest)
@@ -78,7 +77,7 @@ def retention_of(keep_last: int, keep_best: bool, keep_every_steps: int | None, 
 
 
 def retention_in(config: Config, steps: int) -> Retention:
-    """The most checkpoints that a run of this config has at once."""
+    """The most checkpoints that exist at once in a run of this config."""
     keep, evaluates = config.checkpoint, config.eval.every_steps is not None
     return retention_of(keep.keep_last, keep.keep_best and evaluates, keep.keep_every_steps, steps)
 

@@ -1,4 +1,4 @@
-"""How others count FLOPs and time, by name: the same run has other figures in other papers."""
+"""FLOPs conventions by name: how papers count the same run."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,9 +21,11 @@ USED = "exact"
 class Convention(NamedTuple):
     """One way to count.
 
-    name:       stable, for scripts.  formula: with the symbols of llmrun, without words.  source: who counts so, a text of
-                 `language.py`.
-    of_hardware: counts recomputation too, so that a share of the peak is an HFU, not an MFU.
+    name:        stable, for scripts.
+    formula:     per token, in llmrun's symbols, without words.
+    source:      who counts like this; translated.
+    per_token:   FLOPs per token.
+    of_hardware: whether recomputation is counted, so that a share of the peak is an HFU, not an MFU.
     """
 
     name: str
@@ -39,12 +41,12 @@ def square_per_token(shape: ModelShape) -> int:
 
 
 def six_N_and_square(N: int, shape: ModelShape) -> int:
-    """6·N + 12·n_layers·d_q·L_ctx: PaLM's approximation, which counts norms and biases as if multiplied by."""
+    """6·N + 12·n_layers·d_q·L_ctx: PaLM's approximation, which counts norms and biases like matrices."""
     return flops_6NT(N, 1) + square_per_token(shape)
 
 
 def position_table(shape: ModelShape, count: ParameterCount) -> int:
-    """Parameters of the position table: what the tables hold beside the token table."""
+    """Parameters of the position table."""
     return count.embedding - shape.vocab_size * shape.d_model
 
 
@@ -56,7 +58,7 @@ def layers_and_softmax(shape: ModelShape) -> int:
 
 
 def selective_per_token(shape: ModelShape) -> int:
-    """The exact count with attention's square twice: it is recomputed, and counted forward and backward."""
+    """The exact count with attention's square twice: recomputed, counted forward and backward."""
     return flops_per_token(shape) + square_per_token(shape)
 
 
@@ -138,7 +140,7 @@ CONVENTIONS = (
 
 
 def convention(name: str) -> Convention:
-    """The convention of a name, which exists."""
+    """The convention called `name`, which must exist."""
     return next(found for found in CONVENTIONS if found.name == name)
 
 
@@ -151,7 +153,7 @@ def petaflop_days(FLOPs: float) -> float:
 
 
 def tokens_per_parameter(tokens: int, N_params_total: int) -> float:
-    """Training tokens per parameter; about 20 spends FLOPs best (Hoffmann et al. 2022, arXiv 2203.15556)."""
+    """Training tokens per parameter; about 20 is compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556)."""
     return tokens / N_params_total
 
 
@@ -164,7 +166,7 @@ def activation_bytes_per_block(shape: ModelShape, mu_tok: int) -> int:
 
 
 def square_over_width(shape: ModelShape) -> float:
-    """5·a·s/h, the share of attention's square beside 34 (Korthikanti et al. 2022, section 5)."""
+    """5·a·s/h, the share of attention's square relative to 34 (Korthikanti et al. 2022, section 5)."""
     return 5 * shape.n_heads * shape.L_ctx / shape.d_model
 
 
@@ -180,7 +182,7 @@ def selective_overhead(shape: ModelShape) -> float:
 
 
 def block_input_bytes(shape: ModelShape, tokens: int, element_bytes: int = 2) -> int:
-    """What full recomputation keeps: the input of each block (Smith et al. 2022, arXiv 2201.11990, section 2.1.1)."""
+    """Bytes kept under full recomputation: the input of each block (Smith et al. 2022, arXiv 2201.11990, section 2.1.1)."""
     return element_bytes * tokens * shape.n_layers * shape.d_model
 
 
@@ -188,7 +190,7 @@ def zero_bytes(N: int, D: int, stage: int) -> int:
     """Bytes a rank of weights, gradients and optimizer under ZeRO: 2 + 2 + 12 a parameter in mixed precision.
 
     stage: 0 shards nothing, 1 the optimizer, 2 also gradients, 3 also weights (Rajbhandari et al. 2020,
-    arXiv 1910.02054, figure 1).  llmrun's own are in `memory`: fp32 weights and gradients.
+    arXiv 1910.02054, figure 1).  llmrun keeps fp32 weights and gradients: see `memory`.
     """
     sharded = {0: 0, 1: 12, 2: 14, 3: 16}[stage]
     return (16 - sharded) * N + -(-sharded * N // D)

@@ -1,10 +1,10 @@
-"""Time, energy, CO2 and money of a run: pure functions; None where something they need is unknown, never 0."""
+"""Time, energy, CO2 and money of a run: pure functions.  An unknown figure is None, never 0."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmrun.plan.hardware import Accelerator
-from llmrun.plan.render.language import Said
+from llmrun.plan.note import Note
 
 SECONDS_PER_HOUR = 3600
 
@@ -12,11 +12,11 @@ COSTS = ("time_hours", "GPU_hours", "energy_kWh", "tCO2", "yuan_energy", "yuan_G
 
 
 class Prices(NamedTuple):
-    """What the site pays and emits.
+    """Prices, power and emissions of the site.
 
     PUE:               power usage effectiveness.
-    yuan_per_GPU_hour: None where unknown.
-    watts_per_device:  mean power as measured; None takes the TDP.
+    yuan_per_GPU_hour: None if unknown.
+    watts_per_device:  measured mean power; None: use the TDP.
     """
 
     PUE: float
@@ -28,16 +28,15 @@ class Prices(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes, without interruptions.
+    """Time and money of a run without interruptions; None if unknown.
 
-    time_hours:   FLOPs / (D · peak · MFU), longer by the share that ranks wait for the busiest one;
-                  tokens / tokens a second where a throughput was measured.
+    time_hours:   FLOPs / (D · peak · MFU · (1 - idle share)), or tokens / measured throughput.
     GPU_hours:    D · time_hours.
-    watts:        of one device: as measured, else its TDP.
+    watts:        power of one device, measured or its TDP.
     energy_kWh:   watts · D · time_hours · PUE.
     tCO2:         energy_kWh · kgCO2_per_kWh, in tonnes.
     yuan_energy:  energy_kWh · yuan_per_kWh.       yuan_GPU: GPU_hours · yuan_per_GPU_hour.
-    unknown:      for each None among them, why.
+    unknown:      the reason for each None of `COSTS`.
     """
 
     time_hours: float | None
@@ -47,7 +46,7 @@ class Costs:
     tCO2: float | None
     yuan_energy: float | None
     yuan_GPU: float | None
-    unknown: dict[str, Said]
+    unknown: dict[str, Note]
 
 
 def time_hours(FLOPs: float, D: int, peak_FLOPs: float, mfu: float, idle_share: float = 0.0) -> float:
@@ -59,7 +58,7 @@ def time_hours(FLOPs: float, D: int, peak_FLOPs: float, mfu: float, idle_share: 
 
 
 def hours_at(tokens: int, tokens_per_second: float) -> float:
-    """Hours that a run of `tokens` takes at a measured throughput of all devices together."""
+    """Hours for `tokens` at a measured throughput of all devices together."""
     return tokens / tokens_per_second / SECONDS_PER_HOUR
 
 
@@ -89,9 +88,12 @@ def costs_of(
     prices: Prices,
     measured_hours: float | None = None,
 ) -> Costs:
-    """All costs that can be known.
+    """All costs that are known.
 
-    measured_hours: of the whole run, from a throughput that was measured; None assumes `mfu`.
+    FLOPs:          of the whole run.
+    idle_share:     share of time that ranks wait for the busiest one, 0 … 1.
+    mfu:            assumed share of the peak, 0 … 1.
+    measured_hours: of the whole run, from a measured throughput; None: use `mfu`.
     """
     peak = accelerator.peak_FLOPs(precision) if accelerator else None
     if measured_hours is not None:
@@ -105,8 +107,8 @@ def costs_of(
 
 
 def _costs_of_hours(hours: float, D: int, accelerator: Accelerator | None, prices: Prices) -> Costs:
-    """What a run of `hours` on D devices takes."""
-    unknown: dict[str, Said] = {}
+    """All costs of a run of `hours` on D devices."""
+    unknown: dict[str, Note] = {}
     GPU_hours = D * hours
     energy = emitted = yuan_energy = yuan_GPU = None
     watts = prices.watts_per_device or (accelerator.TDP_W if accelerator else None)
@@ -117,24 +119,19 @@ def _costs_of_hours(hours: float, D: int, accelerator: Accelerator | None, price
         emitted = tonnes_CO2(energy, prices.kgCO2_per_kWh)
         yuan_energy = price(energy, prices.yuan_per_kWh)
     if prices.yuan_per_GPU_hour is None:
-        unknown["yuan_GPU"] = Said("{key} is not set", {"key": "hardware.yuan_per_GPU_hour"})
+        unknown["yuan_GPU"] = Note("not_set", {"key": "hardware.yuan_per_GPU_hour"})
     else:
         yuan_GPU = price(GPU_hours, prices.yuan_per_GPU_hour)
     return Costs(hours, GPU_hours, watts, energy, emitted, yuan_energy, yuan_GPU, unknown)
 
 
-def _why_no_peak(accelerator: Accelerator | None, precision: str) -> Said:
-    """Why no time can be told."""
+def _why_no_peak(accelerator: Accelerator | None, precision: str) -> Note:
     if accelerator is None:
-        return Said("{key} is not set", {"key": "hardware.accelerator"})
-    return Said(
-        "the hardware table has no {precision} peak of {name}",
-        {"precision": precision, "name": accelerator.name},
-    )
+        return Note("not_set", {"key": "hardware.accelerator"})
+    return Note("no_peak", {"precision": precision, "name": accelerator.name})
 
 
-def _why_no_power(accelerator: Accelerator | None) -> Said:
-    """Why no energy can be told."""
+def _why_no_power(accelerator: Accelerator | None) -> Note:
     if accelerator is None:
-        return Said("{key} is not set", {"key": "hardware.watts_per_device"})
-    return Said("the hardware table has no TDP of {name}", {"name": accelerator.name})
+        return Note("not_set", {"key": "hardware.watts_per_device"})
+    return Note("no_TDP", {"name": accelerator.name})

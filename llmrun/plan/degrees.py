@@ -1,24 +1,24 @@
-"""What each D costs: the same bits for every D from 1 to V, but not the same time and memory."""
+"""The cost of each D from 1 to V: the bits are the same, time and memory are not."""
 
 from typing import NamedTuple
 
 from llmrun.core.batch import Batch, divisors
-from llmrun.core.lanes import cost_of
+from llmrun.core.lanes import UnevenCost, cost_of
 
 GPUS_OF_A_NODE = 8
 MOST_WORK = 1_000_000
-"""Steps of the search for the best cuts that a row may take: about half a second."""
+"""Most steps of the search for the best split of lanes, about half a second."""
 
 
 class Degree(NamedTuple):
     """One D.
 
-    A:           accumulation steps, None where D does not divide M.   A_largest: of the busiest rank.
-    cheap:       all ranks host the same number of lanes.
-    idle_share:  share of all ranks' compute time spent waiting for the busiest rank.
-    sums_sent:   partial sums that a rank sends in the mean; a cheap D that is V/2^k sends one.
-                 None where finding the best cuts takes too long.
-    buffers:     gradient buffers of the busiest rank, `.grad` included; None as before.
+    A:           accumulation steps, None if D does not divide M.   A_largest: of the busiest rank.
+    cheap:       all ranks have the same number of lanes.
+    idle_share:  share of all ranks' time spent waiting for the busiest rank, 0 … 1.
+    sums_sent:   partial sums that a rank sends on average, 1 for D = V/2^k;
+                 None if finding the best split takes too long.
+    buffers:     gradient buffers of the busiest rank with `.grad`; None as for sums_sent.
     """
 
     D: int
@@ -31,7 +31,7 @@ class Degree(NamedTuple):
 
 
 def degree(batch: Batch, D: int) -> Degree:
-    """What sharing the lanes of `batch` among D ranks costs."""
+    """The cost of sharing the lanes of `batch` among D ranks."""
     V = batch.V
     most = -(-V // D)
     sums_sent, buffers = None, None
@@ -49,15 +49,21 @@ def degree(batch: Batch, D: int) -> Degree:
     )
 
 
+def micro_batches_per_rank(batch: Batch, lanes: UnevenCost) -> tuple[int, int]:
+    """The fewest and the most micro-batches that a rank computes in one step."""
+    per_lane = batch.micro_batches_per_lane
+    return min(lanes.lanes_per_rank) * per_lane, max(lanes.lanes_per_rank) * per_lane
+
+
 def search_work(V: int, D: int) -> int:
-    """Steps that the search for the best cuts takes at most: ranks, starts of a rank, and its ends."""
+    """Upper bound of the search for the best split: ranks times starts times ends of a rank."""
     most = -(-V // D)
     slack = D * most - V
     return D * (slack + 1) * min(most, slack + 1)
 
 
 def degrees_shown(batch: Batch) -> list[int]:
-    """The D worth a row: every D that divides V, and what is left when a GPU, a node or a half is lost."""
+    """The D worth a row: those that divide V, and what is left after losing a GPU, a node or a quarter."""
     V, D = batch.V, batch.D
     cheap = divisors(V, V)
     if len(cheap) > 12:
@@ -68,5 +74,5 @@ def degrees_shown(batch: Batch) -> list[int]:
 
 
 def degree_table(batch: Batch) -> list[Degree]:
-    """One row for each D worth showing, ascending."""
+    """The rows of `degrees_shown`, ascending."""
     return [degree(batch, D) for D in degrees_shown(batch)]

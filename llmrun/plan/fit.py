@@ -1,4 +1,4 @@
-"""Whether a rank's memory suffices, and what would make it suffice at which price.  Every figure is of `memory_of`."""
+"""Whether a rank fits the memory of its device, and remedies with their price.  All bytes are of `memory_of`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,20 +10,19 @@ from llmrun.core.model.flops import checkpointing_flops_per_token, flops_per_tok
 from llmrun.core.model.parameters import count_parameters
 from llmrun.core.model.shape import ModelShape
 from llmrun.plan.memory import Setting, memory_of
-from llmrun.plan.render.amounts import show_bytes
-from llmrun.plan.render.language import Said
+from llmrun.plan.note import Note
 
 MOST_SEQUENCES = 65_536
-"""Sequences in one micro-batch that the search for the largest μ_tok looks at."""
+"""Most sequences per micro-batch in the search for the largest μ_tok."""
 
 
 class Remedy(NamedTuple):
     """One way to need less memory.
 
     name:      stable, for scripts.
-    settings:  what to set, as `--set` takes it; with it an A that the user states and that is another one now.
-    same_bits: whether a run that has begun keeps its bits.
-    bytes:     of one rank, with the remedy.     fits: whether that suffices.
+    settings:  as `--set` takes them, with the changed A if the user stated one.
+    same_bits: whether the bits of a run stay the same.
+    bytes:     of one rank, with the remedy.     fits: whether that is at most what the device has.
     price:     what it costs.
     """
 
@@ -32,17 +31,16 @@ class Remedy(NamedTuple):
     same_bits: bool
     bytes: int
     fits: bool
-    price: tuple[Said, ...]
+    price: tuple[Note, ...]
 
 
 class Fitting(NamedTuple):
-    """How a plan lies in the memory of its accelerator.
+    """How a plan fits the memory of its accelerator.
 
     has, needs:     bytes of the device, bytes of a rank.
-    largest_mu_tok: with all else as it is, M a multiple of V and, where it is one now, of D; None where not even
-                    one sequence fits.
-    remedies:       what needs less memory, the same bits first; empty where the plan fits.
-    most_layers:    blocks of this width that fit with every remedy at once; None where the plan or a remedy fits.
+    largest_mu_tok: of `largest_mu_tok`.
+    remedies:       what needs less memory, those with the same bits first; empty if the plan fits.
+    most_layers:    layers of this width that fit with all remedies together; None if the plan or a remedy fits.
     """
 
     has: int
@@ -58,19 +56,19 @@ class Fitting(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Changes that may be made together."""
+    """A change that needs less memory; several can be combined."""
 
     name: str
     settings: tuple[str, ...]
     same_bits: bool
     apply: Callable[[Setting], Setting]
-    price: Said
+    price: Note
 
 
 class Question(NamedTuple):
-    """What remedies are sought for: a rank of `setting` that is to lie in `has` bytes.
+    """The problem to find remedies for: a rank of `setting` in `has` bytes.
 
-    states_A: whether the user gave A, so that it has to follow μ_tok and D.
+    states_A: whether the user gave A, which then has to change with μ_tok and D.
     """
 
     shape: ModelShape
@@ -83,7 +81,7 @@ class Question(NamedTuple):
 def fitting_of(
     shape: ModelShape, setting: Setting, batch: Batch, has: int, *, states_A: bool = False
 ) -> Fitting:
-    """How a rank of this setting lies in `has` bytes.  states_A: whether the user gave A."""
+    """How a rank of this setting fits `has` bytes.  states_A: whether the user gave A."""
     needs = bytes_of(shape, setting)
     largest = largest_mu_tok(shape, setting, batch, has)
     if needs <= has:
@@ -99,9 +97,9 @@ def bytes_of(shape: ModelShape, setting: Setting) -> int:
 
 
 def largest_mu_tok(shape: ModelShape, setting: Setting, batch: Batch, has: int) -> int | None:
-    """The largest μ_tok that fits and leaves M a whole multiple of V; None where one sequence is too much.
+    """The largest μ_tok that fits, in tokens, or None if one sequence does not fit.
 
-    Where D divides M now it still does.
+    All else stays as it is: M is a multiple of V and, if it is one now, of D.
     """
     sequences = batch.gb_tok // (batch.L_ctx * batch.V)
 
@@ -117,7 +115,7 @@ def largest_mu_tok(shape: ModelShape, setting: Setting, batch: Batch, has: int) 
 
 
 def _last_that(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n from 1 to `most` that fits, 0 where none does; what fits at n fits below n."""
+    """The largest n from 1 to `most` that fits, or 0.  `fits` must be monotonic."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -126,7 +124,7 @@ def _last_that(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _remedies(asked: Question, largest: int | None) -> list[Remedy]:
-    """Each way by itself, the two of the same bits together, more ranks, and all ways together."""
+    """Each way alone, those with the same bits together, more ranks, and all ways together."""
     ways = _ways(asked.shape, asked.setting, asked.batch, largest)
     same = [way for way in ways if way.same_bits]
     tried = [[way] for way in ways if way.same_bits]
@@ -143,24 +141,21 @@ def _remedies(asked: Question, largest: int | None) -> list[Remedy]:
 
 
 def _ways(shape: ModelShape, setting: Setting, batch: Batch, largest: int | None) -> list[Way]:
-    """What this setting does not do yet."""
+    """The ways that this setting does not use yet."""
     ways = []
     if not setting.recomputes:
         share = checkpointing_flops_per_token(shape) / flops_per_token(shape)
-        price = Said("{share:.0%} more FLOPs: every block forward twice", {"share": share})
+        price = Note("recomputation", {"share": share})
         ways.append(
             Way("activation_checkpointing", ("activation_checkpointing=block",), True, _recomputing, price)
         )
     if setting.strategy == "replicate" and setting.D > 1:
-        gathered = show_bytes(2 * 4 * count_parameters(shape).N_params_total)
-        price = Said("each rank receives {gathered} of weights per micro-batch", {"gathered": gathered})
+        gathered = 2 * 4 * count_parameters(shape).N_params_total
+        price = Note("gathered_weights", {"bytes": gathered})
         ways.append(Way("shard", ("strategy=shard",), True, _sharding, price))
     smaller = largest or batch.L_ctx
     if smaller < setting.mu_tok:
-        price = Said(
-            "micro-batches of {smaller:,} tokens instead of {now:,}: other bits, smaller products",
-            {"smaller": smaller, "now": setting.mu_tok},
-        )
+        price = Note("smaller_micro_batches", {"smaller": smaller, "now": setting.mu_tok})
         ways.append(
             Way(
                 "mu_tok",
@@ -171,28 +166,26 @@ def _ways(shape: ModelShape, setting: Setting, batch: Batch, largest: int | None
             )
         )
     if setting.V > setting.D and batch.M % setting.D == 0:
-        price = Said("other bits, and D is at most {D:,} for ever", {"D": setting.D})
+        price = Note("fewer_lanes", {"D": setting.D})
         ways.append(Way("fewer_lanes", (f"batch.V={setting.D}",), False, _fewest_lanes, price))
     return ways
 
 
 def _recomputing(setting: Setting) -> Setting:
-    """With activation checkpointing."""
     return replace(setting, recomputes=True)
 
 
 def _sharding(setting: Setting) -> Setting:
-    """With sharded weights and gradients."""
     return replace(setting, strategy="shard")
 
 
 def _fewest_lanes(setting: Setting) -> Setting:
-    """With one lane a rank."""
+    """One lane per rank."""
     return replace(setting, V=setting.D, lanes=cost_of(setting.D, setting.D))
 
 
 def _together(asked: Question, ways: list[Way]) -> Remedy:
-    """Several ways as one remedy."""
+    """Several ways combined into one remedy."""
     setting = asked.setting
     for way in ways:
         setting = way.apply(setting)
@@ -208,13 +201,13 @@ def _together(asked: Question, ways: list[Way]) -> Remedy:
 
 
 def _stated_A(asked: Question, after: Setting) -> tuple[str, ...]:
-    """The A that goes with a remedy where the user states one; nothing where it stays as it is."""
+    """The setting of A that goes with a remedy, if the user gave A and it changes."""
     A = asked.batch.gb_tok // (after.mu_tok * after.D)
     return (f"batch.A={A}",) if asked.states_A and asked.batch.A != A else ()
 
 
 def _more_ranks(asked: Question, same: list[Way]) -> list[Remedy]:
-    """The fewest ranks on which it fits without another bit, alone or with every other way of the same bits."""
+    """The fewest ranks on which it fits with the same bits, alone or with the ways in `same`."""
     batch, setting = asked.batch, asked.setting
     degrees = [D for D in divisors(batch.V, batch.V) if D > setting.D]
     for ways in ([], same) if same else ([],):
@@ -222,7 +215,7 @@ def _more_ranks(asked: Question, same: list[Way]) -> list[Remedy]:
             wider = asked._replace(setting=replace(setting, D=D, lanes=cost_of(setting.V, D)))
             remedy = _together(wider, ways)
             if remedy.fits:
-                price = Said("{times:.3g} times as many devices", {"times": D / setting.D})
+                price = Note("more_devices", {"times": D / setting.D})
                 return [
                     remedy._replace(
                         name="+".join(["D", *(way.name for way in ways)]),
@@ -234,7 +227,7 @@ def _more_ranks(asked: Question, same: list[Way]) -> list[Remedy]:
 
 
 def _most_layers(shape: ModelShape, setting: Setting, batch: Batch, has: int) -> int:
-    """Blocks that fit with one sequence a micro-batch, one lane a rank, recomputation and sharding."""
+    """Layers that fit with one sequence per micro-batch, one lane per rank, recomputation and sharding."""
     least = replace(setting, mu_tok=batch.L_ctx)
     for way in _ways(shape, setting, batch, None):
         least = way.apply(least)

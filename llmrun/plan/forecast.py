@@ -1,4 +1,4 @@
-"""Forecasts of time and memory: from timed steps, and from earlier forecasts beside what was measured."""
+"""Forecasts of time and memory, from timed steps and from earlier runs, and the errors of earlier forecasts."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,14 +23,14 @@ QUANTITIES: tuple[Quantity, ...] = (
 )
 GROW_WITH_STEPS = ("time_s", "energy_J")
 TIMES = ("step_s", "time_s")
-"""Judged by the basis of the forecast: one from measurements says nothing of one from an assumed MFU."""
+"""Their errors depend on the basis of the forecast and are kept apart by it."""
 Basis = Literal["same_work", "similar_work", "assumed_mfu"]
-"""Where a forecast of time came from: earlier runs of the same work here; the FLOP/s of earlier runs here with the
-same device, precision and D; the config's MFU."""
+"""What a forecast of time is based on: earlier runs of the same work on this machine; the FLOP/s of earlier runs with
+the same device, precision, D and threads; the config's assumed MFU."""
 FROM_MEASUREMENT: tuple[Basis, ...] = ("same_work", "similar_work")
 FORECASTS_SHOWN = 12
 FORECASTS_LEAST = 3
-"""Fewer give no interval."""
+"""Fewest errors that give an interval."""
 RUNS_AVERAGED = 5
 SIMILAR = ("precision", "D", "threads_per_rank")
 
@@ -39,14 +39,13 @@ Figures = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was planned for one segment of a run, and what came of it.
+    """What was planned and what was measured for one segment of a run.
 
     made:     UTC.        machine: device (cpu or cuda), its model, the host.
-    work:     all that the time of a step depends on beside the machine.
-    basis:    of the time; None where it could not be told.
-    planned:  QUANTITIES, and `steps` of the segment as it was meant; None is unknown.
-    measured: the same for the steps that were done; None until the segment's end, and for ever where its
-              launcher was killed.
+    work:     of `work_of`.
+    basis:    of the time; None if there is no forecast of time.
+    planned:  QUANTITIES and `steps` of the planned segment; None: unknown.
+    measured: the same for the steps that were done; None before the segment's end, and if its launcher was killed.
     """
 
     run: str
@@ -59,7 +58,7 @@ class Forecast:
     measured: Figures | None
 
     def planned_for_done(self, quantity: Quantity) -> float | None:
-        """The plan for as many steps as were done."""
+        """The planned figure, scaled to the steps that were done."""
         planned = self.planned[quantity]
         if planned is None or self.measured is None or quantity not in GROW_WITH_STEPS:
             return planned
@@ -67,31 +66,29 @@ class Forecast:
         return planned * done / meant if meant and done else None
 
     def error(self, quantity: Quantity) -> float | None:
-        """Planned over measured, less 1; None where either is unknown."""
+        """Planned / measured - 1, or None if either is unknown."""
         planned = self.planned_for_done(quantity)
         measured = None if self.measured is None else self.measured[quantity]
         return None if planned is None or not measured else planned / measured - 1.0
 
 
 class ForecastRecord(NamedTuple):
-    """Errors of one quantity, oldest first: planned over measured, less 1."""
+    """Errors of one quantity, oldest first: planned / measured - 1."""
 
     errors: tuple[float, ...]
 
     @property
     def median_error(self) -> float:
-        """The median of their sizes."""
-        from statistics import median
-
+        """The median of the absolute errors."""
         return median(abs(error) for error in self.errors)
 
     @property
     def worst_error(self) -> float:
-        """The largest size."""
+        """The largest absolute error."""
         return max(abs(error) for error in self.errors)
 
     def interval(self, planned: float) -> tuple[float, float] | None:
-        """From least to most if this forecast is as wrong as one of the record; None where there are too few."""
+        """The measured range to expect if this forecast is as wrong as those of the record; None if too few."""
         if len(self.errors) < FORECASTS_LEAST:
             return None
         return planned / (1.0 + max(self.errors)), planned / (1.0 + min(self.errors))
@@ -103,9 +100,9 @@ def record_of(
     quantity: Quantity,
     bases: Collection[Basis] | None = None,
 ) -> ForecastRecord | None:
-    """The last forecasts of a quantity on such a machine; None where there is none.
+    """The last FORECASTS_SHOWN errors of a quantity on such a machine, or None if there are none.
 
-    bases: count only forecasts of time that came from there; None counts all.
+    bases: count only forecasts with one of these bases; None: count all.
     """
     own = [
         f for f in forecasts if is_same_machine(f.machine, machine) and (bases is None or f.basis in bases)
@@ -115,12 +112,12 @@ def record_of(
 
 
 def is_same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether the same model of device does the work: hosts of a cluster share their record."""
+    """Whether both have the same model of device; hosts of a cluster share their record."""
     return all(a[key] == b[key] for key in ("device", "model"))
 
 
 def work_of(resolved: Resolved) -> dict[str, Any]:
-    """All that the time of a step depends on beside the machine, and its FLOPs."""
+    """Everything that the time of a step depends on apart from the machine, and the FLOPs of a step."""
     config, batch = resolved.config, resolved.batch
     return {
         "shape": asdict(resolved.shape),
@@ -142,9 +139,7 @@ def work_of(resolved: Resolved) -> dict[str, Any]:
 def step_from_record(
     forecasts: Iterable[Forecast], machine: Mapping[str, Any], work: Mapping[str, Any]
 ) -> tuple[float, Basis] | None:
-    """Seconds of a step as earlier runs here measured them; None where none was alike."""
-    from statistics import median
-
+    """(seconds per step, basis) from earlier runs on such a machine, or None if there is no similar one."""
     own = sorted((f for f in forecasts if is_same_machine(f.machine, machine)), key=lambda f: f.made)
     same = _measured_steps(f for f in own if f.work == work)
     if same:
@@ -159,20 +154,8 @@ def step_from_record(
 
 
 def _measured_steps(forecasts: Iterable[Forecast]) -> Sequence[float]:
-    """Measured seconds of a step, where known."""
     measured = [f.measured["step_s"] for f in forecasts if f.measured is not None]
     return [step_s for step_s in measured if step_s]
-
-
-def lines_of_forecast(forecast: Forecast) -> list[str]:
-    """Planned beside measured, a line for each quantity that has both."""
-    lines = []
-    for quantity in QUANTITIES:
-        planned, error = forecast.planned_for_done(quantity), forecast.error(quantity)
-        if planned is not None and error is not None and forecast.measured is not None:
-            measured = forecast.measured[quantity]
-            lines.append(f"{quantity}: planned {planned:,.4g}, measured {measured:,.4g} ({error:+.1%})")
-    return lines
 
 
 SECONDS_PER_HOUR = 3600
@@ -181,12 +164,13 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True)
 class Timed:
-    """Steps that were timed.
+    """Timed steps.
 
-    step_s:   seconds of each, warm-up left out.
-    D:        ranks that shared a step.      micro_batches: of the busiest rank in one step.
-    energy_J: of all devices during these steps; None where nothing counts it.
-    where:    the device, as a phrase.
+    step_s:        seconds of each step, without warm-up.
+    D:             ranks that shared a step.
+    micro_batches: of the busiest rank in one step.
+    energy_J:      of all devices during these steps; None without an energy counter.
+    where:         the name of the device.
     """
 
     step_s: tuple[float, ...]
@@ -198,14 +182,14 @@ class Timed:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """What a run takes if every step takes what the timed ones took.
+    """Time and energy of a run whose steps take as long as the timed ones.
 
-    step_s:            the median.      spread: half the middle half of the timed steps over their median.
+    step_s:            median seconds per step.      spread: of `spread_of`.
     tokens_per_second: of all ranks.
-    time_hours, GPU_hours: of the whole run, evaluation and saving not included.
-    energy_kWh:        of the devices, without PUE; None where it was not timed.
-    mfu:               0 … 1; None where the peak is unknown.
-    steps_timed, D_timed, where: what was timed.
+    time_hours, GPU_hours: of the whole run, without evaluation and saving.
+    energy_kWh:        of the devices, without PUE; None if it was not measured.
+    mfu:               0 … 1; None if the peak is unknown.
+    steps_timed, D_timed, where: of the timed steps.
     """
 
     step_s: float
@@ -221,34 +205,34 @@ class TimeEstimate:
     where: str
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The fields, for `--json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class TrialSize:
-    """A batch that one machine can time: as many micro-batches for the busiest rank as in the whole run."""
+class BenchmarkBatch:
+    """A batch to time on one machine: the busiest rank has as many micro-batches as in the run."""
 
     gb_tok: int
     V: int
     D: int
 
 
-def trial_size(batch: Batch, devices: int) -> TrialSize:
-    """The batch itself where `devices` are enough, else the same work a rank on fewer ranks."""
+def benchmark_batch(batch: Batch, devices: int) -> BenchmarkBatch:
+    """The batch itself if there are at least D devices, else the same work per rank on fewer ranks."""
     assert devices >= 1
     if devices >= batch.D:
-        return TrialSize(batch.gb_tok, batch.V, batch.D)
+        return BenchmarkBatch(batch.gb_tok, batch.V, batch.D)
     lanes = max(cost_of(batch.V, batch.D).lanes_per_rank)
     micro_batches = lanes * batch.micro_batches_per_lane
-    return TrialSize(devices * micro_batches * batch.mu_tok, devices * lanes, devices)
+    return BenchmarkBatch(devices * micro_batches * batch.mu_tok, devices * lanes, devices)
 
 
 def estimate(timed: Timed, batch: Batch, FLOPs_per_token: int, peak_FLOPs: float | None) -> TimeEstimate:
     """The time of a run of `batch` on batch.D such devices.
 
-    A rank's step is taken to last as long as the timed one: the exchange among more ranks is not in it.
-    peak_FLOPs: of one device, FLOP/s; None where unknown.
+    A step is assumed to take as long as a timed one; exchange among more ranks is not included.
+    peak_FLOPs: of one device, FLOP/s; None if unknown.
     """
     step_s = median(timed.step_s)
     rate = batch.gb_tok / step_s
@@ -273,7 +257,7 @@ def estimate(timed: Timed, batch: Batch, FLOPs_per_token: int, peak_FLOPs: float
 
 
 def spread_of(values: Sequence[float]) -> float:
-    """Half the distance between the quartiles, over the median; 0 for a single value."""
+    """Half the interquartile range over the median; 0 for a single value."""
     ordered = sorted(values)
     quarter = len(ordered) // 4
     return (ordered[-1 - quarter] - ordered[quarter]) / 2 / median(ordered)

@@ -1,7 +1,7 @@
-"""How often to save, and what interruptions cost: Young, Daly, goodput.  Pure functions of seconds.
+"""Checkpoint intervals and the cost of interruptions (Young, Daly, goodput): pure functions of seconds.
 
 delta: seconds that one save costs.  M: mean seconds between interruptions of the whole run.
-R:     seconds from an interruption until training goes on.
+R:     seconds from an interruption until training continues.
 """
 
 from math import exp, expm1, sqrt
@@ -11,16 +11,16 @@ from llmrun.plan.checkpoint_size import CheckpointSize
 
 SECONDS_PER_HOUR = 3600
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Of the best interval: the rows of the table."""
+"""Multiples of the best interval in the table."""
 
 
 def run_MTBF_s(device_MTBF_hours: float, D: int) -> float:
-    """M: D devices fail D times as often as one (independent, at a constant rate)."""
+    """M: D devices fail D times as often as one, independently and at a constant rate."""
     return device_MTBF_hours * SECONDS_PER_HOUR / D
 
 
 def device_MTBF_of(interruptions: int, devices: int, days: float) -> float:
-    """Hours between interruptions of one device, from what a run reported."""
+    """Hours between interruptions of one device, from the figures of a run."""
     return devices * days * 24 / interruptions
 
 
@@ -41,18 +41,18 @@ def daly_interval_s(delta: float, M: float) -> float:
 
 
 def goodput(interval: float, delta: float, M: float, R: float) -> float:
-    """Share of wall time that is training which is never done again, 0 … 1.
+    """Share of wall time spent on training that is not lost, 0 … 1.
 
     interval / (M·e^(R/M)·(e^((interval + delta)/M) - 1)) (Daly 2006, equation 20: the solve time over the
     expected wall time, with interruptions also during saves and restarts).
     """
     exponent = (interval + delta + R) / M
-    # e^709 is the largest double: beyond it the run never gets from one save to the next.
+    # e^709 is the largest double; such a run never reaches its next save.
     return interval / (M * exp(R / M) * expm1((interval + delta) / M)) if exponent < 700 else 0.0
 
 
 class Interval(NamedTuple):
-    """One interval between saves and its goodput."""
+    """An interval between saves and its goodput."""
 
     interval_s: float
     goodput: float
@@ -61,17 +61,17 @@ class Interval(NamedTuple):
 class Saving(NamedTuple):
     """When to save and what it costs.
 
-    delta_s:       seconds to write one checkpoint at the stated bandwidth: what a save costs if training waits
-                   for it.  llmrun writes in the background and waits for a copy only, so this is the most.
+    delta_s:       seconds to write one checkpoint at the stated bandwidth: an upper bound of what a save costs, since
+                   llmrun writes in the background and training waits only for a copy.
     MTBF_s:        mean time between interruptions of the whole run.
-    restart_s:     from an interruption until training goes on, as stated.
+    restart_s:     from an interruption until training continues, as stated.
     young, daly:   the two recommended intervals.
-    configured:    that of `checkpoint.every_steps` and `every_minutes`; None without either, or where only
-                   steps are given and a step's time is unknown.
-    wall_hours:    expected until the run is done, saves and interruptions included, at the configured interval
-                   (Daly's where that is unknown); None where the time is unknown or the run never gets there.
+    configured:    that of `checkpoint.every_steps` and `every_minutes`; None if neither is given, or if
+                   `every_steps` is given and the time of a step is unknown.
+    wall_hours:    expected time with saves and interruptions, at the configured interval or else Daly's;
+                   None if the time is unknown or the run would never end.
     interruptions: expected in that time.
-    rows:          goodput over intervals around Daly's.
+    rows:          goodput at intervals around Daly's.
     """
 
     delta_s: float
@@ -95,7 +95,7 @@ def saving_of(
     configured_s: float | None,
     run_hours: float | None,
 ) -> Saving:
-    """Everything about when to save."""
+    """Intervals, goodput and expected interruptions of a run."""
     delta, M, R = write_seconds(size.total, GBps), run_MTBF_s(device_MTBF_hours, D), restart_minutes * 60
 
     def at(interval: float) -> Interval:
@@ -103,7 +103,7 @@ def saving_of(
 
     best = daly_interval_s(delta, M)
     daly, configured = at(best), None if configured_s is None else at(configured_s)
-    # The run is longer by what interruptions cost, and sees the more of them.
+    # Interruptions lengthen the run, and a longer run has more of them.
     share = (configured or daly).goodput
     wall_hours = None if run_hours is None or share == 0 else run_hours / share
     return Saving(
@@ -120,19 +120,19 @@ def saving_of(
 
 
 def write_seconds(checkpoint_bytes: int, GBps: float) -> float:
-    """Seconds to write a checkpoint at GBps · 10^9 bytes a second of all ranks together."""
+    """Seconds to write a checkpoint at GBps · 10^9 bytes/s of all ranks together."""
     return checkpoint_bytes / (GBps * 1e9)
 
 
 def bytes_per_day(checkpoint_bytes: int, interval_s: float) -> float:
-    """What saving writes in a day."""
+    """Bytes written in a day."""
     return checkpoint_bytes * 24 * SECONDS_PER_HOUR / interval_s
 
 
 def configured_interval_s(
     every_steps: int | None, every_minutes: int | None, step_seconds: float | None
 ) -> float | None:
-    """Seconds between saves as configured: the earlier of both; None where that is unknown."""
+    """Seconds between saves as configured, the earlier of both; None if unknown."""
     by_minutes = None if every_minutes is None else every_minutes * 60.0
     if every_steps is None:
         return by_minutes

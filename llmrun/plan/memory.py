@@ -1,4 +1,4 @@
-"""Memory of one rank, part by part, at the moment of a step when it is largest: pure functions of integers."""
+"""Memory of one rank by part at the moment of a step when it is largest: pure functions of integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from llmrun.plan.memory_parts import FP32_BYTES, Memory, MemoryPart, Setting
 MOMENTS_BYTES = 8
 CHECKPOINT_BYTES = 12
 CPU_LIBRARIES_BYTES = {"fp32": 14_000_000, "bf16": 21_500_000}
-"""What a CPU rank's libraries touch beside tensors: MKL's and oneDNN's packing buffers and compiled kernels, gloo,
-interpreter objects, digest constants.  Measured over many configs (docs/planning-accuracy.md); bf16 compiles more."""
+"""Memory of a CPU rank's libraries: packing buffers and compiled kernels of MKL and oneDNN, gloo, interpreter
+objects, digest constants.  Measured over many configs (docs/planning-accuracy.md); bf16 compiles more."""
 CUDA_DIGEST_BYTES = 8 * 65_536 * (64 + 1)
 """The constants of core/digest.py and the buffer of products."""
 
 
 def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
-    """Parts that are there at every moment of a step.  N: N_params_total."""
+    """The parts present at every moment of a step.  N: N_params_total."""
     D = setting.D
     parts = [
         *(_sharded(setting, N) if setting.is_sharded else _replicated(setting, N)),
@@ -31,7 +31,7 @@ def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
     ]
     if setting.device == "cpu":
         parts.append(checkpoint_buffer(setting, N))
-        means = "what the libraries of a process touch beside tensors, measured"
+        means = "memory of the libraries, measured"
         parts.append(MemoryPart("libraries", CPU_LIBRARIES_BYTES[setting.precision], "", means))
     else:
         parts.append(MemoryPart("digests", CUDA_DIGEST_BYTES, "8·65,536·(64 + 1)", "constants and products"))
@@ -39,13 +39,13 @@ def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
 
 
 def checkpoint_buffer(setting: Setting, N: int) -> MemoryPart:
-    """The host's copy of a rank's state that waits while it is written."""
+    """The host's copy of a rank's state while it is written."""
     formula = f"12·N_params_total/D = 12·{N:,}/{setting.D}"
     return MemoryPart("checkpoint buffer", -(-CHECKPOINT_BYTES * N // setting.D), formula, "in host memory")
 
 
 def _replicated(setting: Setting, N: int) -> list[MemoryPart]:
-    """Weights, gradients and the exchange where every rank holds all weights."""
+    """Weights, gradients and exchange if every rank holds all weights."""
     buffers = setting.lanes.buffers
     parts = [
         MemoryPart("weights", FP32_BYTES * N, f"4·N_params_total = 4·{N:,}", "fp32"),
@@ -65,7 +65,7 @@ def _replicated(setting: Setting, N: int) -> list[MemoryPart]:
 
 
 def _sharded(setting: Setting, N: int) -> list[MemoryPart]:
-    """Weights and gradients where FSDP2 shards all of them; what it gathers and sends comes and goes."""
+    """Weights and gradients sharded by FSDP2, without what it gathers and sends temporarily."""
     own = -(-N // setting.D)
     held = _held_nodes(setting)
     return [
@@ -79,13 +79,13 @@ def _sharded(setting: Setting, N: int) -> list[MemoryPart]:
             "gradients",
             (1 + held) * FP32_BYTES * own,
             f"(1 + {held})·4·N_params_total/D",
-            "flat, and the tree's nodes between slots of lanes",
+            "flat, and tree nodes held between slots of lanes",
         ),
     ]
 
 
 def _held_nodes(setting: Setting) -> int:
-    """Most nodes of the tree that a shard holds between two slots of D lanes each."""
+    """The most tree nodes that a shard holds between two slots of D lanes."""
     starts = range(setting.D, setting.V, setting.D)
     return max((len(maximal_nodes(setting.V, range(lanes))) for lanes in starts), default=0)
 
@@ -97,19 +97,19 @@ NORM_BLOCKS_CPU, NORM_BLOCKS_CUDA = 16, 1024
 
 @dataclass(frozen=True)
 class Moment:
-    """One moment of a step: when it is, and what is there beside the state."""
+    """One moment of a step, with the parts that exist only then."""
 
-    message: str
+    name: str
     parts: tuple[MemoryPart, ...]
 
     @property
     def bytes(self) -> int:
-        """All that comes and goes."""
+        """The sum of these parts."""
         return sum(part.bytes for part in self.parts)
 
 
 def largest_moment(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """The moment that needs most.  N: N_params_total."""
+    """The moment that needs the most memory.  N: N_params_total."""
     moments: list[Callable[[], Moment]] = [
         lambda: _loss(shape, setting, N),
         lambda: _head(shape, setting, N),
@@ -124,7 +124,7 @@ def largest_moment(shape: ModelShape, setting: Setting, N: int) -> Moment:
 
 
 def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """The backward pass begins: log-probabilities and two gradients of their size, all fp32."""
+    """Start of the backward pass: log-probabilities and two gradients of their size, all fp32."""
     t, W = setting.mu_tok, shape.vocab_size
     logits = MemoryPart(
         "logits",
@@ -143,9 +143,9 @@ def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
 
 
 def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """The head's weights get their gradient: under autocast in bf16 first, then copied to fp32.
+    """Gradient of the head's weights: under autocast first in bf16, then copied to fp32.
 
-    By then the head's own bf16 copy is gone.
+    The bf16 copy of the weights is freed by then.
     """
     t, W, C, half = setting.mu_tok, shape.vocab_size, shape.d_model, setting.half_bytes
     product = half * (t * W + W * C + t * C)
@@ -166,15 +166,15 @@ def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
 
 
 def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """Backward through the final norm; RMSNorm on a CPU is a chain of operations, others are one kernel."""
+    """Backward of the final norm; RMSNorm on a CPU is a chain of operations, otherwise it is one kernel."""
     t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
     tensors = 4 if setting.device == "cpu" and shape.norm == "rmsnorm" else 2
     tied = FP32_BYTES * W * C if shape.tie_embeddings else 0
     bytes_ = FP32_BYTES * tensors * t * C - setting.half_bytes * t * C + tied
     formula = f"{tensors}·4·μ_tok·d_model - {setting.half_bytes}·μ_tok·d_model + {tied:,}"
-    means = "gradients around the final norm, less the head's input"
+    means = "gradients around the final norm, minus the head's input"
     if tied:
-        means = "gradients around the final norm, less the head's input; the tied table's waits"
+        means = "gradients around the final norm, minus the head's input; the tied table's gradient"
     parts = (
         *_low_precision(shape, setting, in_block=True),
         _kept(shape, setting),
@@ -186,7 +186,7 @@ def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
 
 
 def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """Backward through the last block's MLP; a recomputed block is there in full, its input once."""
+    """Backward of the last block's MLP; a recomputed block exists in full, its input once."""
     t, C, F, half = setting.mu_tok, shape.d_model, shape.d_ff, setting.half_bytes
     kept = _kept(shape, setting)
     if setting.recomputes:
@@ -205,7 +205,7 @@ def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
     weight = half * t * F + (half + FP32_BYTES if setting.precision == "bf16" else FP32_BYTES) * C * F
     tied = FP32_BYTES * shape.vocab_size * C if shape.tie_embeddings else 0
     formula = f"4·μ_tok·d_model + {max(inner, weight):,} + {tied:,}"
-    means = "gradients inside the MLP; the tied table's waits" if tied else "gradients inside the MLP"
+    means = "gradients inside the MLP; the tied table's gradient" if tied else "gradients inside the MLP"
     temporary = MemoryPart("temporary", FP32_BYTES * t * C + max(inner, weight) + tied, formula, means)
     return Moment(
         "backward of the last block",
@@ -224,9 +224,9 @@ def _copies_of_gradient(shape: ModelShape, setting: Setting) -> int:
 
 
 def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """The end of the backward pass: a whole table of gradients, and that of a head that shares it.
+    """End of the backward pass: the gradient of the token table, and of a head that shares it.
 
-    In fp32 the head's gradient is a transposed view, into which autograd cannot add: their sum is a third.
+    In fp32 the head's gradient is a transposed view, which autograd cannot add into: the sum is a third table.
     """
     t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
     tables = 1 + shape.tie_embeddings + (shape.tie_embeddings and setting.precision == "fp32")
@@ -250,14 +250,14 @@ def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
     gather = 0
     if setting.D > 1 and not setting.is_sharded:
         gather = FP32_BYTES * (own + (N if setting.device == "cpu" else 0))
-    means = "the norm's chunk, foreach's copy, or the shard that is sent; gloo also copies what it receives"
+    means = "chunk of the norm, copy of foreach, or the sent shard; gloo also copies what it receives"
     formula = f"max({norm:,}, {foreach:,}, {gather:,})"
     temporary = MemoryPart("temporary", max(norm, foreach, gather), formula, means)
     return Moment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
 
 
 def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
-    """FSDP2 reduces the last block's gradients, whose activations are gone: they, a copy to send, what arrives."""
+    """FSDP2 reduces the last block's gradients: they, a copy to send, and what is received; activations are freed."""
     each, block = _kept(shape, setting), _elements_of_block(shape)
     kept = each.bytes * (shape.n_layers - 1) // shape.n_layers
     tied = FP32_BYTES * shape.vocab_size * shape.d_model if shape.tie_embeddings else 0
@@ -277,7 +277,7 @@ def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
 def _fsdp(
     shape: ModelShape, setting: Setting, N: int, *, at: Literal["head", "block", "tables", "update"]
 ) -> list[MemoryPart]:
-    """What FSDP2 has gathered at a moment, and the sharded gradients that it has left."""
+    """Weights that FSDP2 has gathered at a moment, and gradients that it has reduced."""
     if not setting.is_sharded:
         return []
     own, block = -(-N // setting.D), _elements_of_block(shape)
@@ -292,18 +292,17 @@ def _fsdp(
             "reduced gradients",
             FP32_BYTES * (reduced + sent),
             f"4·({reduced:,} + {sent:,})",
-            "N_params_total/D once a slot is reduced; tables sent and received",
+            "N_params_total/D after the first reduction; tables sent and received",
         ),
     ]
 
 
 def _elements_of_block(shape: ModelShape) -> int:
-    """Parameters of one block."""
     return sum(prod(size) for size in block_shapes(shape).values())
 
 
 def _kept(shape: ModelShape, setting: Setting) -> MemoryPart:
-    """Activations of all blocks; under recomputation only the blocks' inputs."""
+    """Activations of all blocks; with recomputation only their inputs."""
     t, layers = setting.mu_tok, shape.n_layers
     if setting.recomputes:
         stored = FP32_BYTES * shape.d_model
@@ -311,20 +310,20 @@ def _kept(shape: ModelShape, setting: Setting) -> MemoryPart:
         return MemoryPart("activations", t * layers * stored, formula, "inputs of blocks")
     each = block_bytes_per_token(shape, setting)
     formula = f"μ_tok·n_layers·{each:,} = {t:,}·{layers}·{each:,}"
-    return MemoryPart("activations", t * layers * each, formula, "bytes that a block keeps of each token")
+    return MemoryPart("activations", t * layers * each, formula, "bytes per token and block")
 
 
 def _outside(shape: ModelShape, setting: Setting) -> MemoryPart:
-    """What is kept outside blocks."""
+    """Activations outside the blocks."""
     each = outside_bytes_per_token(shape, setting)
     means = "final norm, the head's input"
     return MemoryPart("outside blocks", setting.mu_tok * each, f"μ_tok·{each:,}", means)
 
 
 def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = False) -> list[MemoryPart]:
-    """The bf16 copies of matrices that autocast makes and the backward pass keeps.
+    """The bf16 copies of matrices that autocast makes and keeps for the backward pass.
 
-    in_block: in the backward pass of the last block; recomputation makes its copies anew and keeps no others.
+    in_block: in the backward pass of the last block; with recomputation only that block's copies exist.
     """
     if setting.precision == "fp32":
         return []
@@ -340,8 +339,8 @@ __all__ = ["Memory", "MemoryPart", "Setting", "memory_of"]
 
 
 def memory_of(shape: ModelShape, setting: Setting) -> Memory:
-    """Every part of one rank's memory."""
+    """All parts of one rank's memory."""
     N = count_parameters(shape).N_params_total
     moment = largest_moment(shape, setting, N)
     parts = (*state_parts(setting, N), *moment.parts)
-    return Memory(parts, checkpoint_buffer(setting, N), moment.message)
+    return Memory(parts, checkpoint_buffer(setting, N), moment.name)

@@ -1,4 +1,4 @@
-"""What a memory plan is made of, and what it depends on."""
+"""The parts of a rank's memory, and the settings that it depends on."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,9 @@ FP32_BYTES = 4
 class MemoryPart:
     """One part of a rank's memory.
 
-    formula: with the numbers put in, without words; empty where the bytes were measured.
-    means:   what that is, as a phrase; like the name it is a text of `language.py`.
+    name:    key of the part; its text is translated.
+    formula: with numbers, without words; empty if the bytes were measured.
+    means:   a phrase that explains the formula; translated.
     """
 
     name: str
@@ -25,9 +26,9 @@ class MemoryPart:
 class Memory:
     """Memory of one rank, in bytes, at the moment of a step when it is largest.
 
-    parts:             on the device; where that is the CPU, `checkpoint_buffer` is one of them.
-    checkpoint_buffer: in host memory, where a snapshot waits while it is written.
-    moment:            which moment of the step that is, as a phrase.
+    parts:             on the device; on a CPU `checkpoint_buffer` is one of them.
+    checkpoint_buffer: host memory with the copy of the state that is being written.
+    moment:            the name of that moment.
     """
 
     parts: tuple[MemoryPart, ...]
@@ -36,20 +37,21 @@ class Memory:
 
     @property
     def device_bytes(self) -> int:
-        """All parts on the device."""
+        """The sum of all parts on the device."""
         return sum(part.bytes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What memory depends on beside the model's shape.
+    """What memory depends on, apart from the model's shape.
 
-    lanes:          what the sharing of V lanes among D ranks costs.
-    recomputes:     blocks are recomputed in the backward pass (activation_checkpointing: block).
+    mu_tok:         tokens per rank and forward-backward.
+    lanes:          the cost of sharing V lanes among D ranks.
+    precision:      fp32 or bf16.
+    recomputes:     whether blocks are recomputed in the backward pass (activation_checkpointing: block).
     device:         cpu or cuda.
-    V:              lanes.
     strategy:       replicate or shard; with D = 1 there is nothing to shard.
-    implementation: of the optimizer: fused works in place, foreach makes a temporary copy.
+    implementation: of the optimizer; fused works in place, foreach makes a temporary copy.
     """
 
     D: int
@@ -64,7 +66,7 @@ class Setting:
 
     @property
     def half_bytes(self) -> int:
-        """Bytes of an element inside autocast: 2 for bf16, 4 for fp32."""
+        """Bytes per element inside autocast: 2 for bf16, 4 for fp32."""
         return 2 if self.precision == "bf16" else FP32_BYTES
 
     @property

@@ -1,7 +1,7 @@
-"""The plan of a run: everything that its config decides, before anything is started."""
+"""The plan of a run: everything that follows from its config."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmrun.config.resolve import DatasetFacts, Resolved, training_spec
 from llmrun.config.schema import Config
@@ -18,22 +18,24 @@ from llmrun.core.model.shape import ModelShape
 from llmrun.core.schedule import Rates, rates_of
 from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_in
 from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
+from llmrun.plan.degrees import micro_batches_per_rank
 from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
 from llmrun.plan.memory import Memory, Setting, memory_of
-from llmrun.plan.render.batch_diagram import micro_batches_per_rank
 
 if TYPE_CHECKING:
     from llmrun.plan.fit import Fitting
+    from llmrun.plan.forecast import TimeEstimate
 
 
 class FlopsCount(NamedTuple):
     """FLOPs of the whole run, forward and backward.
 
+    per_token:  `exact` of one token.
     exact:      every matrix product, attention as the full L_ctx square.
     causal:     the same with half of the square.
     six_NT:     6·N_params·tokens_seen.            six_NT_total: the same with N_params_total.
-    recomputed: what activation checkpointing adds, as torch computes it; 0 where it is off.
+    recomputed: what activation checkpointing adds, as torch computes it; 0 if it is off.
     """
 
     per_token: int
@@ -45,23 +47,28 @@ class FlopsCount(NamedTuple):
 
 
 class MeasuredRate(NamedTuple):
-    """What was measured and stands in the place of an assumption.
+    """A measured throughput, used instead of the assumed MFU.
 
-    tokens_per_second: of all ranks together.     says: where it was measured, for the screen.
+    tokens_per_second: of all ranks together.
+    basis:             `timed`: steps timed now; `same_work`, `similar_work`: earlier runs on this machine.
+    timed:             the timed steps, if that is the basis.
     """
 
     tokens_per_second: float
-    message: str
+    basis: Literal["timed", "same_work", "similar_work"]
+    timed: "TimeEstimate | None" = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that follows from a config.  Counts are exact integers.
 
-    setting:  what memory depends on.     preset: the published model whose shape this is.
-    measured: None where the time is assumed from an MFU.
-    states_A: whether the user gave A.
-    rates:    learning rates at the start, at their peak and at the end.
+    setting:      what memory depends on.
+    train_tokens: tokens of the training split; None without a dataset.
+    preset:       the published model whose shape this is.
+    measured:     None if the time is derived from an assumed MFU.
+    states_A:     whether the user gave A.
+    rates:        learning rates of the first step, the highest, of the last step.
     """
 
     config: Config
@@ -102,10 +109,10 @@ def make_plan(
 ) -> Plan:
     """The plan of a resolved config.
 
-    dataset:  token counts of its dataset, where there is one.
+    dataset:  token counts of its dataset, if there is one.
     where:    the place in the user's config that names the accelerator, for the message.
-    measured: a throughput that takes the place of the assumed MFU.
-    Raises InputError for an accelerator that the hardware table does not have.
+    measured: a throughput to use instead of the assumed MFU.
+    Raises InputError if the hardware table does not have the accelerator.
     """
     config, batch, shape = resolved.config, resolved.batch, resolved.shape
     lanes = cost_of(batch.V, batch.D)
@@ -139,13 +146,12 @@ def make_plan(
 
 
 def _accelerator(config: Config, where: str | None) -> Accelerator | None:
-    """The row that the config names."""
     hardware = config.hardware
     return accelerator_named(hardware.accelerator, where, hardware.table) if hardware.accelerator else None
 
 
 def _setting(config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accelerator | None) -> Setting:
-    """What memory depends on; a plan for an accelerator is one for CUDA, whatever this machine has."""
+    """What memory depends on.  A named accelerator means CUDA, whatever this machine has."""
     return Setting(
         D=batch.D,
         mu_tok=batch.mu_tok,
@@ -167,7 +173,7 @@ def _costs(
     accelerator: Accelerator | None,
     measured: MeasuredRate | None,
 ) -> Costs:
-    """Time, energy, CO2, money.  Recomputation does not lengthen the time: the assumed MFU is with it."""
+    """Time, energy, CO2, money.  Recomputation adds no time: the assumed MFU includes it."""
     hardware = config.hardware
     return costs_of(
         flops.exact,
@@ -188,7 +194,6 @@ def _costs(
 
 
 def _saving(config: Config, batch: Batch, size: CheckpointSize, time_hours: float | None) -> Saving:
-    """When to save, and what interruptions cost."""
     keep, hardware = config.checkpoint, config.hardware
     step_seconds = None if time_hours is None else time_hours * 3600 / batch.steps
     return saving_of(
@@ -203,7 +208,7 @@ def _saving(config: Config, batch: Batch, size: CheckpointSize, time_hours: floa
 
 
 def fitting(plan: Plan) -> "Fitting | None":
-    """How the plan lies in its accelerator's memory; None where no accelerator is named."""
+    """How the plan fits its accelerator's memory; None without an accelerator."""
     if plan.accelerator is None:
         return None
     from llmrun.plan.fit import fitting_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmrun.config.dump import numeric_fields
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.schema import Config
 from llmrun.errors import DamagedError, RefusedError
 from llmrun.provenance.fingerprint import Fingerprint, digest_of

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from llmrun.config.dump import differences, numeric_fields
+from llmrun.config.field_values import differences, numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator

@@ -1,14 +1,13 @@
 """The batch algebra, its rules and the settings that are proposed where it does not hold."""
 
-import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llmrun.config.batch_rules import SAYS, Stated, faults
-from llmrun.config.remedies import SET_NAMES, hint_for
+from llmrun.config.batch_remedies import hint_for, remedies
+from llmrun.config.batch_rules import Stated, describe, faults
 from llmrun.core.batch import Batch, default_D, default_V, divisors, exact_div, show_quotient
 
 COUNTS = st.integers(1, 96)
@@ -105,50 +104,45 @@ def test_sound_batches_are_those_that_the_definition_allows(s: Stated) -> None:
     assert (not faults(s)) == sound
 
 
-def changes_in(hint: str) -> list[dict[str, int | None]]:
-    names = {name: field for field, name in SET_NAMES.items()}
-    alternatives = re.findall(r"`(--set [^`]+)`", hint)
-    return [
-        {names[name]: {"null": None, "allow": True}[value] if value in ("null", "allow") else int(value) for name, value in re.findall(r"--set (\S+)=(\S+)", each)}
-        for each in alternatives
-    ]  # fmt: skip
-
-
 @given(STATED)
 def test_every_proposed_setting_mends(s: Stated) -> None:
     """Each proposal of a hint removes the fault that it is for and brings no other, for any batch."""
     for fault in faults(s):
-        assert SAYS[fault](s)
-        hint = hint_for(s, fault)
-        for change in changes_in(hint) if hint else []:
+        assert describe(s, fault)
+        for change in remedies(s, fault):
             after = faults(replace(s, **change))
             assert after <= faults(s) - {fault}
 
 
 @given(STATED)
 def test_a_batch_that_does_not_divide_gets_a_proposal(s: Stated) -> None:
-    """Where the identity alone is wrong and the run is long enough, there is a setting that works."""
+    """If the identity alone is wrong and the run is long enough, there is a setting that works."""
     s = replace(s, A=None, T_tokens=10**9)
     assume(faults(s) in ({"whole"}, {"ranks"}, {"lanes"}, {"room"}))
     (fault,) = faults(s)
     assume(not (s.D and s.V and s.D > s.V))
 
-    assert hint_for(s, fault) is not None
+    assert remedies(s, fault)
 
 
 @pytest.mark.parametrize(
-    ("A", "first"),
+    ("A", "first", "shown"),
     [
-        (None, "`--set batch.uneven=allow` (same bits)"),
-        (5, "`--set batch.uneven=allow --set batch.A=null` (same bits)"),
+        (None, {"allows_uneven": True}, "`--set batch.uneven=allow` (same bits)"),
+        (
+            5,
+            {"allows_uneven": True, "A": None},
+            "`--set batch.uneven=allow --set batch.A=null` (same bits)",
+        ),
     ],
 )
-def test_an_uneven_D_may_be_allowed(A: int | None, first: str) -> None:
-    """Where D is at most V but does not divide M, the first proposal keeps it, and every bit; a larger D has none."""
+def test_an_uneven_D_may_be_allowed(A: int | None, first: dict[str, object], shown: str) -> None:
+    """If D is at most V but does not divide M, the first proposal keeps it, and every bit; a larger D has none."""
     s = Stated(32, 1, 1, 64, V=8, D=6, A=A)
 
-    assert (hint_for(s, "ranks") or "").split(": ", 1)[1].startswith(first)
-    assert "uneven" not in (hint_for(replace(s, D=9), "ranks") or "")
+    assert remedies(s, "ranks")[0] == first
+    assert shown in (hint_for(s, "ranks") or "")
+    assert not any("allows_uneven" in change for change in remedies(replace(s, D=9), "ranks"))
 
 
 def test_numbers_of_any_size_are_answered_at_once() -> None:
@@ -156,4 +150,4 @@ def test_numbers_of_any_size_are_answered_at_once() -> None:
     prime = 2**61 - 1
     s = Stated(2**62, prime, 2**31 - 1, 2**63 - 1, 65_536, 65_521, 7)
 
-    assert all(hint_for(s, fault) is None or SAYS[fault](s) for fault in faults(s))
+    assert all(hint_for(s, fault) is None or describe(s, fault) for fault in faults(s))

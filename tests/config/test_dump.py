@@ -9,12 +9,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrun.config.dump import ABSENT, differences, dump_yaml, numeric_fields, operational_fields, yaml_value
+from llmrun.config.field_values import ABSENT, differences, numeric_fields, operational_fields
 from llmrun.config.keys import leaves
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
-from llmrun.config.yaml_source import value_of
+from llmrun.config.yaml_reader import value_of
+from llmrun.config.yaml_writer import dump_yaml, yaml_value
 from llmrun.core.streams import canonical_json
 
 EXAMPLE = Path(__file__).with_name("contract_example.yaml")

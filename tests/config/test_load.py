@@ -123,9 +123,8 @@ def test_rules_do_not_judge_what_is_unknown(tmp_path: Path) -> None:
 
 def test_floats_do_not_round_quantities(tmp_path: Path) -> None:
     """A quantity keeps the digits that a float would lose."""
-    assert problems(tmp_path, "T_tokens: 9007199254740993.5\n") == [
-        "T_tokens must be whole, not 9007199254740993.5"
-    ]
+    (message,) = problems(tmp_path, "T_tokens: 9007199254740993.5\n")
+    assert message.endswith("got 9007199254740993.5")
     assert load(tmp_path, "T_tokens: 9007199254740993.0\n").config.T_tokens == 2**53 + 1
 
 

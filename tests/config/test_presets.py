@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.config.dump import numeric_fields
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import load_config
 from llmrun.config.presets import preset_table
 from llmrun.config.resolve import MachineFacts, Resolved, resolve

@@ -46,22 +46,22 @@ def test_malformed_quantity_is_refused(written: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("written", "shown"),
     [
-        ("0.3Ki", "must come out whole: 0.3Ki is 307.2"),
-        ("1.00000000000000000000000000000000000001Ki", "must come out whole: 1.00000000000000000000000000000000000001Ki is 1024.00000000000000000000000000000000001024"),
-        (1.5, "must be whole, not 1.5"),
-        ("9223372036854775808", "must be at most 9223372036854775807 (2^63 - 1), not 9223372036854775808"),
-        ("1e300", "must be at most 9223372036854775807 (2^63 - 1), not 1e300"),
-        (2**63, "must be at most 9223372036854775807 (2^63 - 1), not 9223372036854775808"),
+        ("0.3Ki", "0.3Ki = 307.2"),
+        ("1.00000000000000000000000000000000000001Ki", "1.00000000000000000000000000000000000001Ki = 1024.00000000000000000000000000000000001024"),
+        (1.5, "1.5"),
+        ("9223372036854775808", "9223372036854775808"),
+        ("1e300", "1e300"),
+        (2**63, "9223372036854775808"),
     ],
 )  # fmt: skip
-def test_uncountable_quantity_says_why(written: object, message: str) -> None:
+def test_invalid_number_is_refused_with_its_exact_value(written: object, shown: str) -> None:
     """A number that is not whole or too large is refused with the number, however close it comes."""
     with pytest.raises(QuantityError) as caught:
         parse_quantity(written)
 
-    assert str(caught.value) == message
+    assert str(caught.value).endswith(f", got {shown}")
 
 
 @given(st.integers(-LARGEST, LARGEST))

@@ -74,10 +74,19 @@ def test_reference_names_every_key() -> None:
     }
 
 
-def properties(schema: dict[str, Any], prefix: str = "") -> set[str]:
+def section_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """The schema of a section; the whole one for the top level."""
+    reference = schema["properties"][name]["$ref"] if name else None
+    return schema["$defs"][reference.rpartition("/")[2]] if reference else schema
+
+
+def properties(schema: dict[str, Any]) -> set[str]:
     found = set()
     for name, below in schema["properties"].items():
-        found |= properties(below, f"{name}.") if "properties" in below else {prefix + name}
+        nested = (
+            [f"{name}.{key}" for key in section_of(schema, name)["properties"]] if "$ref" in below else []
+        )
+        found |= set(nested or [name])
     return found
 
 
@@ -99,8 +108,26 @@ def test_json_schema_agrees_with_the_loader(tmp_path: Path) -> None:
     path.write_text("{}")
     for leaf in leaves().values():
         section, _, name = leaf.shown.rpartition(".")
-        schema = json_schema()["properties"]
-        field = (schema[section]["properties"] if section else schema)[name]
+        field = section_of(json_schema(), section)["properties"][name]
         for value in [field["default"], *field.get("enum", [])]:
             loaded = load_config(path, [f"{leaf.shown}={json.dumps(value)}"])
             assert leaf.key in loaded.locations
+
+
+def test_json_schema_is_strict_and_knows_units_and_kinds() -> None:
+    """No section takes unknown keys, a quantity may be text, and each field says its kind and unit."""
+    schema = json_schema()
+
+    assert all(
+        section_of(schema, name)["additionalProperties"] is False
+        for name in ("", *(key for key, field in schema["properties"].items() if "$ref" in field))
+    )
+    gb_tok = section_of(schema, "batch")["properties"]["GB_tok"]
+    assert [each["type"] for each in gb_tok["anyOf"]] == ["number", "string"]
+    assert gb_tok["anyOf"][0]["minimum"] == 1
+    lanes = section_of(schema, "batch")["properties"]["V"]
+    assert [each["type"] for each in lanes["anyOf"]] == ["number", "string", "null"]
+    for leaf in leaves().values():
+        section, _, name = leaf.shown.rpartition(".")
+        field = section_of(schema, section)["properties"][name]
+        assert (field["kind"], field["unit"]) == (leaf.kind, leaf.unit)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.cli.console import render_error
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.resolve import (
     DatasetFacts,
@@ -17,7 +16,7 @@ from llmrun.config.resolve import (
     resolved_of,
 )
 from llmrun.config.schema import Config
-from llmrun.errors import ConfigError, InputError
+from llmrun.errors import ConfigError, InputError, Problem
 
 DATASET = DatasetFacts(vocab_size=4096, train_tokens=10**6, val_tokens=10**5)
 CPU = MachineFacts(gpus=0)
@@ -33,10 +32,14 @@ def config_of(**changes: object) -> LoadedConfig:
     return LoadedConfig(Config.model_validate(changes), "x.yaml")
 
 
-def refused(loaded: LoadedConfig, dataset: DatasetFacts | None, machine: MachineFacts = CPU) -> str:
+def refused(loaded: LoadedConfig, dataset: DatasetFacts | None, machine: MachineFacts = CPU) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
         resolve(loaded, dataset, machine, for_training=True)
-    return render_error(caught.value).replace(str(Path(loaded.source).parent), "DIR")
+    return list(caught.value.problems)
+
+
+def keys(problems: list[Problem]) -> list[str | None]:
+    return [problem.key for problem in problems]
 
 
 def test_everything_derived_is_written_out() -> None:
@@ -94,47 +97,38 @@ def test_a_cpu_run_does_not_count_gpus() -> None:
 
 
 def test_vocabulary_without_dataset(tmp_path: Path) -> None:
-    """A plan needs vocab_size where there is no dataset; the error says both ways out."""
+    """A plan needs vocab_size if there is no dataset; the hint names both ways out."""
     assert resolve(config_of(model={"vocab_size": 1000}), None, CPU).shape.vocab_size == 1000
-    assert refused(loaded("seed: 1", tmp_path), None) == (
-        "error: vocab_size is not known: there is neither model.vocab_size nor a dataset\n"
-        "  --> DIR/x.yaml  model.vocab_size\n\n"
-        "hint: give `data.path` of a prepared dataset, or `--set model.vocab_size=50304`"
-    )
+    (problem,) = refused(loaded("seed: 1", tmp_path), None)
+    assert (problem.key, problem.where) == ("model.vocab_size", f"{tmp_path}/x.yaml")
+    assert problem.hint is not None
+    assert "`data.path`" in problem.hint
+    assert "`--set model.vocab_size=" in problem.hint
 
 
 def test_vocabulary_smaller_than_the_tokenizer(tmp_path: Path) -> None:
     """A stated vocab_size holds every token of the dataset; a larger one stays."""
     assert resolve(config_of(model={"vocab_size": 5000}), DATASET, CPU).shape.vocab_size == 5000
-    assert refused(loaded("model: {vocab_size: 257}", tmp_path), DATASET) == (
-        "error: vocab_size = 257 is smaller than that of the dataset's tokenizer, 4,096\n"
-        "  --> DIR/x.yaml:1  model.vocab_size\n\n"
-        "hint: leave vocab_size out, or set `--set model.vocab_size=4096` or more"
-    )
+    (problem,) = refused(loaded("model: {vocab_size: 257}", tmp_path), DATASET)
+    assert (problem.key, problem.where) == ("model.vocab_size", f"{tmp_path}/x.yaml:1")
+    assert problem.hint is not None
+    assert "`--set model.vocab_size=4096`" in problem.hint
 
 
 def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     """Training with `device: cuda` is refused without a GPU; a plan is not."""
-    assert refused(loaded("hardware: {device: cuda}", tmp_path), DATASET) == (
-        "error: device is cuda, but this machine has no GPU\n"
-        "  --> DIR/x.yaml:1  hardware.device\n\n"
-        "hint: set `--set hardware.device=cpu`, or run on a machine with a GPU"
-    )
+    (problem,) = refused(loaded("hardware: {device: cuda}", tmp_path), DATASET)
+    assert (problem.key, problem.where) == ("hardware.device", f"{tmp_path}/x.yaml:1")
 
 
 def test_splits_hold_a_window(tmp_path: Path) -> None:
-    """A split shorter than one window is named; the validation split only where it is used."""
+    """A split shorter than one window is named; the validation split only if it is used."""
     tiny = DatasetFacts(vocab_size=257, train_tokens=2048, val_tokens=100)
+    problems = refused(loaded("batch: {L_ctx: 2Ki}", tmp_path), tiny)
 
-    assert refused(loaded("batch: {L_ctx: 2Ki}", tmp_path), tiny) == (
-        "error: DIR/x.yaml has 2 problems\n\n"
-        "  the training split has 2,048 tokens, less than one window of L_ctx + 1 = 2,049\n"
-        "    --> DIR/x.yaml:1  batch.L_ctx\n"
-        "    hint: set a smaller `batch.L_ctx`, or prepare more data\n\n"
-        "  the validation split has 100 tokens, less than one window of L_ctx + 1 = 2,049\n"
-        "    --> DIR/x.yaml:1  batch.L_ctx\n"
-        "    hint: set a smaller `batch.L_ctx`, or prepare more data, or `--set eval.every_steps=null`"
-    )
+    assert keys(problems) == ["batch.L_ctx", "batch.L_ctx"]
+    assert ["training" in problems[0].message, "validation" in problems[1].message] == [True, True]
+    assert "eval.every_steps=null" in (problems[1].hint or "")
     enough = DatasetFacts(vocab_size=257, train_tokens=2049, val_tokens=100)
     assert resolve(loaded("eval: {every_steps: null}", tmp_path), enough, CPU).batch.L_ctx == 2048
 
@@ -143,18 +137,14 @@ def test_stated_A_must_agree_with_the_default_D(tmp_path: Path) -> None:
     """A stated A is checked against the D of this machine too."""
     text = "batch: {A: 16}"
     assert resolve(loaded(text, tmp_path), DATASET, MachineFacts(2)).batch.A == 16
-    assert refused(loaded(text, tmp_path), DATASET) == (
-        "error: A = 16 does not agree with GB_tok = D·A·μ_tok: 1 × 16 × 16,384 is 262,144, not 524,288\n"
-        "  --> DIR/x.yaml:1  batch.A\n\n"
-        "hint: any of these fits: `--set batch.A=32`; `--set batch.D=2`; `--set batch.GB_tok=262144`"
-    )
+    (problem,) = refused(loaded(text, tmp_path), DATASET)
+    assert (problem.key, problem.where) == ("batch.A", f"{tmp_path}/x.yaml:1")
+    assert "`--set batch.A=32`; `--set batch.D=2`" in (problem.hint or "")
 
 
 def test_rules_hold_for_configs_made_in_code() -> None:
-    """A config that never went through the loader is judged all the same."""
-    assert refused(config_of(batch={"gb_tok": 500_000}), DATASET).startswith(
-        "error: GB_tok = D·A·μ_tok has no whole D·A"
-    )
+    """A config that never went through the loader is checked all the same."""
+    assert keys(refused(config_of(batch={"gb_tok": 500_000}), DATASET)) == ["batch.GB_tok"]
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
@@ -162,7 +152,7 @@ def test_any_D_up_to_V_shares_a_run(V: int, D: int) -> None:
     """Every D from 1 to V is taken, A is whole or None, and nothing but D and A changes."""
     fresh = resolve(config_of(batch={"gb_tok": V * 3 * 2048, "mu_tok": 2048, "V": V, "D": 1}), DATASET, CPU)
     if D > V:
-        with pytest.raises(InputError, match=f"D = {D} ranks cannot share this run"):
+        with pytest.raises(InputError):
             resolve_for_D(fresh, D)
         return
     other = resolve_for_D(fresh, D)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from llmrun.core.batch import Batch
 from llmrun.core.lanes import cost_of
-from llmrun.plan.render.batch_diagram import batch_diagram, equation, micro_batches_per_rank
+from llmrun.plan.degrees import micro_batches_per_rank
+from llmrun.plan.render.batch_diagram import batch_diagram, equation
 
 
 def make_batch(D: int, V: int, per_lane: int = 1, mu_tok: int = 2048) -> Batch:
@@ -32,7 +33,7 @@ def test_one_rank_and_one_micro_batch() -> None:
         "optimizer step, in tokens                256 = GB_tok",
         "├─ accumulation step 1 of A = 1          256 = D · μ_tok",
         "│  └─ rank 0 (lane 0): 1 sequence × 256  256 = μ_tok",
-        "└─ V = 1 lane: nothing else to add",
+        "└─ V = 1 lane: no sum across lanes",
     ]
 
 

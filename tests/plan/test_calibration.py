@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmrun.core.batch import Batch
 from llmrun.core.lanes import cost_of
-from llmrun.plan.forecast import Timed, TrialSize, estimate, spread_of, trial_size
+from llmrun.plan.forecast import BenchmarkBatch, Timed, benchmark_batch, estimate, spread_of
 
 
 def make_batch(D: int = 2, V: int = 8, M: int = 16) -> Batch:
@@ -44,11 +44,11 @@ def test_a_trial_gives_each_rank_the_work_of_the_run(V: int, D: int, per_lane: i
     if D > V:
         return
     batch = make_batch(D, V, V * per_lane)
-    size = trial_size(batch, devices)
+    size = benchmark_batch(batch, devices)
 
     assert min(D, devices) == size.D
     if devices >= D:
-        assert size == TrialSize(batch.gb_tok, V, D)
+        assert size == BenchmarkBatch(batch.gb_tok, V, D)
     here = max(cost_of(size.V, size.D).lanes_per_rank) * (size.gb_tok // 64 // size.V)
     assert here == max(cost_of(V, D).lanes_per_rank) * per_lane
 

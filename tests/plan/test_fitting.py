@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.plan.fit import Fitting, Remedy, bytes_of, fitting_of, largest_mu_tok
+from llmrun.plan.note import Note
 from llmrun.plan.plan import Plan, fitting, make_plan
-from llmrun.plan.render.warnings import remarks
+from llmrun.plan.warnings import plan_warnings
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +46,9 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert remedies["shard"].same_bits
     assert not remedies["fewer_lanes"].fits
     assert not remedies["fewer_lanes"].same_bits
-    assert "D is at most 128 for ever" in str(remedies["fewer_lanes"].price[0])
-    assert str(remarks(plan)[0].hint).startswith("`--set strategy=shard` needs ")
+    assert remedies["fewer_lanes"].price == (Note("fewer_lanes", {"D": 128}),)
+    hint = plan_warnings(plan)[0].hint
+    assert (hint.kind, hint.fields["settings"]) == ("remedy_same_bits", ("strategy=shard",))
 
 
 def test_a_remedy_gives_what_it_says() -> None:
@@ -75,8 +77,8 @@ def test_recomputation_costs_what_the_plan_then_counts() -> None:
     )
     price = by_name(found(without))["activation_checkpointing"].price[0]
 
-    assert price.values["share"] == with_it.flops.recomputed / with_it.flops.exact
-    assert str(price) == "25% more FLOPs: every block forward twice"
+    assert price.kind == "recomputation"
+    assert price.fields["share"] == with_it.flops.recomputed / with_it.flops.exact
 
 
 STATED_A = (
@@ -143,7 +145,7 @@ def test_more_ranks_where_nothing_else_of_the_same_bits_helps() -> None:
     assert not remedies["shard"].fits
     assert (remedy.settings, remedy.same_bits, remedy.fits) == (("batch.D=256", "strategy=shard"), True, True)
     assert remedy.bytes == has
-    assert str(remedy.price[0]) == "2 times as many devices"
+    assert remedy.price[0] == Note("more_devices", {"times": 2.0})
 
 
 def test_a_model_that_no_remedy_fits() -> None:
@@ -198,4 +200,4 @@ def test_without_an_accelerator_nothing_is_claimed() -> None:
 @pytest.mark.parametrize("name", ["gpt2-small.yaml", "llama-1b.yaml"])
 def test_what_fits_has_no_remark(name: str) -> None:
     """The shipped examples fit their devices."""
-    assert remarks(plan_of(config=name)) == []
+    assert plan_warnings(plan_of(config=name)) == []

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.errors import InputError
-from llmrun.plan.costs import Prices, costs_of
+from llmrun.plan.costs import Costs, Prices, costs_of
 from llmrun.plan.hardware import accelerator_named, hardware_table
+from llmrun.plan.note import Note
 
 PRICES = Prices(PUE=1.15, yuan_per_kWh=0.6, yuan_per_GPU_hour=18.0)
 
@@ -47,9 +48,9 @@ def test_an_unknown_row_names_the_nearest_and_all() -> None:
     with pytest.raises(InputError) as caught:
         accelerator_named("H100SXM", "gpt.yaml:9  hardware.accelerator")
 
-    assert caught.value.message == "the hardware table has no accelerator 'H100SXM'"
+    assert "H100SXM" in caught.value.message
     assert caught.value.where == "gpt.yaml:9  hardware.accelerator"
-    assert caught.value.hints[0] == "the nearest row is H100-SXM"
+    assert "H100-SXM" in caught.value.hints[0]
     assert all(name in caught.value.hints[1] for name in hardware_table())
 
 
@@ -74,29 +75,22 @@ def test_costs_by_hand() -> None:
     assert costs.unknown == {}
 
 
-def said(costs: object) -> dict[str, str]:
-    """Why figures are unknown, in words."""
-    return {name: str(reason) for name, reason in vars(costs)["unknown"].items()}
-
-
 def test_what_is_unknown_is_none_with_its_reason() -> None:
     """Without an accelerator, a peak, a TDP or a price, figures are None and say why."""
     free = Prices(1.0, 0.6, None)
 
-    def costs(name: str | None, precision: str = "bf16") -> object:
+    def costs(name: str | None, precision: str = "bf16") -> Costs:
         row = accelerator_named(name) if name else None
         return costs_of(10**20, 8, idle_share=0.0, accelerator=row, precision=precision, mfu=0.4, prices=free)
 
     without, peakless, powerless = costs(None), costs("V100-SXM2-32G"), costs("H20")
-    assert vars(without)["time_hours"] is None
-    assert said(without)["yuan_GPU"] == "hardware.accelerator is not set"
-    assert said(peakless)["time_hours"] == "the hardware table has no bf16 peak of V100-SXM2-32G"
-    assert vars(powerless)["time_hours"] is not None
-    assert said(powerless) == {
-        "energy_kWh": "the hardware table has no TDP of H20",
-        "tCO2": "the hardware table has no TDP of H20",
-        "yuan_energy": "the hardware table has no TDP of H20",
-        "yuan_GPU": "hardware.yuan_per_GPU_hour is not set",
+    assert without.time_hours is None
+    assert without.unknown["yuan_GPU"] == Note("not_set", {"key": "hardware.accelerator"})
+    assert peakless.unknown["time_hours"] == Note("no_peak", {"precision": "bf16", "name": "V100-SXM2-32G"})
+    assert powerless.time_hours is not None
+    assert powerless.unknown == {
+        **dict.fromkeys(("energy_kWh", "tCO2", "yuan_energy"), Note("no_TDP", {"name": "H20"})),
+        "yuan_GPU": Note("not_set", {"key": "hardware.yuan_per_GPU_hour"}),
     }
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import string
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -13,38 +14,50 @@ from llmrun.cli.app import run
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
 from llmrun.plan.conventions import CONVENTIONS
+from llmrun.plan.note import Note, NoteKind
 from llmrun.plan.plan import Plan, make_plan
-from llmrun.plan.render.chinese import CHINESE
 from llmrun.plan.render.compare import comparison
 from llmrun.plan.render.explain import explanation
 from llmrun.plan.render.language import (
     Language,
-    Said,
+    catalogue,
     chinese,
-    english,
     language_of,
     padded,
+    read_po,
     translator,
     width,
     wrapped,
 )
+from llmrun.plan.render.notes import TEMPLATES, note_text
 from llmrun.plan.render.summary import COLUMNS, summary
 
 ROOT = Path(__file__).parents[2]
 
 
-def templates() -> set[str]:
-    """Every text that the sources put into words: the first argument of `translate` and of `Said`."""
-    found = set()
-    for path in [*(ROOT / "llmrun" / "plan").glob("*.py"), *(ROOT / "llmrun" / "cli").glob("*.py")]:
+CHINESE = catalogue("zh")
+
+
+def constants(node: ast.AST) -> set[str]:
+    return {
+        each.value
+        for each in ast.walk(node)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    }
+
+
+def texts() -> set[str]:
+    """Every text that is translated: literals given to `translate`, notes, memory parts, sources of conventions."""
+    found = {each.source for each in CONVENTIONS} | set(TEMPLATES.values())
+    for path in [*(ROOT / "llmrun" / "plan").rglob("*.py"), *(ROOT / "llmrun" / "cli").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in ("translate", "Said")
-                and isinstance(node.args[0], ast.Constant)
-            ):
-                found.add(node.args[0].value)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id == "translate" and isinstance(node.args[0], ast.Constant):
+                    found.add(node.args[0].value)
+                elif node.func.id == "MemoryPart":
+                    found |= {text for arg in (node.args[0], node.args[3]) for text in constants(arg)}
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "means":
+                found |= constants(node.value)
     return found
 
 
@@ -53,39 +66,31 @@ def fields(template: str) -> set[str]:
     return {f"{name}:{form}" for _, name, form, _ in string.Formatter().parse(template) if name is not None}
 
 
-def test_every_text_has_chinese_words() -> None:
-    """No text of the sources lacks a translation; parts of memory are looked up by their names."""
-    assert len(templates()) > 100
-    assert templates() - CHINESE.keys() == set()
+def test_the_catalogue_is_complete_and_current() -> None:
+    """Every text has a translation and every translation has a text; a changed English text shows up in both lists."""
+    found = texts()
+    missing = sorted(found - {text for text, translation in CHINESE.items() if translation})
+    stale = sorted(CHINESE.keys() - found)
+
+    assert len(found) > 150
+    assert (missing, stale) == ([], [])
+    assert "#, fuzzy" not in (ROOT / "llmrun" / "plan" / "locale" / "zh.po").read_text(encoding="utf-8")
 
 
-def meanings() -> set[str]:
-    """What parts of memory mean: the fourth argument of `MemoryPart`, or a variable that is called `means`."""
-    found: set[str] = set()
-    for path in (ROOT / "llmrun" / "plan").glob("memory*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            given: list[ast.expr] = []
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == "MemoryPart"
-            ):
-                given = node.args[3:]
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "means":
-                given = [node.value]
-            constants = [each for value in given for each in ast.walk(value)]
-            found |= {
-                each.value
-                for each in constants
-                if isinstance(each, ast.Constant) and isinstance(each.value, str)
-            }
-    return found
+def test_po_entries_may_span_lines() -> None:
+    """Comments and the header are skipped, continued strings are joined, escapes are read."""
+    text = (
+        'msgid ""\nmsgstr "Language: zh\\n"\n\n'
+        '# note\nmsgid ""\n"a \\"b\\" "\n"c"\nmsgstr "x"\n"y"\n\n'
+        'msgid "d"\nmsgstr ""\n'
+    )
+
+    assert read_po(text) == {'a "b" c': "xy", "d": ""}
 
 
-def test_every_part_of_memory_and_every_convention_has_chinese_words() -> None:
-    """They are looked up where they are shown."""
-    assert len(meanings()) > 20
-    assert meanings() | {each.source for each in CONVENTIONS} <= CHINESE.keys()
+def test_a_text_without_translation_stays_english() -> None:
+    """As in gettext: a gap in the catalogue is a line in English, never a crash."""
+    assert chinese("no such text: {n:,}", n=1234) == "no such text: 1,234"
 
 
 @pytest.mark.parametrize("template", CHINESE)
@@ -110,15 +115,16 @@ def test_the_locale_names_the_language(environment: dict[str, str], language: La
     assert language_of(environment) == language
 
 
-def test_said_is_english_unless_asked() -> None:
-    """A text that waits for its language."""
-    said = Said("{key} is not set", {"key": "x.y"})
+def test_every_kind_of_note_has_a_text() -> None:
+    """No note can be made that cannot be shown."""
+    assert set(TEMPLATES) == set(get_args(NoteKind))
 
-    assert (str(said), said.by(english), said.by(chinese)) == (
-        "x.y is not set",
-        "x.y is not set",
-        "未设置 x.y",
-    )
+
+def test_notes_speak_either_language() -> None:
+    """A kind with fields becomes text in the language asked for."""
+    note = Note("not_set", {"key": "x.y"})
+
+    assert (note_text(note), note_text(note, chinese)) == ("x.y is not set", "未设置 x.y")
 
 
 def test_columns_of_wide_letters() -> None:
@@ -215,7 +221,7 @@ def test_warnings_speak_the_language_too(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_plan_for_a_cpu_says_that_a_process_keeps_what_it_freed() -> None:
     """The planned memory is what is in use; on an accelerator there is no such sentence."""
-    sentence = "a CPU process also keeps what it freed"
+    sentence = "a CPU process also keeps freed memory"
     cpu = summary(plan_of("demo.yaml", "model.vocab_size=4096"))
 
     assert sentence in " ".join(cpu.split())

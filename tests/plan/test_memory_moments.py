@@ -96,5 +96,5 @@ def check(
     planned = largest_moment(shape, setting, count_parameters(shape).N_params_total)
     measured = allocated_at_most(shape, sequences, precision, recomputes=recomputes)
 
-    assert planned.bytes == pytest.approx(measured, rel=within), planned.message
-    assert moment in (None, planned.message)
+    assert planned.bytes == pytest.approx(measured, rel=within), planned.name
+    assert moment in (None, planned.name)

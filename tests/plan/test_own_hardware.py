@@ -55,40 +55,28 @@ def test_a_missing_row_names_the_users_rows_too(table: str) -> None:
     with pytest.raises(InputError) as refusal:
         accelerator_named("Ascend-Y", "x.yaml:3  hardware.accelerator", table)
 
-    assert refusal.value.hints[0] == "the nearest row is Ascend-X"
+    assert "Ascend-X" in refusal.value.hints[0]
     assert "Ascend-X" in refusal.value.hints[1]
 
 
 @pytest.mark.parametrize(
-    ("text", "message", "hint"),
+    ("text", "key", "hint"),
     [
-        ("[1]", "a hardware table holds rows by name", "write `my-GPU: "),
-        ("", "a hardware table holds rows by name", "write `my-GPU: "),
-        ("X: 3", "X must be a mapping of keys to values", "write `X: {"),
-        ("X: {TDP_W: 3}", "X gives no memory_GB", "write `X: {"),
-        (
-            "X: {memory_GB: 0}",
-            "X.memory_GB must be a number from 1e-06 to 1e+09",
-            None,
-        ),
-        (
-            "X: {memory_GB: true}",
-            "X.memory_GB must be a number from 1e-06 to 1e+09",
-            None,
-        ),
-        ("X: {memory_GB: null}", "X gives no memory_GB", "write `X: {"),
-        (
-            "X: {memory_GB: 8, TDP_W: 0}",
-            "X.TDP_W must be a number from 1e-06 to 1e+09, or null where it is unknown",
-            None,
-        ),
-        ("X: {memory_GB: 8, tdp: 3}", "unknown key X.tdp", "the nearest known key is `TDP_W`"),
-        ("X: {memory_GB: 8, frobnicate: 3}", "unknown key X.frobnicate", "a row has bf16_TFLOPs, "),
-        ("X: {memory_GB: 8, source: 3}", "X.source must be text", None),
+        ("[1]", None, "my-GPU: "),
+        ("", None, "my-GPU: "),
+        ("X: 3", "X", "X: {"),
+        ("X: {TDP_W: 3}", "X", "X: {"),
+        ("X: {memory_GB: 0}", "X.memory_GB", None),
+        ("X: {memory_GB: true}", "X.memory_GB", None),
+        ("X: {memory_GB: null}", "X", "X: {"),
+        ("X: {memory_GB: 8, TDP_W: 0}", "X.TDP_W", None),
+        ("X: {memory_GB: 8, tdp: 3}", "X.tdp", "`TDP_W`"),
+        ("X: {memory_GB: 8, frobnicate: 3}", "X.frobnicate", "bf16_TFLOPs, "),
+        ("X: {memory_GB: 8, source: 3}", "X.source", None),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(
-    tmp_path: Path, text: str, message: str, hint: str | None
+    tmp_path: Path, text: str, key: str | None, hint: str | None
 ) -> None:
     """Each mistake is named once, with file, line and key; nothing is guessed."""
     path = tmp_path / "gpus.yaml"
@@ -97,12 +85,13 @@ def test_a_wrong_row_is_refused_with_its_line(
         read_rows(str(path))
 
     (problem,) = refusal.value.problems
-    assert problem.message == message
-    assert str(path) in problem.where
-    assert (problem.hint or "").startswith(hint or "")
+    assert problem.key == key
+    assert str(path) in str(problem.where)
+    assert (hint or "") in (problem.hint or "")
+    assert (problem.hint is None) == (hint is None)
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     """A missing file is the user's mistake, with its name."""
-    with pytest.raises(InputError, match="there is no hardware table file"):
+    with pytest.raises(InputError, match=r"gpus\.yaml"):
         read_rows(str(tmp_path / "gpus.yaml"))

@@ -16,7 +16,7 @@ from llmrun.plan.render.amounts import show_bytes, show_count, show_hours
 from llmrun.plan.render.explain import explanation
 from llmrun.plan.render.json import as_json
 from llmrun.plan.render.summary import summary
-from llmrun.plan.render.warnings import remarks
+from llmrun.plan.warnings import plan_warnings
 
 DEMO = """\
 name: demo
@@ -85,9 +85,14 @@ def test_an_uneven_D_has_no_A(demo_file: Path) -> None:
     assert as_json(uneven)["A"] is None
     assert as_json(uneven)["A_per_rank"] == {"smallest": 2, "largest": 3}
     assert uneven.costs.GPU_hours > plan.costs.GPU_hours
-    assert "D = 3 does not divide V = 8" in str(remarks(uneven)[0].message)
-    assert str(remarks(uneven)[0].hint).startswith("D = 2 divides V")
-    assert remarks(plan) == []
+    (warning,) = plan_warnings(uneven)
+    assert (warning.problem.kind, warning.hint.kind) == ("uneven", "even_D")
+    assert (warning.problem.fields["D"], warning.problem.fields["V"], warning.hint.fields["cheap"]) == (
+        3,
+        8,
+        2,
+    )
+    assert plan_warnings(plan) == []
 
 
 def test_a_D_that_divides_M_but_not_V_is_remarked(demo_file: Path) -> None:
@@ -96,20 +101,18 @@ def test_a_D_that_divides_M_but_not_V_is_remarked(demo_file: Path) -> None:
 
     assert as_json(plan)["A"] == 4
     assert as_json(plan)["A_per_rank"] == {"smallest": 3, "largest": 6}
-    assert len(remarks(plan)) == 1
+    assert len(plan_warnings(plan)) == 1
 
 
 def test_more_tokens_than_the_split_has_are_remarked(demo_file: Path) -> None:
     """A run over 4 Mi tokens of a split of 3 million sees it 1.40 times."""
     dataset = DatasetFacts(vocab_size=4096, train_tokens=3_000_000, val_tokens=30_000)
     plan = make_plan(resolved(demo_file), dataset)
-    (warning,) = remarks(plan)
+    (warning,) = plan_warnings(plan)
+    fields = warning.problem.fields
 
-    assert (
-        str(warning.message)
-        == "the training split has 3,000,000 tokens and the run sees 4,194,304: 1.40 epochs"
-    )
-    assert str(warning.hint) == "`--set T_tokens=2998272` is at most one epoch"
+    assert (warning.problem.kind, fields["train"], fields["seen"]) == ("epochs", 3_000_000, 4_194_304)
+    assert (warning.hint.kind, warning.hint.fields) == ("one_epoch", {"whole": 2_998_272})
     assert as_json(plan)["epochs"] == pytest.approx(1.398, abs=1e-3)
 
 

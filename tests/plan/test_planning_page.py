@@ -41,7 +41,7 @@ def test_every_preset_is_listed() -> None:
 
 def test_the_assumptions_have_their_defaults() -> None:
     """Each key of the table has the default that the schema has."""
-    for key, default, _ in rows("What you assume"):
+    for key, default, _ in rows("Assumptions"):
         found = leaves()[f"hardware.{key.strip('`')}"].default
         shown = None if default.startswith("null") else float(default.replace(",", ""))
         assert found == shown
@@ -64,7 +64,7 @@ def test_the_example_table_is_sound(tmp_path: Path) -> None:
     )
     path = tmp_path / "gpus.yaml"
     path.write_text(example, encoding="utf-8")
-    explained = {key for row in rows("Accelerators of your own") for key in re.findall(r"`(\w+)`", row[0])}
+    explained = {key for row in rows("Your own accelerators") for key in re.findall(r"`(\w+)`", row[0])}
 
     assert read_rows(str(path))["Ascend-X"].TDP_W == 310
     assert explained == set(KEYS)

@@ -17,9 +17,9 @@ from llmrun.plan.plan import Plan, make_plan
 from llmrun.plan.render.compare import comparison
 from llmrun.plan.render.explain import explanation
 from llmrun.plan.render.json import as_json
-from llmrun.plan.render.language import chinese
+from llmrun.plan.render.language import chinese, english
+from llmrun.plan.render.notes import warning_texts
 from llmrun.plan.render.summary import summary
-from llmrun.plan.render.warnings import remarks
 
 CHOICES: dict[str, st.SearchStrategy[Any]] = {
     "T_tokens": st.sampled_from(["64Mi", "1B", "15T", str(2**63 - 1)]),
@@ -106,11 +106,11 @@ def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) 
 
     json.dumps(figures, allow_nan=False)
     assert all(math.isfinite(value) and value >= 0 for value in numbers(figures))
-    for notify in ({}, {"translate": chinese}):
-        assert summary(plan, **notify)
-        assert explanation(plan, **notify)
-        assert comparison(plan, plan, **notify)
-    assert all(str(warning.message) and str(warning.hint) for warning in remarks(plan))
+    for translate in (english, chinese):
+        assert summary(plan, translate)
+        assert explanation(plan, translate)
+        assert comparison(plan, plan, translate)
+        assert all(warning and hint for warning, hint in warning_texts(plan, translate))
 
 
 @settings(max_examples=40)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from llmrun.config.dump import differences, numeric_fields, operational_fields
+from llmrun.config.field_values import differences, numeric_fields, operational_fields
 from llmrun.config.keys import leaves
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve

@@ -1,4 +1,4 @@
-"""How amounts are written in a plan: units last, decimal prefixes, `—` for what is unknown."""
+"""Amounts in a plan as text: units last, decimal prefixes, `—` for unknown."""
 
 from llmrun.plan.render.language import Translate, english
 
@@ -30,7 +30,7 @@ def show_FLOPs(FLOPs: int) -> str:
 
 
 def show_hours(hours: float, translate: Translate = english) -> str:
-    """A duration in the unit that suits it: seconds, minutes, hours or days."""
+    """A duration in seconds, minutes, hours or days."""
     if hours * 60 < 2:
         return translate("{amount} seconds", amount=f"{hours * 3600:.3g}")
     if hours < 2:
@@ -42,32 +42,32 @@ def show_hours(hours: float, translate: Translate = english) -> str:
 
 
 def show_real(value: float) -> str:
-    """A real number with three digits, whole with separators where it is large, a power of ten beyond."""
+    """Three significant digits; a whole number from 100 on, scientific notation from 10^12 on."""
     if abs(value) >= 1e12:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def show_kWh(energy: float) -> str:
-    """Energy."""
+    """Energy in kWh."""
     return f"{show_real(energy)} kWh"
 
 
 def show_yuan(money: float) -> str:
-    """Money, always yuan."""
+    """Money in yuan."""
     return f"¥ {show_real(money)}" if money >= 100 else f"¥ {money:,.2f}"
 
 
 def show_tonnes(tonnes: float) -> str:
-    """CO2."""
+    """CO2 in tonnes, or in kg below one."""
     return f"{show_real(tonnes)} t" if tonnes >= 1 else f"{show_real(tonnes * 1000)} kg"
 
 
 def show_percent(share: float) -> str:
-    """A share near 1 with the digits that matter: 0.99532 -> 99.53 %."""
+    """A share with four digits: 0.99532 -> 99.53 %."""
     return f"{100 * share:.4g} %"
 
 
 def _decimals(size: float) -> int:
-    """Decimals that leave three digits of a size below 1000."""
+    """The number of decimals for three digits of a size below 1000."""
     return 2 if size < 9.995 else 1 if size < 99.95 else 0

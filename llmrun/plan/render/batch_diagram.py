@@ -1,30 +1,25 @@
-"""One global batch as text: optimizer step, accumulation steps, ranks, with the user's numbers."""
+"""A diagram of one global batch: optimizer step, accumulation steps, ranks."""
 
 from typing import NamedTuple
 
 from llmrun.core.batch import Batch
-from llmrun.core.lanes import UnevenCost, cost_of, lanes_of_rank
+from llmrun.core.lanes import cost_of, lanes_of_rank
 from llmrun.core.reduce.tree import tree_height
+from llmrun.plan.degrees import micro_batches_per_rank
 from llmrun.plan.render.language import Translate, english, padded, width
 
 MOST_RANKS_DRAWN = 4
 
 
 def equation(batch: Batch) -> str:
-    """GB_tok = D · A · μ_tok in the user's numbers; through M where D does not divide M."""
+    """GB_tok = D · A · μ_tok with numbers; GB_tok = M · μ_tok if D does not divide M."""
     if batch.A is not None:
         return f"GB_tok = D · A · μ_tok      {batch.gb_tok:,} = {batch.D:,} · {batch.A:,} · {batch.mu_tok:,}"
     return f"GB_tok = M · μ_tok      {batch.gb_tok:,} = {batch.M:,} · {batch.mu_tok:,}"
 
 
-def micro_batches_per_rank(batch: Batch, lanes: UnevenCost) -> tuple[int, int]:
-    """The fewest and the most micro-batches that a rank computes in one step."""
-    per_lane = batch.micro_batches_per_lane
-    return min(lanes.lanes_per_rank) * per_lane, max(lanes.lanes_per_rank) * per_lane
-
-
 class DiagramRow(NamedTuple):
-    """One line of the diagram: what it is, its tokens where it has some, and the symbol for them."""
+    """One line of the diagram: its text, its tokens if it counts any, and their symbol."""
 
     text: str
     tokens: int | None = None
@@ -32,7 +27,7 @@ class DiagramRow(NamedTuple):
 
 
 def batch_diagram(batch: Batch, translate: Translate = english) -> list[str]:
-    """The hierarchy of one optimizer step, one line each; many ranks and steps are drawn by first and last."""
+    """The hierarchy of one optimizer step in lines; of many ranks and steps the first and last are drawn."""
     lanes = cost_of(batch.V, batch.D)
     fewest, most = micro_batches_per_rank(batch, lanes)
     rows = [DiagramRow(translate("optimizer step, in tokens"), batch.gb_tok, "GB_tok")]
@@ -59,9 +54,8 @@ def batch_diagram(batch: Batch, translate: Translate = english) -> list[str]:
 
 
 def _tree(V: int, translate: Translate) -> str:
-    """How lanes become one gradient, in words."""
     if V == 1:
-        return translate("V = 1 lane: nothing else to add")
+        return translate("V = 1 lane: no sum across lanes")
     return translate(
         "V = {V:,} lanes, added in one tree of height {height}: the same bits for every D",
         V=V,
@@ -83,7 +77,6 @@ def _ranks(batch: Batch, translate: Translate) -> list[DiagramRow]:
 
 
 def _rank(batch: Batch, rank: int, branch: str, translate: Translate) -> DiagramRow:
-    """One rank's first micro-batch."""
     lanes = lanes_of_rank(batch.V, batch.D, rank)
     hosted = (
         translate("lane {n:,}", n=lanes.start)
@@ -97,12 +90,11 @@ def _rank(batch: Batch, rank: int, branch: str, translate: Translate) -> Diagram
 
 
 def _micro_batches(batch: Batch, rank: int) -> int:
-    """Micro-batches that a rank computes in one step."""
     return len(lanes_of_rank(batch.V, batch.D, rank)) * batch.micro_batches_per_lane
 
 
 def _aligned(rows: list[DiagramRow]) -> list[str]:
-    """The rows as lines, their tokens in one column."""
+    """The rows as lines with tokens in one column."""
     counted = [row for row in rows if row.tokens is not None]
     text_width = max(width(row.text) for row in counted)
     number_width = max(len(f"{row.tokens:,}") for row in counted)

@@ -1,4 +1,4 @@
-"""Two plans side by side."""
+"""Two plans side by side as text."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,10 +21,7 @@ from llmrun.plan.render.language import Translate, english, padded, width
 
 
 class Figure(NamedTuple):
-    """One line of the comparison.
-
-    value: of a plan; None is unknown.    show: as text.
-    """
+    """One line of the comparison.  value: of a plan; None if unknown.  show: formats it."""
 
     label: str
     value: Callable[[Plan], float | None]
@@ -32,7 +29,7 @@ class Figure(NamedTuple):
 
 
 def comparison(first: Plan, second: Plan, translate: Translate = english) -> str:
-    """Every figure of both plans, and the second as a multiple of the first."""
+    """Every figure of both plans, with the ratio of the second to the first."""
     heading = ["", first.config.name, second.config.name, translate("second / first"), ""]
     rows = [_cells(figure, first, second) for figure in figures(translate)]
     columns = max(width(row[0]) for row in rows)
@@ -40,12 +37,11 @@ def comparison(first: Plan, second: Plan, translate: Translate = english) -> str
     rows.append(["", *(_verdict(plan, translate) for plan in (first, second)), "", ""])
     lines = table(heading, rows)
     if any(plan.costs.time_hours is not None for plan in (first, second)):
-        lines.append(translate("evaluation and saving are not in the time"))
+        lines.append(translate("the time does not include evaluation and saving"))
     return "\n".join(lines)
 
 
 def _cells(figure: Figure, first: Plan, second: Plan) -> list[str]:
-    """One figure as cells."""
     a, b = figure.value(first), figure.value(second)
     shown = [UNKNOWN if value is None else figure.show(value) for value in (a, b)]
     ratio = f"{b / a:.3g}" if a and b is not None and a != b else "=" if a == b else UNKNOWN
@@ -59,7 +55,7 @@ def _verdict(plan: Plan, translate: Translate) -> str:
 
 
 def figures(translate: Translate) -> list[Figure]:
-    """What is compared, from the batch to the money."""
+    """The figures that are compared."""
 
     def hours(value: float) -> str:
         return show_hours(value, translate)

@@ -1,4 +1,4 @@
-"""Every formula of a plan with its numbers put in, and where it comes from."""
+"""Every formula of a plan with its numbers and its source."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,6 +19,7 @@ from llmrun.plan.conventions import (
 from llmrun.plan.degrees import Degree, degree_table
 from llmrun.plan.interruptions import bytes_per_day
 from llmrun.plan.memory_parts import MemoryPart
+from llmrun.plan.note import Note
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.render.amounts import (
     UNKNOWN,
@@ -31,7 +32,9 @@ from llmrun.plan.render.amounts import (
     show_tonnes,
     show_yuan,
 )
+from llmrun.plan.render.forecast import measured_basis
 from llmrun.plan.render.language import Translate, english, padded, width
+from llmrun.plan.render.notes import note_text
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -50,7 +53,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def degree_lines(plan: Plan, translate: Translate) -> list[str]:
-    """One row for each D, the plan's own marked, and what a D takes that does not divide M."""
+    """One row for each D, with that of the plan marked."""
     heading = [
         "D",
         "A",
@@ -73,7 +76,6 @@ def degree_lines(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
-    """One D as cells."""
     buffer_bytes = 4 * plan.parameters.N_params_total
     warning = "" if row.cheap else translate("uneven")
     if row.D == plan.batch.D:
@@ -90,7 +92,7 @@ def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
 
 
 def goodput_lines(plan: Plan, translate: Translate) -> list[str]:
-    """Goodput over intervals: recommended, configured, and around."""
+    """Goodput at several intervals, among them the recommended and the configured ones."""
     saving = plan.saving
     named = {saving.young: "Young", saving.daly: "Daly"}
     if saving.configured is not None:
@@ -105,49 +107,55 @@ def goodput_lines(plan: Plan, translate: Translate) -> list[str]:
         ]
         for row in shown
     ]
-    return table([translate("interval"), "goodput", translate("written a day"), ""], rows)
+    return table([translate("interval"), "goodput", translate("written per day"), ""], rows)
 
 
 NAME_WIDTH = 20
 
 
 def _part_line(part: MemoryPart, translate: Translate) -> str:
-    """Name, bytes, formula and what it means."""
+    """Name, bytes, formula and its explanation."""
     formula = f"{part.formula} ({translate(part.means)})" if part.formula else translate(part.means)
     return f"{padded(translate(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
 
 
 def explain_memory(plan: Plan, translate: Translate) -> list[str]:
-    """Each part with its formula, and the formulas of papers beside."""
-    memory, shape, batch = plan.memory, plan.shape, plan.batch
-    N = plan.parameters.N_params_total
-    states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
+    """Each part with its formula, then the formulas of papers."""
+    memory = plan.memory
     return [
         *(_part_line(part, translate) for part in memory.parts),
         f"{padded(translate('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
         _part_line(memory.checkpoint_buffer, translate),
-        translate("beside it, what papers give:"),
+        translate("for comparison, formulas of papers:"),
+        *(f"  {line}" for line in _memory_formulas_of_papers(plan, translate)),
+    ]
+
+
+def _memory_formulas_of_papers(plan: Plan, translate: Translate) -> list[str]:
+    shape, batch, N = plan.shape, plan.batch, plan.parameters.N_params_total
+    states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
+    return [
         translate(
-            "  activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "
+            "activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "
             "(Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)",
             bytes=show_bytes(activation_bytes_per_block(shape, batch.mu_tok)),
         ),
         translate(
-            "  inputs of all blocks in bf16, under full recomputation = 2·μ_tok·n_layers·d_model = {bytes}",
+            "inputs of all blocks in bf16, under full recomputation = 2·μ_tok·n_layers·d_model = {bytes}",
             bytes=show_bytes(block_input_bytes(shape, batch.mu_tok)),
         ),
         translate(
-            "  weights, gradients and optimizer in mixed precision: {states} (Rajbhandari et al. 2020, arXiv 1910.02054)",
+            "weights, gradients and optimizer in mixed precision: {states} (Rajbhandari et al. 2020, arXiv 1910.02054)",
             states=states,
         ),
     ]
 
 
 def explain_fit(plan: Plan, translate: Translate) -> list[str]:
-    """Every remedy with what it gives and what it costs."""
+    """Every remedy with its memory and its price."""
     found = fitting(plan)
     if found is None:
-        return [translate("{key} is not set", key="hardware.accelerator")]
+        return [note_text(Note("not_set", {"key": "hardware.accelerator"}), translate)]
     assert plan.accelerator is not None
     largest = UNKNOWN if found.largest_mu_tok is None else f"{found.largest_mu_tok:,}"
     lines = [
@@ -157,19 +165,19 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
             has=show_bytes(found.has),
             needs=show_bytes(found.needs),
         ),
-        translate("largest μ_tok that fits, a multiple of L_ctx with which V divides M: {n}", n=largest),
+        translate("largest μ_tok that fits, such that V divides M: {n}", n=largest),
     ]
     for remedy in found.remedies:
         bits = translate("same bits") if remedy.same_bits else translate("other bits")
         verdict = translate("fits") if remedy.fits else translate("does not fit")
-        price = "; ".join(each.by(translate) for each in remedy.price)
+        price = "; ".join(note_text(each, translate) for each in remedy.price)
         lines.append(
             f"--set {' --set '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {verdict}, {bits}; {price}"
         )
     if found.most_layers is not None:
         lines.append(
             translate(
-                "with all of it at most {n:,} blocks of this width fit: llmrun shards data, not models",
+                "with all remedies together at most {n:,} layers of this width fit: llmrun shards data, not models",
                 n=found.most_layers,
             )
         )
@@ -177,7 +185,7 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
 
 
 def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
-    """What is written, the textbook's form, what stays on disk."""
+    """What is written, the textbook's size, and what stays on disk."""
     size, N, D, kept = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D, plan.retention
     parts = ", ".join(f"{name} {show_bytes(part)}" for name, part in size.parts.items())
     return [
@@ -199,7 +207,7 @@ def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
             D=D,
         ),
         translate(
-            "on disk: keep_last {newest:,} + best {best} + kept for ever {permanent:,} + the one being written = {n:,}, {total}",
+            "on disk: keep_last {newest:,} + best {best} + permanent {permanent:,} + the one being written = {n:,}, {total}",
             newest=kept.newest,
             best=kept.best,
             permanent=kept.permanent,
@@ -210,7 +218,7 @@ def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
 
 
 def explain_saving(plan: Plan, translate: Translate) -> list[str]:
-    """Young, Daly, goodput, expected interruptions."""
+    """Young, Daly, goodput and expected interruptions."""
     saving, hardware, D = plan.saving, plan.config.hardware, plan.batch.D
     lines = [
         translate(
@@ -232,7 +240,7 @@ def explain_saving(plan: Plan, translate: Translate) -> list[str]:
             daly=show_hours(saving.daly.interval_s / 3600, translate),
         ),
         translate(
-            "goodput = τ / (M·e^(R/M)·(e^((τ+δ)/M) - 1)), R = {R} until training goes on (Daly 2006, eq. 20):",
+            "goodput = τ / (M·e^(R/M)·(e^((τ+δ)/M) - 1)), R = {R} until training continues (Daly 2006, eq. 20):",
             R=show_hours(saving.restart_s / 3600, translate),
         ),
         *(f"  {line}" for line in goodput_lines(plan, translate)),
@@ -251,29 +259,28 @@ def explain_saving(plan: Plan, translate: Translate) -> list[str]:
 
 
 def explanation(plan: Plan, translate: Translate = english) -> str:
-    """The formulas, in the order in which they build on each other."""
+    """All formulas, in the order in which they build on each other."""
     blocks: dict[str, Callable[[Plan, Translate], list[str]]] = {
         translate("batch"): _batch,
         translate("what each D costs (the same bits for all)"): degree_lines,
         translate("parameters"): _parameters,
         "FLOPs": _flops,
         translate("memory per rank"): explain_memory,
-        translate("what would fit"): explain_fit,
+        translate("remedies"): explain_fit,
         translate("checkpoint"): explain_checkpoint,
         translate("interval between checkpoints"): explain_saving,
         translate("time, energy, CO2, money"): _costs,
     }
-    told = {title: block(plan, translate) for title, block in blocks.items()}
+    shown = {title: block(plan, translate) for title, block in blocks.items()}
     return "\n\n".join(
-        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in told.items() if lines
+        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in shown.items() if lines
     )
 
 
 def _batch(plan: Plan, translate: Translate) -> list[str]:
-    """Batch algebra and lanes."""
     batch = plan.batch
     smallest, largest = plan.A_per_rank
-    each = translate("micro-batches a step")
+    each = translate("micro-batches per step")
     ranks = (
         f"A = M / D = {batch.M:,} / {batch.D:,} = {batch.A:,}"
         if batch.A is not None
@@ -290,7 +297,7 @@ def _batch(plan: Plan, translate: Translate) -> list[str]:
         f"M = GB_tok / μ_tok = {batch.gb_tok:,} / {batch.mu_tok:,} = {batch.M:,} {each}",
         ranks,
         translate(
-            "sequences of a micro-batch = μ_tok / L_ctx = {mu:,} / {L:,} = {n:,}",
+            "sequences per micro-batch = μ_tok / L_ctx = {mu:,} / {L:,} = {n:,}",
             mu=batch.mu_tok,
             L=batch.L_ctx,
             n=batch.sequences,
@@ -309,14 +316,13 @@ def _batch(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _parameters(plan: Plan, translate: Translate) -> list[str]:
-    """Where the parameters are."""
     count, shape = plan.parameters, plan.shape
     norms = count.N_params - shape.n_layers * count.block
     tied = translate(" (shares the token table)") if shape.tie_embeddings else ""
     lines = [
-        translate("block = {n:,}", n=count.block),
+        translate("one layer = {n:,}", n=count.block),
         translate(
-            "N_params = n_layers · block + norms = {layers:,} · {block:,} + {norms:,} = {N:,}",
+            "N_params = n_layers · layer + norms = {layers:,} · {block:,} + {norms:,} = {N:,}",
             layers=shape.n_layers,
             block=count.block,
             norms=norms,
@@ -326,14 +332,14 @@ def _parameters(plan: Plan, translate: Translate) -> list[str]:
         + tied,
         f"N_params_total = {count.N_params:,} + {count.embedding:,} + {count.head:,} = {count.N_params_total:,}",
         translate(
-            "tokens per parameter = {ratio} (about 20 spends FLOPs best: Hoffmann et al. 2022, arXiv 2203.15556)",
+            "tokens per parameter = {ratio} (about 20 is compute-optimal: Hoffmann et al. 2022, arXiv 2203.15556)",
             ratio=show_real(tokens_per_parameter(plan.batch.tokens_seen, count.N_params_total)),
         ),
     ]
     if shape.beyond is not None:
         lines.append(
             translate(
-                "{preset} is for planning only: it has {what}",
+                "{preset} is for planning only: {what}",
                 preset=plan.preset,
                 what=shape.beyond.described(),
             )
@@ -342,15 +348,17 @@ def _parameters(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _flops(plan: Plan, translate: Translate) -> list[str]:
-    """The count that is used, product by product, and beside it how others count."""
+    """The count that llmrun uses, product by product, then those of other conventions."""
     shape, flops, batch, count = plan.shape, plan.flops, plan.batch, plan.parameters
     projections, square = projection_flops_per_token(shape), attention_flops_per_token(shape)
     head = head_flops_per_token(shape)
     lines = [
-        translate("a product [m,k]·[k,n] is 2·m·n·k; forward and backward are 3 times forward; per token:"),
-        translate("projections and MLP of a block = {n:,}", n=projections),
         translate(
-            "attention of a block = 4·L_ctx·n_heads·head_dim = 4·{L:,}·{heads}·{dim} = {n:,} (full square)",
+            "a product [m,k]·[k,n] is 2·m·n·k FLOPs; forward and backward are 3 times forward; per token:"
+        ),
+        translate("projections and MLP of a layer = {n:,}", n=projections),
+        translate(
+            "attention of a layer = 4·L_ctx·n_heads·head_dim = 4·{L:,}·{heads}·{dim} = {n:,} (full square)",
             L=shape.L_ctx,
             heads=shape.n_heads,
             dim=shape.head_dim,
@@ -374,7 +382,9 @@ def _flops(plan: Plan, translate: Translate) -> list[str]:
             f"FLOPs = {flops.per_token:,} · tokens_seen {batch.tokens_seen:,} = {show_FLOPs(flops.exact)}"
             f" = {show_real(petaflop_days(flops.exact))} PF-days"
         ),
-        translate("conventions, over tokens_seen ({used} is used here and by the MFU of a run):", used=USED),
+        translate(
+            "conventions, over tokens_seen (llmrun uses {used}, also for the MFU of a run):", used=USED
+        ),
     ]
     for each in CONVENTIONS:
         total = each.per_token(shape, count) * batch.tokens_seen
@@ -387,7 +397,7 @@ def _flops(plan: Plan, translate: Translate) -> list[str]:
         by_hardware = show_FLOPs(flops.exact + flops.recomputed)
         lines.append(
             translate(
-                "activation checkpointing: the hardware does {total} (HFU), MFU does not count it",
+                "with activation checkpointing the hardware computes {total} (HFU); MFU does not count recomputation",
                 total=by_hardware,
             )
         )
@@ -395,10 +405,10 @@ def _flops(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _costs(plan: Plan, translate: Translate) -> list[str]:
-    """Each cost with its formula, or why it is unknown."""
+    """Each cost with its formula, or the reason why it is unknown."""
     costs, D = plan.costs, plan.batch.D
     if costs.time_hours is None or costs.GPU_hours is None:
-        return [f"{UNKNOWN} {costs.unknown['time_hours'].by(translate)}"]
+        return [f"{UNKNOWN} {note_text(costs.unknown['time_hours'], translate)}"]
     shown = (
         f"{translate('GPU-hours')} = D · time = {D:,}·{costs.time_hours:.4g} = {show_real(costs.GPU_hours)}"
     )
@@ -414,11 +424,11 @@ def _time(plan: Plan, translate: Translate) -> list[str]:
         rate = show_real(plan.measured.tokens_per_second)
         return [
             translate(
-                "time = tokens_seen / measured throughput = {tokens:,} / {rate} per second = {time} ({says})",
+                "time = tokens_seen / measured throughput = {tokens:,} / {rate} per second = {time} ({basis})",
                 tokens=plan.batch.tokens_seen,
                 rate=rate,
                 time=shown,
-                message=plan.measured.message,
+                basis=measured_basis(plan.measured, translate),
             )
         ]
     assert plan.accelerator is not None
@@ -444,10 +454,9 @@ def _time(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _energy(plan: Plan, translate: Translate) -> list[str]:
-    """Energy, its price, its CO2."""
     costs, hardware = plan.costs, plan.config.hardware
     if costs.energy_kWh is None or costs.yuan_energy is None or costs.tCO2 is None:
-        return [f"{translate('energy')} {UNKNOWN} {costs.unknown['energy_kWh'].by(translate)}"]
+        return [f"{translate('energy')} {UNKNOWN} {note_text(costs.unknown['energy_kWh'], translate)}"]
     assert costs.GPU_hours is not None
     energy = show_kWh(costs.energy_kWh)
     power = translate("measured") if hardware.watts_per_device else "TDP"
@@ -462,13 +471,12 @@ def _energy(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _rent(plan: Plan, translate: Translate) -> list[str]:
-    """The price of the devices."""
     costs, label = plan.costs, translate("price of GPUs")
     if costs.yuan_GPU is None or costs.GPU_hours is None:
-        return [f"{label} {UNKNOWN} {costs.unknown['yuan_GPU'].by(translate)}"]
+        return [f"{label} {UNKNOWN} {note_text(costs.unknown['yuan_GPU'], translate)}"]
     per_hour = plan.config.hardware.yuan_per_GPU_hour
     shown = f"{show_real(costs.GPU_hours)} · {per_hour:g} ¥/GPU-hour = {show_yuan(costs.yuan_GPU)}"
     return [
         f"{label} = {shown}",
-        translate("¥/kWh and ¥/GPU-hour are two prices, never added: rent includes energy"),
+        translate("¥/kWh and ¥/GPU-hour are alternative prices and never added: rent includes energy"),
     ]

@@ -1,14 +1,15 @@
-"""The figures of a plan for scripts: `llmrun plan --json`."""
+"""The figures of a plan as JSON: `llmrun plan --json`."""
 
 from typing import Any
 
 from llmrun.plan.conventions import CONVENTIONS, USED
 from llmrun.plan.degrees import degree_table
 from llmrun.plan.plan import Plan, fitting
+from llmrun.plan.render.notes import note_text
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan's keys; they are stable.  Counts are exact integers, None is unknown."""
+    """The figures by their stable keys.  Counts are exact integers; None: unknown."""
     return (
         _batch(plan)
         | _model(plan)
@@ -20,7 +21,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _batch(plan: Plan) -> dict[str, Any]:
-    """Batch algebra, steps, tokens."""
     batch = plan.batch
     smallest, largest = plan.A_per_rank
     return {
@@ -49,7 +49,6 @@ def _batch(plan: Plan) -> dict[str, Any]:
 
 
 def _model(plan: Plan) -> dict[str, Any]:
-    """Parameters and FLOPs, by every convention."""
     shape, count, flops = plan.shape, plan.parameters, plan.flops
     tokens = plan.batch.tokens_seen
     return {
@@ -67,7 +66,6 @@ def _model(plan: Plan) -> dict[str, Any]:
 
 
 def _costs(plan: Plan) -> dict[str, Any]:
-    """Time, energy, CO2, money, and why some are unknown."""
     costs = plan.costs
     return {
         "accelerator": plan.accelerator.name if plan.accelerator else None,
@@ -78,12 +76,11 @@ def _costs(plan: Plan) -> dict[str, Any]:
         "tCO2": costs.tCO2,
         "yuan_energy": costs.yuan_energy,
         "yuan_GPU": costs.yuan_GPU,
-        "unknown": {name: str(reason) for name, reason in costs.unknown.items()},
+        "unknown": {name: note_text(reason) for name, reason in costs.unknown.items()},
     }
 
 
 def _memory(plan: Plan) -> dict[str, Any]:
-    """Memory of a rank, and what would make it fit."""
     found = fitting(plan)
     remedies = found.remedies if found else ()
     return {
@@ -100,7 +97,7 @@ def _memory(plan: Plan) -> dict[str, Any]:
                 "same_bits": remedy.same_bits,
                 "memory_bytes_per_rank": remedy.bytes,
                 "fits": remedy.fits,
-                "price": [str(price) for price in remedy.price],
+                "price": [note_text(price) for price in remedy.price],
             }
             for remedy in remedies
         ],
@@ -108,7 +105,6 @@ def _memory(plan: Plan) -> dict[str, Any]:
 
 
 def _checkpoint(plan: Plan) -> dict[str, Any]:
-    """Sizes, what stays on disk, when to save."""
     size, kept, saving = plan.checkpoint, plan.retention, plan.saving
     configured = saving.configured
     return {

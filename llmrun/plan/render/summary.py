@@ -18,7 +18,9 @@ from llmrun.plan.render.amounts import (
     show_yuan,
 )
 from llmrun.plan.render.batch_diagram import batch_diagram, equation
-from llmrun.plan.render.language import Said, Translate, english, padded, wrapped
+from llmrun.plan.render.forecast import measured_basis
+from llmrun.plan.render.language import Translate, english, padded, wrapped
+from llmrun.plan.render.notes import note_text
 
 COLUMNS = 80
 INDENT = "  "
@@ -27,7 +29,7 @@ VALUE_WIDTH = 15
 
 
 def summary(plan: Plan, translate: Translate = english) -> str:
-    """The plan in words and numbers, about forty lines of at most 80 columns."""
+    """The plan in about forty lines of at most 80 columns."""
     title = translate("plan of {name}", name=plan.config.name) + _preset(plan, translate)
     blocks = [
         [equation(plan.batch), *batch_diagram(plan.batch, translate)],
@@ -45,7 +47,7 @@ def summary(plan: Plan, translate: Translate = english) -> str:
 
 
 def _preset(plan: Plan, translate: Translate) -> str:
-    """The published model that was named, and whether its shape was left as it is."""
+    """The named preset, and whether its shape was changed."""
     if plan.preset is None:
         return ""
     from llmrun.config.presets import preset_table
@@ -61,7 +63,7 @@ def describe(shape: ModelShape, translate: Translate = english) -> str:
     if shape.n_kv_heads != shape.n_heads:
         heads = translate("{n} heads ({kv} key-value)", n=shape.n_heads, kv=shape.n_kv_heads)
     return translate(
-        "{n} blocks of width {d:,}, {heads}, {mlp} {d_ff:,}, vocabulary {vocabulary:,}",
+        "{n} layers of width {d:,}, {heads}, {mlp} {d_ff:,}, vocabulary {vocabulary:,}",
         n=shape.n_layers,
         d=shape.d_model,
         heads=heads,
@@ -71,17 +73,16 @@ def describe(shape: ModelShape, translate: Translate = english) -> str:
     )
 
 
-def row(label: str, value: str, warning: str = "") -> list[str]:
-    """Label, value, and what it means: in lines that fit the screen."""
+def row(label: str, value: str, meaning: str = "") -> list[str]:
+    """A label, a value and an explanation, wrapped to the screen."""
     lead = f"{padded(label, LABEL_WIDTH)}{padded(value, VALUE_WIDTH)} "
     room = COLUMNS - len(INDENT) - LABEL_WIDTH - VALUE_WIDTH - 1
-    first, *rest = wrapped(warning, room)
+    first, *rest = wrapped(meaning, room)
     below = " " * (LABEL_WIDTH + VALUE_WIDTH + 1)
     return [f"{lead}{first}".rstrip(), *(f"{below}{line}" for line in rest)]
 
 
 def _run(plan: Plan, translate: Translate) -> list[str]:
-    """Steps, tokens, warm-up."""
     batch = plan.batch
     dropped = batch.T_tokens - batch.tokens_seen
     seen = (
@@ -92,7 +93,7 @@ def _run(plan: Plan, translate: Translate) -> list[str]:
     if plan.epochs is not None:
         seen += translate("; {epochs:.2f} epochs of the training split", epochs=plan.epochs)
     lanes = translate(
-        "micro-batches a step, V = {V:,} lanes of {n:,}", V=batch.V, n=batch.micro_batches_per_lane
+        "micro-batches per step, V = {V:,} lanes of {n:,}", V=batch.V, n=batch.micro_batches_per_lane
     )
     return [
         *row(translate("steps"), f"{batch.steps:,}", translate("T_tokens / GB_tok, rounded down")),
@@ -116,7 +117,6 @@ def _run(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _model(plan: Plan, translate: Translate) -> list[str]:
-    """Parameters and FLOPs."""
     count, flops = plan.parameters, plan.flops
     head = (
         translate("head tied")
@@ -139,14 +139,14 @@ def _model(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _memory(plan: Plan, translate: Translate) -> list[str]:
-    """Memory of one rank, largest parts first, and whether it fits."""
+    """Memory of one rank, its four largest parts, and whether it fits."""
     memory = plan.memory
     parts = sorted(memory.parts, key=lambda part: -part.bytes)
     named = ", ".join(f"{translate(part.name)} {show_bytes(part.bytes)}" for part in parts[:4])
     lines = row(translate("memory per rank"), show_bytes(memory.device_bytes), named)
     if plan.setting.device == "cpu":
         lines += row(
-            "", "", translate("in use; a CPU process also keeps what it freed, up to half as much again")
+            "", "", translate("in use; a CPU process also keeps freed memory, up to half as much again")
         )
     found = fitting(plan)
     if found is None:
@@ -170,18 +170,17 @@ def _memory(plan: Plan, translate: Translate) -> list[str]:
             bits = translate("same bits") if remedy.same_bits else translate("other bits")
             lines += row("", "", f"{' '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {bits}")
         if found.most_layers is not None:
-            lines += row("", "", translate("at most {n:,} blocks of this width fit", n=found.most_layers))
+            lines += row("", "", translate("at most {n:,} layers of this width fit", n=found.most_layers))
     return lines
 
 
 def _checkpoint(plan: Plan, translate: Translate) -> list[str]:
-    """Size, disk, interval, goodput."""
     size, kept, saving = plan.checkpoint, plan.retention, plan.saving
     hardware = plan.config.hardware
     lines = row(
         translate("checkpoint"),
         show_bytes(size.total),
-        translate("12 bytes a parameter, {per_rank} from each rank", per_rank=show_bytes(size.per_rank)),
+        translate("12 bytes per parameter, {per_rank} from each rank", per_rank=show_bytes(size.per_rank)),
     )
     lines += row(
         translate("on disk"),
@@ -217,16 +216,16 @@ def _checkpoint(plan: Plan, translate: Translate) -> list[str]:
 
 
 def _costs(plan: Plan, translate: Translate) -> list[str]:
-    """Time, energy, CO2, money; a dash and the reason where unknown."""
+    """Time, energy, CO2, money; a dash and the reason if unknown."""
     costs, hardware = plan.costs, plan.config.hardware
     price = hardware.yuan_per_GPU_hour
     power = translate("measured") if hardware.watts_per_device else "TDP"
     watts = f"{power} {costs.watts:g} W" if costs.watts is not None else ""
-    remarks: dict[str, tuple[str, Callable[[float], str], str]] = {
+    rows: dict[str, tuple[str, Callable[[float], str], str]] = {
         "time_hours": (
             translate("time"),
             lambda hours: show_hours(hours, translate),
-            _time_remark(plan, translate),
+            _time_basis(plan, translate),
         ),
         "GPU_hours": (translate("GPU-hours"), show_real, _interrupted(plan, translate)),
         "energy_kWh": (
@@ -248,20 +247,19 @@ def _costs(plan: Plan, translate: Translate) -> list[str]:
     }
     return [
         line
-        for name, (label, show, warning) in remarks.items()
-        for line in _cost_row(costs, name, label, show, warning, translate)
+        for name, (label, show, meaning) in rows.items()
+        for line in _cost_row(costs, name, label, show, meaning, translate)
     ]
 
 
-def _time_remark(plan: Plan, translate: Translate) -> str:
-    """What the time rests on, and what it leaves out."""
-    return translate("{assumed}; evaluation and saving are not in it", assumed=_assumed(plan, translate))
+def _time_basis(plan: Plan, translate: Translate) -> str:
+    """What the time is based on, and what it leaves out."""
+    return translate("{assumed}; without evaluation and saving", assumed=_assumed(plan, translate))
 
 
 def _assumed(plan: Plan, translate: Translate) -> str:
-    """What the time rests on."""
     if plan.measured is not None:
-        return plan.measured.message
+        return measured_basis(plan.measured, translate)
     name = plan.accelerator.name if plan.accelerator else ""
     return translate(
         "on {D:,} {name} at an assumed MFU of {mfu:g}",
@@ -272,10 +270,10 @@ def _assumed(plan: Plan, translate: Translate) -> str:
 
 
 def _interrupted(plan: Plan, translate: Translate) -> str:
-    """How long it takes with saves and interruptions."""
+    """The time with saves and interruptions."""
     saving = plan.saving
     if saving.wall_hours is None or saving.interruptions is None:
-        return translate("D · time; it would never end: interrupted too often")
+        return translate("D · time; too many interruptions to ever finish")
     return translate(
         "D · time; {time} with {n} interruptions",
         time=show_hours(saving.wall_hours, translate),
@@ -284,13 +282,11 @@ def _interrupted(plan: Plan, translate: Translate) -> str:
 
 
 def _cost_row(
-    costs: Costs, name: str, label: str, show: Callable[[float], str], warning: str, translate: Translate
+    costs: Costs, name: str, label: str, show: Callable[[float], str], meaning: str, translate: Translate
 ) -> list[str]:
-    """One cost, or a dash and why it is unknown."""
+    """One cost, or a dash and the reason if it is unknown."""
     value: float | None = getattr(costs, name)
-    why: Said | None = costs.unknown.get(name)
-    return (
-        row(label, UNKNOWN, why.by(translate) if why else "")
-        if value is None
-        else row(label, show(value), warning)
-    )
+    if value is not None:
+        return row(label, show(value), meaning)
+    reason = costs.unknown.get(name)
+    return row(label, UNKNOWN, note_text(reason, translate) if reason else "")

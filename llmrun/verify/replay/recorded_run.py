@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrun.config.dump import numeric_fields
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.manifest import fingerprint_of, read_manifest

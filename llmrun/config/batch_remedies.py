@@ -1,9 +1,8 @@
-"""The nearest settings that make a batch hold together: every one is tried before it is proposed."""
+"""The nearest settings that make a batch consistent; each is checked before it is proposed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from math import lcm
-from typing import Any
 
 from llmrun.config.batch_rules import Fault, Stated, faults
 from llmrun.core.batch import default_V
@@ -11,7 +10,7 @@ from llmrun.core.batch import default_V
 Change = dict[str, int | None]
 
 FARTHEST = 4096
-"""How far D, V and μ_tok are searched, in units."""
+"""Search distance for D, V and μ_tok, in units."""
 
 LARGEST_COUNT = 65_536
 
@@ -21,39 +20,46 @@ SET_NAMES = {
 }  # fmt: skip
 
 
+def remedies(s: Stated, fault: Fault) -> list[Change]:
+    """The nearest changes that remove `fault` and introduce no other, without repetitions."""
+    found: list[Change] = []
+    for search in SEARCHES[fault]:
+        found += [change for change in search(s, fault) if change not in found]
+    return found
+
+
 def hint_for(s: Stated, fault: Fault) -> str | None:
-    """The nearest settings without `fault`, as `--set` options; None where none is near."""
-    found = [change for search in SEARCHES[fault] for change in search(s, fault)]
-    shown = list(dict.fromkeys(_show(s, change) for change in found))
+    """The remedies as `--set` options, or None if there are none."""
+    shown = [_show(s, change) for change in remedies(s, fault)]
     if not shown:
         return None
-    return f"{'any of these fits' if len(shown) > 1 else 'this fits'}: {'; '.join(shown)}"
+    return f"{'any of these works' if len(shown) > 1 else 'this works'}: {'; '.join(shown)}"
 
 
-def mends(s: Stated, change: Change, fault: Fault) -> bool:
-    """Whether a change removes `fault` and brings no new one."""
+def removes(s: Stated, change: Change, fault: Fault) -> bool:
+    """Whether a change removes `fault` and introduces no other."""
     return faults(replace(s, **change)) <= faults(s) - {fault}  # type: ignore[arg-type]
 
 
 def completed(s: Stated, change: Change, fault: Fault) -> Change | None:
-    """`change` with the least further change that lets it mend `fault`: another V, no stated A."""
+    """`change` with the smallest addition that removes `fault` (another V, no stated A), or None if none does."""
     changed = replace(s, **change)  # type: ignore[arg-type]
     no_A: Change = {"A": None} if s.A is not None and "A" not in change else {}
     V: Change = {"V": _roomy_V(changed)} if changed.M and "V" not in change else {}
     for further in ({}, no_A, V, {**V, **no_A}):
-        if mends(s, {**change, **further}, fault):
+        if removes(s, {**change, **further}, fault):
             return {**change, **further}
     return None
 
 
 def _roomy_V(s: Stated) -> int:
-    """The default V, or D where that has more ranks than lanes."""
+    """The default V, or D if that is larger."""
     assert s.M is not None
     return max(default_V(s.M), s.D or 1)
 
 
 def _nearest(s: Stated, fault: Fault, below: Iterable[Change], above: Iterable[Change]) -> Iterator[Change]:
-    """The first change in either direction that mends `fault`."""
+    """The first change in each direction that removes `fault`."""
     for candidates in (below, above):
         changes = (completed(s, change, fault) for change in candidates)
         found = next((change for change in changes if change is not None), None)
@@ -62,7 +68,7 @@ def _nearest(s: Stated, fault: Fault, below: Iterable[Change], above: Iterable[C
 
 
 def _around(name: str, value: int, most: int) -> tuple[Iterator[Change], Iterator[Change]]:
-    """Values of one field, outwards from `value`, down to 1 and up to `most`."""
+    """Changes of one field, outwards from `value`: down to 1, and up to `most`."""
     start = min(value - 1, most)
     below = range(start, max(0, start - FARTHEST), -1)
     above = range(value + 1, min(most, value + FARTHEST) + 1)
@@ -70,14 +76,14 @@ def _around(name: str, value: int, most: int) -> tuple[Iterator[Change], Iterato
 
 
 def _uneven(s: Stated, fault: Fault) -> Iterator[Change]:
-    """The stated D as it is, at which ranks compute different numbers of micro-batches."""
+    """The stated D with an uneven split of micro-batches."""
     change: Change = {"allows_uneven": True, **({"A": None} if s.A is not None else {})}
-    if mends(s, change, fault):
+    if removes(s, change, fault):
         yield change
 
 
 def _other_D(s: Stated, fault: Fault) -> Iterator[Change]:
-    """The nearest D with this GB_tok, and without another V."""
+    """The nearest D for this GB_tok and V."""
     if s.D is None or s.lanes is None:
         return
     below, above = _around("D", s.D, s.lanes)
@@ -89,21 +95,21 @@ def _other_D(s: Stated, fault: Fault) -> Iterator[Change]:
 
 
 def _other_V(s: Stated, fault: Fault) -> Iterator[Change]:
-    """The nearest V that divides M and holds D."""
+    """The nearest V that divides M and is at least D."""
     if s.V is None:
         return
     yield from _nearest(s, fault, *_around("V", s.V, LARGEST_COUNT))
 
 
 def _V_for_D(s: Stated, fault: Fault) -> Iterator[Change]:
-    """As many lanes as ranks."""
+    """V = D."""
     change: Change = {"V": s.D}
-    if mends(s, change, fault):
+    if removes(s, change, fault):
         yield change
 
 
 def _other_gb(s: Stated, fault: Fault) -> Iterator[Change]:
-    """The nearest GB_tok below and above that the stated D (and V, where that is near) divide."""
+    """The nearest GB_tok below and above that the stated D divides, and V if possible."""
     ranks = s.mu_tok * (s.D or 1)
     units = (s.mu_tok * lcm(s.D or 1, s.V or 1), ranks)
     below: list[Change] = [{"gb_tok": s.gb_tok // unit * unit} for unit in units if s.gb_tok >= unit]
@@ -135,7 +141,7 @@ def _other_mu(s: Stated, fault: Fault) -> Iterator[Change]:
 
 
 def _agreeing(s: Stated, fault: Fault) -> Iterator[Change]:
-    """The A, D or GB_tok that solve the identity."""
+    """The A, D or GB_tok that solve GB_tok = D·A·μ_tok."""
     assert s.A is not None
     assert s.M is not None
     changes: list[Change] = [{"A": s.M // s.D}] if s.D else [{"A": None}]
@@ -152,12 +158,12 @@ def _agreeing(s: Stated, fault: Fault) -> Iterator[Change]:
 def _longer_run(s: Stated, fault: Fault) -> Iterator[Change]:
     """A run of one step."""
     change: Change = {"T_tokens": s.gb_tok}
-    if mends(s, change, fault):
+    if removes(s, change, fault):
         yield change
 
 
 def _show(s: Stated, change: Change) -> str:
-    """A change as `--set` options, with what follows from it."""
+    """A change as `--set` options, with the resulting M or A."""
     options = " ".join(f"--set {SET_NAMES[name]}={_value(v)}" for name, v in change.items())
     if "allows_uneven" in change:
         return f"`{options}` (same bits)"
@@ -169,13 +175,13 @@ def _show(s: Stated, change: Change) -> str:
 
 
 def _value(value: int | None) -> str:
-    """A value as `--set` takes it; True stands for an uneven D that is allowed."""
+    """A value as `--set` takes it; True is that of `allows_uneven`."""
     return "null" if value is None else "allow" if value is True else str(value)
 
 
 Search = Callable[[Stated, Fault], Iterator[Change]]
 
-SEARCHES: dict[Any, tuple[Search, ...]] = {
+SEARCHES: dict[Fault, tuple[Search, ...]] = {
     "sequences": (_other_mu,),
     "whole": (_other_gb, _other_mu),
     "ranks": (_uneven, _other_D, _other_gb),

@@ -1,4 +1,4 @@
-"""What a field allows, in words: the same for an error and for the reference."""
+"""Allowed values of a field in words, the same in errors and in the reference, and hints for wrong values."""
 
 import difflib
 import re
@@ -8,43 +8,40 @@ from typing import Any
 from llmrun.config.keys import Leaf
 
 PLAIN_UNITS = frozenset({"1", "integer", "name", "path", "runs", "true or false"})
-"""Units that say nothing beside the type."""
+"""Units that add nothing to the type."""
 
 MEANT_BOOLEANS = {"yes": "true", "on": "true", "1": "true", "true": "true"}
 MEANT_BOOLEANS |= {"no": "false", "off": "false", "0": "false", "false": "false"}
 
-GIVEN_LONGEST = 60
+LONGEST_SHOWN = 60
 
 
 def allowed(leaf: Leaf) -> str:
-    """What a field allows: `a number above 0 and at most 10 (1 per step)`."""
-    text = leaf.allowed or _by_type(leaf)
+    """The allowed values of a field, with unit and example: `a number above 0 and at most 10 (1 per step)`."""
+    text = allowed_values(leaf)
     if leaf.unit not in PLAIN_UNITS and not leaf.choices:
         text += f" ({leaf.unit})"
-    if is_token_count(leaf):
+    if leaf.is_token_count:
         text += ", such as 524288, 512Ki or 0.5M"
     return f"{text}, or null" if leaf.optional else text
 
 
-def _by_type(leaf: Leaf) -> str:
-    """What the type and the bounds of a field allow."""
+def allowed_values(leaf: Leaf) -> str:
+    """The allowed values of a field except null: `a number above 0 and at most 10`."""
+    if leaf.allowed:
+        return leaf.allowed
     if leaf.choices:
         return one_of(show_value(choice) for choice in leaf.choices)
     if leaf.type is bool:
         return "true or false"
     if leaf.type is str:
         return "text"
-    noun = "number" if leaf.type is float else "quantity" if is_token_count(leaf) else "whole number"
+    noun = "number" if leaf.type is float else "quantity" if leaf.is_token_count else "whole number"
     return f"a {noun}{_bounds(leaf)}"
 
 
-def is_token_count(leaf: Leaf) -> bool:
-    """Whether a field counts tokens, so that suffixes are worth telling."""
-    return leaf.is_quantity and leaf.unit.startswith("tokens")
-
-
 def _bounds(leaf: Leaf) -> str:
-    """The bounds of a number: ` of at least 1 and at most 10`."""
+    """` of at least 1 and at most 10`."""
     words = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
     found = [f"{words[name]} {show_value(leaf.bounds[name])}" for name in words if name in leaf.bounds]
     return f" {' and '.join(found)}" if found else ""
@@ -57,7 +54,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def show_value(value: Any) -> str:
-    """A value as YAML writes it."""
+    """A value as in YAML, whole floats without a fraction."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
@@ -68,12 +65,12 @@ def show_value(value: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """`text`, cut where it is too long for a sentence."""
-    return text if len(text) <= GIVEN_LONGEST else f"{text[: GIVEN_LONGEST - 1]}…"
+    """`text`, cut to LONGEST_SHOWN characters."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like `word`, letters' case aside; None where nothing is like it."""
+    """The known word that is most similar to `word`, ignoring case, or None if none is similar."""
     by_fold: dict[str, str] = {}
     for name in known:
         by_fold.setdefault(name.casefold(), name)
@@ -82,7 +79,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def hint_for_value(leaf: Leaf, value: Any, text: str) -> str | None:
-    """What to write instead of `value`, which was written as `text`, where that can be guessed."""
+    """What to write instead of `value`, which was written as `text`, or None if that cannot be guessed."""
     unquoted = text.strip("\"'")
     if leaf.choices and leaf.type is str:
         name = nearest(unquoted, [str(choice) for choice in leaf.choices])
@@ -96,10 +93,9 @@ def hint_for_value(leaf: Leaf, value: Any, text: str) -> str | None:
 
 
 def _hint_for_number(leaf: Leaf, unquoted: str, *, quoted: bool) -> str | None:
-    """What to write instead of text that is nearly a number."""
     if re.fullmatch(r"[+-]?0[0-9_]+", unquoted):
         return f"write `{unquoted.lstrip('+-0_') or '0'}`: a leading zero may mean an octal number"
-    if is_token_count(leaf) and re.fullmatch(r"[0-9._]+ ?(k|m|g|b|t)", unquoted):
+    if leaf.is_token_count and re.fullmatch(r"[0-9._]+ ?(k|m|g|b|t)", unquoted):
         number, suffix = unquoted[:-1].strip(), unquoted[-1].upper()
         return (
             f"write `{number}{suffix}` (a power of 1000) or `{number}{suffix.replace('B', 'G')}i` (of 1024)"
