@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrun.migrate.numbers import digests_of, initial_value
-from llmrun.migrate.state import SLOTS, groups_of, write_state
+from llmrun.migrate.checkpoint import SLOTS, groups_of, write_state
+from llmrun.migrate.numerics import digests_of, initial_value
 from llmrun.migrate.tensors import as_float32
 from llmrun.storage.checkpoint.layout import WORLD_MAX
 

@@ -3,8 +3,8 @@
 import pytest
 
 from llmrun.errors import InputError
+from llmrun.migrate.checkpoint import SLOTS
 from llmrun.migrate.script import SCRIPT_BYTES_MAX, read_script
-from llmrun.migrate.state import SLOTS
 
 UP = "model.layers.0.mlp.up_proj.weight"
 WRONG = {
@@ -145,7 +145,7 @@ def test_a_script_that_cannot_be_read(tmp_path):
 def test_the_slots_are_those_of_training():
     """Migration imports no torch for two names; they must be the optimizer's."""
     from llmrun.core.optimizer import MOMENTS
-    from llmrun.migrate.record import TRAINER_FORMAT
+    from llmrun.migrate.checkpoint import TRAINER_FORMAT
     from llmrun.runtime import state_dict as saving
 
     assert SLOTS == MOMENTS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmrun.errors import InputError, LlmrunError, RefusedError
-from llmrun.migrate.run import migrate
+from llmrun.migrate.new_run import migrate
 from llmrun.run.record import read_record
 from llmrun.storage.checkpoint.verification import open_verified
 from llmrun.storage.ledger.reader import LedgerReader

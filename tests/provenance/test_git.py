@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.provenance.git import read_git, without_credentials
 from llmrun.provenance.git_difference import files_that_differ
+from llmrun.provenance.git_reader import read_git
+from llmrun.provenance.redaction import without_credentials
 
 
 def sha256(content: bytes) -> str:

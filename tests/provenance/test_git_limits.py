@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from llmrun.provenance.git import read_git
+from llmrun.provenance.background import GitQuestion
 from llmrun.provenance.git_command import Limits, StoppedError
-from llmrun.provenance.patch import Patch
-from llmrun.provenance.questions import GitQuestion
+from llmrun.provenance.git_reader import read_git
+from llmrun.provenance.git_state import Patch
 
 from .conftest import is_running
 
@@ -204,8 +204,8 @@ def test_a_diff_of_200_megabytes_is_not_held_in_memory(repository):
         for _ in range(200):
             file.write(os.urandom(1_000_000))
     script = (
-        "import resource, sys; from pathlib import Path; from llmrun.provenance.git import read_git\n"
-        "from llmrun.provenance.patch import Patch\n"
+        "import resource, sys; from pathlib import Path; from llmrun.provenance.git_reader import read_git\n"
+        "from llmrun.provenance.git_state import Patch\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "state = read_git(Path(sys.argv[1]), patch=Patch(bytes_max=1 << 30))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(state.dirty))"
