@@ -12,7 +12,7 @@ from llmrun.provenance.fingerprint import ABSENT, PARTS, Fingerprint, compare, d
 PREIMAGES = {
     "config": {"seed": 42, "optimizer": {"lr": 0.001, "betas": [0.9, 0.95]}, "batch": {"gb_tok": 16384}},
     "data": {"train": "aa" * 32, "val": "bb" * 32, "tokenizer": "cc" * 32, "quarantine": []},
-    "code": {"llmrun/core/step.py": "dd" * 32},
+    "code": {"llmrun/train/step.py": "dd" * 32},
     "environment": {"torch": "2.13.0+cpu", "cuda": None, "variables": {"OMP_NUM_THREADS": "1"}},
 }
 
@@ -99,8 +99,8 @@ def leafless(value):
         (with_change("config", "dropout", 0.1), "config: dropout: (absent) -> 0.1"),
         (with_change("data", "train", "ee" * 32), "data: train: aaaaaaaaaaaa… -> eeeeeeeeeeee…"),
         (
-            with_change("code", "llmrun/core/step.py", "ee" * 32),
-            "code: llmrun/core/step.py: dddddddddddd… -> eeeeeeeeeeee…",
+            with_change("code", "llmrun/train/step.py", "ee" * 32),
+            "code: llmrun/train/step.py: dddddddddddd… -> eeeeeeeeeeee…",
         ),
         (with_change("environment", "torch", "2.14.0"), "environment: torch: 2.13.0+cpu -> 2.14.0"),
         (with_change("environment", "cuda", "13.0"), "environment: cuda: null -> 13.0"),

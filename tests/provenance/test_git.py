@@ -105,7 +105,9 @@ def test_outside_a_repository_it_says_what_is_missing(tmp_path, monkeypatch):
     state = read_git(tmp_path)
 
     assert state.commit is None
-    assert state.missing == (f"{tmp_path} is not in a git repository: the code has no commit on record",)
+    assert len(state.missing) == 1
+    assert str(tmp_path) in state.missing[0]
+    assert state.incomplete == ()
 
 
 def test_without_the_git_command_it_says_so(tmp_path, monkeypatch):
