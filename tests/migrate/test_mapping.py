@@ -164,7 +164,7 @@ def test_values_of_other_types_become_float32():
         found = as_float32(values, dtype)
         assert found.dtype == np.float32
         assert found.tolist() == [1.5, -2.0]
-    with pytest.raises(TypeError, match="a tensor of type I64 is no parameter"):
+    with pytest.raises(TypeError, match="I64"):
         as_float32(np.array([1]), "I64")
 
 
