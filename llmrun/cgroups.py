@@ -1,7 +1,7 @@
-"""What control groups allow this process: memory, processors, and how often the kernel killed for memory.
+"""Limits of control groups (cgroups) on memory and processors, and the number of out-of-memory kills.
 
-Both versions are read, also side by side: every group from that of the process up to the root that is mounted
-here may hold a limit, and the smallest one counts.  A file that is missing or unreadable limits nothing.
+Versions 1 and 2 are read, also if both are mounted.  Every group from that of the process up to the mounted root may
+have a limit; the smallest one applies.  A missing or unreadable file sets no limit.
 """
 
 import re
@@ -11,14 +11,14 @@ from pathlib import Path
 
 PROC = Path("/proc/self")
 UNLIMITED_BYTES = 1 << 60
-"""Version 1 writes the largest multiple of a page where there is no limit."""
+"""Version 1 states the largest multiple of a page if there is no limit."""
 
 
 @dataclass(frozen=True)
 class CgroupLimits:
-    """The smallest limits along the path; None if there is none.
+    """The smallest limits of all groups; None if there is none.
 
-    cpus: processors' worth of time, such as 1.5.
+    cpus: number of processors, possibly fractional, such as 1.5.
     """
 
     memory_bytes: int | None
@@ -33,7 +33,7 @@ def cgroup_limits(proc: Path = PROC) -> CgroupLimits:
 
 
 def oom_kills(proc: Path = PROC) -> int | None:
-    """Processes that the kernel has killed for memory in this process's group so far; None if nobody counts."""
+    """Processes in the group of this process that the kernel has killed for memory; None if it does not count them."""
     for group in _groups(proc, "memory"):
         for name in ("memory.events", "memory.oom_control"):
             found = re.search(r"^oom_kill (\d+)$", _text(group / name), re.MULTILINE)
@@ -43,7 +43,7 @@ def oom_kills(proc: Path = PROC) -> int | None:
 
 
 def _memory_bytes(group: Path) -> int | None:
-    """The limit of one group."""
+    """The memory limit of one group."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         text = _text(group / name).strip()
         if text.isdigit() and int(text) < UNLIMITED_BYTES:
@@ -52,7 +52,7 @@ def _memory_bytes(group: Path) -> int | None:
 
 
 def _cpus(group: Path) -> float | None:
-    """The limit of one group: time per period."""
+    """The processor limit of one group: time per period."""
     quota, _, period = _text(group / "cpu.max").strip().partition(" ")
     if not quota:
         quota, period = (_text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
@@ -62,7 +62,7 @@ def _cpus(group: Path) -> float | None:
 
 
 def _groups(proc: Path, controller: str) -> Iterator[Path]:
-    """The directories of a process's groups for a controller, its own first, in both versions."""
+    """The directories of the groups of a process for a controller, its own group first."""
     paths = dict(_paths(proc))
     for root, place, names in _mounts(proc):
         path = paths.get("" if names is None else controller)
@@ -71,7 +71,7 @@ def _groups(proc: Path, controller: str) -> Iterator[Path]:
         below = path.removeprefix(root.rstrip("/")) if path.startswith(root.rstrip("/")) else "/"
         group = place / below.strip("/")
         if ".." in group.parts or not group.is_dir():
-            group = place  # a container sees its own group as the root
+            group = place  # in a container its own group is the root
         while True:
             yield group
             if group == place:
@@ -80,7 +80,7 @@ def _groups(proc: Path, controller: str) -> Iterator[Path]:
 
 
 def _paths(proc: Path) -> Iterator[tuple[str, str]]:
-    """(controller, path) of each hierarchy; the controller of version 2 is empty."""
+    """(controller, path) of each hierarchy; the controller is empty in version 2."""
     for line in _text(proc / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
@@ -88,7 +88,7 @@ def _paths(proc: Path) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(proc: Path) -> Iterator[tuple[str, Path, list[str] | None]]:
-    """(root, mount point, controllers) of each hierarchy that is mounted; None: version 2."""
+    """(root, mount point, controllers) of each mounted hierarchy; controllers are None in version 2."""
     for line in _text(proc / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         kind, *_, options = after.split(" ")
@@ -98,7 +98,7 @@ def _mounts(proc: Path) -> Iterator[tuple[str, Path, list[str] | None]]:
 
 
 def _unescaped(word: str) -> str:
-    r"""A path of mountinfo, in which blanks are written `\040`."""
+    r"""A path of mountinfo, which writes blanks as `\040`."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)
 
 

@@ -1,4 +1,4 @@
-"""What this machine is: GPUs, CPU, memory, processes.  No torch."""
+"""Facts of this machine: GPUs (NVML), processor and memory, host, processes and limits.  No torch."""
 
 import ctypes
 import getpass
@@ -18,25 +18,27 @@ from typing import Any
 
 from llmrun.cgroups import cgroup_limits
 
-PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
+# Variables between the launcher and its child processes
 
 ANSWER = "LLMRUN_ANSWER_FD"
-"""Variable with the file descriptor on which a probe answers."""
+"""Environment variable with the file descriptor on which a probe answers."""
 
 RANKS = "LLMRUN_RANKS"
-"""Variable with the number of ranks on this host."""
+"""Environment variable with the number of ranks on this host."""
 
 AGENT_PID = "LLMRUN_AGENT_PID"
-"""The variable that tells each worker whose child it is, so that it can see whether that is gone already."""
+"""Environment variable with the PID of the agent, by which a worker sees whether the agent has already ended."""
 
 UNINTERRUPTIBLE = "llmrun-uninterruptible"
-"""Begins the name of a thread that may be at work when the process has to end: nothing waits for it."""
+"""Prefix of the names of threads that may still be running when the process has to end; nothing waits for them."""
+
+
+# GPUs
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as its driver names it."""
+    """One GPU as its driver describes it."""
 
     index: int
     name: str
@@ -46,38 +48,33 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuSurvey:
-    """The GPUs that a process started here may use, as NVML knows them.
+    """The GPUs that a process started here may use, according to NVML.
 
     gpus:    in the order of CUDA_VISIBLE_DEVICES, up to the first that NVML cannot describe.
-    problem: why these may not be all, or not what CUDA shows; None if NVML knows.
+    problem: why these may not be all, or differ from those of CUDA; None if they are certain.
     """
 
     gpus: tuple[Gpu, ...]
     problem: str | None = None
 
 
-def gpu_count() -> int:
-    """GPUs that NVML knows a process started here may use; 0 without a driver."""
-    return len(visible_gpus())
-
-
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; all of them if it is not set.  Never raises."""
+    """The GPUs in CUDA_VISIBLE_DEVICES, in its order; all GPUs if it is not set, none without a driver.  Never raises."""
     return list(survey_gpus().gpus)
 
 
 def survey_gpus() -> GpuSurvey:
-    """Ask NVML.  Never raises: a GPU that does not answer is a problem of the survey, not of the command."""
+    """Ask NVML for the visible GPUs.  Never raises; a GPU that does not answer is the `problem` of the survey."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and _hides_all(visible):
         return GpuSurvey(())
     with nvml() as driver:
         if driver is None:
-            return GpuSurvey((), "NVML, the library of the NVIDIA driver, cannot be used")
+            return GpuSurvey((), "cannot use NVML, the library of the NVIDIA driver")
         try:
             found = [_described(driver, index) for index in range(driver.nvmlDeviceGetCount())]
         except driver.NVMLError as error:
-            return GpuSurvey((), f"NVML cannot list the GPUs: {error}")
+            return GpuSurvey((), f"cannot list the GPUs with NVML: {error}")
     if visible is None:
         return _first_sound(found)
     return _chosen(visible, found)
@@ -85,7 +82,7 @@ def survey_gpus() -> GpuSurvey:
 
 @dataclass(frozen=True)
 class _Described:
-    """What NVML says about the GPU with one index; gpu: None if it does not answer."""
+    """NVML's description of the GPU with one index.  gpu: None if it does not answer."""
 
     gpu: Gpu | None
     uuid: str
@@ -93,7 +90,7 @@ class _Described:
 
 
 def _described(driver: Any, index: int) -> _Described:
-    """One GPU, its UUID, and why CUDA may show something else."""
+    """One GPU, its UUID, and why CUDA may show something else, if it may."""
     try:
         handle = driver.nvmlDeviceGetHandleByIndex(index)
         gpu = Gpu(
@@ -110,16 +107,16 @@ def _described(driver: Any, index: int) -> _Described:
 
 
 def _is_divided(driver: Any, handle: Any) -> bool:
-    """Whether a GPU is in MIG mode: CUDA then shows its instances, which NVML counts otherwise."""
+    """Whether a GPU is in MIG mode, in which CUDA shows its instances instead."""
     try:
         current, _ = driver.nvmlDeviceGetMigMode(handle)
-    except (driver.NVMLError, AttributeError):  # a GPU or a binding that does not know MIG
+    except (driver.NVMLError, AttributeError):  # a GPU or a binding without MIG
         return False
     return bool(current)
 
 
 def _first_sound(found: list[_Described]) -> GpuSurvey:
-    """GPUs in order up to the first with a problem."""
+    """The GPUs in order, up to the first with a problem."""
     gpus: list[Gpu] = []
     for entry in found:
         if entry.problem is not None or entry.gpu is None:
@@ -129,7 +126,7 @@ def _first_sound(found: list[_Described]) -> GpuSurvey:
 
 
 def _chosen(visible: str, found: list[_Described]) -> GpuSurvey:
-    """The GPUs that CUDA would show: by index or the beginning of a UUID, up to the first unknown entry."""
+    """The GPUs that CUDA would show: by index or prefix of a UUID, up to the first unknown entry."""
     wanted: list[_Described] = []
     silent = next((entry.problem for entry in found if entry.gpu is None), None)
     for name in (entry.strip() for entry in visible.split(",")):
@@ -150,12 +147,12 @@ def _chosen(visible: str, found: list[_Described]) -> GpuSurvey:
 
 
 def _hides_all(visible: str) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES begins with nothing or with -1: the usual ways to hide every GPU."""
+    """Whether CUDA_VISIBLE_DEVICES is empty or begins with -1, the usual ways to hide every GPU."""
     return visible.split(",", maxsplit=1)[0].strip() in ("", "-1")
 
 
 def nvidia_is_visible() -> bool:
-    """Whether NVIDIA devices are meant to be used here: device files, or CUDA_VISIBLE_DEVICES names some."""
+    """Whether NVIDIA GPUs are to be used: CUDA_VISIBLE_DEVICES names some, or is unset and there are device files."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return not _hides_all(visible)
@@ -163,13 +160,13 @@ def nvidia_is_visible() -> bool:
 
 
 def _text(value: str | bytes) -> str:
-    """NVML's strings, which are bytes in older bindings."""
+    """A string of NVML, which is bytes in older bindings."""
     return value.decode() if isinstance(value, bytes) else value
 
 
 @contextmanager
 def nvml() -> Iterator[Any | None]:
-    """NVML's module, initialised; None where there is no driver or no binding."""
+    """The module pynvml, initialised; None if there is no driver or no binding."""
     try:
         import pynvml
     except ImportError:
@@ -187,12 +184,14 @@ def nvml() -> Iterator[Any | None]:
             pynvml.nvmlShutdown()
 
 
+# Processor and memory
+
 NUMERIC_CPU_FLAGS = re.compile(r"(avx|amx|sse|ssse|fma|f16c|sve|asimd|bf16|i8mm|neon).*")
-"""Instruction sets between which libraries choose their kernels."""
+"""Instruction sets by which libraries select their kernels."""
 
 
 def _cpu_facts() -> dict[str, str]:
-    """What the kernel says of the (last) processor; empty where it says nothing."""
+    """The entries of /proc/cpuinfo for the last processor; empty if it cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -202,33 +201,33 @@ def _cpu_facts() -> dict[str, str]:
 
 
 def cpu_model() -> str | None:
-    """The processor's name as the kernel gives it; None where it gives none."""
+    """The name of the processor; None if the kernel does not state it."""
     facts = _cpu_facts()
     return facts.get("model name") or facts.get("Model") or platform.processor() or None
 
 
 def cpu_vendor() -> str | None:
-    """The processor's maker: libraries choose kernels by it."""
+    """The vendor of the processor, by which libraries select kernels; None if unknown."""
     facts = _cpu_facts()
     return facts.get("vendor_id") or facts.get("CPU implementer") or None
 
 
 def cpu_flags() -> list[str]:
-    """The vector instruction sets that the processor offers, sorted."""
+    """The vector instruction sets of the processor, sorted."""
     facts = _cpu_facts()
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     return sorted({flag for flag in flags if NUMERIC_CPU_FLAGS.fullmatch(flag)})
 
 
 def cpus_usable() -> int:
-    """Processors that this process may run on, by its affinity and by the limits of its control groups."""
+    """Number of processors that this process may use, by its affinity and its control groups."""
     processors = len(os.sched_getaffinity(0))
     allowed = cgroup_limits().cpus
     return processors if allowed is None else max(1, min(processors, math.ceil(allowed)))
 
 
 def device_name(device: str) -> str:
-    """The first device of a kind (`cuda` or `cpu`) as its driver or the kernel names it."""
+    """The name of the first device of a kind (`cuda` or `cpu`)."""
     if device == "cuda":
         gpus = visible_gpus()
         return gpus[0].name if gpus else "unknown GPU"
@@ -236,18 +235,18 @@ def device_name(device: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Memory that this process may use: that of the machine, or less if a control group allows less."""
+    """Memory in bytes that this process may use: of the machine, or of its control group if that is less."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     allowed = cgroup_limits().memory_bytes
     return physical if allowed is None else min(physical, allowed)
 
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the system's own place for it
-"""Where loader workers lay down what they hand over."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  fixed by the system
+"""The file system of the semaphores of loader workers."""
 
 
 def shared_memory_bytes() -> int:
-    """Room that is free in /dev/shm.  Raises OSError if nothing can be written there."""
+    """Free bytes in /dev/shm.  Raises OSError if it cannot be written to."""
     import tempfile
 
     with tempfile.TemporaryFile(dir=SHARED_MEMORY):
@@ -256,13 +255,16 @@ def shared_memory_bytes() -> int:
     return found.f_bavail * found.f_frsize
 
 
+# Host
+
+
 def host_name() -> str:
     """The name of this host."""
     return socket.gethostname()
 
 
 def user_name() -> str:
-    """The user who runs this process; the numeric id where it has no name."""
+    """The user of this process; the numeric id if the user has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -270,23 +272,26 @@ def user_name() -> str:
 
 
 def batch_job_id() -> str | None:
-    """The id that the batch system gave to the job this process belongs to (Slurm, PBS, LSF)."""
+    """The id of the batch job of this process (Slurm, PBS, LSF); None outside a job."""
     names = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 def boot_id() -> str | None:
-    """Changes at each start of the machine; None where the kernel does not tell."""
+    """The id of the current boot of the machine; None if the kernel does not show it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
 
 
-def process_start(pid: int) -> int | None:
-    """When process `pid` started, in clock ticks since boot; None where there is no such live process.
+# Processes
 
-    With the PID it names a process for ever: PIDs are used again.  A zombie counts as gone.
+
+def process_start(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot; None if there is no such process or it is a zombie.
+
+    PIDs are reused; PID and start time together identify a process.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -297,11 +302,11 @@ def process_start(pid: int) -> int | None:
 
 
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"
-"""The name of the machine's own PID namespace on every Linux: PIDs in any other are those of a container."""
+"""The name of the host's PID namespace on every Linux; any other belongs to a container."""
 
 
 def pid_namespace() -> str | None:
-    """The name of the namespace in which our PIDs are unique; None if the kernel does not tell."""
+    """The name of the PID namespace of this process; None if the kernel does not show it."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -310,9 +315,9 @@ def pid_namespace() -> str | None:
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, distinct from every other on any machine.
+    """Identifies one process among those of all machines.
 
-    boot, pid_namespace: in which `pid` and `start` mean something; None if unknown.
+    boot, pid_namespace: in which `pid` and `start` are unique; None if unknown.
     start: clock ticks since boot.
     """
 
@@ -324,12 +329,12 @@ class ProcessIdentity:
 
     @property
     def space(self) -> tuple[str, str | None, str | None]:
-        """Where the PID is unique."""
+        """Host, boot and PID namespace, in which the PID is unique."""
         return self.host, self.boot, self.pid_namespace
 
     @property
     def is_alive(self) -> bool | None:
-        """Whether the process lives; None if that cannot be known here: another machine, boot or container."""
+        """Whether the process exists; None if that cannot be seen from this machine, boot or container."""
         here = (host_name(), boot_id(), pid_namespace())
         if None in here or self.space != here:
             return None
@@ -337,16 +342,20 @@ class ProcessIdentity:
 
 
 def this_process_identity() -> ProcessIdentity:
-    """The calling process."""
+    """The identity of this process."""
     start = process_start(os.getpid())
     assert start is not None
     return ProcessIdentity(host_name(), boot_id(), pid_namespace(), os.getpid(), start)
 
 
-def die_with_parent(parent: int) -> None:
-    """Let the kernel SIGKILL this process when the thread that started it ends, and close the race.
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
-    parent: the PID that started us; where it is gone already, this process ends at once.
+
+def die_with_parent(parent: int) -> None:
+    """Make the kernel SIGKILL this process when the thread that started it ends.
+
+    parent: the PID that started this process; if it has already ended, this process is killed at once.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -354,11 +363,11 @@ def die_with_parent(parent: int) -> None:
 
 
 OPEN_FILES_WANTED = 65536
-"""More open files than a rank ever has; a limit of a million makes programs slow that close all they might have."""
+"""More open files than a rank needs.  A limit of a million slows down programs that close all possible descriptors."""
 
 
 def raise_open_files_limit() -> None:
-    """Raise the soft limit of open files as far as the hard one lets us; children inherit it."""
+    """Raise the soft limit of open files towards OPEN_FILES_WANTED, within the hard limit; children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -368,7 +377,7 @@ def raise_open_files_limit() -> None:
 
 
 def host_facts() -> dict[str, Any]:
-    """The machine for the record: host, system, processor, memory, GPUs.  Never digested."""
+    """Host, system, processor, memory and GPUs for environment.json; not digested."""
     survey = survey_gpus()
     return {
         "host": host_name(),

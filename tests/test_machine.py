@@ -13,10 +13,10 @@ from llmrun.cgroups import cgroup_limits
 from llmrun.machine import (
     batch_job_id,
     cpus_usable,
-    gpu_count,
     host_facts,
     memory_bytes,
     process_start,
+    visible_gpus,
 )
 
 
@@ -34,7 +34,7 @@ def test_hidden_gpus_are_not_counted(monkeypatch, hidden):
     """CUDA_VISIBLE_DEVICES that shows nothing."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
 
-    assert gpu_count() == 0
+    assert len(visible_gpus()) == 0
 
 
 class FakeDriver:

@@ -26,7 +26,7 @@ CORE_MAY_IMPORT = ("core", "errors", "text")
 
 TORCH_ROOMS = ("core", "runtime", "sample")
 TORCH_MODULES = {
-    "llmrun.migrate.numbers": "initial values, digests and random states as training makes them",
+    "llmrun.migrate.numerics": "initial values, digests and random states as training makes them",
     "llmrun.launch.agent": "is torchrun itself, in a process of its own",
 }
 """Where torch may be imported.  Everything else must load without it."""

@@ -94,7 +94,7 @@ APPENDING = {
     "llmrun/storage/metrics/jsonl.py": "metrics and events only grow; a torn end is cut back on resume",
     "llmrun/run/lock.py": "a lock is held open, and its probe of the disk's clock is empty",
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
-    "llmrun/data/verified_shards.py": "memory that the ranks of a host share; no file",
+    "llmrun/data/shard_reader.py": "memory that the ranks of a host share; no file",
     "llmrun/runtime/worker.py": "a rank's log, which is its stdout and stderr",
     "llmrun/cli/screen.py": "os.devnull",
 }

@@ -136,7 +136,7 @@ def _show_window(
     directory: Path, manifest: "DatasetManifest", name: str, window: int, L_ctx: int, as_json: bool
 ) -> None:
     """One window as text."""
-    from llmrun.data.shard_files import open_split
+    from llmrun.data.shard_reader import open_split
     from llmrun.data.tokenizers import load_tokenizer
 
     if name not in manifest.splits:

@@ -9,7 +9,7 @@ from llmrun.cli import console
 from llmrun.text import command
 
 if TYPE_CHECKING:
-    from llmrun.migrate.run import Migrated
+    from llmrun.migrate.new_run import Migrated
 
 
 def migrate(
@@ -38,8 +38,8 @@ def migrate(
     from llmrun.cli.progress import BytesBar, verifying
     from llmrun.config.load import load_config
     from llmrun.launch.torchrun import TorchrunBackend
-    from llmrun.migrate.run import MigrationRequest
-    from llmrun.migrate.run import migrate as migrate_run
+    from llmrun.migrate.new_run import MigrationRequest
+    from llmrun.migrate.new_run import migrate as migrate_run
     from llmrun.run.directory import find_run_or_path
 
     loaded = load_config(Path(config), overrides or [])

@@ -26,14 +26,14 @@ def sample(
     """Print text that a run's model writes."""
     from llmrun.errors import InputError
     from llmrun.run.directory import find_run
-    from llmrun.sample.generate import Sampling, open_writer
+    from llmrun.sample.generate import Sampling, load_generator
     from llmrun.text import is_utf8, printable
 
     if not is_utf8(prompt):
         raise InputError(f"--prompt must be UTF-8, got {printable(prompt)}")
-    writer = open_writer(find_run(run, runs_dir))
-    text = writer.write(prompt, Sampling(seed, tokens, temperature, top_k))
+    generator = load_generator(find_run(run, runs_dir))
+    text = generator.generate(prompt, Sampling(seed, tokens, temperature, top_k))
     if as_json:
-        console.emit_json({"text": text, "prompt": prompt, "seed": seed, "step": writer.checkpoint.step})
+        console.emit_json({"text": text, "prompt": prompt, "seed": seed, "step": generator.checkpoint.step})
     else:
         console.out(text)

@@ -1,7 +1,7 @@
-"""Training a BPE in a process of its own, on words of bounded length.
+"""Trains a BPE in a process of its own, on words of bounded length.
 
-The library's training takes quadratic time in the length of a word.  So words, as its pre-tokenizer finds them, are cut
-every WORD_CHARS characters for training.  Encoding takes about linear time and cuts nothing.
+Training with the library takes quadratic time in the length of a word.  Therefore words, as its pre-tokenizer finds
+them, are cut every WORD_CHARS characters for training.  Encoding takes about linear time and cuts nothing.
 """
 
 import json
@@ -15,23 +15,23 @@ from functools import cache
 from typing import Any
 
 from llmrun.data.bpe_worker import FRAME
-from llmrun.data.documents import Report, silent
+from llmrun.data.documents import ReportProgress, no_report
 from llmrun.errors import RunFailedError
 
 WORD_CHARS = 256
 SLICE_CHARS = 512 * 1024
-"""Text without any space or newline is cut after so many characters as well, which bounds memory."""
+"""Text is divided after this many characters in any case, which bounds memory."""
 
 WORKER = "llmrun.data.bpe_worker"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""The words of GPT-2, which the byte-level pre-tokenizer finds."""
+"""Words as the byte-level pre-tokenizer (GPT-2) finds them."""
 
 _LONG_SPACE = re.compile(rf"\s{{{WORD_CHARS + 1}}}")
 _SPACE_TO_PYTHON_ALONE = re.compile("[\x1c-\x1f]")
 
 
 def cut_long_words(text: str, on_long_word: Callable[[int], None]) -> Iterator[str]:
-    """`text` in pieces whose words have at most WORD_CHARS characters; in one piece if all its words do.
+    """Divide `text` into pieces whose words have at most WORD_CHARS characters.
 
     on_long_word: called with the length in characters of each word that is cut.
     """
@@ -44,9 +44,9 @@ def cut_long_words(text: str, on_long_word: Callable[[int], None]) -> Iterator[s
 
 
 def _cut_piece(piece: str, on_long_word: Callable[[int], None]) -> Iterator[str]:
-    """A piece cut around and within its long words.
+    """Divide a piece before, within and after its long words.
 
-    White space before a long word stands alone: at the end of a text it would be one word with what is before it.
+    White space before a long word becomes a piece of its own: at the end of a piece it would join the word before it.
     """
     begun, before = 0, 0
     for word, (begin, end) in _word_finder().pre_tokenize_str(piece):
@@ -62,24 +62,24 @@ def _cut_piece(piece: str, on_long_word: Callable[[int], None]) -> Iterator[str]
 
 
 def _may_have_long_words(text: str) -> bool:
-    """False only if no word is too long; quick for ordinary text."""
+    """False only if no word is too long; fast for ordinary text."""
     longest = max(map(len, text.split()), default=0)
     return bool(longest >= WORD_CHARS or _LONG_SPACE.search(text) or _SPACE_TO_PYTHON_ALONE.search(text))
 
 
 @cache
 def _word_finder() -> Any:
-    """The library's splitting into words."""
+    """The `tokenizers` pre-tokenizer that finds words."""
     from tokenizers import Regex, pre_tokenizers
 
     return pre_tokenizers.Split(Regex(_WORDS), "isolated")
 
 
-def train_in_process(pieces: Iterable[str], vocab_size: int, report: Report = silent) -> bytes:
-    """The tokenizer.json of a BPE trained on `pieces`; reports merges.
+def train_in_process(pieces: Iterable[str], vocab_size: int, report: ReportProgress = no_report) -> bytes:
+    """Train a BPE on `pieces`, and report merges.  Returns the tokenizer.json.
 
-    A KeyboardInterrupt, or any other error, ends the training.
-    Raises RunFailedError if the process that trains is killed, for example because memory ran out.
+    KeyboardInterrupt, or any other exception, ends the training process.
+    Raises RunFailedError if the training process is killed, for example because memory ran out.
     """
     result = os.memfd_create("llmrun-tokenizer")
     process = subprocess.Popen(
@@ -87,16 +87,16 @@ def train_in_process(pieces: Iterable[str], vocab_size: int, report: Report = si
         stdin=subprocess.PIPE,
         stdout=result,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C at a terminal reaches this process alone
+        start_new_session=True,  # Ctrl-C at a terminal must reach only this process
     )
     try:
-        with suppress(BrokenPipeError):  # the process is gone: its exit code says why
+        with suppress(BrokenPipeError):  # the process has ended; its exit code says why
             _feed(process, pieces)
         other_lines = _follow(process, vocab_size, report)
         code = process.wait()
         if code < 0:
             raise RunFailedError(
-                f"the process that trains the tokenizer was ended by signal {-code}",
+                f"cannot train the tokenizer: its process was ended by signal {-code}",
                 hints=["if memory ran out, train on less text: `--tokenizer FILE` takes a tokenizer.json"],
             )
         if code > 0:
@@ -115,7 +115,6 @@ def train_in_process(pieces: Iterable[str], vocab_size: int, report: Report = si
 
 
 def _feed(process: "subprocess.Popen[bytes]", pieces: Iterable[str]) -> None:
-    """Send all pieces."""
     assert process.stdin is not None
     for piece in pieces:
         content = piece.encode()
@@ -124,8 +123,8 @@ def _feed(process: "subprocess.Popen[bytes]", pieces: Iterable[str]) -> None:
     process.stdin.close()
 
 
-def _follow(process: "subprocess.Popen[bytes]", vocab_size: int, report: Report) -> list[str]:
-    """Report the progress of merging until the process ends; the lines that are no progress."""
+def _follow(process: "subprocess.Popen[bytes]", vocab_size: int, report: ReportProgress) -> list[str]:
+    """Report the progress of merging until the process ends.  Returns its other lines."""
     assert process.stderr is not None
     others: list[str] = []
     for line in process.stderr:

@@ -1,6 +1,6 @@
 """The process that trains a BPE: pieces of text on stdin, the tokenizer.json on stdout, progress on stderr.
 
-The library holds its process's main thread while it trains, so a signal would not be seen; a process can be ended.
+The library blocks the main thread while it trains, so Python would not handle a signal; a process can be killed.
 Run as `python -m llmrun.data.bpe_worker VOCAB_SIZE PARENT_PID`.
 """
 
@@ -16,13 +16,13 @@ FRAME = struct.Struct("<Q")
 
 
 def pieces_from(stream: BinaryIO) -> Iterator[str]:
-    """The framed pieces of a stream."""
+    """Read the framed pieces of a stream."""
     while header := stream.read(FRAME.size):
         yield stream.read(FRAME.unpack(header)[0]).decode()
 
 
 def train(pieces: Iterator[str], vocab_size: int) -> str:
-    """A byte-level BPE as JSON.  The same pieces in the same order give the same text."""
+    """Train a byte-level BPE.  Returns its tokenizer.json, the same for the same pieces in the same order."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from tokenizers import Tokenizer as Engine
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -45,7 +45,7 @@ def train(pieces: Iterator[str], vocab_size: int) -> str:
 
 
 def main() -> None:
-    """Train what stdin brings."""
+    """Train on the pieces on stdin."""
     from llmrun.machine import die_with_parent
     from llmrun.storage.durable import DISK
 

@@ -1,4 +1,4 @@
-"""The documents of a corpus: `.txt` files, one document each, in a fixed order."""
+"""Reads the documents of a corpus: `.txt` files of UTF-8, one document each, in a fixed order (docs/data-format.md)."""
 
 import hashlib
 from collections import Counter
@@ -9,28 +9,73 @@ from typing import Protocol
 
 from llmrun.data.input_files import InputFiles, find_files
 from llmrun.data.regular_file import read_regular_file
-from llmrun.data.text_rules import BYTE_ORDER_MARK, why_not_text, without_mark
 from llmrun.errors import InputError
 
 SHOWN_PROBLEMS = 10
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_OTHER_ENCODINGS: Mapping[bytes, str] = {
+    b"\xff\xfe\0\0": "UTF-32LE",
+    b"\0\0\xfe\xff": "UTF-32BE",
+    b"\xff\xfe": "UTF-16LE",
+    b"\xfe\xff": "UTF-16BE",
+}
+"""Byte-order marks of other encodings, longer ones first."""
+
+_BINARY: Mapping[bytes, str] = {
+    b"\x1f\x8b": "gzip data",
+    b"PK\x03\x04": "a zip archive",
+    b"PK\x05\x06": "a zip archive",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ\0": "xz data",
+    b"\x28\xb5\x2f\xfd": "zstandard data",
+    b"\x04\x22\x4d\x18": "lz4 data",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a rar archive",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"RIFF": "RIFF data (WebP, WAV or AVI)",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"Obj\x01": "an Avro file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x80\x02": "a pickle",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"GGUF": "a GGUF file",
+    b"\x7fELF": "a program",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+}
+"""First bytes of known binary formats.  Only for the error message; the test for text is UTF-8 without NUL."""
+
+_WRITTEN_IN_ASCII: Mapping[bytes, str] = {b"%PDF-": "a PDF document", b"{\\rtf": "an RTF document"}
+"""Formats that can be valid UTF-8 and still are not text."""
+
+_TAR_AT, _TAR = 257, b"ustar"
 
 
-class Report(Protocol):
-    """Takes reports of progress."""
+class ReportProgress(Protocol):
+    """Receives the progress of a stage."""
 
     def __call__(self, stage: str, done: int, total: int, unit: str = "bytes", /) -> None:
-        """`done` of `total` units of `stage` are done; bytes are bytes of text."""
+        """`done` of `total` units of `stage` are finished; bytes are bytes of text."""
 
 
-def silent(_stage: str, _done: int, _total: int, _unit: str = "bytes", /) -> None:
-    """A report that nobody reads."""
+def no_report(_stage: str, _done: int, _total: int, _unit: str = "bytes", /) -> None:
+    """Ignores progress."""
 
 
 @dataclass(frozen=True)
 class Document:
     """One file of text.
 
-    name: its path below the directory it was found in, or its own name; always printable UTF-8.
+    name: its path relative to the input directory, or its own name; always printable UTF-8.
     bytes, sha256: of its text, without a byte-order mark.  file_sha256: of the whole file.
     """
 
@@ -43,11 +88,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents in order, empty ones left out.
+    """The documents in order, without empty ones.
 
-    n_empty, n_identical: documents without text, and those whose text came before (kept).
-    n_marks, n_crlf: documents that began with a byte-order mark, and those with CRLF line ends.
-    left_out, endings: files that were left out by a rule of `text_rules`, by its key and by their ending.
+    n_empty, n_identical: documents without text; documents with the text of an earlier one (kept).
+    n_marks, n_crlf: documents with a byte-order mark; documents with CRLF line ends.
+    left_out, endings: as in `InputFiles`.
     """
 
     documents: tuple[Document, ...]
@@ -65,18 +110,20 @@ class Corpus:
 
 
 def printable_name(name: str) -> str:
-    """A file name as one line of UTF-8: bytes that are not, and control characters, as escapes."""
+    """A file name as one line of UTF-8: other bytes and control characters are escaped."""
     if name.isascii() and name.isprintable():
         return name
     text = name.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def read_corpus(inputs: Sequence[Path], report: Report = silent, out: Path | None = None) -> Corpus:
-    """Read every document once: its size, its sha256, whether it is text.
+def read_corpus(
+    inputs: Sequence[Path], report: ReportProgress = no_report, out: Path | None = None
+) -> Corpus:
+    """Read every document once, for its size and sha256, and check that it is text.
 
     out: a directory that is not searched.
-    Raises InputError naming all files that cannot be read or are not text.
+    Raises one InputError for all files that cannot be read or are not text.
     """
     found = find_files(inputs, out)
     reading = _Reading(found)
@@ -91,7 +138,7 @@ def read_corpus(inputs: Sequence[Path], report: Report = silent, out: Path | Non
         raise _joined(problems, len(found.files))
     corpus = reading.corpus()
     if not corpus.documents:
-        raise InputError(f"the input has no text: {_counted(corpus.n_empty, 'document')}, all empty")
+        raise InputError(f"the input contains no text: all {_counted(corpus.n_empty, 'document')} are empty")
     return corpus
 
 
@@ -123,7 +170,7 @@ class _Reading:
         self._documents.append(Document(path, name, len(text), sha256, whole))
 
     def corpus(self) -> Corpus:
-        """What was read."""
+        """The corpus of the documents read so far."""
         counts = self._counts
         return Corpus(
             tuple(self._documents),
@@ -137,10 +184,10 @@ class _Reading:
 
 
 def read_text(document: Document) -> str:
-    """The text of a document, which must be what it was when the corpus was read.  Raises InputError."""
+    """The text of a document.  Raises InputError if it changed since the corpus was read."""
     content = read_bytes(document.path)
     if hashlib.sha256(content).hexdigest() != document.file_sha256:
-        raise InputError(f"{document.path} changed while it was being prepared")
+        raise InputError(f"{document.path} changed while the dataset was being prepared")
     return without_mark(content).decode()
 
 
@@ -153,12 +200,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_text(path: Path, content: bytes) -> None:
-    """Raises InputError for a content that is not text, with what it is or the offset of the first wrong byte."""
+    """Raises InputError if a content is not text, naming what it is or the offset of the first wrong byte."""
     wrong = why_not_text(content)
     if wrong is None:
         return
-    convert = f"convert it, for example with `iconv -f {wrong.encoding} -t UTF-8`, or leave it out"
-    hint = convert if wrong.encoding else "leave it out, or extract its text"
+    convert = (
+        f"convert it, for example with `iconv -f {wrong.encoding} -t UTF-8`, or remove it from the input"
+    )
+    hint = convert if wrong.encoding else "extract its text, or remove it from the input"
     raise InputError(f"{path} {wrong.reason}", hints=[hint])
 
 
@@ -167,7 +216,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _joined(problems: list[InputError], n_files: int) -> InputError:
-    """One error for all files that cannot be used."""
+    """One error for all unusable files."""
     if len(problems) == 1:
         return problems[0]
     shown = [problem.message for problem in problems[:SHOWN_PROBLEMS]]
@@ -179,3 +228,73 @@ def _joined(problems: list[InputError], n_files: int) -> InputError:
         caused_by=shown,
         hints=list(hints),
     )
+
+
+@dataclass(frozen=True)
+class NotText:
+    """Why a content is not text.  encoding: the argument of `iconv -f` that would convert it, if any."""
+
+    reason: str
+    encoding: str | None = None
+
+
+def without_mark(content: bytes) -> bytes:
+    """The content without a leading byte-order mark of UTF-8."""
+    return content.removeprefix(BYTE_ORDER_MARK)
+
+
+def why_not_text(content: bytes) -> NotText | None:
+    """None for text, which is UTF-8 without NUL and not a format such as PDF."""
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if content.startswith(mark):
+            return NotText(f"is {encoding}, not UTF-8", encoding[:6])
+    for beginning, kind in _WRITTEN_IN_ASCII.items():
+        if content.startswith(beginning):
+            return NotText(f"is {kind}, not text")
+    wrong = _first_wrong_byte(content)
+    if wrong is None:
+        return None
+    unmarked = _encoding_without_mark(content)
+    if unmarked is not None:
+        return NotText(f"is not UTF-8 but probably {unmarked} without a byte-order mark", unmarked)
+    return _named(content) or wrong
+
+
+def _first_wrong_byte(content: bytes) -> NotText | None:
+    """The first byte that is not allowed in text."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"
+        return NotText(f"is not UTF-8: {byte}", "ISO-8859-1")
+    at = content.find(b"\0")
+    return None if at < 0 else NotText(f"is not text: NUL at offset {at:,}")
+
+
+def _named(content: bytes) -> NotText | None:
+    """The format of a binary file, if its first bytes show it."""
+    if content[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
+        return NotText("is a tar archive, not text")
+    for beginning, kind in _BINARY.items():
+        if content.startswith(beginning):
+            return NotText(f"is {kind}, not text")
+    return None
+
+
+def _encoding_without_mark(content: bytes) -> str | None:
+    """The encoding whose ASCII characters have NUL bytes at the places where `content` has them."""
+    sample = content[:4096]
+    sample = sample[: len(sample) // 4 * 4]
+    if not sample:
+        return None
+    share = [sample[i::4].count(0) / len(sample[i::4]) for i in range(4)]
+    patterns = {
+        "UTF-32LE": (0, 1, 1, 1),
+        "UTF-32BE": (1, 1, 1, 0),
+        "UTF-16LE": (0, 1, 0, 1),
+        "UTF-16BE": (1, 0, 1, 0),
+    }
+    for encoding, pattern in patterns.items():
+        if all((part > 0.5) == bool(expected) for part, expected in zip(share, pattern, strict=True)):
+            return encoding
+    return None

@@ -194,6 +194,8 @@ SMALL_VOCABULARY = 2**16
 LARGEST_VOCABULARY = 2**31
 """Windows are int32."""
 
+COPY_HINT = "copy the file again, or prepare the dataset again with `llmrun data prepare`"
+
 SPLIT_FIELDS = ("tokens", "documents", "bytes_of_text", "stream_digest", "shards")
 
 
@@ -209,10 +211,10 @@ class TokenShard:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """One split: its shards in order, and what they hold.
+    """One split: its shards in order, and their content.
 
-    documents counts documents that begin in the split; bytes_of_text their UTF-8 bytes without the
-    tokens that end documents; stream_digest is that of `stream_digest.StreamDigest`.
+    documents: documents that begin in the split.  bytes_of_text: UTF-8 bytes without the tokens that end documents.
+    stream_digest: see `stream_digest.StreamDigest`.
     """
 
     shards: tuple[TokenShard, ...]
@@ -223,7 +225,7 @@ class SplitRecord:
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text for each token: what turns nats per token into bits per byte."""
+        """UTF-8 bytes of text per token; converts nats per token to bits per byte."""
         return self.bytes_of_text / self.tokens
 
 
@@ -244,7 +246,7 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """What `dataset.json` says.  dtype: "uint16" | "uint32".  recipe: how the dataset was made."""
+    """The content of `dataset.json`.  dtype: "uint16" | "uint32".  recipe: how the dataset was made."""
 
     dtype: str
     tokenizer: TokenizerRecord
@@ -258,12 +260,12 @@ def dtype_for(vocab_size: int) -> str:
 
 
 def share_of(manifest: DatasetManifest, split: str) -> float:
-    """The part of all tokens that a split has."""
+    """The fraction of all tokens that is in a split."""
     return manifest.splits[split].tokens / max(sum(record.tokens for record in manifest.splits.values()), 1)
 
 
 def facts(manifest: DatasetManifest) -> DatasetFacts:
-    """What a config needs to know of a dataset."""
+    """The sizes of a dataset that resolving a config needs."""
     return DatasetFacts(
         vocab_size=manifest.tokenizer.vocab_size,
         train_tokens=manifest.splits["train"].tokens,
@@ -282,7 +284,7 @@ def fingerprint_of(manifest: DatasetManifest) -> dict[str, Any]:
 
 
 def recorded_of(manifest: DatasetManifest) -> dict[str, Any]:
-    """What is recorded beside the preimage and cannot change bits: shards and recipe."""
+    """What is recorded but not digested, because it cannot change bits: dtype, shards and recipe."""
     shards = {name: [vars(shard) for shard in split.shards] for name, split in manifest.splits.items()}
     return {"dtype": manifest.dtype, "shards": shards, "recipe": dict(manifest.recipe)}
 
@@ -330,7 +332,7 @@ def read_manifest(directory: Path, *, sizes: bool = True) -> DatasetManifest:
 
 
 def files_of(manifest: DatasetManifest) -> list[tuple[str, int | None]]:
-    """The files that a manifest names, with their sizes; None where it does not state one."""
+    """The files that a manifest names, each with its size; None if it does not state one."""
     shards: list[tuple[str, int | None]] = [
         (shard.name, shard.bytes) for name in SPLITS for shard in manifest.splits[name].shards
     ]
@@ -378,7 +380,7 @@ def _read_shard(fields: Fields, dtype: str) -> TokenShard:
 
 
 def _check_names(root: Fields, manifest: DatasetManifest) -> None:
-    """No two files share a name."""
+    """Raises InputError if two files have the same name."""
     seen = {MANIFEST_NAME}
     for name, _ in files_of(manifest):
         if name in seen:
@@ -387,17 +389,17 @@ def _check_names(root: Fields, manifest: DatasetManifest) -> None:
 
 
 def _check_size(path: Path, expected: int | None) -> None:
-    """A file is there, is a regular file, and has its size."""
+    """Raises InputError if a file is missing, is not a regular file, or has another size."""
     if not path.is_file():
         raise InputError(
             f"{path.name} is missing from the dataset",
             where=str(path),
-            hints=["copy it again, or make the dataset anew with `llmrun data prepare`"],
+            hints=[COPY_HINT],
         )
     found = path.stat().st_size
     if expected is not None and found != expected:
         raise InputError(
-            f"{path.name} has {found:,} bytes, dataset.json says {expected:,}",
+            f"{path.name} must have {expected:,} bytes as in dataset.json, got {found:,}",
             where=str(path),
-            hints=["copy it again, or make the dataset anew with `llmrun data prepare`"],
+            hints=[COPY_HINT],
         )

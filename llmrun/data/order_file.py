@@ -1,15 +1,13 @@
-"""The order file: a printout of the order in the run directory, written before training.
+"""The order file: the sample order of a run, computed before training (docs/data-format.md, The order file).
 
-order/order.bin    uint64 little-endian, one per sequence: high 16 bits the source's index (0 for a single
+order/order.bin    uint64 little-endian, one per sequence: high 16 bits the index of the source (0 for a single
                    dataset), low 48 bits the window
 order/order.json   format, bytes, sha256, entries, seed, n_windows
 
-The function decides, the file is its printout.  A file is held against the function when a segment starts
-(`COMPARED_ENTRIES`), and each entry again when a loader reads it; one that is not as the function says is
-written again.
+The function `core.order.Order` is authoritative.  The file is compared with it when a segment starts
+(`COMPARED_ENTRIES`), and each entry again when a loader reads it; a file that differs is written again.
 """
 
-import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,12 +29,12 @@ AUTO_BYTES_MAX = 2**30
 WRITE_ENTRIES = 1024 * 1024
 """Entries per write: 8 MiB."""
 COMPARED_ENTRIES = 16 * 1024 * 1024
-"""Entries held against the function at a start: all of a file of this size (128 MiB, about half a second), as
-many of a larger one, in blocks of BLOCK_ENTRIES spread evenly over it, both ends among them."""
+"""Entries compared with the function when a segment starts: all of a file up to this size (128 MiB, about half a
+second); of a larger file this many, in blocks of BLOCK_ENTRIES spread evenly over it, including both ends."""
 
 
 class DamagedOrderError(RunFailedError):
-    """The order file does not hold the order (exit 4: found while training)."""
+    """The order file differs from the order (exit 4, because it is found while training)."""
 
 
 Outcome = Literal["written", "reused", "rewritten", "none"]
@@ -44,7 +42,7 @@ Outcome = Literal["written", "reused", "rewritten", "none"]
 
 @dataclass(frozen=True)
 class OrderFile:
-    """A memory-mapped order file of `n_entries` entries, and the order that it must hold."""
+    """A memory-mapped order file of `n_entries` entries, and the order that it must contain."""
 
     n_entries: int
     mapped: NDArray[np.uint64]
@@ -53,7 +51,7 @@ class OrderFile:
     def entries(self, start: int, count: int) -> NDArray[np.uint64]:
         """Positions [start, start + count) of the order: uint64 [count], a copy.
 
-        Raises DamagedOrderError if the file has another entry there than the function gives.
+        Raises DamagedOrderError if the file differs from the function there.
         """
         assert 0 <= start <= start + count <= self.n_entries, (start, count, self.n_entries)
         found = np.array(self.mapped[start : start + count], dtype=np.uint64)
@@ -66,19 +64,19 @@ class OrderFile:
                 where=str(getattr(self.mapped, "filename", "order.bin")),
                 hints=[
                     "remove order.bin: `llmrun resume RUN` writes it again",
-                    "`--set data.order_file=never` computes the order, with the same bits",
+                    "`--set data.order_file=never` computes the order instead, with the same bits",
                 ],
             )
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by name, not by content."""
+        """Pickle the path instead of the content."""
         path = Path(str(getattr(self.mapped, "filename", "")))
         return _map, (path, self.n_entries, self.order)
 
 
-def wanted(policy: Literal["auto", "always", "never"], n_entries: int) -> bool:
-    """Whether `data.order_file` asks for a file; auto writes up to 1 GiB."""
+def is_wanted(policy: Literal["auto", "always", "never"], n_entries: int) -> bool:
+    """Whether the setting `data.order_file` asks for a file; `auto` does for up to 1 GiB."""
     if policy == "auto":
         return n_entries * ENTRY_BYTES <= AUTO_BYTES_MAX
     return policy == "always"
@@ -92,15 +90,15 @@ def prepare_order_file(
     n_entries: int,
     disk: Disk = DISK,
 ) -> Outcome:
-    """Have a sound order file of `n_entries` entries where `policy` wants one.
+    """Make sure that there is a sound order file of `n_entries` entries if `policy` wants one.
 
-    An existing file that holds this order is reused after its size, its sha256 and its entries are checked; any
-    other is written again ("rewritten").  Where none is wanted, order.json goes, so that no file is read unchecked.
-    Raises RefusedError where it cannot be written, such as on a full disk.
+    An existing file with this order is reused after its size, sha256 and entries are checked; any other is written
+    again ("rewritten").  If no file is wanted, order.json is removed, so that an unchecked file is never read.
+    Raises RefusedError if the file cannot be written.
     """
     order = Order(seed, n_windows)
     directory = run_dir / "order"
-    if not wanted(policy, n_entries):
+    if not is_wanted(policy, n_entries):
         disk.remove_file(directory / "order.json")
         return "none"
     exists = directory.exists()
@@ -114,10 +112,10 @@ def prepare_order_file(
 
 
 def open_order(run_dir: Path | None, seed: int, n_windows: int, n_entries: int | None = None) -> Entries:
-    """The order as a loader reads it: the file where the run has one of this order, else the function.
+    """The order for a loader: the file if the run has one of this order, else the function.
 
-    n_entries: a file that holds fewer is not read; None reads a file of any length.
-    Checks names, numbers and size; `prepare_order_file` checked the rest before the workers started, and each
+    n_entries: a file with fewer entries is not used; None accepts any length.
+    Checks order.json and the size only: `prepare_order_file` checked the rest before the workers started, and each
     entry is compared with the function when it is read.
     """
     order = Order(seed, n_windows)
@@ -154,14 +152,14 @@ def _write(directory: Path, order: Order, n_entries: int, disk: Disk) -> None:
 
 
 def _blocks(order: Order, n_entries: int) -> Iterator[memoryview]:
-    """The file's content, 8 MiB at a time."""
+    """The content of the file in blocks of WRITE_ENTRIES."""
     for start in range(0, n_entries, WRITE_ENTRIES):
         block = order.entries(start, min(WRITE_ENTRIES, n_entries - start))
         yield np.ascontiguousarray(block, dtype="<u8").data.cast("B")
 
 
 def _stated(directory: Path) -> dict[str, Any] | None:
-    """What order.json states; None where it is missing or not of our form."""
+    """The content of order.json; None if it is missing or invalid."""
     try:
         stated = json.loads((directory / "order.json").read_bytes())
     except (OSError, ValueError):
@@ -185,7 +183,7 @@ def _has_size(directory: Path, stated: dict[str, Any]) -> bool:
 
 
 def _is_sound(directory: Path, order: Order, n_entries: int) -> bool:
-    """Whether the file holds this order: what it states, its size, its sha256, its entries."""
+    """Whether the file contains this order: checks order.json, size, sha256 and entries."""
     stated = _stated(directory)
     if stated is None or not _is_of(stated, order) or stated["entries"] != n_entries:
         return False
@@ -200,7 +198,7 @@ def _is_sound(directory: Path, order: Order, n_entries: int) -> bool:
 
 
 def compared_blocks(n_entries: int) -> Iterator[tuple[int, int]]:
-    """The blocks (start, count) of a file that are held against the function at a start."""
+    """The blocks (start, count) of a file that are compared with the function when a segment starts."""
     if n_entries <= COMPARED_ENTRIES:
         for start in range(0, n_entries, WRITE_ENTRIES):
             yield start, min(WRITE_ENTRIES, n_entries - start)
@@ -212,11 +210,9 @@ def compared_blocks(n_entries: int) -> Iterator[tuple[int, int]]:
 
 
 def _refusal(directory: Path, n_entries: int, error: OSError) -> RefusedError:
-    """The order file cannot be written."""
+    """The error for an order file that cannot be written."""
     size = n_entries * ENTRY_BYTES
-    hints = ["set `data.order_file: never`: the order is then computed as it is needed, with the same result"]
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RefusedError(
-            f"the disk is too full for the order file of {size:,} bytes", where=str(directory), hints=hints
-        )
-    return RefusedError(f"cannot write the order file: {error.strerror}", where=str(directory), hints=hints)
+    hints = ["`--set data.order_file=never` computes the order instead, with the same bits"]
+    return RefusedError(
+        f"cannot write the order file of {size:,} bytes: {error.strerror}", where=str(directory), hints=hints
+    )

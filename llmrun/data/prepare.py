@@ -1,7 +1,7 @@
-"""`llmrun data prepare`: text in, a dataset directory out, whole or not at all.
+"""`llmrun data prepare`: makes a dataset directory from text, completely or not at all.
 
-Each document's tokens are followed by the token that ends a document.  The directory is written under a
-temporary name beside its own, every file fsynced, and renamed at the end.
+The tokens of each document are followed by the token that ends a document.  The directory is written under a temporary
+name in the same place, every file is fsynced, and the directory is renamed at the end.
 """
 
 import hashlib
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.data.bpe_training import WORD_CHARS
-from llmrun.data.documents import Corpus, Report, read_corpus, read_text, silent
-from llmrun.data.input_files import left_out_words
+from llmrun.data.documents import Corpus, ReportProgress, no_report, read_corpus, read_text
+from llmrun.data.input_files import left_out_text
 from llmrun.data.manifest import DatasetManifest, dtype_for, read_manifest, share_of, write_manifest
 from llmrun.data.recipe import (
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VAL_FRACTION,
     DEFAULT_VOCAB_SIZE,
     SOURCES_NAME,
-    Options,
+    PrepareOptions,
     check_options,
     differences,
     recipe_of,
     sources_text,
 )
-from llmrun.data.split_files import FEW_DOCUMENTS, check_share, validation_documents, write_splits
+from llmrun.data.splits import FEW_DOCUMENTS, check_share, validation_documents, write_splits
 from llmrun.data.tokenizers import (
     TOKENIZER_NAME,
     ByteTokenizer,
@@ -53,16 +53,16 @@ from llmrun.storage.durable import (
     write_new,
 )
 
-BEAT_S = 60.0
-LEFT_AFTER_S = 24 * 3600.0
-"""An unfinished dataset of another host or container is removed when it was not touched for a day."""
+HEARTBEAT_S = 60.0
+STALE_AFTER_S = 24 * 3600.0
+"""An unfinished dataset of another host or container is removed if it was not touched for a day."""
 
 _PID = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A dataset that was made, or (already) that was there.  notes: what the user should know."""
+    """A dataset.  already: it existed before.  notes: what is unusual about it, one line each."""
 
     directory: Path
     manifest: DatasetManifest
@@ -78,18 +78,18 @@ def prepare(
     val_fraction: float = DEFAULT_VAL_FRACTION,
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     eot: str | None = None,
-    report: Report = silent,
+    report: ReportProgress = no_report,
     disk: Disk = DISK,
 ) -> PreparedDataset:
     """Make the dataset directory `out` from text files and directories of them.
 
     tokenizer: "byte", "bpe" (vocab_size tokens, trained on the input) or the path of a tokenizer.json.
-    A dataset of the same recipe is left as it is.  The same input gives the same bytes.
-    Raises InputError for wrong input or an `out` that is taken, RefusedError for a full disk.
+    An existing dataset of the same recipe is left unchanged.  The same input gives the same bytes.
+    Raises InputError for invalid input, or if `out` is something else; RefusedError if the disk is full.
     """
-    options = Options(tokenizer, vocab_size, val_fraction, shard_tokens, eot)
+    options = PrepareOptions(tokenizer, vocab_size, val_fraction, shard_tokens, eot)
     check_options(options)
-    existing = _existing(out)
+    existing = _existing_dataset(out)
     given = user_tokenizer(Path(tokenizer), eot) if options.kind == "file" else None
     corpus = read_corpus(inputs, report, out)
     recipe = recipe_of(corpus, options, _identity(given))
@@ -97,23 +97,26 @@ def prepare(
         _refuse_other(out, existing, recipe)
         return PreparedDataset(out, existing, already=True, notes=())
     _check_share(corpus, options)
-    training = _Training(corpus)
-    with _temporary(out, disk) as directory:
-        manifest = _build(directory, corpus, options, given, recipe, report, disk, training)
+    training = _TrainingText(corpus)
+    with _temporary_directory(out, disk) as directory:
+        chosen = given or _own_tokenizer(training, options, report)
+        if options.kind == "bpe":
+            recipe["tokenizer_training"] = training.recipe()
+        manifest = _write_dataset(directory, corpus, options, chosen, recipe, report, disk)
         _commit(directory, out, disk)
     notes = [*_notes(corpus, options, manifest), *([training.note()] if training.words_cut else [])]
     return PreparedDataset(out, manifest, already=False, notes=tuple(notes))
 
 
 def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
-    """What the recipe says of a tokenizer of the user's."""
+    """The entries of the recipe for the user's tokenizer.json."""
     if given is None:
         return None
     return {"sha256": given.record.sha256, "eot_id": given.record.eot_id}
 
 
-def _check_share(corpus: Corpus, options: Options) -> None:
-    """Refuse an absurd split before the work of tokenizing it.  Raises InputError."""
+def _check_share(corpus: Corpus, options: PrepareOptions) -> None:
+    """Refuse an unusable split before tokenizing anything.  Raises InputError."""
     if len(corpus.documents) < FEW_DOCUMENTS:
         return
     chosen = validation_documents([document.sha256 for document in corpus.documents], options.val_fraction)
@@ -121,43 +124,41 @@ def _check_share(corpus: Corpus, options: Options) -> None:
     check_share(val_bytes, corpus.n_bytes, options.val_fraction)
 
 
-def _existing(out: Path) -> DatasetManifest | None:
-    """The dataset that stands at `out`; None where nothing does.  Raises InputError for anything else."""
+def _existing_dataset(out: Path) -> DatasetManifest | None:
+    """The dataset at `out`; None if nothing is there.  Raises InputError for anything else."""
     if not os.path.lexists(out):
         return None
     try:
         return read_manifest(out)
     except InputError as error:
         raise InputError(
-            f"--out {out} exists and is not a sound dataset",
+            f"--out {out} exists and is not a valid dataset",
             caused_by=[error.message],
             hints=["choose another --out, or remove it"],
         ) from error
 
 
 def _refuse_other(out: Path, existing: DatasetManifest, recipe: dict[str, Any]) -> None:
-    """Refuse to replace a dataset of another recipe."""
+    """Raises InputError if the existing dataset has another recipe."""
     changed = differences(existing.recipe, recipe)
     if changed:
         raise InputError(
-            f"--out {out} exists and was made by another recipe",
+            f"--out {out} exists and was made with other inputs or options",
             caused_by=changed,
             hints=["choose another --out, or remove it"],
         )
 
 
-def _build(
+def _write_dataset(
     directory: Path,
     corpus: Corpus,
-    options: Options,
-    given: FileTokenizer | None,
+    options: PrepareOptions,
+    tokenizer: Tokenizer,
     recipe: dict[str, Any],
-    report: Report,
+    report: ReportProgress,
     disk: Disk,
-    training: "_Training",
 ) -> DatasetManifest:
     """Write every file of the dataset into `directory`."""
-    tokenizer = given or _own_tokenizer(training, options, report)
     if isinstance(tokenizer, FileTokenizer):
         write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
     write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
@@ -167,17 +168,17 @@ def _build(
         splits=write_splits(
             directory, corpus, tokenizer, options.val_fraction, options.shard_tokens, report, disk
         ),
-        recipe=recipe | ({"tokenizer_training": training.recipe()} if options.kind == "bpe" else {}),
+        recipe=recipe,
     )
     write_manifest(directory, manifest, disk)
     return manifest
 
 
 @dataclass
-class _Training:
-    """The corpus as text to train on, and the words in it that are cut for training.
+class _TrainingText:
+    """The corpus as text to train a tokenizer on, and statistics of the words that are cut for it.
 
-    longest: characters of the longest of them.  longest_in: the document that has it.
+    longest: characters of the longest such word.  longest_in: the name of its document.
     """
 
     corpus: Corpus
@@ -186,8 +187,8 @@ class _Training:
     longest_in: str = ""
     _document: str = ""
 
-    def texts(self, report: Report) -> Iterator[str]:
-        """The corpus in pieces."""
+    def texts(self, report: ReportProgress) -> Iterator[str]:
+        """Yield the corpus in pieces."""
         done = 0
         for document in self.corpus.documents:
             self._document = document.name
@@ -196,40 +197,40 @@ class _Training:
             report("training the tokenizer", done, self.corpus.n_bytes)
 
     def note_long_word(self, n_chars: int) -> None:
-        """Count a word of the current document."""
+        """Count a word of the current document that is cut."""
         self.words_cut += 1
         if n_chars > self.longest:
             self.longest, self.longest_in = n_chars, self._document
 
     def recipe(self) -> dict[str, int]:
-        """What the recipe records."""
+        """The entry of the recipe."""
         return {"word_chars": WORD_CHARS, "words_cut": self.words_cut, "longest_word": self.longest}
 
     def note(self) -> str:
-        """What the user should know."""
+        """One line for the user."""
         return (
-            f"words longer than {WORD_CHARS} characters, cut for training the tokenizer only: {self.words_cut:,};"
+            f"words longer than {WORD_CHARS} characters, cut only to train the tokenizer: {self.words_cut:,};"
             f" the longest has {self.longest:,} characters, in {self.longest_in}"
         )
 
 
-def _own_tokenizer(training: _Training, options: Options, report: Report) -> Tokenizer:
-    """Bytes, or a BPE trained on the whole corpus."""
+def _own_tokenizer(training: _TrainingText, options: PrepareOptions, report: ReportProgress) -> Tokenizer:
+    """The byte tokenizer, or a BPE trained on the whole corpus."""
     if options.kind == "byte":
         return ByteTokenizer()
     vocab_size = options.vocab_size or DEFAULT_VOCAB_SIZE
     return train_bpe(training.texts(report), vocab_size, report, training.note_long_word)
 
 
-def _notes(corpus: Corpus, options: Options, manifest: DatasetManifest) -> Iterator[str]:
-    """What is unusual about this dataset."""
+def _notes(corpus: Corpus, options: PrepareOptions, manifest: DatasetManifest) -> Iterator[str]:
+    """Yield what is unusual about this dataset, one line each."""
     if corpus.left_out:
-        words = left_out_words(corpus.left_out, corpus.endings)
-        yield f"files left out: {sum(corpus.left_out.values()):,}: {words}"
+        reasons = left_out_text(corpus.left_out, corpus.endings)
+        yield f"files left out: {sum(corpus.left_out.values()):,} ({reasons})"
     if corpus.n_marks:
         yield f"byte-order marks removed: {corpus.n_marks:,}"
     if corpus.n_crlf:
-        yield f"documents with CRLF line ends, kept as they are: {corpus.n_crlf:,}"
+        yield f"documents with CRLF line ends, kept unchanged: {corpus.n_crlf:,}"
     if corpus.n_empty:
         yield f"empty documents left out: {corpus.n_empty:,}"
     if corpus.n_identical:
@@ -241,24 +242,27 @@ def _notes(corpus: Corpus, options: Options, manifest: DatasetManifest) -> Itera
         )
     asked, got = options.vocab_size or DEFAULT_VOCAB_SIZE, manifest.tokenizer.vocab_size
     if options.kind == "bpe" and got < asked:
-        yield f"the text yields a vocabulary of {got:,} only; {asked:,} were asked for"
+        yield f"the text yields a vocabulary of only {got:,} tokens; --vocab-size is {asked:,}"
     share = share_of(manifest, "val")
     if abs(share - options.val_fraction) > options.val_fraction / 2 and share > 0:
-        yield f"validation has {share:.2%} of the tokens; --val-fraction asks for {options.val_fraction:.2%}"
+        yield f"validation has {share:.2%} of the tokens; --val-fraction is {options.val_fraction:.2%}"
     if manifest.splits["val"].tokens == 0:
-        yield "the validation split is empty: set `eval.every_steps: null` to train on it"
+        yield "the validation split is empty: set `eval.every_steps: null` to train on this dataset"
 
 
 @contextmanager
-def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
-    """A directory beside `out`, gone at the end unless it was renamed; file errors in the user's words."""
+def _temporary_directory(out: Path, disk: Disk) -> Iterator[Path]:
+    """A directory in the parent of `out`, removed at the end unless it was renamed.
+
+    Raises InputError or RefusedError for an OSError within.
+    """
     us = this_process_identity()
-    directory = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{_space_key(us)}-{us.pid}-{us.start}"
+    directory = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{_pid_space_key(us)}-{us.pid}-{us.start}"
     try:
         make_directories(out.parent, disk)
-        _remove_leftovers(out, us, disk)
+        _remove_stale(out, us, disk)
         disk.make_directory(directory)
-        with _beating(directory):
+        with _heartbeat(directory):
             yield directory
     except OSError as error:
         raise _write_error(out, error) from error
@@ -268,41 +272,41 @@ def _temporary(out: Path, disk: Disk) -> Iterator[Path]:
                 disk.remove_tree(directory)
 
 
-def _space_key(process: ProcessIdentity) -> str:
-    """The space in which a process has its PID, for the name of a directory."""
+def _pid_space_key(process: ProcessIdentity) -> str:
+    """The host, boot and PID namespace of a process, for the name of a directory."""
     return hashlib.sha256(repr(process.space).encode()).hexdigest()[:16]
 
 
-def _remove_leftovers(out: Path, us: ProcessIdentity, disk: Disk) -> None:
-    """Remove what processes that are gone left behind.
+def _remove_stale(out: Path, us: ProcessIdentity, disk: Disk) -> None:
+    """Remove the temporary directories of processes that have ended.
 
-    A process is looked up only where its PID means something (host, boot and PID namespace are ours); what others
-    left, and what older versions did, counts as left behind when nothing has touched it for a day.
+    A process is looked up only if it has our host, boot and PID namespace.  Other directories, and those of older
+    versions, are removed if they were not touched for STALE_AFTER_S.
     """
     name = re.compile(re.escape(f"{TEMPORARY_PREFIX}{out.name}-") + r"([0-9a-f]{16})-(\d+)-(\d+)")
     old_name = re.compile(re.escape(f"{TEMPORARY_PREFIX}{out.name}-{platform.node()}-") + r"\d+")
     now_s: float | None = None
     for path in out.parent.iterdir():
         found = name.fullmatch(path.name)
-        if found is not None and found[1] == _space_key(us) and None not in us.space:
+        if found is not None and found[1] == _pid_space_key(us) and None not in us.space:
             is_gone = process_start(int(found[2])) != int(found[3])
         elif found is not None or old_name.fullmatch(path.name):
             now_s = file_system_time(out.parent) if now_s is None else now_s
-            is_gone = abs(now_s - path.stat().st_mtime) > LEFT_AFTER_S
+            is_gone = abs(now_s - path.stat().st_mtime) > STALE_AFTER_S
         else:
             continue
         if is_gone:
-            with suppress(OSError):  # another process may be removing it too
+            with suppress(OSError):  # another process may be removing it, too
                 disk.remove_tree(path)
 
 
 @contextmanager
-def _beating(directory: Path) -> Iterator[None]:
-    """Touch a directory now and then, as long as somebody works in it."""
+def _heartbeat(directory: Path) -> Iterator[None]:
+    """Touch a directory every HEARTBEAT_S while it is in use."""
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(BEAT_S):
+        while not stop.wait(HEARTBEAT_S):
             with suppress(OSError):
                 os.utime(directory)
 
@@ -316,20 +320,20 @@ def _beating(directory: Path) -> Iterator[None]:
 
 
 def _commit(directory: Path, out: Path, disk: Disk) -> None:
-    """Give the dataset its name."""
+    """Rename the complete dataset to `out`.  Raises InputError if something is there by now."""
     try:
         commit_directory(directory, out, disk)
     except FileExistsError as error:
         raise InputError(
-            f"--out {out} was made by somebody else meanwhile", hints=["choose another --out"]
+            f"--out {out} was created by another process meanwhile", hints=["choose another --out"]
         ) from error
 
 
 def _write_error(out: Path, error: OSError) -> InputError | RefusedError:
-    """A file could not be written."""
+    """The error for a file that could not be written."""
     if error.errno in DISK_FULL:
         return RefusedError(
-            f"the disk is full: the dataset {out} could not be written",
-            hints=["free some space, or choose an --out on another disk; nothing was left behind"],
+            f"cannot write the dataset {out}: the disk is full",
+            hints=["free some space, or choose an --out on another disk"],
         )
     return InputError(f"cannot write the dataset {out}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""The recipe of a dataset: what went in and how, so that a stranger can make the same bytes again."""
+"""The recipe of a dataset: inputs, options and versions, so that anybody can make the same bytes again."""
 
 import hashlib
 import platform
@@ -12,7 +12,7 @@ import numpy as np
 from llmrun import __version__
 from llmrun.config.quantities import LARGEST, show_quantity
 from llmrun.data.documents import Corpus
-from llmrun.data.text_rules import LEFT_OUT
+from llmrun.data.input_files import LEFT_OUT
 from llmrun.data.tokenizers import LARGEST_BPE, SMALLEST_BPE
 from llmrun.errors import InputError
 
@@ -23,8 +23,8 @@ DEFAULT_SHARD_TOKENS = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user asked for.  tokenizer: "byte", "bpe" or the path of a tokenizer.json."""
+class PrepareOptions:
+    """Options of `llmrun data prepare`.  tokenizer: "byte", "bpe" or the path of a tokenizer.json."""
 
     tokenizer: str
     vocab_size: int | None = None
@@ -34,38 +34,38 @@ class Options:
 
     @property
     def kind(self) -> str:
-        """How the manifest calls it: byte | bpe | file."""
+        """The kind of the tokenizer in the manifest: byte | bpe | file."""
         return self.tokenizer if self.tokenizer in ("byte", "bpe") else "file"
 
 
-def check_options(options: Options) -> None:
-    """Refuse options that contradict each other or make no sense.  Raises InputError."""
+def check_options(options: PrepareOptions) -> None:
+    """Raises InputError for values out of range and for options that contradict each other."""
     if not 0 <= options.val_fraction < 1:
         raise InputError(
-            f"--val-fraction must be at least 0 and less than 1, not {options.val_fraction}",
+            f"--val-fraction must be at least 0 and less than 1, got {options.val_fraction}",
             hints=["the default is `--val-fraction 0.01`"],
         )
     if not 1 <= options.shard_tokens <= LARGEST:
-        raise InputError(f"--shard-tokens must be at least 1, not {options.shard_tokens:,}")
+        raise InputError(f"--shard-tokens must be at least 1, got {options.shard_tokens:,}")
     if options.vocab_size is not None:
         _check_vocab_size(options, options.vocab_size)
     if options.eot is not None and options.kind != "file":
         raise InputError(
-            f"--eot goes with a tokenizer.json; `--tokenizer {options.kind}` has its own token for the end",
-            hints=["leave --eot out"],
+            f"--eot requires a tokenizer.json, got `--tokenizer {options.kind}`, which has its own token",
+            hints=["remove --eot"],
         )
 
 
-def _check_vocab_size(options: Options, vocab_size: int) -> None:
+def _check_vocab_size(options: PrepareOptions, vocab_size: int) -> None:
     if options.kind != "bpe":
         raise InputError(
-            "--vocab-size goes with `--tokenizer bpe`; any other tokenizer has its own size",
-            hints=["leave --vocab-size out"],
+            f"--vocab-size requires `--tokenizer bpe`, got `--tokenizer {options.tokenizer}`, which has its own size",
+            hints=["remove --vocab-size"],
         )
     if not SMALLEST_BPE <= vocab_size <= LARGEST_BPE:
         raise InputError(
-            f"--vocab-size must lie in {SMALLEST_BPE} … {show_quantity(LARGEST_BPE)}, not {vocab_size:,}",
-            hints=[f"{SMALLEST_BPE} is the 256 bytes and the token that ends a document"],
+            f"--vocab-size must be between {SMALLEST_BPE} and {show_quantity(LARGEST_BPE)}, got {vocab_size:,}",
+            hints=[f"`--vocab-size {SMALLEST_BPE}` has the 256 bytes and the token that ends a document"],
         )
 
 
@@ -74,8 +74,8 @@ def sources_text(corpus: Corpus) -> str:
     return "".join(f"{document.file_sha256}  {document.name}\n" for document in corpus.documents)
 
 
-def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The recipe.  given: what identifies a tokenizer.json of the user's."""
+def recipe_of(corpus: Corpus, options: PrepareOptions, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The recipe for the manifest.  given: sha256 and eot_id of the user's tokenizer.json, if there is one."""
     tokenizer: dict[str, Any] = {"kind": options.kind}
     if options.kind == "bpe":
         tokenizer["vocab_size"] = options.vocab_size or DEFAULT_VOCAB_SIZE
@@ -100,13 +100,13 @@ def recipe_of(corpus: Corpus, options: Options, given: Mapping[str, Any] | None)
 
 
 def _left_out(corpus: Corpus) -> dict[str, int]:
-    """How many files were left out, by reason; reasons that did not occur are not there."""
+    """How many files were left out, by reason that occurred."""
     counts = {key: corpus.left_out.get(key, 0) for key in LEFT_OUT} | {"empty": corpus.n_empty}
     return {key: count for key, count in counts.items() if count}
 
 
-def _versions(options: Options) -> dict[str, str]:
-    """Versions of what made the tokens."""
+def _versions(options: PrepareOptions) -> dict[str, str]:
+    """Versions of the software that makes the tokens."""
     versions = {"llmrun": __version__, "python": platform.python_version(), "numpy": np.__version__}
     if options.kind != "byte":
         versions["tokenizers"] = version("tokenizers")

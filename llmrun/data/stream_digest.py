@@ -1,7 +1,7 @@
-"""The token-stream digest: what a split says, whatever its shards and dtype.
+"""The stream digest of a split, which does not depend on its shards and dtype.
 
-sha256 over the raw sha256 digests (32 bytes each) of consecutive blocks of 4 Mi tokens, taken as uint32
-little-endian; the last block may be shorter.  Re-sharding or another dtype changes nothing.
+sha256 over the raw sha256 digests (32 bytes each) of consecutive blocks of 4 Mi tokens as uint32 little-endian; the
+last block may be shorter.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ BLOCK_TOKENS = 4 * 2**20
 
 
 class StreamDigest:
-    """The digest of a stream that comes in pieces of any length."""
+    """Computes the digest of a stream from pieces of any length."""
 
     def __init__(self) -> None:
         self._blocks = hashlib.sha256()
@@ -38,7 +38,7 @@ class StreamDigest:
         self._tokens_in_block = 0
 
     def hexdigest(self) -> str:
-        """The digest of all tokens so far, in hex; the stream may go on."""
+        """The digest of all tokens so far, in hex; more may follow."""
         blocks = self._blocks.copy()
         if self._tokens_in_block:
             blocks.update(self._block.digest())

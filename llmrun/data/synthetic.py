@@ -1,4 +1,4 @@
-"""A dataset of tokens drawn at random: for timing a model whose data does not exist yet."""
+"""Makes a dataset of random tokens, to time a model before its data exists."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from llmrun.core.splitmix import splitmix64_array
 from llmrun.data.manifest import DatasetManifest, TokenizerRecord, dtype_for, write_manifest
-from llmrun.data.split_files import ShardWriter
+from llmrun.data.shard_writer import ShardWriter
 from llmrun.storage.durable import make_directories
 
 NO_TOKENIZER = "0" * 64
 
 
 def write_random_dataset(directory: Path, vocab_size: int, n_tokens: int) -> DatasetManifest:
-    """Make the dataset `directory` of `n_tokens` training tokens, uniform over the vocabulary; no validation split.
+    """Make the dataset `directory` of `n_tokens` training tokens, uniform over the vocabulary; validation is empty.
 
     The same arguments give the same tokens.
     """

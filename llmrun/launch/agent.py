@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from llmrun.data.verified_shards import offer_marks
+from llmrun.data.shard_reader import offer_marks
 from llmrun.launch.torchrun import ask_workers_to_stop
 from llmrun.machine import AGENT_PID, die_with_parent
 from llmrun.run.directory import RunDirectory

@@ -10,8 +10,7 @@ from llmrun.errors import RefusedError
 from llmrun.launch.preflight import Preflight
 from llmrun.provenance.code import imported_of
 from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, show
-from llmrun.provenance.git import GIT_S
-from llmrun.provenance.git_command import Limits
+from llmrun.provenance.git_command import GIT_TIMEOUT_S, Limits
 from llmrun.provenance.git_difference import RepositoryDifference, compare_repository
 from llmrun.run.record import RunRecord, Segment
 from llmrun.storage.checkpoint.reader import Checkpoint
@@ -51,7 +50,7 @@ def repository_difference(
     """
     if not old_git:
         return RepositoryDifference()
-    return compare_repository(old_git, preflight.snapshot.git, Limits(GIT_S, check))
+    return compare_repository(old_git, preflight.snapshot.git, Limits(GIT_TIMEOUT_S, check))
 
 
 def differences_from(

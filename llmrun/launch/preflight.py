@@ -9,6 +9,7 @@ from pathlib import Path
 from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
+from llmrun.data.check import START_TOKENS, contradicted_streams, within_start
 from llmrun.data.manifest import (
     MANIFEST_NAME,
     DatasetManifest,
@@ -17,16 +18,15 @@ from llmrun.data.manifest import (
     read_manifest,
     recorded_of,
 )
-from llmrun.data.stream_check import START_TOKENS, contradicted_streams, within_start
 from llmrun.errors import ConfigError, InputError, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
 from llmrun.launch.unwritable import attempting
 from llmrun.plan.hardware import accelerator_named, read_rows
+from llmrun.provenance.background import GitQuestion, wait_for
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.packages import PackageQuestion
-from llmrun.provenance.questions import GitQuestion, wait_for
 from llmrun.provenance.snapshot import ProvenanceSnapshot, take_snapshot
 from llmrun.run.origin import Origin
 

@@ -1,1 +1,1 @@
-"""Carries a checkpoint across a change of architecture: the user's script maps tensors by name."""
+"""Migrates a checkpoint to another architecture: the user's script maps tensors by name."""

@@ -1,17 +1,18 @@
-"""What a migration script handles: parameters with their moments, read only when they are written.
+"""The objects that a migration script works with: the old parameters with their moments, and the new model.
 
-So a checkpoint of any size needs the memory of the tensors that are being written, never of all of them.
-Values are always float32, as training keeps them.
+Values are read only when the new checkpoint is written, so memory holds only the tensors that are being written.  They
+are always float32, as in training.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from llmrun.core.model.spec import ModelSpec
 from llmrun.storage.checkpoint.reader import Checkpoint
 
 Array = npt.NDArray[np.float32]
@@ -21,7 +22,7 @@ _HERE = str(Path(__file__).parent)
 
 
 class NoSuchTensor(KeyError):
-    """A script asked for a tensor that is not there."""
+    """A script asked for a tensor that the model does not have."""
 
     def __init__(self, whose: str, name: object, known: Mapping[str, object]) -> None:
         near = get_close_matches(str(name), known, n=1)
@@ -35,12 +36,12 @@ class NoSuchTensor(KeyError):
 
 
 class Tensor:
-    """A parameter with its moments; nothing of it is in memory.
+    """A parameter with its moments, computed when it is needed.
 
     sources: names of the old parameters that it is made of.
-    is_fresh: whether it holds values that are not of the old checkpoint.
-    keeps_moments: whether its moments come from the old checkpoint; else they are zeros.
-    line: of the script that made it; None for an old tensor.
+    is_fresh: whether it contains values that are not from the old checkpoint.
+    keeps_moments: whether its moments come from the old checkpoint; if not, they are zeros.
+    line: the line of the script that made it; None for an old tensor.
     """
 
     sources: frozenset[str]
@@ -50,23 +51,23 @@ class Tensor:
 
     @property
     def shape(self) -> Shape:
-        """The shape."""
+        """The shape of the values."""
         raise NotImplementedError
 
     def read(self) -> Array:
-        """The parameter's values, float32, a copy of your own."""
+        """The values of the parameter, float32; a copy that the script may change."""
         return self.values(None)
 
     def values(self, slot: str | None) -> Array:
-        """The parameter (None) or its moment `slot`: float32, a new array."""
+        """The values of the parameter (None) or of its moment `slot`, float32; a new array."""
         raise NotImplementedError
 
     def apply(self, function: Callable[..., object], *others: "Tensor", moments: bool = True) -> "Tensor":
         """The tensor `function(values, *values of others)`, computed when it is written.
 
-        function: takes and returns numpy arrays; may change those that it is given.
-        moments:  call it for each moment as well: right for whatever moves elements (slices, padding,
-                  transposing, concatenating), wrong for arithmetic.  False: the moments are zeros.
+        function: takes and returns numpy arrays; may change its arguments.
+        moments:  call it for each moment, too.  Right for functions that move elements (slices, padding,
+                  transposing, concatenating), wrong for arithmetic.  If false, the moments are zeros.
         """
         return Derived(function, (self, *others), moments=moments)
 
@@ -98,7 +99,7 @@ class Old(Tensor):
         return self._checkpoint.manifest.tensors[self.name].dtype
 
     def values(self, slot: str | None) -> Array:
-        """See `Tensor.values`; zeros for a moment that was not saved."""
+        """See `Tensor.values`; a moment that was not saved is zeros."""
         if slot is not None and not self._has(slot):
             return np.zeros(self.shape, dtype=np.float32)
         name = self.name if slot is None else f"{self.name}.{slot}"
@@ -106,23 +107,19 @@ class Old(Tensor):
 
 
 class Fresh(Tensor):
-    """A parameter initialised anew; its moments are zeros.
-
-    how: for the record: `init`, `zeros`, or `array` (values from the script).
-    """
+    """A parameter with new values; its moments are zeros."""
 
     sources = frozenset()
     is_fresh = True
     keeps_moments = False
 
-    def __init__(self, shape: Shape, how: str, fill: Callable[[], Array]) -> None:
-        self.how = how
+    def __init__(self, shape: Shape, fill: Callable[[], Array]) -> None:
         self.line = caller_line()
         self._shape, self._fill = shape, fill
 
     @property
     def shape(self) -> Shape:
-        """The shape."""
+        """The shape of the values."""
         return self._shape
 
     def values(self, slot: str | None) -> Array:
@@ -131,14 +128,16 @@ class Fresh(Tensor):
 
 
 class Derived(Tensor):
-    """What a function of the script makes of other tensors."""
+    """The result of a function of the script on other tensors."""
 
     def __init__(
         self, function: Callable[..., object], operands: tuple[Tensor, ...], *, moments: bool
     ) -> None:
         for operand in operands:
             if not isinstance(operand, Tensor):
-                raise TypeError(f"apply takes tensors, not {type(operand).__name__}: use `new.array`")
+                raise TypeError(
+                    f"an operand of apply must be a tensor (`new.array` makes one), got {type(operand).__name__}"
+                )
         self.sources = frozenset().union(*(operand.sources for operand in operands))
         self.is_fresh = any(operand.is_fresh for operand in operands)
         self.keeps_moments = moments and any(operand.keeps_moments for operand in operands)
@@ -148,7 +147,7 @@ class Derived(Tensor):
 
     @property
     def shape(self) -> Shape:
-        """The shape, known once the values were made."""
+        """The shape of the values, which are computed once to find it."""
         return self.read().shape if self._shape is None else self._shape
 
     def values(self, slot: str | None) -> Array:
@@ -162,7 +161,7 @@ class Derived(Tensor):
 
 
 class OldState(Mapping[str, Old]):
-    """The parameters of the old checkpoint by name: all tensors but the moments, which go along."""
+    """The parameters of the old checkpoint by name, each with its moments."""
 
     def __init__(self, checkpoint: Checkpoint, slots: tuple[str, ...]) -> None:
         self._tensors = {
@@ -186,17 +185,65 @@ class OldState(Mapping[str, Old]):
         return len(self._tensors)
 
 
+class NewModel(Mapping[str, Shape]):
+    """The shape of every parameter of the new model by name, in the order of the model."""
+
+    def __init__(self, model: ModelSpec, seed: int) -> None:
+        self._model, self._shapes, self._seed = model, model.parameters, seed
+
+    def __getitem__(self, name: str) -> Shape:
+        if name not in self._shapes:
+            raise NoSuchTensor("new", name, self._shapes)
+        return self._shapes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def init(self, name: str) -> Fresh:
+        """The initial values of `name` in a new run of this config, from its own random stream."""
+        shape = self[name]
+
+        def fill() -> np.ndarray:
+            from llmrun.migrate.numerics import initial_value
+
+            return initial_value(self._model, name, self._seed)
+
+        return Fresh(shape, fill)
+
+    def zeros(self, name: str) -> Fresh:
+        """Zeros with the shape of `name`."""
+        shape = self[name]
+        return Fresh(shape, lambda: np.zeros(shape, dtype=np.float32))
+
+    def array(self, values: object) -> Fresh:
+        """Values computed by the script, kept in memory until they are written."""
+        with np.errstate(over="ignore"):  # values out of fp32's range are refused when the state is checked
+            fixed = np.array(values, dtype=np.float32)
+        return Fresh(fixed.shape, fixed.copy)
+
+    def missing(self, state: Iterable[str]) -> list[str]:
+        """The names of the new model that `state` does not have."""
+        have = set(state)
+        return [name for name in self if name not in have]
+
+
 def as_float32(values: npt.NDArray[np.generic], dtype: str) -> Array:
-    """The values of a tensor of a safetensors type as float32.  Raises TypeError where that is no float."""
+    """Convert values of a safetensors type to float32.  Raises TypeError for other than floating-point types."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype not in ("F16", "F32", "F64"):
-        raise TypeError(f"a tensor of type {dtype} is no parameter: leave it out")
+        raise TypeError(f"the type of a parameter must be BF16, F16, F32 or F64, got {dtype}: leave it out")
     return values.astype(np.float32, copy=False)
 
 
 def caller_line() -> int | None:
-    """The line of the script that is calling into this package."""
+    """The line of the script that calls into this package."""
     frame = inspect.currentframe()
     while frame is not None and str(Path(frame.f_code.co_filename).parent) == _HERE:
         frame = frame.f_back

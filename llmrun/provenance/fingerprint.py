@@ -1,9 +1,9 @@
-"""The numerics fingerprint: one sha256 over everything that may change a bit of the result.
+"""The fingerprint: one sha256 over everything that may change a bit of the result.
 
 part digest = sha256(canonical JSON of the part's preimage)
 digest      = sha256(canonical JSON of {part: part digest})
 
-The preimages are kept beside the digests, so that any two runs can be compared field by field.
+The preimages are kept with the digests, so that two runs can be compared field by field.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Preimage of each part: nested mappings of what JSON can say."""
+    """The preimage of each part: JSON values."""
 
     preimages: Mapping[str, Any]
 
@@ -75,7 +75,7 @@ ABSENT = Absent()
 
 
 def show(value: Any) -> str:
-    """A value as the user reads it: `null`, `true`, names without quotes, long digests cut."""
+    """A value for the screen: `null`, `true`, strings without quotes, digests shortened."""
     if isinstance(value, Absent):
         return "(absent)"
     if isinstance(value, str):
@@ -89,7 +89,7 @@ def is_digest(text: str) -> bool:
 
 
 def compare(old: Fingerprint, new: Fingerprint) -> list[Change]:
-    """Every field in which two fingerprints differ, part by part, key by key; the canary, which is no cause, last."""
+    """Every field in which two fingerprints differ, by part and key; the canary, which only shows a symptom, last."""
     changes: list[Change] = []
     for part in PARTS:
         if digest_of(old.preimages[part]) != digest_of(new.preimages[part]):

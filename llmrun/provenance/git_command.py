@@ -6,7 +6,6 @@ git's ownership check (`safe.directory`), and not every format of refs.  Its com
 
 import contextlib
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -16,12 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from llmrun.provenance.redaction import redacted
+
+GIT_TIMEOUT_S = 30.0
+"""For all git commands and hashes of a start together."""
+
 POLL_S = 0.1
 BLOCK_BYTES = 256 * 1024
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """Largest output that is held in memory: about a million file names."""
 
-WORDS_BYTES_MAX = 16 * 1024
+MESSAGES_BYTES_MAX = 16 * 1024
 """Git's messages are kept up to this size."""
 
 SETTINGS = (
@@ -58,15 +62,13 @@ ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "none",
 }
 
-CREDENTIALS = re.compile(r"://[^/\s@]+@")
-
 
 class GitAnswerError(Exception):
-    """Git gave no answer; the text is git's own, without credentials, or the limit that was reached."""
+    """Git gave no answer; the message is git's own, without credentials, or the limit that was reached."""
 
 
-class NoWordsError(GitAnswerError):
-    """Git ended with an exit code other than 0 and printed nothing: the answer is "no"."""
+class NoOutputError(GitAnswerError):
+    """Git ended with an exit code other than 0 and printed no message: the answer is "no"."""
 
 
 class GitMissingError(GitAnswerError):
@@ -74,7 +76,7 @@ class GitMissingError(GitAnswerError):
 
 
 class StoppedError(Exception):
-    """Whoever asked no longer waits for the answer."""
+    """The caller no longer waits for the answer (`Limits.stop`)."""
 
 
 class OutputLimitError(GitAnswerError):
@@ -82,9 +84,9 @@ class OutputLimitError(GitAnswerError):
 
 
 class Limits:
-    """The time that reading repositories may take, and the request to stop early.
+    """The time that reading repositories may take, and a request to stop early.
 
-    seconds: from now on, for all commands together.
+    seconds: from now, for all commands together.
     poll: called several times a second; what it raises ends the command that runs.
     """
 
@@ -105,7 +107,7 @@ class Limits:
         if self._stopped.is_set():
             raise StoppedError
         if time.monotonic() > self._end_s:
-            raise GitAnswerError(f"{what} was not done within the limit of {self.seconds:g} s for git")
+            raise GitAnswerError(f"{what} exceeded the limit of {self.seconds:g} s for git")
 
 
 class Answer:
@@ -116,7 +118,7 @@ class Answer:
         self.content = bytearray()
 
     def write(self, block: bytes) -> None:
-        """Take in more output."""
+        """Append a block."""
         self.content += block
         if len(self.content) > self._bytes_max:
             raise OutputLimitError(f"the output is larger than {self._bytes_max:,} bytes")
@@ -133,17 +135,17 @@ def run_git(
 
     settings: `key=value`, on top of SETTINGS.
 
-    Raises GitAnswerError with git's words, GitMissingError, StoppedError, and what `write` raises.
+    Raises GitAnswerError with git's message, GitMissingError, StoppedError, and what `write` raises.
     """
     what = f"git {arguments[0]}"
     limits.check(what)
-    answer, words = Answer(), _Words()
+    answer, messages = Answer(), _Messages()
     process = _start(directory, arguments, (*SETTINGS, *settings))
     try:
-        _read_all(process, limits, what, write or answer.write, words.write)
+        _read_all(process, limits, what, write or answer.write, messages.write)
         exit_code = _wait(process, limits, what)
     except BaseException:
-        # Programs that git started (filters) are in its session: none is left behind.
+        # Filters that git started are in its session and end with it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -153,27 +155,27 @@ def run_git(
             if stream is not None:
                 stream.close()
     if exit_code != 0:
-        if not words.text:
-            raise NoWordsError(f"{what} ended with exit code {exit_code}")
-        raise GitAnswerError(words.text)
+        if not messages.text:
+            raise NoOutputError(f"{what} ended with exit code {exit_code}")
+        raise GitAnswerError(messages.text)
     return bytes(answer.content)
 
 
-class _Words:
-    """What git prints to standard error, up to WORDS_BYTES_MAX."""
+class _Messages:
+    """What git prints to standard error, up to MESSAGES_BYTES_MAX."""
 
     def __init__(self) -> None:
         self._content = bytearray()
 
     def write(self, block: bytes) -> None:
         """Keep the beginning."""
-        self._content += block[: max(0, WORDS_BYTES_MAX - len(self._content))]
+        self._content += block[: max(0, MESSAGES_BYTES_MAX - len(self._content))]
 
     @property
     def text(self) -> str:
-        """All words in one line, without credentials in addresses."""
+        """All messages in one line, without credentials."""
         text = " ".join(self._content.decode(errors="replace").split())
-        return CREDENTIALS.sub("://", text)
+        return redacted(text)
 
 
 def _start(directory: Path, arguments: Sequence[str], settings: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -191,8 +193,8 @@ def _start(directory: Path, arguments: Sequence[str], settings: Sequence[str]) -
     except git.GitCommandNotFound as error:
         raise GitMissingError("the git command is not installed") from error
     except (OSError, git.GitError) as error:
-        raise GitAnswerError(f"git cannot be started: {error}") from error
-    # GitPython's wrapper ends the process when it is garbage; here the caller does, with its children.
+        raise GitAnswerError(f"cannot start git: {error}") from error
+    # GitPython's wrapper kills the process when it is garbage-collected; here the caller does, with its children.
     process: subprocess.Popen[bytes] = started.proc
     started.proc = None
     return process
@@ -205,12 +207,12 @@ def _gitpython() -> ModuleType:
     """The module `git`, imported late.  Raises GitMissingError."""
     with _IMPORTING:
         before = os.environ.get("GIT_PYTHON_REFRESH")
-        # A machine without git is an answer, not an error of the import.
+        # Without git on the machine the import must not fail.
         os.environ["GIT_PYTHON_REFRESH"] = "quiet"
         try:
             import git
         except ImportError as error:
-            raise GitMissingError(f"GitPython cannot be imported: {error}") from error
+            raise GitMissingError(f"cannot import GitPython: {error}") from error
         finally:
             if before is None:
                 del os.environ["GIT_PYTHON_REFRESH"]
@@ -224,14 +226,14 @@ def _read_all(
     limits: Limits,
     what: str,
     output: Callable[[bytes], None],
-    words: Callable[[bytes], None],
+    messages: Callable[[bytes], None],
 ) -> None:
-    """Both streams until their end, within the limits."""
+    """Read both streams until their end."""
     assert process.stdout is not None
     assert process.stderr is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, output)
-        selector.register(process.stderr, selectors.EVENT_READ, words)
+        selector.register(process.stderr, selectors.EVENT_READ, messages)
         while selector.get_map():
             limits.check(what)
             for key, _ in selector.select(POLL_S):
@@ -243,7 +245,6 @@ def _read_all(
 
 
 def _wait(process: "subprocess.Popen[bytes]", limits: Limits, what: str) -> int:
-    """The exit code."""
     while True:
         try:
             return process.wait(POLL_S)

@@ -1,8 +1,7 @@
-"""How the repository differs between a segment's record (`GitState.identity()`) and now, by commit and by content.
+"""Compares the repository with the one that a segment recorded (`GitState.identity()`), by commit and by content.
 
-A difference that is known refuses a resume.  What cannot be compared, because git could not read it then or now, is
-neither a difference nor equality: it is reported, and the code part of the fingerprint still holds the files that a
-worker imports.
+A known difference refuses a resume.  What git could not read, then or now, counts neither as equal nor as different: it
+is reported, and the code part of the fingerprint still covers the files that a worker imports.
 """
 
 import hashlib
@@ -12,22 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.provenance.git import GIT_S, GitState, content_sha256
-from llmrun.provenance.git_command import GitAnswerError, Limits, run_git
+from llmrun.provenance.git_command import GIT_TIMEOUT_S, GitAnswerError, Limits, run_git
+from llmrun.provenance.git_reader import content_sha256
+from llmrun.provenance.git_state import GitState
 
 CONVERSIONS = ((), ("--filters",), ("--filters", "core.autocrlf=true"))
-"""How a committed file may have been written into the working tree: as it is, filtered, with line ends of CRLF."""
+"""How git may have written a committed file into the working tree: unchanged, filtered, with CRLF line ends."""
 
 
 @dataclass(frozen=True)
 class RepositoryDifference:
-    """What differs.
+    """Differences between a segment's repository and the one of now.
 
-    commits:   (then, now) if the commits are not the same; "none" for no commit.
-    roots:     (then, now) root commits, if it is another repository.
+    commits:    (then, now) if the commits differ; None for no commit.
+    roots:      (then, now) root commits, if it is another repository.
     submodules: lines such as `submodule libs/x: 0123 -> 4567`.
-    files:     whose content differs, sorted; None if the old commit is not in this repository.
-    unknown:   reasons for which not everything was compared.
+    files:      files whose content differs, sorted; None if the old commit is not in this repository.
+    unknown:    why not everything could be compared, one sentence each.
     """
 
     commits: tuple[str | None, str | None] | None = None
@@ -38,15 +38,18 @@ class RepositoryDifference:
 
     @property
     def refuses(self) -> bool:
-        """Whether a known difference binds a resume."""
+        """Whether a resume must be refused: something is known to differ."""
         return bool(self.commits or self.submodules or self.files)
 
 
 def compare_repository(
     old: Mapping[str, Any], new: GitState, limits: Limits | None = None
 ) -> RepositoryDifference:
-    """The difference between the record of a segment and now, found within `limits` (by default GIT_S seconds)."""
-    limits = limits or Limits(GIT_S)
+    """What differs between `old`, the identity that a segment recorded, and `new`.
+
+    limits: by default GIT_TIMEOUT_S seconds.
+    """
+    limits = limits or Limits(GIT_TIMEOUT_S)
     then_unknown = tuple(f"then: {why}" for why in old.get("incomplete", ()))
     unknown = (*then_unknown, *(f"now: {why}" for why in new.incomplete))
     if old["commit"] != new.commit:
@@ -59,18 +62,18 @@ def compare_repository(
     modules, module_files, not_recorded = _compare_submodules(old, new, limits)
     same_diff = old["diff_sha256"] is not None and old["diff_sha256"] == new.diff_sha256
     if commits is None and same_diff and not modules and not module_files:
-        # Equal patches against one commit are equal contents, also if a list of files is incomplete.
+        # Equal patches of the same commit mean equal contents, even if a list of files is incomplete.
         return RepositoryDifference(unknown=not_recorded)
     files = files_that_differ(new, old, limits)
     if files is None and commits is None:
-        unknown = (*unknown, "the commit's files cannot be read")
+        unknown = (*unknown, "cannot read the files of the commit")
         files = []
     everything = None if files is None else tuple(sorted({*files, *module_files}))
     return RepositoryDifference(commits, None, modules, everything, (*unknown, *not_recorded))
 
 
 def _other_roots(old: Mapping[str, Any], new: GitState) -> tuple[str, str] | None:
-    """The root commits then and now, if both are known and none is the same."""
+    """The root commits then and now, if both are known and have none in common."""
     then, now = old["root_commits"], new.root_commits
     return None if not then or not now or {*then} & {*now} else (then[0], now[0])
 
@@ -78,10 +81,10 @@ def _other_roots(old: Mapping[str, Any], new: GitState) -> tuple[str, str] | Non
 def _compare_submodules(
     old: Mapping[str, Any], new: GitState, limits: Limits
 ) -> tuple[tuple[str, ...], list[str], tuple[str, ...]]:
-    """Lines on changed commits, names of files that differ in content, and what was not recorded then."""
+    """Changed commits (one line each), files whose content differs, and what was not recorded then."""
     then: Mapping[str, Any] | None = old.get("submodules")
     if then is None:
-        older = "then: submodules were not recorded by that version of llmrun"
+        older = "then: that version of llmrun did not record submodules"
         return (), [], (older,) if new.submodules else ()
     lines, files = [], []
     for path in sorted({*then, *new.submodules}):
@@ -98,24 +101,23 @@ def _compare_submodules(
 
 
 def _short(commit: str | None) -> str:
-    """A commit in twelve digits."""
     return commit[:12] if commit else "none"
 
 
 def files_that_differ(
     state: GitState, old: Mapping[str, Any], limits: Limits | None = None
 ) -> list[str] | None:
-    """Files whose content now differs from what it was at `old` (a `GitState.identity()`).
+    """Files whose content differs from the one at `old` (a `GitState.identity()`), sorted.
 
-    Returns None if the old commit is not in this repository any more.
+    None if the old commit is no longer in this repository.
     """
     if state.toplevel is None:
         return None
-    limits = limits or Limits(GIT_S)
+    limits = limits or Limits(GIT_TIMEOUT_S)
     toplevel = Path(state.toplevel)
     names = {*old["dirty"]}
     if not state.incomplete:
-        # Of a list that may be too long or too short, only the files that the other one has are compared.
+        # An incomplete list may be too long or too short: compare only the files that the other list names.
         names |= {name for name in state.dirty if not old.get("incomplete") or name in old["dirty"]}
     if old["commit"] != state.commit:
         if old["commit"] is None or state.commit is None:
@@ -133,7 +135,7 @@ def files_that_differ(
 
 
 def _differs(toplevel: Path, name: str, old: Mapping[str, Any], limits: Limits) -> bool:
-    """Whether a file's content is not what it was at `old`."""
+    """Whether a file's content differs from the one at `old`."""
     now = content_sha256(toplevel / name, limits)
     if name in old["dirty"]:
         return bool(old["dirty"][name] != now)
@@ -147,7 +149,7 @@ def _differs(toplevel: Path, name: str, old: Mapping[str, Any], limits: Limits) 
 
 
 def _committed_sha256(toplevel: Path, blob: str, conversion: tuple[str, ...], limits: Limits) -> str | None:
-    """The sha256 of a committed file; None if the commit has no such file, or cannot give it in this form."""
+    """The sha256 of a committed file after `conversion`; None if git cannot print it."""
     digest = hashlib.sha256()
     mode, *settings = conversion or ("blob",)
     try:

@@ -1,12 +1,12 @@
-"""Records what a process imports, as it is executed.
+"""Records the code that a process imports, exactly as it is executed.
 
 Python turns a file into a module in four places: the loaders of sources, of byte code without a source, of extension
-modules and of zip archives.  The recorder stands in these four.  A source that belongs to the user, or to a module of
-llmrun that can change bits, is read once, its bytes are digested and the same bytes are compiled: byte code from a
-`__pycache__` directory is never run for it.  Python's standard library and unchanged files of installed
-distributions keep their loaders and their byte code.
+modules and of zip archives.  The recorder hooks these four.  A source of the user's, or of a module of llmrun that can
+change bits, is read once; its bytes are digested, and the same bytes are compiled: cached byte code (`__pycache__`) is
+never used for it.  Python's standard library and unchanged files of installed distributions keep their loaders and
+their byte code.
 
-After `cover`, code that the fingerprint does not cover cannot be imported any more.
+After `cover`, importing code that the fingerprint does not cover fails.
 """
 
 # ruff: noqa: PTH100, PTH117, PTH118, PTH119, PTH120, PTH123, PTH208
@@ -21,12 +21,11 @@ from importlib import machinery
 from types import CodeType, ModuleType
 from typing import Any, ClassVar
 
-from llmrun.provenance.code import is_numeric
-from llmrun.provenance.installed import is_as_installed, is_standard, stated_sum
-from llmrun.provenance.source_digest import source_digest
+from llmrun.provenance.code import is_numeric, source_digest
+from llmrun.provenance.installed import is_as_installed, is_standard, recorded_sha256
 
 BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "boot.py")
-"""The script that starts a child; it only installs the recorder."""
+"""The script that starts a child process and only installs the recorder."""
 
 KNOWN_LOADERS = (
     machinery.BuiltinImporter,
@@ -39,7 +38,7 @@ KNOWN_LOADERS = (
 
 
 class UncoveredImportError(ImportError):
-    """Code that the run's fingerprint does not cover was about to be executed."""
+    """Refused to import code that the run's fingerprint does not cover."""
 
 
 def import_path(name: str, path: str) -> str:
@@ -57,10 +56,10 @@ def is_llmrun(name: str) -> bool:
 
 
 class ImportRecorder:
-    """What this process has executed.
+    """Records the files that this process has executed as modules.
 
-    installed: paths of executed files that an installed distribution may vouch for, by module name.
-    trail: file descriptor that gets the path of each of the user's files before it runs; None: nobody listens.
+    files: paths of the user's files, in the order of execution.
+    trail: a file descriptor to which the path of each of the user's files is written before it runs; None for none.
     """
 
     current: ClassVar["ImportRecorder | None"] = None
@@ -76,40 +75,41 @@ class ImportRecorder:
 
     @classmethod
     def install(cls) -> "ImportRecorder":
-        """Start to record, once in a process; what was imported before is digested as its file is now."""
+        """Start recording, once in a process; earlier imports are digested from their files as they are now."""
         if cls.current is None:
             cls.current = cls()
-            _stand_in_loaders(cls.current)
+            _hook_loaders(cls.current)
             cls.current.sweep()
         return cls.current
 
     def source(self, name: str, path: str, content: bytes) -> None:
-        """A source is about to be compiled.  Raises UncoveredImportError."""
+        """Record a source that is about to be compiled.  Raises UncoveredImportError."""
         self._note(import_path(name, path), path, source_digest(content))
 
     def binary(self, name: str, path: str, file: str | None = None) -> None:
-        """Byte code or an extension module is about to be loaded; file: the archive that holds it, if one does.
+        """Record byte code or an extension module that is about to be loaded.
 
+        file: the archive that holds it, if any.
         Raises UncoveredImportError.
         """
-        if stated_sum(path) is not None:
+        if recorded_sha256(path) is not None:
             self.from_distribution(name, path)
         elif not is_standard(path):
             self._note(import_path(name, path), path, _sha256_of(file or path))
 
     def from_distribution(self, name: str, path: str) -> None:
-        """An installed file is about to be loaded.  It is digested if it is not as it was installed."""
+        """Record an installed file that is about to be loaded; it is digested if it was changed since."""
         self._installed[path] = name
         if self._covered is not None and not is_as_installed(path):
             self._note(import_path(name, path), path, _sha256_of(path))
 
     def own_module(self, name: str, path: str) -> None:
-        """A module of llmrun that cannot change a bit; recorded for the list of imported files."""
+        """Record a module of llmrun that cannot change a bit, for the list of imported files."""
         self._own_modules[import_path(name, path)] = path
 
     def _note(self, key: str, path: str, digest: str) -> None:
         if self._covered is not None and self._covered.get(key) != digest:
-            changed = "was changed after" if key in self._covered else "was not imported when"
+            changed = "was changed after" if key in self._covered else "was not imported before"
             raise UncoveredImportError(
                 f"cannot import {path}: it {changed} the run's fingerprint was computed", path=path
             )
@@ -121,7 +121,7 @@ class ImportRecorder:
             os.write(self.trail, os.fsencode(f"executing {path}\n"))
 
     def sweep(self) -> None:
-        """Find modules that came before the recorder, or by a loader that it does not stand in."""
+        """Record modules that were imported before the recorder, or by a loader that it does not hook."""
         before = not self._seen_modules
         for name, module in list(sys.modules.items()):
             if name in self._seen_modules:
@@ -138,13 +138,13 @@ class ImportRecorder:
             self._swept(name if name != "__main__" or spec is None else spec.name, path)
 
     def _swept(self, name: str, path: str) -> None:
-        """One module that the recorder did not see; its file may be gone by now."""
+        """Record one module whose import was not seen; its file may be gone by now."""
         try:
             if is_llmrun(name) and not is_numeric(import_path(name, path)):
                 self.own_module(name, path)
             elif not path.endswith(".py"):
                 self.binary(name, path)
-            elif stated_sum(path) is not None:
+            elif recorded_sha256(path) is not None:
                 self.from_distribution(name, path)
             elif not is_standard(path):
                 self.source(name, path, _read(path))
@@ -152,7 +152,7 @@ class ImportRecorder:
             return
 
     def source_files(self) -> dict[str, str]:
-        """Digest of everything executed that is neither Python's nor as it was installed, by import path."""
+        """Digests by import path of all executed files except Python's own and unchanged installed ones."""
         self.sweep()
         found = {key: _joined(digests) for key, digests in self._executed.items()}
         found |= {key: source_digest(_read(path)) for key, path in self._own_modules.items()}
@@ -163,12 +163,12 @@ class ImportRecorder:
         return {key: found[key] for key in sorted(found) if not key.startswith("__editable___llmrun")}
 
     def cover(self, covered: Mapping[str, str]) -> None:
-        """From now on only code in `covered` (import path -> digest) may be imported."""
+        """Allow only imports of code in `covered` (import path -> digest) from now on."""
         self._covered = dict(covered)
 
 
-def _stand_in_loaders(recorder: ImportRecorder) -> None:
-    """Put the recorder into Python's four file loaders."""
+def _hook_loaders(recorder: ImportRecorder) -> None:
+    """Make Python's four file loaders report to the recorder."""
     sources, extensions = machinery.SourceFileLoader, machinery.ExtensionFileLoader
     sourceless, archives = machinery.SourcelessFileLoader, zipimport.zipimporter
     cached_code, byte_code, zipped = sources.get_code, sourceless.get_code, archives.get_code
@@ -182,7 +182,7 @@ def _stand_in_loaders(recorder: ImportRecorder) -> None:
             if not is_numeric(import_path(name, path)):
                 recorder.own_module(name, path)
                 return cached_code(loader, name)
-        elif stated_sum(path) is not None:
+        elif recorded_sha256(path) is not None:
             recorder.from_distribution(name, path)
             return cached_code(loader, name)
         content = loader.get_data(path)
@@ -212,7 +212,7 @@ def _stand_in_loaders(recorder: ImportRecorder) -> None:
 
 
 def _site_files() -> dict[str, str]:
-    """`.pth` files with lines that `site` executes, unless a distribution vouches for them."""
+    """Digests of `.pth` files with lines that `site` executes, except unchanged installed ones."""
     found: dict[str, str] = {}
     for directory in sys.path:
         names = [name for name in _listing(directory) if name.endswith(".pth")]
@@ -225,7 +225,7 @@ def _site_files() -> dict[str, str]:
 
 
 def _listing(directory: str) -> list[str]:
-    """Names in a site directory; none for any other entry of `sys.path`."""
+    """Names in an entry of `sys.path`; empty if it is not a directory."""
     try:
         return os.listdir(directory)
     except OSError:
@@ -239,7 +239,7 @@ def _file_of(module: Any) -> str | None:
 
 
 def _joined(digests: set[str]) -> str:
-    """One digest of all contents that were executed under one name: nearly always one."""
+    """One digest of all contents that were executed under one name; nearly always there is one."""
     return (
         next(iter(digests))
         if len(digests) == 1

@@ -1,7 +1,7 @@
-"""Which files somebody vouches for: Python's standard library, and the RECORD of each installed distribution.
+"""Whether a file is part of Python's standard library, or unchanged since a distribution installed it.
 
-A RECORD holds the sha256 of every file that a distribution installed.  `pip freeze` names only versions, so an edited
-file below site-packages is told from the original by this sum.
+The RECORD of a distribution states the sha256 of every file that it installed.  `pip freeze` names only versions; the
+RECORD shows whether a file below site-packages was edited.
 """
 
 # ruff: noqa: PTH116, PTH118, PTH120, PTH123, PTH206
@@ -20,7 +20,7 @@ STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__))
 
 
 def is_standard(path: str) -> bool:
-    """Whether a file belongs to Python itself, which its version names."""
+    """Whether a file belongs to Python itself, which the version of Python identifies."""
     return _holds_standard(os.path.dirname(path))
 
 
@@ -32,8 +32,8 @@ def _holds_standard(directory: str) -> bool:
     return not any(part in SITE_DIRECTORIES for part in real[len(STANDARD_LIBRARY) :].split(os.sep))
 
 
-def stated_sum(path: str) -> str | None:
-    """The sha256 in hex that a RECORD states for a file; empty if it states none, None if no RECORD lists it."""
+def recorded_sha256(path: str) -> str | None:
+    """The sha256 in hex that a RECORD states for a file; "" if it states none, None if no RECORD lists the file."""
     for directory in sys.path:
         if path.startswith(directory) and directory:
             stated = _sums_below(directory).get(path)
@@ -44,7 +44,7 @@ def stated_sum(path: str) -> str | None:
 
 @cache
 def _sums_below(directory: str) -> dict[str, str]:
-    """sha256 of each code file of the distributions whose metadata stand in a directory, by absolute path."""
+    """sha256 of each code file of the distributions in a site directory, by absolute path."""
     found: dict[str, str] = {}
     for record in Path(directory).glob("*.dist-info/RECORD"):
         found |= _sums_in(record, directory)
@@ -52,7 +52,7 @@ def _sums_below(directory: str) -> dict[str, str]:
 
 
 def _sums_in(record: Path, directory: str) -> dict[str, str]:
-    """The sums of one distribution; none if its RECORD cannot be read."""
+    """The digests of one distribution; empty if its RECORD cannot be read."""
     try:
         text = record.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -67,7 +67,7 @@ def _sums_in(record: Path, directory: str) -> dict[str, str]:
 
 
 def _hex(stated: str) -> str:
-    """`sha256=` and base64 as hex; empty for any other algorithm."""
+    """`sha256=BASE64` as hex; empty for any other algorithm."""
     algorithm, _, text = stated.partition("=")
     if algorithm != "sha256":
         return ""
@@ -75,8 +75,8 @@ def _hex(stated: str) -> str:
 
 
 def is_as_installed(path: str) -> bool:
-    """Whether an installed distribution vouches for the content that a file has now."""
-    stated = stated_sum(path)
+    """Whether a file has the content that an installed distribution states for it."""
+    stated = recorded_sha256(path)
     if stated is None:
         return False
     try:
@@ -90,6 +90,6 @@ def is_as_installed(path: str) -> bool:
 
 @cache
 def _sum_of(path: str, *_identity: int) -> str:
-    """sha256 of a file in hex, read once in a process for as long as nothing about the file changes."""
+    """sha256 of a file in hex; read once in a process while the identity of the file is unchanged."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

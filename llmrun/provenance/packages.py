@@ -1,4 +1,4 @@
-"""Which Python packages are installed: `pip freeze`, or the installed metadata if pip gives no answer."""
+"""The installed Python packages: `pip freeze`, or the installed metadata if pip fails."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from llmrun.provenance.git import without_credentials
+from llmrun.provenance.redaction import without_credentials
 
 TIMEOUT_S = 20.0
 
@@ -20,9 +20,9 @@ OUTPUT_BYTES_MAX = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Packages:
-    """The installed packages, one `name==version` line each, and where they come from.
+    """The installed packages, one `name==version` line each.
 
-    why: the reason for which pip gave no answer; empty if it did.
+    why: why pip failed; empty if it did not.
     """
 
     lines: tuple[str, ...]
@@ -31,21 +31,21 @@ class Packages:
 
     @property
     def text(self) -> str:
-        """The content of pip-freeze.txt; its first line names the source if that is not pip."""
+        """The content of pip-freeze.txt; its first line names the source if it is not pip."""
         head = () if self.source == "pip freeze" else (f"# from {self.source}: {self.why}",)
         return "".join(f"{line}\n" for line in (*head, *self.lines))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What could not be recorded, in sentences."""
+        """What could not be recorded, one sentence each."""
         unreadable = sum(line.startswith("# ") for line in self.lines) if self.why else 0
         return (f"cannot read the metadata of {unreadable} installed packages",) if unreadable else ()
 
 
 class PackageQuestion:
-    """`pip freeze`, started now and answered later: it takes a second that other work can share.
+    """Runs `pip freeze`, which takes a second, in the background.
 
-    timeout_s: from the start; then the installed metadata is read.
+    timeout_s: after that the installed metadata is read instead.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
@@ -55,20 +55,20 @@ class PackageQuestion:
         self._why = ""
         try:
             self._process = subprocess.Popen(
-                # -P and --isolated: neither modules of the working directory nor variables of pip change the answer
+                # -P, --isolated: modules in the working directory and PIP_ variables must not change the answer
                 [sys.executable, "-P", "-m", "pip", "--isolated", "freeze", "--disable-pip-version-check"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C at a terminal is the launcher's to handle
+                start_new_session=True,  # Ctrl-C at a terminal must reach only the launcher
             )
         except OSError as error:
-            self._why = f"pip cannot be started: {error}"
+            self._why = f"cannot start pip: {error}"
         self._thread = threading.Thread(target=self._ask, name="packages", daemon=True)
         self._thread.start()
 
     def _ask(self) -> None:
-        """Wait for pip, then for the metadata."""
+        """Wait for pip; read the metadata if it fails."""
         output = self._pip_output()
         if output is None:
             self._packages = from_metadata(self._why)
@@ -77,7 +77,7 @@ class PackageQuestion:
         self._packages = Packages(tuple(without_secrets(line) for line in lines), "pip freeze")
 
     def _pip_output(self) -> bytes | None:
-        """What pip printed; None with a reason if it gave no answer."""
+        """The output of pip; None, and `_why` is set, if it fails."""
         if self._process is None:
             return None
         try:
@@ -95,29 +95,29 @@ class PackageQuestion:
         return output
 
     def ready(self, timeout_s: float) -> bool:
-        """Whether there is an answer, after waiting for at most `timeout_s`."""
+        """Whether the answer is there, after waiting for at most `timeout_s`."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def answer(self) -> Packages:
-        """The packages; from the installed metadata if pip is absent, fails or hangs."""
+        """Wait for the packages; from the installed metadata if pip is missing, fails or hangs."""
         self._thread.join()
         assert self._packages is not None
         return self._packages
 
     def withdraw(self) -> None:
-        """End the question without an answer."""
+        """Cancel."""
         self._kill()
 
     def _kill(self) -> None:
-        """End pip and the programs that it started."""
+        """Kill pip and the programs that it started."""
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def from_metadata(why: str = "") -> Packages:
-    """The packages that the running interpreter can import.  why: the reason for which pip gave no answer."""
+    """The packages that this interpreter can import.  why: why pip failed."""
     found: set[str] = set()
     for distribution in metadata.distributions():
         found.update(_line_of(distribution))
@@ -139,9 +139,9 @@ def _line_of(distribution: metadata.Distribution) -> Iterator[str]:
 
 
 def without_secrets(line: str) -> str:
-    """A line of `pip freeze` whose address (`name @ https://…`, `-e git+https://…`) has no credentials.
+    """A line of `pip freeze` without credentials in its address (`name @ https://…`, `-e git+https://…`).
 
-    The commit that stands behind the address's last `@` is kept; of a fragment, `egg` and `subdirectory`.
+    The commit after the last `@` of the address is kept, and `egg` and `subdirectory` of its fragment.
     """
     head, found, rest = line.rpartition(" ")
     if "://" not in rest:

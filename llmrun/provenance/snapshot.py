@@ -1,19 +1,22 @@
-"""The provenance of one segment, put together once and written to its directory."""
+"""The provenance of one segment, collected once and written to its directory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun.provenance.environment import environment_document
-from llmrun.provenance.git import GitState
+from llmrun.machine import host_facts
+from llmrun.provenance.git_state import GitState
 from llmrun.provenance.packages import Packages
+from llmrun.provenance.variables import variables_kept
 from llmrun.storage.durable import make_directories, replace_json, replace_streamed, replace_text
+
+ENVIRONMENT_FORMAT = "llmrun-environment/1"
 
 
 @dataclass(frozen=True)
 class ProvenanceSnapshot:
-    """What a segment ran from, beside its config and data."""
+    """Code, packages and environment of a segment.  environment: the content of environment.json."""
 
     git: GitState
     packages: Packages
@@ -21,7 +24,7 @@ class ProvenanceSnapshot:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What could not be put on record, in sentences."""
+        """What could not be recorded and why, one sentence each."""
         return (*self.git.missing, *self.packages.missing)
 
     def write(self, directory: Path) -> None:
@@ -40,5 +43,25 @@ def take_snapshot(
     recorded: Mapping[str, Any],
     worker_environment: Mapping[str, str],
 ) -> ProvenanceSnapshot:
-    """The snapshot of a segment whose workers get `worker_environment`."""
+    """The snapshot of a segment; see `environment_document`."""
     return ProvenanceSnapshot(git, packages, environment_document(digested, recorded, worker_environment))
+
+
+def environment_document(
+    digested: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    worker_environment: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of environment.json.
+
+    digested:  the preimage of the fingerprint's part `environment`, from the probe.
+    recorded:  what else the probe found: driver, NCCL, …
+    worker_environment: the variables of a worker.
+    """
+    return {
+        "format": ENVIRONMENT_FORMAT,
+        "digested": dict(digested),
+        "recorded": dict(recorded),
+        "machine": host_facts(),
+        "variables": variables_kept(worker_environment),
+    }

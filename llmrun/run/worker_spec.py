@@ -42,7 +42,7 @@ class WorkerSpec:
     parts:        digest of each part of the fingerprint: config, data, code, environment.
     preimages:    what `parts` are digests of, of those that each worker computes itself: code and environment;
                   empty if nothing is checked.
-    mapped_files: sums of library files that the probe read, by path: `llmrun.provenance.mapped.FileSum` as a list.
+    mapped_files: sums of library files that the probe read, by path: `llmrun.provenance.mapped_libraries.FileSum` as a list.
     config:       the full resolved config of this segment, dumped by alias.
     audit_tails:  file names in the run directory (or paths elsewhere) of the ledgers that hold recomputed
                   steps, longest first; a step is proven by any that agrees.  Empty where a change was allowed.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmrun.machine import cpu_flags, cpu_vendor
-from llmrun.provenance.mapped import FileSum, by_name, mapped_libraries
+from llmrun.provenance.mapped_libraries import FileSum, by_name, mapped_libraries
 from llmrun.provenance.variables import numeric_variables
 from llmrun.runtime.canary import canary
 

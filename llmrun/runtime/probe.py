@@ -19,9 +19,9 @@ import llmrun.runtime.worker  # noqa: F401  imported so that its source is seen
 from llmrun.core.determinism import set_float_mode, use_deterministic_kernels
 from llmrun.machine import ANSWER, RANKS, visible_gpus
 from llmrun.provenance.code import numeric_files
-from llmrun.provenance.environment import is_secret
 from llmrun.provenance.imports import ImportRecorder
-from llmrun.provenance.mapped import FileSum
+from llmrun.provenance.mapped_libraries import FileSum
+from llmrun.provenance.redaction import is_secret
 from llmrun.runtime.environment import environment
 
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")

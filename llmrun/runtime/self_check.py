@@ -14,7 +14,7 @@ from llmrun.errors import LlmrunError, RefusedError, RunFailedError
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import ABSENT, digest_of, leaf_differences, show
 from llmrun.provenance.imports import ImportRecorder
-from llmrun.provenance.mapped import FileSum
+from llmrun.provenance.mapped_libraries import FileSum
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.environment import environment
 

@@ -26,7 +26,7 @@ from llmrun.core.training_spec import TrainingSpec
 from llmrun.core.windows import Split
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.order_file import open_order
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.errors import LlmrunError, RunFailedError
 from llmrun.machine import die_with_parent
 from llmrun.plan.hardware import accelerator_named

@@ -1,4 +1,4 @@
-"""Text from a checkpoint's weights (torch).  The same seed draws the same tokens on the same machine."""
+"""Generates text with the weights of a checkpoint (torch).  The same seed draws the same tokens on the same machine."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from llmrun.text import command
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.  temperature 0 takes the likeliest; top_k 0 draws from all."""
+    """How tokens are drawn.  temperature 0: always the most likely one.  top_k 0: from all tokens."""
 
     seed: int
     tokens: int
@@ -37,8 +37,8 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """A run's newest sound model and its tokenizer."""
+class TextGenerator:
+    """The model of a run's newest sound checkpoint, and its tokenizer."""
 
     model: NextTokenModel
     tokenizer: Tokenizer
@@ -46,8 +46,8 @@ class Writer:
     resolved: Resolved
     checkpoint: Checkpoint
 
-    def write(self, prompt: str, sampling: Sampling) -> str:
-        """The prompt and up to `sampling.tokens` tokens after it; ends at the end of a document."""
+    def generate(self, prompt: str, sampling: Sampling) -> str:
+        """The prompt and up to `sampling.tokens` tokens after it, up to the end of the document."""
         generator = cpu_generator(sampling.seed, "sample")
         ids = [self.eot_id, *self.tokenizer.encode(prompt)]
         for _ in range(sampling.tokens):
@@ -62,7 +62,7 @@ class Writer:
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token from logits [vocab_size], float32."""
+    """Draw a token id from logits [vocab_size], float32."""
     if sampling.temperature == 0:
         return int(logits.argmax().item())
     if 0 < sampling.top_k < len(logits):
@@ -72,10 +72,11 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     return int(torch.multinomial(probabilities, 1, generator=generator).item())
 
 
-def open_writer(run: RunDirectory) -> Writer:
-    """The newest sound checkpoint of a run as a model on the CPU.
+def load_generator(run: RunDirectory) -> TextGenerator:
+    """Load the newest sound checkpoint of a run on the CPU.
 
-    Raises InputError where there is no checkpoint or the dataset has moved, RefusedError where none is sound.
+    Raises InputError if there is no checkpoint or the dataset is missing, RefusedError if no checkpoint is sound,
+    DamagedError if the config is not the one of the fingerprint.
     """
     checkpoint, damages = newest_sound(run.checkpoints, judge=judge_of(run))
     if checkpoint is None and damages:
@@ -83,14 +84,14 @@ def open_writer(run: RunDirectory) -> Writer:
     if checkpoint is None:
         raise InputError(
             f"{run.name} has no checkpoint yet",
-            hints=[f"train it first: `{command('llmrun', 'resume', run.path)}`"],
+            hints=[f"`{command('llmrun', 'resume', run.path)}` trains it"],
         )
     record = read_record(run.record_file)
     config = Config.model_validate_json(json.dumps(config_in_force(run, record)))
     refuse_other_model(run, record, config)
     resolved = resolved_of(config, 1)
     directory, manifest = find_dataset(run, record)
-    return Writer(
+    return TextGenerator(
         model=loaded_model(resolved, checkpoint),
         tokenizer=load_tokenizer(directory, manifest),
         eot_id=manifest.tokenizer.eot_id,
@@ -100,9 +101,9 @@ def open_writer(run: RunDirectory) -> Writer:
 
 
 def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> None:
-    """Hold the config of the last segment's orders against the one that its fingerprint names.
+    """Compare the config of the last segment with the one of its fingerprint.
 
-    Raises DamagedError if they differ in a numeric field: other heads make other text of the same weights.
+    Raises DamagedError if a numeric field differs: with another config the same weights may give other text.
     """
     stated = {
         key: value for key, value in record.preimages_of(record.last)["config"].items() if key != "origin"
@@ -112,36 +113,36 @@ def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> 
         key, old, new = found[0]
         last = 0 if record.last is None else record.last.segment
         raise DamagedError(
-            f"the config of segment {last} must be the one of its fingerprint: {key} is {new}, not {old}",
+            f"{key} of segment {last} must be {old} as in its fingerprint, got {new}",
             where=str(run.worker_spec_file(last) if last else run.record_file),
-            hints=["restore the run's `logs/` and run.json from a copy"],
+            hints=["restore `logs/` and run.json of the run from a copy"],
         )
 
 
 def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetManifest]:
-    """The dataset that a run was last trained on, for its tokenizer.
+    """Find the dataset that a run was last trained on, for its tokenizer.
 
-    Raises InputError where it has moved, or another one with another tokenizer lies in its place.
+    Raises InputError if it is missing, or has another tokenizer than the run.
     """
     places = list(dict.fromkeys(path.resolve() for path in dataset_places(run, record)))
     directory = next((path for path in places if path.is_dir()), None)
     if directory is None:
         raise InputError(
-            f"the dataset of {run.name} is gone: its tokenizer is needed to read and write text",
+            f"cannot find the dataset of {run.name}, whose tokenizer is needed",
             caused_by=[f"there is no {path}" for path in places],
             hints=[f"put the dataset, or a link to it, at {places[0]}"],
         )
     manifest = read_manifest(directory)
     if manifest.tokenizer.sha256 != record.preimages_of(record.last)["data"]["tokenizer"]:
         raise InputError(
-            f"the dataset at {directory} has another tokenizer than {run.name} was trained with",
-            hints=["put the run's own dataset back in its place"],
+            f"the dataset at {directory} must have the tokenizer that {run.name} was trained with, got another one",
+            hints=["restore the dataset of the run"],
         )
     return directory, manifest
 
 
 def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> NextTokenModel:
-    """A model of the run's shape with a checkpoint's weights, ready to predict."""
+    """The model with the weights of a checkpoint, in evaluation mode."""
 
     def fill(name: str, parameter: nn.Parameter) -> None:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llmrun.core.order import Order
 from llmrun.core.windows import Split
 from llmrun.data.manifest import fingerprint_of, read_manifest
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmrun.data.check import DamagedFile, check_dataset
+from llmrun.data.check import check_dataset
 from llmrun.data.prepare import prepare
 from llmrun.errors import InputError
 from llmrun.storage.durable import sha256_of
@@ -30,6 +30,11 @@ def test_sound(sound, dataset):
     assert check_dataset(dataset) == []
 
 
+def kinds_of(damages):
+    """File and kind of each damage."""
+    return [(damage.file, damage.kind) for damage in damages]
+
+
 @pytest.mark.parametrize("name", ["train-00000.bin", "train-00002.bin", "val-00000.bin"])
 @pytest.mark.parametrize("offset", [0, 1001, -1])
 def test_one_bit(sound, name, offset):
@@ -37,9 +42,11 @@ def test_one_bit(sound, name, offset):
     expected = sha256_of(sound / name)
     flip(sound / name, offset)
 
-    assert check_dataset(sound) == [
-        DamagedFile(name, f"has sha256 {sha256_of(sound / name)}, not {expected}")
-    ]
+    (damage,) = check_dataset(sound)
+
+    assert (damage.file, damage.kind) == (name, "sha256")
+    assert expected in damage.message
+    assert sha256_of(sound / name) in damage.message
 
 
 def test_zoo(sound):
@@ -50,15 +57,13 @@ def test_zoo(sound):
     (sound / "sources.sha256").write_text("")
     damages = check_dataset(sound)
 
-    assert [damage.file for damage in damages] == [
-        "train-00000.bin",
-        "train-00001.bin",
-        "tokenizer.json",
-        "sources.sha256",
+    assert kinds_of(damages) == [
+        ("train-00000.bin", "size"),
+        ("train-00001.bin", "missing"),
+        ("tokenizer.json", "tokenizer"),
+        ("sources.sha256", "sha256"),
     ]
-    assert damages[0].message == "has 9,998 bytes, not 10,000"
-    assert damages[1].message == "is missing"
-    assert damages[2].message == "tokenizer.json is damaged: its sha256 is not what dataset.json says"
+    assert "9,998" in damages[0].message
 
 
 def test_missing_tokenizer_and_sources(sound):
@@ -66,9 +71,9 @@ def test_missing_tokenizer_and_sources(sound):
     (sound / "tokenizer.json").unlink()
     (sound / "sources.sha256").unlink()
 
-    assert [(damage.file, damage.message) for damage in check_dataset(sound)] == [
-        ("tokenizer.json", f"cannot read the tokenizer {sound}/tokenizer.json: No such file or directory"),
-        ("sources.sha256", "is missing"),
+    assert kinds_of(check_dataset(sound)) == [
+        ("tokenizer.json", "tokenizer"),
+        ("sources.sha256", "missing"),
     ]
 
 
@@ -85,9 +90,10 @@ def test_stale_stream_digest(sound):
         0, content["splits"]["train"]["shards"].pop(1)
     ))  # fmt: skip
 
-    assert check_dataset(sound) == [
-        DamagedFile("dataset.json", "the stream digest of train is not that of its shards")
-    ]
+    (damage,) = check_dataset(sound)
+
+    assert (damage.file, damage.kind) == ("dataset.json", "stream_digest")
+    assert "train" in damage.message
 
 
 def test_ids_beyond_the_vocabulary(dataset):
@@ -101,18 +107,15 @@ def test_ids_beyond_the_vocabulary(dataset):
     edit(dataset, restate)
     damages = check_dataset(dataset)
 
-    assert [damage.file for damage in damages] == ["val-00000.bin"]
-    assert damages[0].message.startswith("holds the token 3")
-    assert damages[0].message.endswith("; the vocabulary has 257")
+    assert kinds_of(damages) == [("val-00000.bin", "token")]
+    assert "257" in damages[0].message
 
 
 def test_other_tokenizer_stated(sound):
     """A manifest that states another vocabulary than its tokenizer has is named."""
     edit(sound, lambda content: content["tokenizer"].update(vocab_size=400))
 
-    assert check_dataset(sound) == [
-        DamagedFile("tokenizer.json", "the tokenizer is not the one that dataset.json states")
-    ]
+    assert kinds_of(check_dataset(sound)) == [("tokenizer.json", "tokenizer")]
 
 
 def test_no_dataset(tmp_path):

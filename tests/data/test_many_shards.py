@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llmrun.data.manifest import DatasetManifest, TokenizerRecord, read_manifest, write_manifest
-from llmrun.data.shard_files import DamagedShardError, open_split
-from llmrun.data.split_files import ShardWriter
+from llmrun.data.shard_reader import DamagedShardError, open_split
+from llmrun.data.shard_writer import ShardWriter
 
 N_SHARDS = 1000
 SHARD_TOKENS = 8
@@ -18,7 +18,7 @@ READ = """
 import json, os, resource, sys
 from pathlib import Path
 from llmrun.data.manifest import read_manifest
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.errors import LlmrunError
 
 directory, hoard, verify = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "verify"
@@ -80,7 +80,7 @@ def test_a_thousand_shards_need_few_descriptors(dataset):
 
 def test_a_shard_that_is_opened_again_is_the_one_that_was_checked(dataset, tmp_path, monkeypatch):
     """A shard that was closed meanwhile and replaced by other bytes of the same size is damaged."""
-    monkeypatch.setattr("llmrun.data.shard_files.OPEN_SHARDS_MAX", 2)
+    monkeypatch.setattr("llmrun.data.shard_reader.OPEN_SHARDS_MAX", 2)
     directory, _ = dataset
     copy = tmp_path / "copy"
     copy.mkdir()

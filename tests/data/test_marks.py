@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from llmrun.data import verified_shards as marks
-from llmrun.data.verified_shards import SHARD_MARKS, offer_marks, sha256_once
+from llmrun.data import shard_reader as marks
+from llmrun.data.shard_reader import SHARD_MARKS, offer_marks, sha256_once
 
 CONTENT = b"tokens" * 100_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -5,7 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.data.split_files import exact_fraction, tail_tokens, validation_documents
+from llmrun.data.splits import exact_fraction, tail_tokens, validation_documents
 
 HASHES = [hashlib.sha256(bytes([i])).hexdigest() for i in range(200)]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from llmrun.data.check import contradicted_streams, within_start
 from llmrun.data.manifest import read_manifest
 from llmrun.data.prepare import prepare
-from llmrun.data.stream_check import contradicted_streams, within_start
 from llmrun.storage.durable import sha256_of
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llmrun.data.manifest import read_manifest
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.data.synthetic import write_random_dataset
 
 

@@ -163,12 +163,9 @@ def test_named_end(tmp_path):
         user_tokenizer(path, "[STOP]")
 
     assert user_tokenizer(path, "[END]").record.eot_id == 0
-    assert unfound.value.message == (
-        f"the tokenizer {path} has none of the usual tokens that end a document: "
-        "<|endoftext|>, <|end_of_text|>, </s>, <eos>"
-    )
-    assert unfound.value.hints == ("name the one to use with `--eot NAME`",)
-    assert unknown.value.message == f"the tokenizer {path} has no token '[STOP]'"
+    assert "<|endoftext|>, <|end_of_text|>, </s>, <eos>" in unfound.value.message
+    assert "`--eot NAME`" in unfound.value.hints[0]
+    assert "'[STOP]'" in unknown.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[1]", BPE.content[:-30]])
@@ -179,7 +176,8 @@ def test_no_tokenizer(tmp_path, content):
     with pytest.raises(InputError) as refused:
         user_tokenizer(path, None)
 
-    assert refused.value.message == f"{path} is not a tokenizer.json of Hugging Face's tokenizers"
+    assert str(path) in refused.value.message
+    assert len(refused.value.caused_by) == 1
 
 
 def test_missing_tokenizer(tmp_path):
@@ -187,8 +185,8 @@ def test_missing_tokenizer(tmp_path):
     with pytest.raises(InputError) as refused:
         user_tokenizer(tmp_path / "bep", None)
 
-    assert refused.value.message == f"cannot read the tokenizer {tmp_path}/bep: No such file or directory"
-    assert refused.value.hints == ("--tokenizer takes `byte`, `bpe`, or the path of a tokenizer.json",)
+    assert f"{tmp_path}/bep" in refused.value.message
+    assert "`bpe`" in refused.value.hints[0]
 
 
 def test_text_without_ids(tmp_path):
@@ -209,7 +207,6 @@ def test_text_without_ids(tmp_path):
     with pytest.raises(InputError) as refused:
         tokenizer.encode_batch(["known", "unheard"])
 
-    assert refused.value.message == "the tokenizer cannot encode this text"
     assert "[UNK]" in refused.value.caused_by[0]
 
 
@@ -239,9 +236,9 @@ def test_damaged_in_dataset(bpe_dataset):
     with pytest.raises(InputError) as missing:
         load_tokenizer(bpe_dataset, manifest)
 
-    assert damaged.value.message == "tokenizer.json is damaged: its sha256 is not what dataset.json says"
+    assert damaged.value.where == str(path)
     assert damaged.value.caused_by[0] == f"expected sha256 {manifest.tokenizer.sha256}"
-    assert missing.value.message == f"cannot read the tokenizer {path}: No such file or directory"
+    assert str(path) in missing.value.message
 
 
 @given(st.lists(TEXTS), st.integers(1, 9))

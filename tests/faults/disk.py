@@ -7,7 +7,7 @@ import numpy as np
 
 from llmrun.core.order import Order
 from llmrun.data.manifest import read_manifest
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.run.directory import RunDirectory
 from llmrun.storage.ledger.chain import next_chain
 from llmrun.storage.ledger.reader import HEADER_BYTES, LedgerReader

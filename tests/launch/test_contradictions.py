@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from llmrun.cli.running import closing_lines
-from llmrun.data import stream_check
+from llmrun.data import check as data_check
 from llmrun.errors import RefusedError
 from llmrun.launch.prepared import NothingToDo
 from llmrun.storage.checkpoint.reader import open_checkpoint
@@ -233,7 +233,7 @@ def test_a_damaged_shard_is_left_to_the_process_that_opens_it(project, own_data)
 
 def test_a_dataset_too_large_to_be_read_at_a_start_is_named(project, own_data, monkeypatch):
     """What is not compared is said, with the command that compares it."""
-    monkeypatch.setattr(stream_check, "START_TOKENS", 1000)
+    monkeypatch.setattr(data_check, "START_TOKENS", 1000)
     foreign_stream(own_data, "train")
     project.train(until=5)
 

@@ -44,12 +44,12 @@ ASK = """
 import json
 from llmrun.launch.devices import usable_gpus
 from llmrun.launch.energy import EnergyMeter
-from llmrun.machine import device_name, gpu_count, host_facts
+from llmrun.machine import device_name, visible_gpus, host_facts
 
 usable = usable_gpus()
 facts = host_facts()
 print(json.dumps({
-    "usable": usable.count, "problem": usable.problem, "nvml": gpu_count(), "name": device_name("cuda"),
+    "usable": usable.count, "problem": usable.problem, "nvml": len(visible_gpus()), "name": device_name("cuda"),
     "gpus": [gpu["index"] for gpu in facts["gpus"]], "gpu_problem": facts["gpu_problem"],
     "joules": EnergyMeter("cuda", 2).joules(),
 }))

@@ -145,7 +145,7 @@ import torch
 from llmrun.core.batch import Batch
 from llmrun.data.manifest import read_manifest
 from llmrun.core.order import Order
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.core.loader import Loader, MicroBatches
 
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"], check=True)

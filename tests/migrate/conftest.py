@@ -7,7 +7,7 @@ import pytest
 
 from llmrun.config.load import load_config
 from llmrun.launch.preflight import find_run_inputs
-from llmrun.migrate.run import MigrationRequest, migrate, run_mapping
+from llmrun.migrate.new_run import MigrationRequest, migrate, run_mapping
 from llmrun.migrate.script import read_script
 from llmrun.storage.checkpoint.verification import open_verified
 from warm.driver import Driver

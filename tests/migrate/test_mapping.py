@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from llmrun.launch.preflight import find_run_inputs
-from llmrun.migrate.numbers import digests_of, initial_value
-from llmrun.migrate.state import SLOTS, groups_of, write_state
+from llmrun.migrate.checkpoint import SLOTS, groups_of, write_state
+from llmrun.migrate.numerics import digests_of, initial_value
 from llmrun.migrate.tensors import as_float32
 from llmrun.storage.checkpoint.layout import WORLD_MAX
 
@@ -167,7 +167,7 @@ def test_values_of_other_types_become_float32():
         found = as_float32(values, dtype)
         assert found.dtype == np.float32
         assert found.tolist() == [1.5, -2.0]
-    with pytest.raises(TypeError, match="a tensor of type I64 is no parameter"):
+    with pytest.raises(TypeError, match="I64"):
         as_float32(np.array([1]), "I64")
 
 

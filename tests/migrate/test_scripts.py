@@ -3,15 +3,15 @@
 import pytest
 
 from llmrun.errors import InputError
+from llmrun.migrate.checkpoint import SLOTS
 from llmrun.migrate.script import SCRIPT_BYTES_MAX, read_script
-from llmrun.migrate.state import SLOTS
 
 UP = "model.layers.0.mlp.up_proj.weight"
 WRONG = {
     "syntax": ("x = 1\ndef migrate(old, new:\n", 2, "the script is not Python: "),
     "null byte": ("x = '\0'\n", None, "the script is not Python: "),
-    "no function": ("x = 1\n", None, "the script has no function migrate"),
-    "no function but a value": ("migrate = 3\n", None, "the script has no function migrate"),
+    "no function": ("x = 1\n", None, "function migrate"),
+    "no function but a value": ("migrate = 3\n", None, "function migrate"),
     "raises when loaded": (
         "x = 1\ny = 1 / 0\n",
         2,
@@ -33,17 +33,17 @@ WRONG = {
     "nothing returned": (
         "def migrate(old, new):\n    dict(old)\n",
         1,
-        "migrate returned NoneType, not a mapping",
+        "got NoneType",
     ),
     "an array": (
         "import numpy\ndef migrate(old, new):\n    return {**old, 'model.norm.weight': numpy.ones(72)}\n",
         2,
-        "model.norm.weight is ndarray, not a tensor: `new.array(values)` makes one",
+        "`new.array(values)` makes one), got ndarray",
     ),
     "a name that is none": (
         "def migrate(old, new):\n    return {**old, 3: 1}\n",
         1,
-        "a name is int, not a string",
+        "got int",
     ),
     "an unknown name": (
         "def migrate(old, new):\n    return {**old, 'model.norm.wieght': old['model.norm.weight']}\n",
@@ -58,22 +58,22 @@ WRONG = {
     "forgotten": (
         "def migrate(old, new):\n    s = dict(old)\n    del s['model.norm.weight']\n    return s\n",
         1,
-        "model.norm.weight (72,) is missing",
+        "model.norm.weight of shape (72,)",
     ),
     "a wrong shape that was there": (
         f"def migrate(old, new):\n    return {{**old, 'model.norm.weight': old['{UP}']}}\n",
         1,
-        "model.norm.weight has the shape (43, 72), the new model wants (72,)",
+        "model.norm.weight must be (72,), got (43, 72)",
     ),
     "a wrong shape of an array": (
         "def migrate(old, new):\n    s = dict(old)\n    s['model.norm.weight'] = new.array([1.0, 2.0])\n    return s\n",
         3,
-        "model.norm.weight has the shape (2,), the new model wants (72,)",
+        "model.norm.weight must be (72,), got (2,)",
     ),
     "apply to no tensor": (
         f"def migrate(old, new):\n    old['{UP}'].apply(max, 3)\n",
         2,
-        "TypeError: apply takes tensors, not int: use `new.array`",
+        "TypeError: an operand of apply",
     ),
 }
 
@@ -94,15 +94,15 @@ def test_a_wrong_script_is_refused_before_anything_is_read(migrator, animal):
 
 
 LATE = {
-    "raises": ("lambda w: w[5, 5, 5]", None, "failed while it made {UP}: IndexError: too many indices"),
-    "another shape": ("lambda w: w[:5]", None, "{UP} has the shape (5, 72), the new model wants (43, 72)"),
-    "not a number": ("lambda w: w * float('nan')", None, "{UP} holds values that are not finite"),
+    "raises": ("lambda w: w[5, 5, 5]", None, "{UP}: IndexError: too many indices"),
+    "another shape": ("lambda w: w[:5]", None, "{UP} must be (43, 72), got (5, 72)"),
+    "not a number": ("lambda w: w * float('nan')", None, "{UP} must be finite"),
     "no numbers": (
         "lambda w: 'text'",
         None,
-        "failed while it made {UP}: ValueError: could not convert string",
+        "{UP}: ValueError: could not convert string",
     ),
-    "negative squares": ("lambda w: -abs(w) - 1", "exp_avg_sq", "{UP}.exp_avg_sq holds negative values"),
+    "negative squares": ("lambda w: -abs(w) - 1", "exp_avg_sq", "{UP}.exp_avg_sq"),
 }
 
 
@@ -124,7 +124,7 @@ def test_many_problems_are_shown_together_and_cut(migrator):
     with pytest.raises(InputError) as caught:
         migrator.mapping("def migrate(old, new):\n    return {}\n")
 
-    assert caught.value.message == "migrate forgot 20 tensors of the new model"
+    assert "20 are missing" in caught.value.message
     assert len(caught.value.caused_by) == 9
     assert caught.value.caused_by[-1] == "12 more"
     assert "`state[name] = new.init(name)`" in caught.value.hints[0]
@@ -145,8 +145,8 @@ def test_a_script_that_cannot_be_read(tmp_path):
 def test_the_slots_are_those_of_training():
     """Migration imports no torch for two names; they must be the optimizer's."""
     from llmrun.core.optimizer import MOMENTS
-    from llmrun.migrate.record import TRAINER_FORMAT
     from llmrun.runtime import state_dict as saving
+    from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
 
     assert SLOTS == MOMENTS
     assert TRAINER_FORMAT == saving.TRAINER_FORMAT

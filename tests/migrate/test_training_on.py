@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmrun.errors import InputError, LlmrunError, RefusedError
-from llmrun.migrate.run import migrate
+from llmrun.migrate.new_run import migrate
 from llmrun.run.record import read_record
 from llmrun.storage.checkpoint.verification import open_verified
 from llmrun.storage.ledger.reader import LedgerReader
@@ -136,9 +136,9 @@ def test_what_refuses_leaves_nothing_behind(driver, pool, migrator, grow):
     """A place that is taken, no steps left, a script that fails while values are made: runs/ stays empty."""
     runs = driver.directory / "runs"
     late = grow.replace("return fresh", "return fresh[:1]")
-    with pytest.raises(InputError, match="stands at step 6, and T_tokens of the new config is 6 steps"):
+    with pytest.raises(InputError, match="T_tokens of the new config must be more than the 6 steps"):
         migrator.migrate(pool, "new", grow, "T_tokens=3Ki", *BIGGER)
-    with pytest.raises(InputError, match="has the shape"):
+    with pytest.raises(InputError, match="the shape of"):
         migrator.migrate(pool, "new", late, *BIGGER)
     assert not runs.exists() or list(runs.iterdir()) == []
 
@@ -152,10 +152,7 @@ def test_what_else_changed_is_told(pool, migrator):
     """Another batch reads on at another sequence: said, as the old run's order is not gone on with."""
     migrator.migrate(pool, "other", UNCHANGED, "batch.GB_tok=1Ki", "T_tokens=16Ki")
 
-    assert (
-        "the old run had read 96 sequences; after step 6 of the new config the order goes on at sequence 192"
-        in migrator.said
-    )
+    assert any("read 96 sequences" in line and "at sequence 192" in line for line in migrator.said)
 
 
 def test_the_optimizer_goes_on_where_it_was(driver, pool, migrator, grow):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.provenance.environment import environment_document, variables_kept
+from llmrun.provenance.snapshot import environment_document
+from llmrun.provenance.variables import variables_kept
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.provenance.git import read_git, without_credentials
 from llmrun.provenance.git_difference import files_that_differ
+from llmrun.provenance.git_reader import read_git
+from llmrun.provenance.redaction import without_credentials
 
 
 def sha256(content: bytes) -> str:
@@ -104,7 +105,9 @@ def test_outside_a_repository_it_says_what_is_missing(tmp_path, monkeypatch):
     state = read_git(tmp_path)
 
     assert state.commit is None
-    assert state.missing == (f"{tmp_path} is not in a git repository: the code has no commit on record",)
+    assert len(state.missing) == 1
+    assert str(tmp_path) in state.missing[0]
+    assert state.incomplete == ()
 
 
 def test_without_the_git_command_it_says_so(tmp_path, monkeypatch):

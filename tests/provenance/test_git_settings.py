@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from llmrun.provenance.git import read_git
 from llmrun.provenance.git_difference import compare_repository
+from llmrun.provenance.git_reader import read_git
 
 SETTINGS = """
 [core]

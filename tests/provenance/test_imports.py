@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.launch.torchrun import child_command
+from llmrun.provenance.code import source_digest
 
 RECORDING = """
 import json, sys
@@ -64,8 +65,8 @@ def test_every_kind_of_file_is_recorded_and_what_is_installed_is_not(tmp_path):
     assert {
         name: digest for name, digest in found.items() if not name.startswith(("llmrun/", "main_script"))
     } == {
-        "own/__init__.py": sha256(b""),
-        "own/net.py": sha256(b"WIDTH = 1\n"),
+        "own/__init__.py": source_digest(b""),
+        "own/net.py": source_digest(b"WIDTH = 1\n"),
         "bare.pyc": sha256((tmp_path / "bare.pyc").read_bytes()),
         extension.name: sha256(extension.read_bytes()),
         "packed.py": sha256((tmp_path / "archive.zip").read_bytes()),
@@ -87,7 +88,7 @@ def test_an_edit_of_equal_size_and_time_runs_and_is_recorded(tmp_path):
     found = recorded(tmp_path, "import net; assert net.WIDTH == 2, net.WIDTH")
 
     assert stale.stdout == b"1\n", "the test shows nothing: plain Python noticed the edit"
-    assert found["net.py"] == sha256(b"WIDTH = 2\n")
+    assert found["net.py"] == source_digest(b"WIDTH = 2\n")
 
 
 def test_what_was_executed_counts_and_not_what_lies_there_now(tmp_path):
@@ -95,7 +96,7 @@ def test_what_was_executed_counts_and_not_what_lies_there_now(tmp_path):
     (tmp_path / "net.py").write_text("WIDTH = 1\n")
     edit = f"import net; open({str(tmp_path / 'net.py')!r}, 'w').write('WIDTH = 2')"
 
-    assert recorded(tmp_path, edit)["net.py"] == sha256(b"WIDTH = 1\n")
+    assert recorded(tmp_path, edit)["net.py"] == source_digest(b"WIDTH = 1\n")
 
 
 def make_site(directory: Path, content: str) -> Path:
@@ -121,7 +122,7 @@ def test_code_that_is_not_covered_is_not_executed(tmp_path):
     """After `cover`: an unknown file, a changed file, an edited installed one; a covered one is imported."""
     for name in ("known", "changed", "unknown"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
-    covered = {"known.py": sha256((tmp_path / "known.py").read_bytes()), "changed.py": "0" * 64}
+    covered = {"known.py": source_digest((tmp_path / "known.py").read_bytes()), "changed.py": "0" * 64}
     script = f"""
 recorder.cover({covered!r})
 refused = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.provenance.source_digest import source_digest
+from llmrun.provenance.code import source_digest
 
 SOURCE = '''"""A module."""
 import math
@@ -89,7 +89,7 @@ def test_other_pythons_give_the_same_digests(python, llmrun_sources) -> None:
         pytest.skip(f"{python} is not installed")
     script = (
         "import sys, importlib.util as u\n"
-        "spec = u.spec_from_file_location('d', 'llmrun/provenance/source_digest.py')\n"
+        "spec = u.spec_from_file_location('d', 'llmrun/provenance/code.py')\n"
         "d = u.module_from_spec(spec); spec.loader.exec_module(d)\n"
         "print(*(d.source_digest(open(p, 'rb').read()) for p in sys.argv[1:]), sep='\\n')\n"
     )

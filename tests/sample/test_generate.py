@@ -9,7 +9,7 @@ from llmrun.cli.app import run
 from llmrun.data.prepare import prepare
 from llmrun.errors import InputError
 from llmrun.run.record import read_record
-from llmrun.sample.generate import Sampling, find_dataset, open_writer
+from llmrun.sample.generate import Sampling, find_dataset, load_generator
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_from_any_working_directory(trained, tmp_path, monkeypatch, dataset, cap
 
 def test_the_same_seed_writes_the_same_text(trained):
     """At any temperature, and another seed writes another."""
-    writer = open_writer(trained.run("demo"))
-    one, again, other = (writer.write("a", Sampling(seed, 40, 1.0, 0)) for seed in (0, 0, 1))
+    generator = load_generator(trained.run("demo"))
+    one, again, other = (generator.generate("a", Sampling(seed, 40, 1.0, 0)) for seed in (0, 0, 1))
 
     assert one == again != other
 
@@ -83,8 +83,8 @@ def test_a_dataset_that_is_gone_is_said_with_every_place(trained, tmp_path):
     document = json.loads(worker_spec.read_text())
     worker_spec.write_text(json.dumps({**document, "data_path": "/nowhere/first"}))
     (tmp_path / "first").unlink()
-    with pytest.raises(InputError, match="the dataset of demo is gone") as caught:
-        open_writer(trained.run("demo"))
+    with pytest.raises(InputError, match="dataset of demo") as caught:
+        load_generator(trained.run("demo"))
 
     assert caught.value.caused_by == ("there is no /nowhere/first", f"there is no {tmp_path / 'first'}")
 
@@ -98,8 +98,8 @@ def test_another_tokenizer_in_its_place_is_refused(trained, tmp_path):
     document = json.loads(worker_spec.read_text())
     worker_spec.write_text(json.dumps({**document, "data_path": str(tmp_path / "bpe")}))
 
-    with pytest.raises(InputError, match="has another tokenizer than demo was trained with"):
-        open_writer(trained.run("demo"))
+    with pytest.raises(InputError, match="tokenizer that demo was trained with"):
+        load_generator(trained.run("demo"))
 
 
 def test_another_model_in_the_orders_is_damage(trained, tmp_path, capsys):

@@ -20,7 +20,7 @@ LOOKING = """
 import json, sys
 {before}
 import torch
-from llmrun.provenance.mapped import by_name, mapped_libraries
+from llmrun.provenance.mapped_libraries import by_name, mapped_libraries
 from llmrun.runtime.canary import canary
 from llmrun.core.determinism import set_float_mode
 torch.set_num_threads(1)

@@ -3,11 +3,11 @@
 import pytest
 
 from llmrun.launch.torchrun import TorchrunBackend
-from llmrun.machine import gpu_count
+from llmrun.machine import visible_gpus
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_count() == 0, reason="there is no CUDA device")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(visible_gpus()) == 0, reason="there is no CUDA device")]
 
 CUDA = "hardware.device=cuda"
 
@@ -22,7 +22,7 @@ def test_stopped_and_resumed_equals_straight_on_gpu(driver, precision):
     assert_equal_runs(driver.run("straight"), driver.run("stopped"), STEPS)
 
 
-@pytest.mark.skipif(gpu_count() < 2, reason="there are fewer than two CUDA devices")
+@pytest.mark.skipif(len(visible_gpus()) < 2, reason="there are fewer than two CUDA devices")
 @pytest.mark.parametrize("strategy", ["replicate", "shard"])
 def test_two_gpus_have_the_bits_of_one(driver, strategy):
     """NCCL only moves bytes: D = 2 equals D = 1."""

@@ -11,7 +11,7 @@ from llmrun.core.batch import Batch
 from llmrun.core.loader import Loader, MicroBatches
 from llmrun.core.order import Order
 from llmrun.data.manifest import read_manifest
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.errors import EXIT_BUG
 from llmrun.run.stop_request import STOP_SIGNALS
 from llmrun.runtime.worker import as_known

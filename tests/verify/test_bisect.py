@@ -188,7 +188,7 @@ from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.config.load import load_config
 from llmrun.data.manifest import read_manifest
 from llmrun.core.order import Order
-from llmrun.data.shard_files import open_split
+from llmrun.data.shard_reader import open_split
 from llmrun.config.model_shape import shape_of
 from llmrun.core.model.spec import TransformerSpec
 from llmrun.core.model.build import build, initial_values

@@ -1,6 +1,6 @@
-"""Writes a mapped state as a checkpoint, by the writer's own protocol and a group of tensors at a time.
+"""Writes a migrated state as a checkpoint, one group of tensors at a time.
 
-Each group is written as the files of one rank: so memory holds one group, and any D reads the result.
+Each group is written as the files of one rank, so memory holds one group, and any D can read the result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from llmrun.config.resolve import Resolved, training_spec
 from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.migrate.mapping import Mapped
 from llmrun.migrate.tensors import Shape
 from llmrun.plan.checkpoint_size import BYTES_PER_PARAMETER
 from llmrun.run.origin import Origin
 from llmrun.storage.checkpoint.layout import WORLD_MAX
+from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
 from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
+from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.durable import DISK, Disk
+from llmrun.storage.metrics.throughput import MovingAverage
 
 SLOTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's moments, by the names that training gives them."""
+"""The moments of AdamW, as training names them."""
 
 GROUP_BYTES = 1024**3
+"""Parameters and moments that are in memory at a time, at least one tensor."""
+
 DTYPE = "F32"
 ATTEMPT = "migration"
 COMMIT_TIMEOUT_S = 60.0
@@ -35,9 +41,9 @@ Digests = Callable[[Sequence[TensorPiece]], list[int]]
 
 @dataclass(frozen=True)
 class Written:
-    """A state whose files are on disk, not committed.
+    """A state whose files are written but not committed.
 
-    world:  groups, each written as one rank.  origin: the state by content.
+    world: number of groups, each written as one rank.  origin: digests of the state.
     """
 
     step: int
@@ -46,8 +52,8 @@ class Written:
 
 
 def groups_of(shapes: Mapping[str, Shape], group_bytes: int = GROUP_BYTES) -> list[list[str]]:
-    """The names in order, cut into groups of at most `group_bytes` of parameters and moments, or one tensor."""
-    fewest = sum(map(_bytes_of, shapes.values())) // WORLD_MAX  # so that the file names suffice
+    """Divide the names, in order, into groups of at most `group_bytes` of parameters and moments, or one tensor."""
+    fewest = sum(map(_bytes_of, shapes.values())) // WORLD_MAX  # so that there are at most WORLD_MAX groups
     limit = max(group_bytes, 2 * fewest)
     groups: list[list[str]] = []
     held = limit
@@ -73,9 +79,9 @@ def write_state(
     group_bytes: int = GROUP_BYTES,
     disk: Disk = DISK,
 ) -> Written:
-    """Write the files of a state after `step` finished steps; `commit_state` makes a checkpoint of them.
+    """Write the files of a state after `step` finished steps; `commit_state` makes them a checkpoint.
 
-    Raises InputError where the script makes something wrong, CheckpointWriteError where the disk refuses.
+    Raises InputError for invalid values of the script, CheckpointWriteError if a file cannot be written.
     """
     groups = groups_of(state.new, group_bytes)
     total_bytes = sum(map(_bytes_of, state.new.values()))
@@ -101,7 +107,7 @@ def write_state(
 
 
 def _group(state: Mapped, names: Sequence[str], step: int, digests: Digests) -> StateSnapshot:
-    """A group's tensors in memory, as a rank's part of a save; gone when that is written."""
+    """The tensors of a group, as the part of one rank."""
     return _snapshot(
         step,
         model=[_piece(state, name, None) for name in names],
@@ -127,7 +133,7 @@ def commit_state(
     rng: Mapping[str, np.ndarray],
     disk: Disk = DISK,
 ) -> Path:
-    """Make the checkpoint of what `write_state` wrote; returns its directory.  Raises CheckpointWriteError."""
+    """Commit the files that `write_state` wrote.  Returns the checkpoint's directory.  Raises CheckpointWriteError."""
     snapshot = _snapshot(
         written.step,
         tokens=tokens,
@@ -141,7 +147,7 @@ def commit_state(
 
 
 def _snapshot(step: int, **given: Any) -> StateSnapshot:
-    """A snapshot of which only some fields count: a rank's pieces, or what rank 0 commits."""
+    """A snapshot with only the fields that a rank writes, or that rank 0 commits."""
     nothing: dict[str, Any] = {
         "tokens": 0,
         "fingerprint": "",
@@ -154,3 +160,53 @@ def _snapshot(step: int, **given: Any) -> StateSnapshot:
         "digests": lambda _: [],
     }
     return StateSnapshot(step=step, attempt=ATTEMPT, **{**nothing, **given})
+
+
+def trainer_of(
+    resolved: Resolved,
+    step: int,
+    n_windows: int,
+    optimizer_step: int,
+    migration: Mapping[str, Any],
+    text: str,
+) -> dict[str, Any]:
+    """The content of trainer.json: the position in the new run, without the old model's evaluations.
+
+    n_windows: of the training split.  optimizer_step: updates that the moments contain.  text: the script.
+    """
+    from llmrun.core.schedule import learning_rate
+
+    spec = training_spec(resolved)
+    batch = spec.batch
+    position = position_of(resolved, step)
+    return {
+        "format": TRAINER_FORMAT,
+        "step": step,
+        "data_position": position,
+        "epoch": position // n_windows,
+        "schedule": {
+            "name": spec.schedule.name,
+            "learning_rate": learning_rate(step, batch, spec.schedule, spec.optimizer.lr),
+            "steps": batch.steps,
+        },
+        "optimizer": {"name": spec.optimizer.name, "step": optimizer_step},
+        "val_ppl": None,
+        "best_val_ppl": None,
+        "best_step": None,
+        "best_saved_step": None,
+        "metrics": {"loss_smooth": MovingAverage().state()},
+        "quarantine": [],
+        "migration": {**migration, "script": {**migration["script"], "text": text}},
+    }
+
+
+def position_of(resolved: Resolved, step: int) -> int:
+    """Sequences that a run of this config has read after `step` steps."""
+    return step * resolved.batch.M * resolved.batch.sequences
+
+
+def optimizer_step_of(checkpoint: Checkpoint) -> int:
+    """Updates that the old moments contain; AdamW's bias correction continues from there."""
+    optimizer = checkpoint.trainer.get("optimizer")
+    found = optimizer.get("step") if isinstance(optimizer, Mapping) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else checkpoint.step

@@ -1,123 +1,35 @@
-"""Which code the user's repository holds: commit, branch, dirty diff, submodules, untracked files, remotes.
+"""Reads the repository around the working directory: commit, branch, patch, submodules, untracked files, remotes.
 
-The repository is the one around the working directory, identified by its root commit.  Everything is asked of the
-`git` command, within limits of time and bytes.  A part that cannot be read never stops a run: `missing` says what it
-is and why, and `incomplete` holds the reasons for which the tree cannot be compared with another one.
+The repository is identified by its root commits.  Everything is asked of the `git` command, within limits of time and
+bytes.  A part that cannot be read never stops a run: `GitState.missing` says what it is and why, and
+`GitState.incomplete` holds the reasons because of which the tree cannot be compared with another one.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import TypeVar
 
 from llmrun.provenance.git_command import (
     DIFF_OPTIONS,
+    GIT_TIMEOUT_S,
     GitAnswerError,
     GitMissingError,
     Limits,
-    NoWordsError,
+    NoOutputError,
     run_git,
 )
-from llmrun.provenance.patch import Patch
-from llmrun.provenance.untracked import UntrackedFiles, look_at_untracked
-
-GIT_FORMAT = "llmrun-git/2"
-
-GIT_S = 30.0
-"""Seconds for all git commands and hashes of a start together."""
+from llmrun.provenance.git_state import GitState, Patch, Submodule
+from llmrun.provenance.redaction import without_credentials
 
 DIRTY_MAX = 20_000
 """Files with uncommitted changes whose hashes are recorded in run.json."""
 
-BLOCK_BYTES = 1024 * 1024
+HASH_BLOCK_BYTES = 1024 * 1024
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Submodule:
-    """A submodule as it is checked out; commit is None if it is not checked out or has no commit.
-
-    dirty: as in GitState, names relative to the submodule.
-    """
-
-    commit: str | None
-    dirty: Mapping[str, str | None]
-
-
-@dataclass(frozen=True)
-class GitState:
-    """The code around the working directory.
-
-    root_commits: first commits of the history, sorted; they identify a repository wherever it is cloned.
-    dirty:        per tracked file that differs from the commit the sha256 of its content, None if deleted.
-    submodules:   by path from the top of the repository, nested ones too.
-    diff:         `git diff --binary` against the commit, then those of the submodules; empty if clean.
-    untracked_names: all of them; `untracked` holds those that go on record.
-    missing:      what could not be recorded and why, in sentences.
-    incomplete:   those of them for which the tree cannot be compared with another one.
-    """
-
-    toplevel: str | None = None
-    commit: str | None = None
-    branch: str | None = None
-    root_commits: tuple[str, ...] = ()
-    remotes: Mapping[str, str] = field(default_factory=dict)
-    dirty: Mapping[str, str | None] = field(default_factory=dict)
-    submodules: Mapping[str, Submodule] = field(default_factory=dict)
-    diff: Patch = field(default_factory=Patch)
-    untracked_names: tuple[str, ...] = ()
-    untracked: UntrackedFiles = field(default_factory=UntrackedFiles)
-    missing: tuple[str, ...] = ()
-    incomplete: tuple[str, ...] = ()
-
-    @property
-    def diff_sha256(self) -> str | None:
-        """The sha256 of the dirty diff, in hex; that of nothing if the tree is clean, None if it is not complete."""
-        return self.diff.sha256
-
-    def as_json(self) -> dict[str, Any]:
-        """The state for git.json; the diff is in a file beside it."""
-        return {
-            "format": GIT_FORMAT,
-            "commit": self.commit,
-            "branch": self.branch,
-            "root_commits": list(self.root_commits),
-            "remotes": dict(self.remotes),
-            "dirty": dict(self.dirty),
-            "submodules": self._submodules_json(),
-            "diff_bytes": self.diff.bytes,
-            "diff_complete": self.diff.complete,
-            "diff_sha256": self.diff_sha256,
-            **self.untracked.as_json(),
-            "missing": list(self.missing),
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint is bound to: commit, diff, and the contents that make up the diff."""
-        return {
-            "commit": self.commit,
-            "root_commits": list(self.root_commits),
-            "diff_sha256": self.diff_sha256,
-            "dirty": dict(self.dirty),
-            "submodules": self._submodules_json(),
-            "incomplete": list(self.incomplete),
-        }
-
-    def _submodules_json(self) -> dict[str, Any]:
-        return {path: asdict(submodule) for path, submodule in self.submodules.items()}
-
-    def with_untracked(self, source_files: Mapping[str, str]) -> "GitState":
-        """The state with the untracked files that go on record; those that a worker imports are hashed."""
-        if self.toplevel is None:
-            return self
-        return replace(
-            self, untracked=look_at_untracked(Path(self.toplevel), self.untracked_names, source_files)
-        )
 
 
 def read_git(
@@ -127,17 +39,17 @@ def read_git(
     limits: Limits | None = None,
     patch: Patch | None = None,
 ) -> GitState:
-    """The repository around `directory`, within `limits` (by default GIT_S seconds).
+    """The repository around `directory`, within `limits` (by default GIT_TIMEOUT_S seconds).
 
-    leave_out: untracked files below these directories are not listed.
-    patch: where the diff goes.
-    Raises StoppedError after `limits.stop()`, and nothing else that a repository can cause.
+    leave_out: directories whose untracked files are not listed.
+    patch: receives the diff.
+    Raises StoppedError after `limits.stop()`, and nothing else, whatever the repository holds.
     """
-    limits = limits or Limits(GIT_S)
+    limits = limits or Limits(GIT_TIMEOUT_S)
     try:
         toplevel = Path(_line(directory, limits, "rev-parse", "--show-toplevel"))
     except GitMissingError as error:
-        why = f"{error}: the code has no commit on record"
+        why = f"{error}: the commit of the code is not recorded"
         return GitState(missing=(why,), incomplete=(why,))
     except GitAnswerError as error:
         return _no_repository(directory, str(error))
@@ -146,17 +58,17 @@ def read_git(
 
 
 def _no_repository(directory: Path, answer: str) -> GitState:
-    """Git does not read `directory`: there is no repository, or it refuses, in its own words."""
+    """The state if git cannot read `directory`: there is no repository, or git refuses and says why."""
     if answer.startswith("fatal: not a git repository (or any"):
         return GitState(
-            missing=(f"{directory} is not in a git repository: the code has no commit on record",)
+            missing=(f"{directory} is not in a git repository: the commit of the code is not recorded",)
         )
     why = f"cannot read the git repository of {directory}: {answer}"
     return GitState(missing=(why,), incomplete=(why,))
 
 
 class _Reader:
-    """Reads the parts of a repository one by one and keeps the reasons for what is missing."""
+    """Reads the parts of a repository one by one and collects the reasons for what is missing."""
 
     def __init__(self, limits: Limits, patch: Patch) -> None:
         self._limits = limits
@@ -165,7 +77,7 @@ class _Reader:
         self._incomplete: list[str] = []
 
     def read(self, toplevel: Path, leave_out: Sequence[Path]) -> GitState:
-        """The state: first what a resume compares, the diff at the end, as it may take longest."""
+        """Read the state: first what a resume compares, last the diff, which may take longest."""
         commit, base = self._commit(toplevel, "")
         submodules: dict[str, Submodule] = {}
         dirty = self._tree(toplevel, "", base, submodules)
@@ -190,7 +102,7 @@ class _Reader:
         )  # fmt: skip
 
     def _part(self, what: str, ask: Callable[[], T], otherwise: T, *, compared: bool = False) -> T:
-        """The answer, or `otherwise` and a reason.  compared: without it trees cannot be compared."""
+        """The answer, or `otherwise` and a reason.  compared: whether comparing trees needs this part."""
         try:
             return ask()
         except (GitAnswerError, OSError) as error:
@@ -198,22 +110,22 @@ class _Reader:
             return otherwise
 
     def _miss(self, what: str, error: Exception, *, compared: bool) -> None:
-        """Put on record that a part is missing."""
+        """Record that a part is missing."""
         why = f"cannot {what}: {error}"
         self._missing.append(why)
         if compared:
             self._incomplete.append(why)
 
     def _commit(self, toplevel: Path, path: str) -> tuple[str | None, str]:
-        """The commit of HEAD, and what the working tree is compared with: the commit or an empty tree."""
+        """The commit of HEAD, and what the working tree is compared with: that commit, or an empty tree."""
         of = f" of submodule {path}" if path else ""
         try:
             commit = _line(toplevel, self._limits, "rev-parse", "--verify", "--quiet", "HEAD")
-        except NoWordsError:
+        except NoOutputError:
             self._missing.append(
                 f"submodule {path} has no commit yet"
                 if path
-                else "the repository has no commit yet: the code has no commit on record"
+                else "the repository has no commit yet: the commit of the code is not recorded"
             )
             commit = None
         except GitAnswerError as error:
@@ -245,7 +157,7 @@ class _Reader:
         return dirty
 
     def _submodule(self, toplevel: Path, path: str, submodules: dict[str, Submodule]) -> Submodule:
-        """One submodule.  Without a `.git` of its own it is not checked out."""
+        """One submodule; it is not checked out if it has no `.git` of its own."""
         if not (toplevel / ".git").exists():
             return Submodule(None, {})
         if "GIT_DIR" in os.environ:
@@ -255,20 +167,20 @@ class _Reader:
         return Submodule(commit, self._tree(toplevel, path, base, submodules))
 
     def _dirty(self, toplevel: Path, of: str, base: str, links: frozenset[str]) -> dict[str, str | None]:
-        """Per tracked file that differs from `base` the sha256 of its content now."""
+        """The sha256 of each tracked file that differs from `base`, by name."""
         what = f"compare the working tree{of} with its commit"
         try:
             names = _names(_diff_names(toplevel, self._limits, base))
         except (GitAnswerError, OSError) as error:
             self._miss(what, error, compared=True)
-            # Reads no file and starts no filter: files may be named whose content is as committed.
+            # Reads no file and starts no filter, so it may name files whose content equals the committed one.
             plumbing = ("diff-index", "--name-only", "-z", "--ignore-submodules=dirty", base, "--")
             names = _names(
                 self._part("list changed files", lambda: run_git(toplevel, self._limits, *plumbing), b"")
             )
         names = sorted({*names} - links)
         if len(names) > DIRTY_MAX:
-            many = f"{len(names):,} files differ, hashes of {DIRTY_MAX:,} are recorded"
+            many = f"{len(names):,} files differ, only the hashes of {DIRTY_MAX:,} are recorded"
             self._miss(what, OSError(many), compared=True)
         dirty: dict[str, str | None] = {}
         for name in names[:DIRTY_MAX]:
@@ -303,7 +215,7 @@ class _Reader:
 
 
 def _line(directory: Path, limits: Limits, *arguments: str) -> str:
-    """The one line that a git command prints."""
+    """The output of a git command that prints one line."""
     return os.fsdecode(run_git(directory, limits, *arguments)).rstrip("\n")
 
 
@@ -321,7 +233,7 @@ def _branch(toplevel: Path, limits: Limits) -> str | None:
     """The branch; None for a detached HEAD."""
     try:
         return _line(toplevel, limits, "symbolic-ref", "--short", "--quiet", "HEAD")
-    except NoWordsError:
+    except NoOutputError:
         return None
 
 
@@ -331,7 +243,7 @@ def _root_commits(toplevel: Path, limits: Limits) -> tuple[str, ...]:
 
 
 def _links(toplevel: Path, limits: Limits) -> list[str]:
-    """Paths of the submodules in the index, sorted.  The index may be large: only these entries are held."""
+    """Paths of the submodules in the index, sorted.  The index may be large: only these entries are kept in memory."""
     rest = bytearray()
     found: set[str] = set()
 
@@ -358,7 +270,7 @@ def content_sha256(path: Path, limits: Limits | None = None) -> str | None:
         return None
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
+        while block := file.read(HASH_BLOCK_BYTES):
             digest.update(block)
             if limits is not None:
                 limits.check(f"hashing {path.name}")
@@ -366,18 +278,18 @@ def content_sha256(path: Path, limits: Limits | None = None) -> str | None:
 
 
 def _untracked(toplevel: Path, leave_out: Sequence[Path], limits: Limits) -> tuple[str, ...]:
-    """Names of the files that git neither tracks nor ignores, without those below `leave_out`, sorted."""
+    """Names of the files that git neither tracks nor ignores, except those below `leave_out`, sorted."""
     left_out = [
         path.resolve().relative_to(toplevel).as_posix() for path in leave_out if _is_below(path, toplevel)
     ]
-    # Git does not walk through what is excluded.
+    # Git does not walk excluded directories.
     excluded = [f"--exclude=/{_as_pattern(path)}/" for path in left_out]
     output = run_git(toplevel, limits, "ls-files", "--others", "--exclude-standard", "-z", *excluded)
     return tuple(sorted(_names(output)))
 
 
 def _as_pattern(path: str) -> str:
-    """A path as a pattern that matches only itself."""
+    """A path as a gitignore pattern that matches only itself."""
     return re.sub(r"([\[\]*?!#\\ ])", r"\\\1", path)
 
 
@@ -391,34 +303,7 @@ def _remotes(toplevel: Path, limits: Limits) -> dict[str, str]:
     """Name and address of each remote, without credentials."""
     try:
         output = run_git(toplevel, limits, "config", "--null", "--get-regexp", r"^remote\..*\.url$")
-    except NoWordsError:
+    except NoOutputError:
         return {}
     entries = [entry.partition("\n") for entry in _names(output)]
     return {key[len("remote.") : -len(".url")]: without_credentials(url) for key, _, url in entries}
-
-
-def without_credentials(url: str) -> str:
-    """A remote's address without user, password, query or fragment; an ssh user name is kept.
-
-    `https://alice:s3cret@host/r.git?token=x` -> `https://host/r.git`; `git@host:r.git` stays.
-    An address in a form that we do not know is withheld.
-    """
-    if re.match(r"\s*[\w.+-]+::", url):
-        return "(withheld: a transport helper)"
-    if "://" in url:
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname or ""
-            port = f":{parts.port}" if parts.port else ""
-        except ValueError:
-            return "(withheld: not a well-formed address)"
-        user = f"{parts.username}@" if parts.username and parts.scheme in ("ssh", "git+ssh") else ""
-        if not parts.scheme:
-            return "(withheld: not a well-formed address)"
-        host = f"[{host}]" if ":" in host else host
-        return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
-    scp_like = re.fullmatch(r"(?:([^@/:]+)(?::[^@/]*)?@)?([^@/:]+):(.*)", url)
-    if scp_like:
-        user, host, path = scp_like.groups()
-        return f"{user}@{host}:{path}" if user else f"{host}:{path}"
-    return url if "@" not in url else "(withheld: not a well-formed address)"

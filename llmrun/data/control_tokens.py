@@ -1,8 +1,8 @@
-"""An engine for text: the `tokenizer.json` of a dataset without its control tokens, so that no text yields one.
+"""Removes control tokens from a `tokenizer.json`, so that no text is encoded to one.
 
-The library looks for added tokens in the raw text, and a model may also hold them as entries of its vocabulary: as
-words (WordLevel, WordPiece), as pieces (Unigram), as results of merges (BPE).  Both ways are closed here.  All other
-tokens keep their ids, so a text that spells no such token is encoded as before.
+The library searches the raw text for added tokens, and a model may also have them in its vocabulary: as words
+(WordLevel, WordPiece), as pieces (Unigram), as results of merges (BPE).  Both are prevented here.  All other tokens keep
+their ids, so a text that spells no such token is encoded as before.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _NEVER_IN_TEXT = "\U0010ffff"
-"""A noncharacter: begins the new name of a vocabulary entry that no text may reach."""
+"""A noncharacter that begins the new name of a vocabulary entry that no text may yield."""
 
 
-class Unspeakable(ValueError):
+class ControlTokenNeededError(ValueError):
     """The tokenizer needs a control token for ordinary text."""
 
 
@@ -30,22 +30,22 @@ class AddedToken:
 
 
 def added_tokens(content: bytes) -> list[AddedToken]:
-    """The added tokens that a tokenizer.json states, which the library has accepted already."""
+    """The added tokens of a tokenizer.json that the library has already accepted."""
     tokens = json.loads(content).get("added_tokens") or []
     return [AddedToken(token["content"], token["id"], token["special"]) for token in tokens]
 
 
 def renumbered(content: bytes, engine: Any) -> list[tuple[AddedToken, int | None]]:
-    """The added tokens to which the library gives another id than the file states, with that id."""
+    """The added tokens whose id in the library differs from the one in the file, each with its id in the library."""
     found = [(token, engine.token_to_id(token.content)) for token in added_tokens(content)]
     return [(token, given) for token, given in found if given != token.id]
 
 
-def text_content(content: bytes, engine: Any, eot_id: int) -> bytes:
-    """A tokenizer.json like `content` that encodes text alone.
+def without_control_tokens(content: bytes, engine: Any, eot_id: int) -> bytes:
+    """A tokenizer.json like `content` that encodes no text to a control token.
 
-    engine: the library's engine of `content`.
-    Raises Unspeakable if the end of documents, or a special token, is a single character that text needs.
+    engine: the `tokenizers.Tokenizer` of `content`.
+    Raises ControlTokenNeededError if a control token is a single character that text needs.
     """
     whole: dict[str, Any] = json.loads(content)
     model = whole["model"]
@@ -66,15 +66,15 @@ def text_content(content: bytes, engine: Any, eot_id: int) -> bytes:
 
 
 def _renamer(control: set[str]) -> Callable[[str], str]:
-    """Gives the entries that no text may reach a name that no text has."""
+    """A function that renames control tokens to names that no text contains."""
     return lambda name: _NEVER_IN_TEXT + name if name in control else name
 
 
 def _control_names(content: bytes, engine: Any, model: Mapping[str, Any], kind: str, eot_id: int) -> set[str]:
-    """The entries of the model's vocabulary that no text may reach.  Raises Unspeakable.
+    """The entries of the model's vocabulary that no text may yield.  Raises ControlTokenNeededError.
 
-    Left to the text: the bytes of a byte fallback, and in a BPE an added token that is not special and that the
-    model's own merges spell, such as a run of newlines.
+    Text may still yield the bytes of a byte fallback and, in a BPE, an added token that is not special and that the
+    model's own merges produce, such as a run of newlines.
     """
     vocabulary = {entry[0] for entry in model["vocab"]} if kind == "Unigram" else set(model["vocab"])
     end = engine.id_to_token(eot_id)
@@ -88,24 +88,24 @@ def _control_names(content: bytes, engine: Any, model: Mapping[str, Any], kind: 
             continue
         if len(name) == 1:
             what = "the token that ends a document" if name == end else "a special token"
-            raise Unspeakable(f"{name!r} is {what} and a single character, which text needs as well")
+            raise ControlTokenNeededError(f"{what} must not be a single character, got {name!r}")
         control.add(name)
     return control
 
 
 def _pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The merges of a BPE, which older files write as `left right`."""
+    """The merges of a BPE; older files write each as the string `left right`."""
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     return [(left, right) for left, right in merges]
 
 
 def _joined(left: str, right: str, model: Mapping[str, Any]) -> str:
-    """The token that a merge makes."""
+    """The token that a merge produces."""
     return left + right.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
 def _merges_without(model: Mapping[str, Any], control: set[str]) -> list[list[str]]:
-    """The merges that neither need nor make a control token, in their order."""
+    """The merges that neither use nor produce a control token, in order."""
     return [
         [left, right]
         for left, right in _pairs(model)

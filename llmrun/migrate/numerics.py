@@ -1,4 +1,4 @@
-"""Initial values, digests and random states as training makes them (torch)."""
+"""Initial values, digests and random states, computed exactly as training does (torch)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -28,11 +28,11 @@ def digests_of(pieces: Sequence[TensorPiece]) -> list[int]:
 
 @cache
 def _digester() -> Digester:
-    """Its tables are made once."""
+    """The digester, whose tables are computed once."""
     return Digester(torch.device("cpu"))
 
 
 def boundary_states(seed: int, step: int) -> dict[str, np.ndarray]:
-    """The random states at the boundary after `step` finished steps.  Sets all generators of this process."""
+    """The random states after `step` finished steps.  Seeds all generators of this process."""
     seed_boundary(seed, step)
     return generator_states()

@@ -1,4 +1,4 @@
-"""`llmrun migrate`: a new run that begins with a mapped state, at the step of the old checkpoint."""
+"""`llmrun migrate`: makes a new run that begins with a migrated state, at the step of the old checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrun import __version__
 from llmrun.config.load import LoadedConfig
+from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs, with_origin
@@ -15,18 +16,26 @@ from llmrun.launch.prepared import check_space, windows_and_entries
 from llmrun.launch.select_checkpoint import passed_over
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.launch.unwritable import os_error_as
+from llmrun.migrate.checkpoint import (
+    GROUP_BYTES,
+    SLOTS,
+    Written,
+    commit_state,
+    optimizer_step_of,
+    position_of,
+    trainer_of,
+    write_state,
+)
 from llmrun.migrate.mapping import Mapped, mapped
-from llmrun.migrate.record import migration_of, notes_on, optimizer_step_of, trainer_of
 from llmrun.migrate.script import Script, read_script, run_script
-from llmrun.migrate.state import GROUP_BYTES, SLOTS, Written, commit_state, write_state
-from llmrun.migrate.target import NewModel
-from llmrun.migrate.tensors import OldState
+from llmrun.migrate.tensors import NewModel, OldState
 from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
+from llmrun.run.origin import MIGRATION_FORMAT, Origin
 from llmrun.run.recorded_state import judge_beside, judge_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
-from llmrun.storage.checkpoint.layout import step_name
+from llmrun.storage.checkpoint.layout import MANIFEST, step_name
 from llmrun.storage.checkpoint.listing import checkpoints_of, is_checkpoint
-from llmrun.storage.checkpoint.reader import Checkpoint
+from llmrun.storage.checkpoint.reader import Checkpoint, read_sums
 from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
 from llmrun.storage.durable import make_directories, replace_file, replace_json
 from llmrun.storage.ledger.writer import LedgerWriter
@@ -34,10 +43,10 @@ from llmrun.storage.ledger.writer import LedgerWriter
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """What the user asks for.
+    """The arguments of `llmrun migrate`.
 
-    source: a checkpoint's directory, or a run's, whose newest sound one is taken.
-    script: the file with the function.  config: of the new model.  out: the new run's directory.
+    source: the directory of a checkpoint, or of a run, whose newest sound checkpoint is used.
+    script: the file with the function.  config: of the new model.  out: the directory of the new run.
     """
 
     source: Path
@@ -50,7 +59,7 @@ class MigrationRequest:
 class Migrated:
     """A new run that can be resumed.
 
-    parent: the old checkpoint.  checkpoint: the new one.  migration: what was written down about it.
+    parent: the old checkpoint.  checkpoint: the new one.  migration: the content of migration.json.
     """
 
     run: RunDirectory
@@ -61,36 +70,38 @@ class Migrated:
 
 
 def migrate(
-    order: MigrationRequest,
+    request: MigrationRequest,
     backend: ProcessBackend,
     notify: Notify,
     reading: Progress,
     writing: Progress,
     group_bytes: int = GROUP_BYTES,
 ) -> Migrated:
-    """Map a checkpoint into a new run at `order.out`, which appears at once, whole.
+    """Migrate a checkpoint to a new run at `request.out`, which appears complete or not at all.
 
-    reading, writing: told how far verifying the old checkpoint and writing the new one are.
-    group_bytes:      of tensors that memory holds at a time, or one tensor.
-    Raises InputError, ConfigError, CheckpointDamage, RefusedError; then nothing was left behind.
+    reading, writing: receive the progress of verifying the old checkpoint and of writing the new one.
+    group_bytes:      see `write_state`.
+    Raises InputError, ConfigError, CheckpointDamage, RefusedError; no files are left behind then.
     """
-    final = RunDirectory(order.out)
-    if order.out.exists():
-        raise InputError(f"{order.out} exists", hints=["`--out` names a new run's directory"])
-    with _hints_for_out():
-        refuse_inside_run(order.out.parent, "--out")
-    script = read_script(order.script)
-    inputs = find_run_inputs(order.config, [Path.cwd()])
-    parent = open_parent(order.source, notify, reading)
+    final = RunDirectory(request.out)
+    if request.out.exists():
+        raise InputError(f"--out {request.out} exists", hints=["choose another --out for the new run"])
+    with _checking_out():
+        refuse_inside_run(request.out.parent, "--out")
+    script = read_script(request.script)
+    inputs = find_run_inputs(request.config, [Path.cwd()])
+    parent = open_parent(request.source, notify, reading)
     check_step(parent, inputs)
     state = run_mapping(script, parent, inputs)
-    runs_dir = order.out.parent
-    with _hints_for_out(), os_error_as(RefusedError, runs_dir):
-        draft = draft_directory(runs_dir, final.name)
+    runs_dir = request.out.parent
+    with os_error_as(RefusedError, runs_dir, [OUT_HINT]):
+        with _checking_out():
+            draft = draft_directory(runs_dir, final.name)
         with drafting(draft) as lock:
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
-            check_space(draft, inputs.resolved, runs_dir)
+            with _checking_out():
+                check_space(draft, inputs.resolved, runs_dir)
             preflight = examine(inputs, runs_dir, backend, lambda: None)
             migration = write_all(draft, final.name, state, parent, preflight, writing, group_bytes)
             commit(draft, final)
@@ -102,30 +113,30 @@ def migrate(
     return Migrated(final, parent, final.checkpoints / step_name(parent.step), state, migration)
 
 
+OUT_HINT = "free space, or choose another place with `--out`"
+
+
 @contextmanager
-def _hints_for_out() -> Iterator[None]:
-    """`--out` is all that says where a migrated run goes: no advice to `--set` anything."""
+def _checking_out() -> Iterator[None]:
+    """Give errors about the place of the new run the hint for `--out`, because `runs_dir` does not apply."""
     try:
         yield
     except LlmrunError as error:
-        if any("--set" in hint or "runs_dir" in hint for hint in error.hints):
-            error.hints = ("free space, or choose another place with `--out`",)
+        error.hints = (OUT_HINT,)
         raise
 
 
 def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
-    """The checkpoint to migrate, every byte verified.
+    """Open the checkpoint to migrate and verify every byte.
 
-    Raises InputError where there is none, CheckpointDamage, RefusedError where a run has no sound one.
+    Raises InputError if there is none, CheckpointDamage, RefusedError if no checkpoint of a run is sound.
     """
     if is_checkpoint(source):
         return open_judged(source, progress, judge_beside(source))
     directory = checkpoints_of(source)
     checkpoint, damages = newest_sound(directory, progress, judge=judge_of(RunDirectory(directory.parent)))
     if checkpoint is None and damages:
-        raise RefusedError(
-            f"{source} has checkpoints and none of them is sound", caused_by=[str(d) for d in damages]
-        )
+        raise RefusedError(f"no checkpoint of {source} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
         raise InputError(f"{source} has no checkpoint to migrate")
     for line in passed_over(damages):
@@ -134,17 +145,17 @@ def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
 
 
 def check_step(parent: Checkpoint, inputs: RunInputs) -> None:
-    """The new run must have steps left.  Raises InputError."""
+    """Raises InputError if the new run would have no steps left."""
     steps = inputs.resolved.batch.steps
     if parent.step >= steps:
         raise InputError(
-            f"{parent.path.name} stands at step {parent.step:,}, and T_tokens of the new config is {steps:,} steps",
-            hints=["raise T_tokens, which counts the whole training: `--set T_tokens=…`"],
+            f"T_tokens of the new config must be more than the {parent.step:,} steps of {parent.path.name}, got {steps:,}",
+            hints=["raise T_tokens, which includes the steps of the old run: `--set T_tokens=…`"],
         )
 
 
 def run_mapping(script: Script, parent: Checkpoint, inputs: RunInputs) -> Mapped:
-    """What the script makes of the old parameters for the new model.  Raises InputError."""
+    """Run the script, and check what it returns.  Raises InputError."""
     resolved = inputs.resolved
     old, new = OldState(parent, SLOTS), NewModel(resolved.model, resolved.config.seed)
     returned, line = run_script(script, old, new)
@@ -160,11 +171,11 @@ def write_all(
     progress: Progress,
     group_bytes: int,
 ) -> dict[str, Any]:
-    """All files of the new run, run.json last.  Returns what was written down about the migration.
+    """Write all files of the new run, run.json last.  Returns the content of migration.json.
 
-    Raises InputError where the script fails, RefusedError where the disk does.
+    Raises InputError if the script fails, RefusedError if a file cannot be written.
     """
-    from llmrun.migrate.numbers import digests_of
+    from llmrun.migrate.numerics import digests_of
 
     step, batch = parent.step, preflight.resolved.batch
     try:
@@ -173,7 +184,7 @@ def write_all(
         migration = migration_of(parent, state, written.origin)
         commit_checkpoint(draft, written, parent, preflight, migration, state.script)
     except CheckpointWriteError as error:
-        raise RefusedError(error.message, where=str(draft.path.parent), hints=error.hints) from error
+        raise RefusedError(error.message, where=str(draft.path.parent), hints=[OUT_HINT]) from error
     make_directories(draft.provenance)
     replace_json(draft.migration_file, migration)
     replace_file(draft.migration_script, [state.script.content])
@@ -193,8 +204,8 @@ def commit_checkpoint(
     migration: Mapping[str, Any],
     script: Script,
 ) -> None:
-    """Commit the new checkpoint, at the old one's step.  Raises CheckpointWriteError."""
-    from llmrun.migrate.numbers import boundary_states
+    """Commit the new checkpoint at the step of the old one.  Raises CheckpointWriteError."""
+    from llmrun.migrate.numerics import boundary_states
 
     resolved = preflight.resolved
     n_windows, _ = windows_and_entries(preflight.inputs)
@@ -208,3 +219,36 @@ def commit_checkpoint(
         trainer=trainer_of(resolved, written.step, n_windows, optimizer_step_of(parent), migration, text),
         rng=boundary_states(resolved.config.seed, written.step),
     )
+
+
+def migration_of(checkpoint: Checkpoint, state: Mapped, origin: Origin) -> dict[str, Any]:
+    """The content of migration.json (docs/migration.md), which does not depend on paths."""
+    return {
+        "format": MIGRATION_FORMAT,
+        "parent": {
+            "manifest_sha256": read_sums(checkpoint.path)[MANIFEST],
+            "step": checkpoint.step,
+            "fingerprint": checkpoint.manifest.fingerprint,
+            "chain": checkpoint.manifest.chain,
+        },
+        "script": {"name": state.script.path.name, "sha256": state.script.sha256},
+        "origin": origin.as_json(),
+        "initialised": state.initialised,
+        "mixed": state.mixed,
+        "zero_moments": state.without_moments,
+        "dropped": state.dropped,
+    }
+
+
+def notes_on(checkpoint: Checkpoint, resolved: Resolved, data_digest: str) -> list[str]:
+    """Further differences from the old run, one line each."""
+    notes = []
+    if checkpoint.manifest.parts.get("data") != data_digest:
+        notes.append("the dataset differs from the one that the old run was trained on")
+    before, now = checkpoint.trainer.get("data_position"), position_of(resolved, checkpoint.step)
+    if isinstance(before, int) and before != now:
+        notes.append(
+            f"the old run has read {before:,} sequences; the new run continues at sequence {now:,}, its position "
+            f"after step {checkpoint.step:,}"
+        )
+    return notes

@@ -1,11 +1,11 @@
-"""The numeric libraries that a process has really mapped, by content (/proc/self/maps).
+"""The numeric libraries that this process has mapped (/proc/self/maps), by the sha256 of their content.
 
-Their place says little: `LD_LIBRARY_PATH` wins over the RUNPATH by which torch finds its own.  Counted are libraries
-with the names of BLAS, oneDNN, OpenMP, libm, libc and torch, and any library that lies neither in a directory of the
-system nor in one of Python or of installed packages.
+Their paths are not enough: `LD_LIBRARY_PATH` takes precedence over the RUNPATH by which torch finds its own libraries.
+Included are libraries with the names of BLAS, oneDNN, OpenMP, libm, libc and torch, and every library outside the
+directories of the system, of Python and of installed packages.
 
-A file is not read twice in one start: the probe hands its sums to the workers with size, times and inode of each file.
-A worker uses a sum only if all of these are still equal; the change time (ctime) cannot be set by a program.
+No file is hashed twice in one start: the probe passes its digests to the workers, with the identity of each file.  A
+worker uses a digest only if the identity is unchanged; a program cannot set the change time (ctime).
 """
 
 # ruff: noqa: PTH119, PTH123
@@ -29,7 +29,7 @@ REPLACED = "replaced on disk after it was loaded"
 
 @dataclass(frozen=True)
 class FileSum:
-    """sha256 of a library file, and what tells that it is still the same file.
+    """sha256 of a library file, and the identity of the file that was hashed.
 
     identity: device, inode, bytes, mtime and ctime (ns).
     """
@@ -39,11 +39,11 @@ class FileSum:
 
 
 def mapped_libraries(known: Mapping[str, FileSum]) -> dict[str, FileSum]:
-    """Each numeric library mapped by this process, by path.
+    """The numeric libraries mapped by this process, by path.
 
-    known: sums by path; used for files whose identity is unchanged, so that they are not read again.
+    known: digests by path; reused for files whose identity is unchanged.
     """
-    wanted = {path: inode for path, inode in _mapped_files() if counts(path)}
+    wanted = {path: inode for path, inode in _mapped_files() if may_change_bits(path)}
     with ThreadPoolExecutor(max_workers=2) as readers:
         paths = sorted(wanted)
         sums = readers.map(lambda path: _sum_of(path, wanted[path], known.get(path)), paths)
@@ -51,9 +51,9 @@ def mapped_libraries(known: Mapping[str, FileSum]) -> dict[str, FileSum]:
 
 
 def by_name(libraries: Mapping[str, FileSum]) -> dict[str, str]:
-    """Digest by file name, for the fingerprint: where a library lies cannot change a bit.
+    """Digests by file name, for the fingerprint: the directory of a library cannot change a bit.
 
-    Several files of one name are digested together.
+    Digests of files with the same name are joined by `+`.
     """
     sums: dict[str, set[str]] = {}
     for path, found in libraries.items():
@@ -61,8 +61,8 @@ def by_name(libraries: Mapping[str, FileSum]) -> dict[str, str]:
     return {name: "+".join(sorted(sums[name])) for name in sorted(sums)}
 
 
-def counts(path: str) -> bool:
-    """Whether a mapped library may change a bit: by its name, or because nobody installed it."""
+def may_change_bits(path: str) -> bool:
+    """Whether a mapped library has the name of a numeric one, or lies outside all installation directories."""
     if NUMERIC_LIBRARY.fullmatch(os.path.basename(path)):
         return True
     homes = (
@@ -75,7 +75,7 @@ def counts(path: str) -> bool:
 
 
 def _mapped_files() -> Iterable[tuple[str, int]]:
-    """(path, inode) of each executable mapping of a file; none if the kernel shows none."""
+    """(path, inode) of each executable mapping of a file; empty if /proc is not readable."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
             lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]
@@ -89,7 +89,7 @@ def _mapped_files() -> Iterable[tuple[str, int]]:
 
 
 def _sum_of(path: str, inode: int, known: FileSum | None) -> FileSum:
-    """The sum of a mapped file; the inode must still be that of the mapping."""
+    """The digest of a mapped file, whose inode must still be that of the mapping."""
     try:
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())
