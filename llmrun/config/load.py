@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from llmrun.config import yaml_source
 from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.keys import Leaf, leaves
-from llmrun.config.overrides import apply_override
+from llmrun.config.overrides import apply_override, replace_value
 from llmrun.config.quantities import QuantityError
 from llmrun.config.raw import Given, Raw, read_tree
 from llmrun.config.rules import RULES, check_rules
@@ -33,13 +34,24 @@ class LoadedConfig:
     spelled: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    replaced: Mapping[str, Any] = MappingProxyType({}),
+    replaced_from: str = "",
+) -> LoadedConfig:
     """The config in a YAML file, with `overrides` (`a.b=c`) put over it.
+
+    replaced: values by dotted key that take the place of the file's, below the overrides.
+    replaced_from: where these come from, for `locations` and problems.
 
     Raises InputError where the file cannot be read, ConfigError with all problems where it is no sound config.
     """
     findings = Findings(str(path))
     raw = _read_file(path, findings)
+    for key, value in replaced.items():
+        replace_value(raw, key, value, replaced_from, findings)
     for index, override in enumerate(overrides):
         apply_override(raw, override, index, findings)
     config, bad = _validate(raw, findings)

@@ -1,8 +1,11 @@
-"""`--set a.b=c`: one value on the command line, read by the rules of the file."""
+"""`--set a.b=c`: one value on the command line, read by the rules of the file; and values from another config."""
+
+import json
+from typing import Any
 
 from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.raw import Raw, merge, read_tree
-from llmrun.config.yaml_source import Mapping, Node, UnreadableError, YamlEntry, parse_yaml
+from llmrun.config.yaml_source import Listing, Mapping, Node, Scalar, UnreadableError, YamlEntry, parse_yaml
 
 FIRST_ORDER = 10**9
 """Overrides come after every line of the file."""
@@ -18,6 +21,19 @@ def apply_override(raw: Raw, text: str, index: int, findings: Findings) -> None:
         findings.add(place, f"--set {text} is not of the form key=value", None, example)
     else:
         _apply_value(raw, key, written, place, findings)
+
+
+def replace_value(raw: Raw, key: str, value: Any, source: str, findings: Findings) -> None:
+    """Put a value of a dumped config into `raw` at a dotted key.  source: where it comes from, for problems."""
+    place = SourcePlace(FIRST_ORDER - 1, source)
+    merge(raw, read_tree(_nest(key, _node_of(value), place), findings))
+
+
+def _node_of(value: Any) -> Node:
+    """A scalar, or a list of them, as the node that its YAML is read as."""
+    if isinstance(value, list):
+        return Listing(tuple(_node_of(item) for item in value))
+    return Scalar(value, json.dumps(value, ensure_ascii=False))
 
 
 def _apply_value(raw: Raw, key: str, written: str, place: SourcePlace, findings: Findings) -> None:

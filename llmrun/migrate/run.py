@@ -10,11 +10,11 @@ from llmrun import __version__
 from llmrun.config.load import LoadedConfig
 from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
-from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs, with_origin
-from llmrun.launch.prepared import check_space, windows_and_entries
-from llmrun.launch.select_checkpoint import passed_over
+from llmrun.launch.options import Notify
+from llmrun.launch.os_errors import os_error_as
+from llmrun.launch.preflight import Preflight, RunInputs, check_space, find_run_inputs, run_preflight
+from llmrun.launch.select_checkpoint import skipped_checkpoints
 from llmrun.launch.torchrun import ProcessBackend
-from llmrun.launch.unwritable import os_error_as
 from llmrun.migrate.mapping import Mapped, mapped
 from llmrun.migrate.record import migration_of, notes_on, optimizer_step_of, trainer_of
 from llmrun.migrate.script import Script, read_script, run_script
@@ -91,7 +91,7 @@ def migrate(
             sweep_drafts(runs_dir)
             make_directories(draft.checkpoints)
             check_space(draft, inputs.resolved, runs_dir)
-            preflight = examine(inputs, runs_dir, backend, lambda: None)
+            preflight = run_preflight(inputs, runs_dir, backend, lambda: None)
             migration = write_all(draft, final.name, state, parent, preflight, writing, group_bytes)
             commit(draft, final)
             lock.release()
@@ -128,7 +128,7 @@ def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
         )
     if checkpoint is None:
         raise InputError(f"{source} has no checkpoint to migrate")
-    for line in passed_over(damages):
+    for line in skipped_checkpoints(damages):
         notify(line)
     return checkpoint
 
@@ -169,7 +169,7 @@ def write_all(
     step, batch = parent.step, preflight.resolved.batch
     try:
         written = write_state(draft.checkpoints, state, step, digests_of, progress, group_bytes)
-        preflight = with_origin(preflight, written.origin)
+        preflight = preflight.with_origin(written.origin)
         migration = migration_of(parent, state, written.origin)
         commit_checkpoint(draft, written, parent, preflight, migration, state.script)
     except CheckpointWriteError as error:
@@ -197,7 +197,7 @@ def commit_checkpoint(
     from llmrun.migrate.numbers import boundary_states
 
     resolved = preflight.resolved
-    n_windows, _ = windows_and_entries(preflight.inputs)
+    n_windows = preflight.inputs.n_train_windows
     text = script.content.decode(errors="replace")
     commit_state(
         draft.checkpoints,

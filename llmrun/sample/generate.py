@@ -13,6 +13,7 @@ from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
 from llmrun.core.model.initialise import build
 from llmrun.core.model.transformer import Transformer
+from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
@@ -122,14 +123,12 @@ def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetMan
 
     Raises InputError where it has moved, or another one with another tokenizer lies in its place.
     """
-    places = list(dict.fromkeys(path.resolve() for path in dataset_places(run, record)))
-    directory = next((path for path in places if path.is_dir()), None)
-    if directory is None:
-        raise InputError(
-            f"the dataset of {run.name} is gone: its tokenizer is needed to read and write text",
-            caused_by=[f"there is no {path}" for path in places],
-            hints=[f"put the dataset, or a link to it, at {places[0]}"],
-        )
+    places = [path.resolve() for path in dataset_places(run, record)]
+    directory = locate_dataset(
+        places,
+        f"the dataset of {run.name} is gone: its tokenizer is needed to read and write text",
+        hints=[f"put the dataset, or a link to it, at {places[0]}"],
+    )
     manifest = read_manifest(directory)
     if manifest.tokenizer.sha256 != record.preimages_of(record.last)["data"]["tokenizer"]:
         raise InputError(

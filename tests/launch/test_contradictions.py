@@ -88,7 +88,7 @@ def test_a_checkpoint_that_the_ledger_contradicts_is_passed_over(interrupted, ch
     assert checked.returncode == 1
     (damage,) = json.loads(checked.stdout)["damages"]
     assert (damage["checkpoint"], damage["file"]) == ("step-00000010", "manifest.json")
-    assert names in damage["says"]
+    assert names in damage["message"]
     assert any(names in line and "ledger" in line for line in caught.value.caused_by)
     assert interrupted.record.last.from_step == 5
     assert any("step-00000010/manifest.json" in line and names in line for line in interrupted.said)

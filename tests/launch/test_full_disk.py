@@ -72,7 +72,7 @@ def test_the_segments_own_error_comes_first(project, full):
     ended = project.go(prepared)
 
     assert ended.error(project.run).message.startswith("the workers ended without a word")
-    assert ended.end.remarks == ("runs/demo/run.json cannot be written: No space left on device",)
+    assert ended.end.warnings == ("runs/demo/run.json cannot be written: No space left on device",)
 
 
 def test_no_room_for_orders(project, full):

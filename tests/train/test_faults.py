@@ -61,7 +61,7 @@ def test_a_twin_is_compared_as_it_goes(driver, server, straight):
         PoolBackend(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
     )
 
-    assert any("an earlier run of the same fingerprint: loss" in warning for warning in ended.end.remarks)
+    assert any("an earlier run of the same fingerprint: loss" in warning for warning in ended.end.warnings)
     assert ended.end.why == "finished"
     assert ended.step == STEPS
 
@@ -80,7 +80,7 @@ def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, po
     assert "step 7 was recomputed and differs" in first.message
     assert second.end.why == "finished"
     assert second.end.proven_steps == 2
-    assert second.end.remarks == (
+    assert second.end.warnings == (
         "ledger-tail-002.bin is wrong from step 7 on (loss): another record of the step agrees with this one",
     )
     assert_equal_runs(driver.run("straight"), run, STEPS)
@@ -112,5 +112,5 @@ def test_a_twin_that_is_gone_when_the_workers_start_is_told(driver, pool, straig
     ended = driver.train(Removing(pool.server), "again", "reproducibility.compare_with=auto")
 
     assert ended.end.why == "finished"
-    (warning,) = ended.end.remarks
+    (warning,) = ended.end.warnings
     assert warning.startswith(f"nothing was compared with {straight / 'ledger.bin'}: ")

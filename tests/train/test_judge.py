@@ -68,7 +68,7 @@ def test_every_segment_is_judged_by_itself(driver, pool, server) -> None:
 
 def test_a_killed_launcher_leaves_a_forecast_without_a_verdict(driver, pool, monkeypatch) -> None:
     """What nobody was there to measure stays null for ever, and the next segment goes on after it."""
-    monkeypatch.setattr("llmrun.launch.forecasting.ForecastKeeper.at_end", lambda _self, _record: [])
+    monkeypatch.setattr("llmrun.launch.forecasting.ForecastRecorder.at_end", lambda _self, _record: [])
     driver.train(pool, "run", until=5)
     monkeypatch.undo()
     monkeypatch.chdir(driver.directory)
@@ -90,7 +90,7 @@ def test_a_full_disk_costs_the_verdict_and_not_the_run(driver, pool, monkeypatch
     ended = driver.train(pool, "run", until=5)
 
     assert ended.end.why == "reached"
-    assert ended.end.remarks == ("forecast.json could not be written: No space left on device",) * 2
+    assert ended.end.warnings == ("forecast.json could not be written: No space left on device",) * 2
     assert read_forecasts(driver.run("run")) == []
 
 

@@ -46,7 +46,7 @@ def test_a_difference_from_a_twin_is_on_its_row_at_once(place, server):
     message = "step 10 differs from first, an earlier run of the same fingerprint: loss"
 
     assert ended.end.why == "finished"
-    assert ended.end.remarks == (message,)
+    assert ended.end.warnings == (message,)
     assert warnings_of(place.run("second")) == {10: [message]}
     assert ended.record.segments[-1].remarks == [message]
 
@@ -64,7 +64,7 @@ def test_a_difference_from_a_twin_stops_where_that_is_wished(place, server, pool
     assert [path.name for path in run.ledger_tensors.iterdir() if "10" in path.name]
     resumed = place.resume(pool, "second")
     assert resumed.end.why == "finished"
-    assert resumed.end.remarks == (
+    assert resumed.end.warnings == (
         "ledger-tail-002.bin is wrong from step 10 on (loss): another record of the step agrees with this one",
     )
     assert resumed.end.proven_steps == 5
@@ -88,7 +88,7 @@ def test_a_run_that_leaves_its_baseline_is_warned_of(place, pool):
     make_baseline(place, shift=-1.0)
     ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
     run = place.run("watched")
-    (warning,) = ended.end.remarks
+    (warning,) = ended.end.warnings
 
     assert ended.end.why == "finished"
     assert warning.startswith("step 15: the smoothed loss")
@@ -106,6 +106,6 @@ def test_a_run_within_its_baseline_is_not(place, pool):
     make_baseline(place, shift=-0.001)
     ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
 
-    assert ended.end.remarks == ()
+    assert ended.end.warnings == ()
     assert warnings_of(place.run("watched")) == {}
     assert all(abs(row["baseline_z"]) < 1 for row in rows(place.run("watched").metrics_file))
