@@ -90,7 +90,7 @@ def test_a_full_disk_costs_the_verdict_and_not_the_run(driver, pool, monkeypatch
     ended = driver.train(pool, "run", until=5)
 
     assert ended.end.why == "reached"
-    assert ended.end.warnings == ("forecast.json could not be written: No space left on device",) * 2
+    assert ended.end.warnings == ("cannot write forecast.json: No space left on device",) * 2
     assert read_forecasts(driver.run("run")) == []
 
 
