@@ -157,7 +157,7 @@ def devices_here(resolved: Resolved) -> int:
     gpus = usable.count
     if wants_gpu and not gpus:
         raise InputError(
-            "cannot time this config here: no GPU found",
+            "cannot time this config: there is no GPU here",
             where="hardware.accelerator" if hardware.accelerator else "hardware.device",
             caused_by=[] if usable.problem is None else [usable.problem],
             hints=["run `llmrun plan --calibrate` on a machine that has one; without it the MFU is assumed"],
