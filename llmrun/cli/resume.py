@@ -56,7 +56,7 @@ def resume(
     """
     from llmrun.cli.progress import verifying
     from llmrun.cli.running import run_prepared
-    from llmrun.launch.options import launch_options
+    from llmrun.launch.options import LaunchContext, launch_options
     from llmrun.launch.resume import ResumeCommand, prepare_resume
     from llmrun.run.directory import find_run
 
@@ -66,6 +66,8 @@ def resume(
 
     def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
         with verifying() as progress:
-            return prepare_resume(found, options, command, backend, stop, console.note, progress)
+            return prepare_resume(
+                found, options, command, LaunchContext(backend, stop, console.note, progress)
+            )
 
     run_prepared(prepare, json)

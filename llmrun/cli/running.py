@@ -12,7 +12,7 @@ from llmrun.text import command
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
     from llmrun.launch.prepared import NothingToDo, PreparedSegment
-    from llmrun.launch.segment import Ended
+    from llmrun.launch.segment import SegmentResult
     from llmrun.launch.torchrun import ProcessBackend
     from llmrun.plan.plan import Plan
     from llmrun.run.signals import StopRequest
@@ -178,22 +178,24 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
     }
 
 
-def close(prepared: "PreparedSegment", ended: "Ended", as_json: bool, warned: Collection[str]) -> None:
+def close(
+    prepared: "PreparedSegment", ended: "SegmentResult", as_json: bool, warned: Collection[str]
+) -> None:
     """The closing screen of a segment.  Raises its error where it was preempted or failed.
 
     warned: the remarks that were shown while it ran.
     """
     end, path = ended.end, str(prepared.run.path)
-    for warning in end.remarks:
+    for warning in end.warnings:
         if " ".join(warning.split()) not in warned:
             console.warn(warning)
     if as_json:
         console.emit_json(closing_json(path, ended.record, ended.step, end.why))
-    if end.at_once is not None:
+    if end.killed_by is not None:
         console.note(
             f"stopped at once at step {ended.step:,}; `{command('llmrun', 'resume', prepared.run.path)}` continues"
         )
-        raise typer.Exit(128 + end.at_once)
+        raise typer.Exit(128 + end.killed_by)
     error = ended.error(prepared.run)
     if error is not None:
         raise error
@@ -202,7 +204,7 @@ def close(prepared: "PreparedSegment", ended: "Ended", as_json: bool, warned: Co
             console.out(line)
 
 
-def closing_lines(prepared: "PreparedSegment", ended: "Ended") -> list[str]:
+def closing_lines(prepared: "PreparedSegment", ended: "SegmentResult") -> list[str]:
     """What was reached, what was proven, where it lies, what to do next."""
     from llmrun.storage.checkpoint.layout import step_name, steps_in
 

@@ -47,7 +47,7 @@ def train(
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
     from llmrun.launch.fresh import check_identity, prepare_fresh
-    from llmrun.launch.options import launch_options
+    from llmrun.launch.options import LaunchContext, launch_options
     from llmrun.launch.resume import ResumeCommand, prepare_resume
     from llmrun.run.directory import RunDirectory
 
@@ -63,7 +63,9 @@ def train(
                     f"{typed('llmrun', 'train', Path(config), '--run', run)}{options.as_typed()}", loaded
                 )
                 with verifying() as progress:
-                    return prepare_resume(there, options, command, backend, stop, console.note, progress)
-        return prepare_fresh(loaded, run, options, backend, stop, console.note)
+                    return prepare_resume(
+                        there, options, command, LaunchContext(backend, stop, console.note, progress)
+                    )
+        return prepare_fresh(loaded, run, options, LaunchContext(backend, stop, console.note))
 
     run_prepared(prepare, json)

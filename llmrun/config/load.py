@@ -1,8 +1,10 @@
 """Load a config from a YAML file and `--set` options; all of its problems are reported at once."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,13 +37,23 @@ class LoadedConfig:
     spelled: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    replaced: Mapping[str, Any] = MappingProxyType({}),
+    replaced_from: str = "",
+) -> LoadedConfig:
     """The config in a YAML file with `overrides` (`a.b=c`) applied, the last one winning.
 
+    replaced:      values by dotted key that replace the file's, before the overrides are applied.
+    replaced_from: where these come from, for `locations` and problems.
     Raises InputError if the file cannot be read, ConfigError with all problems if it is not a valid config.
     """
     problems = Problems(str(path))
     unvalidated = _read_file(path, problems)
+    for key, value in replaced.items():
+        _replace(unvalidated, key, value, replaced_from, problems)
     for index, override in enumerate(overrides):
         _apply_override(unvalidated, override, FIRST_OVERRIDE + index, problems)
     config, invalid = _validate(unvalidated, problems)
@@ -111,6 +123,19 @@ def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, probl
         problems.add(location, f"--set {key} must give one value, got a mapping", key, hint_or_none)
     else:
         unvalidated.override(read_tree(_nest(key, value, location), problems))
+
+
+def _replace(unvalidated: UnvalidatedConfig, key: str, value: Any, source: str, problems: Problems) -> None:
+    """Put a value of a dumped config at a dotted key.  source: where it comes from, for problems."""
+    location = SourceLocation(FIRST_OVERRIDE - 1, source)
+    unvalidated.override(read_tree(_nest(key, _node_of(value), location), problems))
+
+
+def _node_of(value: Any) -> yaml_reader.Node:
+    """A single value, or a list of them, as the node that its YAML is read as."""
+    if isinstance(value, list):
+        return yaml_reader.Listing(tuple(_node_of(item) for item in value))
+    return yaml_reader.Scalar(value, json.dumps(value, ensure_ascii=False))
 
 
 def _nest(key: str, value: yaml_reader.Node, location: SourceLocation) -> yaml_reader.Mapping:

@@ -16,26 +16,23 @@ from llmrun.data.synthetic import write_random_dataset
 from llmrun.errors import InputError
 from llmrun.launch.devices import UsableGpus, usable_gpus
 from llmrun.launch.energy import EnergyMeter
-from llmrun.launch.failure_report import first_cause
+from llmrun.launch.failure_report import segment_failure
+from llmrun.launch.prepared import make_worker_spec
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob, Workers, worker_environment
 from llmrun.machine import cpus_usable, device_name
 from llmrun.plan.forecast import Timed, benchmark_batch
 from llmrun.run.directory import RunDirectory
-from llmrun.run.worker_spec import Outcome, WorkerSpec
+from llmrun.run.worker_spec import Outcome
 from llmrun.storage.durable import make_directories
 from llmrun.storage.metrics.jsonl import Row, Tail
 from llmrun.storage.metrics.names import STEP_SECONDS
 
 SEGMENT = 1
-NO_FINGERPRINT = "0" * 64
 RANDOM_TOKENS = 2**20
 
 
 def trial_config(resolved: Resolved, *, gb_tok: int, V: int, D: int, steps: int) -> Resolved:
-    """The config of a trial: the same work a step, only `steps` of it, without evaluation and timed saves.
-
-    The last step saves a checkpoint; whoever does not want it ends the trial before.
-    """
+    """The config of a trial: the same work per step, `steps` steps, no evaluation, no save but that of the last step."""
     config = resolved.config
     M = gb_tok // config.batch.mu_tok
     batch = {"gb_tok": gb_tok, "V": V, "D": D, "A": M // D if M % D == 0 else None}
@@ -53,9 +50,9 @@ def trial_config(resolved: Resolved, *, gb_tok: int, V: int, D: int, steps: int)
 def trial(
     resolved: Resolved, data_path: Path | None, backend: ProcessBackend
 ) -> Iterator[tuple[RunDirectory, Workers]]:
-    """Started workers of a trial config; on leaving they are killed and the directory is gone.
+    """Start workers of a trial config in a temporary directory; on exit they are killed and it is removed.
 
-    data_path: of a dataset with a window at least; None: tokens drawn at random.
+    data_path: a dataset with at least one window; None: random tokens.
     """
     with TemporaryDirectory(prefix="llmrun-trial-") as temporary:
         place = Path(temporary).resolve()
@@ -66,7 +63,8 @@ def trial(
         run = RunDirectory(place / "trial")
         make_directories(run.segment_logs(SEGMENT))
         make_directories(run.checkpoints)
-        _worker_spec(resolved, data_path).write(run.worker_spec_file(SEGMENT))
+        spec = make_worker_spec(resolved, data_path, None, segment=SEGMENT, until_step=resolved.batch.steps)
+        spec.write(run.worker_spec_file(SEGMENT))
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor")}  # torch makes it, used or not
         environment = worker_environment(os.environ | caches, resolved.config.hardware.threads_per_rank)
         workers = backend.start(WorkerJob(run, SEGMENT, resolved.batch.D, environment))
@@ -77,7 +75,7 @@ def trial(
 
 
 def usable_data(resolved: Resolved) -> Path | None:
-    """The config's own dataset where there is one with a window of L_ctx; else None."""
+    """The config's own dataset if it exists and has a window of L_ctx; else None."""
     written = resolved.config.data.path
     if written is None or not Path(written).exists():
         return None
@@ -86,38 +84,21 @@ def usable_data(resolved: Resolved) -> Path | None:
     return Path(written).resolve() if windows else None
 
 
-def _worker_spec(resolved: Resolved, data_path: Path) -> WorkerSpec:
-    """What the workers are told."""
-    return WorkerSpec(
-        segment=SEGMENT,
-        D=resolved.batch.D,
-        from_step=0,
-        checkpoint=None,
-        until_step=resolved.batch.steps,
-        fingerprint=NO_FINGERPRINT,
-        parts={},
-        config=resolved.config.model_dump(mode="json", by_alias=True),
-        audit_tails=[],
-        reference_ledger=None,
-        data_path=str(data_path),
-    )
-
-
 WARM_UP_STEPS = 2
-"""The first step allocates, the second still meets cold caches."""
+"""The first step allocates, the second still runs with cold caches."""
 STEPS_LEAST, STEPS_MOST = 5, 60
 ENOUGH_S = 15.0
 """Seconds of timed steps after which STEPS_LEAST are enough."""
 PATIENCE_S = 180.0
-"""After so long, whatever was timed must do."""
+"""After this time, the steps timed so far are enough."""
 POLL_S = 0.05
 STEPS_OF_A_TRIAL = 10_000
-"""More than any trial lives to see: its last step would save a checkpoint."""
+"""More than any trial executes: its last step would save a checkpoint."""
 
 
 @dataclass
 class Stopwatch:
-    """Takes in the rows of a trial until it has seen enough.  clock: seconds, monotonic."""
+    """Collects step times from the rows of a trial until there are enough.  clock: seconds, monotonic."""
 
     clock: Callable[[], float] = time.monotonic
     step_s: list[float] = field(default_factory=list)
@@ -125,7 +106,7 @@ class Stopwatch:
     _begun_s: float | None = None
 
     def add(self, row: Row) -> bool:
-        """Take in one step; returns whether timed steps begin after it."""
+        """Add one step; returns whether the timed steps begin after it."""
         self._begun_s = self.clock() if self._begun_s is None else self._begun_s
         self._seen += 1
         if self._seen > WARM_UP_STEPS:
@@ -134,7 +115,7 @@ class Stopwatch:
 
     @property
     def is_done(self) -> bool:
-        """Enough steps, or enough time."""
+        """Whether enough steps were timed, or enough time has passed."""
         n, passed_s = len(self.step_s), 0.0 if self._begun_s is None else self.clock() - self._begun_s
         return (
             n >= STEPS_MOST
@@ -146,9 +127,9 @@ class Stopwatch:
 def calibrate(resolved: Resolved, backend: ProcessBackend, check: Callable[[], None]) -> Timed:
     """Train a few steps of this config here, in a temporary directory, and time them.
 
-    Where the machine has fewer devices than D ranks, fewer ranks do the same work each.
+    On fewer devices than D ranks need, fewer ranks do the same work each.
     check: called several times a second; what it raises ends the trial.
-    Raises InputError where the config's device is not here; what stopped the workers where they fail.
+    Raises InputError if this machine does not have the config's device, and the workers' error if they fail.
     """
     device = resolved.config.hardware.device
     size = benchmark_batch(resolved.batch, devices_here(resolved))
@@ -169,14 +150,14 @@ def calibrate(resolved: Resolved, backend: ProcessBackend, check: Callable[[], N
 
 
 def devices_here(resolved: Resolved) -> int:
-    """How many ranks this machine can give a device each.  Raises InputError where it has none of the kind."""
+    """How many ranks can have a device each on this machine.  Raises InputError if it has none of the kind."""
     hardware = resolved.config.hardware
     wants_gpu = hardware.device == "cuda" or hardware.accelerator is not None
     usable = usable_gpus() if wants_gpu else UsableGpus(0)
     gpus = usable.count
     if wants_gpu and not gpus:
         raise InputError(
-            "there is no GPU here to time this config on",
+            "cannot time this config: there is no GPU here",
             where="hardware.accelerator" if hardware.accelerator else "hardware.device",
             caused_by=[] if usable.problem is None else [usable.problem],
             hints=["run `llmrun plan --calibrate` on a machine that has one; without it the MFU is assumed"],
@@ -185,7 +166,7 @@ def devices_here(resolved: Resolved) -> int:
 
 
 def rows_of(run: RunDirectory, workers: Workers, D: int, check: Callable[[], None]) -> Iterator[Row]:
-    """The rows of a trial as they come.  Raises the first cause where its workers end."""
+    """The rows of a trial as they are written.  Raises the workers' error if they end."""
     tail = Tail(run.metrics_file)
     while True:
         check()
@@ -194,5 +175,5 @@ def rows_of(run: RunDirectory, workers: Workers, D: int, check: Callable[[], Non
         if exit_code is not None:
             files = [run.outcome_file(SEGMENT, rank) for rank in range(D)]
             outcomes = [Outcome.read(file) for file in files if file.exists()]
-            raise first_cause(run, SEGMENT, outcomes, exit_code)
+            raise segment_failure(run, SEGMENT, outcomes, exit_code)
         time.sleep(POLL_S)

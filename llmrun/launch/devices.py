@@ -1,4 +1,4 @@
-"""The GPUs that workers started here could use: NVML's answer, else torch's."""
+"""The GPUs that workers started here can use: counted by NVML, else by torch; and whether they are enough."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmrun.errors import RefusedError
+from llmrun.config.resolve import Resolved
+from llmrun.errors import InputError, RefusedError
 from llmrun.machine import nvidia_is_visible, survey_gpus
 
 COUNT_MODULE = "llmrun.runtime.gpus"
@@ -18,9 +19,9 @@ TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class UsableGpus:
-    """How many GPUs workers could use here.
+    """How many GPUs workers can use here.
 
-    problem: why NVIDIA devices that are visible to the system cannot be used; None if they can, or if there are none.
+    problem: why NVIDIA devices that the system shows cannot be used; None if they can, or if there are none.
     """
 
     count: int
@@ -28,7 +29,7 @@ class UsableGpus:
 
 
 def usable_gpus() -> UsableGpus:
-    """Count the GPUs.  Asks torch, in a process of its own, only if NVML cannot say and NVIDIA devices are visible."""
+    """Count the GPUs.  Starts a process with torch only if NVML cannot count and NVIDIA devices are visible."""
     survey = survey_gpus()
     if not nvidia_is_visible():
         return UsableGpus(len(survey.gpus))
@@ -43,9 +44,9 @@ def usable_gpus() -> UsableGpus:
 
 @cache
 def counted_by_torch(visible: str | None) -> UsableGpus:  # noqa: ARG001  the key of the cache
-    """What torch counts under this CUDA_VISIBLE_DEVICES."""
-    with TemporaryDirectory(prefix="llmrun-gpus-") as place:
-        answer = Path(place) / "answer.json"
+    """What torch counts with this value of CUDA_VISIBLE_DEVICES."""
+    with TemporaryDirectory(prefix="llmrun-gpus-") as directory:
+        answer = Path(directory) / "answer.json"
         command = [sys.executable, "-m", COUNT_MODULE, str(answer)]
         try:
             ended = subprocess.run(
@@ -54,14 +55,14 @@ def counted_by_torch(visible: str | None) -> UsableGpus:  # noqa: ARG001  the ke
         except subprocess.TimeoutExpired:
             return UsableGpus(0, f"torch did not count the GPUs within {TIMEOUT_S} s")
         if ended.returncode != 0 or not answer.exists():
-            words = ended.stderr.decode(errors="replace").strip().splitlines()
-            return UsableGpus(0, f"torch cannot count the GPUs: {words[-1] if words else ended.returncode}")
+            lines = ended.stderr.decode(errors="replace").strip().splitlines()
+            return UsableGpus(0, f"torch cannot count the GPUs: {lines[-1] if lines else ended.returncode}")
         document = json.loads(answer.read_text(encoding="utf-8"))
     return UsableGpus(int(document["count"]), document["problem"])
 
 
 def refuse_unusable(device: str, gpus: UsableGpus) -> None:
-    """Refuse to train on the CPU instead of GPUs that are there.
+    """Refuse to train on the CPU if there are GPUs that cannot be used.
 
     device: `hardware.device` as the user wrote it: auto, cpu or cuda.  Raises RefusedError.
     """
@@ -74,3 +75,18 @@ def refuse_unusable(device: str, gpus: UsableGpus) -> None:
         where="hardware.device",
         hints=["`nvidia-smi` shows their state", "`--set hardware.device=cpu` trains on the CPU"],
     )
+
+
+def check_devices(resolved: Resolved) -> None:
+    """Check that each rank on a GPU has one of its own.  Raises InputError."""
+    if resolved.config.hardware.device != "cuda":
+        return
+    D, gpus = resolved.batch.D, usable_gpus().count
+    if gpus < D:
+        raise InputError(
+            f"D = {D} ranks need {D} GPUs, this machine shows {gpus}",
+            where="batch.D",
+            hints=[
+                f"any D from 1 to {max(gpus, 1)} has the same bits: `llmrun resume RUN --D {max(gpus, 1)}`"
+            ],
+        )

@@ -10,10 +10,10 @@ MICRO, MILLI = 1e-6, 1e-3
 
 
 class EnergyMeter:
-    """Counts from where it is made.
+    """Measures the energy used since it was created.
 
-    cuda: the GPUs of ranks 0 … D-1 on this host (NVML's counter of whole boards, since Volta).
-    cpu:  the processor packages of this host (RAPL), all that ran on them included; where the system lets us read.
+    cuda: by the GPUs of ranks 0 … D-1 on this host (NVML's counter of whole boards, since Volta).
+    cpu:  by the processor packages of this host (RAPL), with everything that ran on them, if the counters are readable.
     """
 
     def __init__(self, device: str, D: int) -> None:
@@ -21,12 +21,12 @@ class EnergyMeter:
         self._at_start = counters(device, D)
 
     def joules(self) -> float | None:
-        """Joules since the start; None where there is no counter, or one went back (a restart, an overflow)."""
+        """Joules since the start; None without a counter, or if one went back (a restart, an overflow)."""
         return used(self._at_start, counters(self._device, self._D))
 
 
 def used(start: Mapping[str, float], now: Mapping[str, float]) -> float | None:
-    """The sum of what counters went up by."""
+    """The sum of the counters' increases."""
     if not start or start.keys() != now.keys():
         return None
     rises = [now[name] - start[name] for name in start]
@@ -34,7 +34,7 @@ def used(start: Mapping[str, float], now: Mapping[str, float]) -> float | None:
 
 
 def counters(device: str, D: int) -> dict[str, float]:
-    """Joules by counter; empty where nothing can be read."""
+    """Joules by counter; empty if none can be read."""
     return gpu_counters(D) if device == "cuda" else package_counters(RAPL)
 
 

@@ -1,4 +1,8 @@
-"""Why a segment failed: the first rank that did, its own last words, its exit code or signal."""
+"""The error that a failed segment shows: which process failed first, and what it reported.
+
+Order: a rank killed from outside (nobody kills a rank because a peer was lost), then the earliest rank that failed
+by itself, then any other rank that died, then a rank that only lost a peer.
+"""
 
 import json
 import signal
@@ -15,17 +19,115 @@ LAST_LINES = 20
 TAIL_BYTES = 65536
 
 SIGNAL_HINTS = {
-    signal.SIGKILL: "the system kills like this when memory runs out: look for `oom` in `dmesg`; a smaller "
-    "μ_tok, fewer ranks or `--set data.num_workers=0` need less",
-    signal.SIGBUS: "shared memory may be full (`df -h` shows it) or a mapped file was cut short; "
+    signal.SIGKILL: "SIGKILL is usually the system's answer to a lack of memory: look for `oom` in `dmesg`; "
+    "a smaller `batch.μ_tok`, fewer ranks or `--set data.num_workers=0` need less",
+    signal.SIGBUS: "shared memory may be full (see `df -h`), or a mapped file was truncated; "
     "`--set data.num_workers=0` uses no shared memory",
-    signal.SIGSEGV: "a native library crashed; the stack stands in the rank's log",
+    signal.SIGSEGV: "a native library crashed: the rank's log has the stack",
     signal.SIGILL: "a library was built for another processor than this one",
-    signal.SIGTERM: "somebody else stopped it, such as the batch system at the end of its time",
+    signal.SIGTERM: "another process stopped it, such as the batch system at its time limit",
 }
 
-AFTER_OTHERS = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""How a rank may die because another one did: gloo and NCCL abort, torchrun terminates."""
+FOLLOW_UP_SIGNALS = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that may end a rank because another one failed: gloo and NCCL abort, torchrun terminates."""
+
+
+@dataclass(frozen=True)
+class WorkerDeath:
+    """A worker that torchrun saw fail.  exit_code: negative for a signal."""
+
+    rank: int
+    pid: int
+    exit_code: int
+
+    @property
+    def was_killed_from_outside(self) -> bool:
+        """Whether a signal ended it that is not the consequence of another rank's failure."""
+        killer = signal_of(self.exit_code)
+        return killer is not None and killer not in FOLLOW_UP_SIGNALS
+
+
+def read_deaths(path: Path) -> list[WorkerDeath]:
+    """The failures that torchrun's agent wrote; empty if it was killed itself."""
+    if not path.exists():
+        return []
+    return [WorkerDeath(**death) for death in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def segment_failure(
+    run: RunDirectory,
+    segment: int,
+    outcomes: Sequence[Outcome],
+    agent_exit_code: int | None,
+    *,
+    oom_kills: int = 0,
+    hints: Sequence[str] = (),
+) -> LlmrunError:
+    """The error of the process that failed first.
+
+    agent_exit_code: of torchrun's agent; None if it had to be killed.
+    oom_kills:       processes of this control group that the kernel killed for lack of memory during the segment.
+    hints:           added to an error that a further segment could get over (RunFailedError).
+    """
+    reported = {outcome.rank for outcome in outcomes}
+    deaths = [death for death in read_deaths(run.failures_file(segment)) if death.rank not in reported]
+    killed = [death for death in deaths if death.was_killed_from_outside]
+    failed = sorted(
+        (outcome for outcome in outcomes if outcome.kind == "failed"),
+        key=lambda outcome: (outcome.consequence, run.outcome_file(segment, outcome.rank).stat().st_mtime_ns),
+    )
+    causes = [] if not oom_kills else [out_of_memory(oom_kills)]
+    if killed:
+        return death_error(run, segment, killed[0], causes, hints)
+    if failed and not failed[0].consequence:
+        return reported_error(run, segment, failed[0], causes, hints)
+    if deaths:
+        return death_error(run, segment, deaths[0], causes, hints)
+    if failed:
+        return reported_error(run, segment, failed[0], causes, hints)
+    log = run.torchrun_log(segment)
+    return RunFailedError(
+        f"the workers ended without an outcome: torchrun {how_it_ended(agent_exit_code)}",
+        where=str(log),
+        caused_by=[*causes, *last_lines(log)],
+        hints=[*signal_hints(agent_exit_code), *hints],
+    )
+
+
+def reported_error(
+    run: RunDirectory, segment: int, outcome: Outcome, causes: Sequence[str], hints: Sequence[str]
+) -> LlmrunError:
+    """The error that a rank reported, with the rank and its log."""
+    assert outcome.error is not None
+    report = dict(outcome.error)
+    rank = f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
+    if report["where"] is None:
+        report["where"] = rank
+    else:
+        report["caused_by"] = [*report["caused_by"], f"found by {rank}"]
+    if report["exit_code"] == RunFailedError.exit_code:
+        report["caused_by"] = [*causes, *report["caused_by"]]
+        report["hints"] = [*report["hints"], *hints]
+    return error_of(report)
+
+
+def death_error(
+    run: RunDirectory, segment: int, death: WorkerDeath, causes: Sequence[str], hints: Sequence[str]
+) -> RunFailedError:
+    """The error for a rank that died before it reported an outcome."""
+    log = run.rank_log(segment, death.rank)
+    return RunFailedError(
+        f"rank {death.rank} {how_it_ended(death.exit_code)} (PID {death.pid})",
+        where=str(log),
+        caused_by=[*causes, *last_lines(log)],
+        hints=[*signal_hints(death.exit_code), *hints],
+    )
+
+
+def out_of_memory(oom_kills: int) -> str:
+    """The cause that the kernel's own count gives."""
+    processes = "a process" if oom_kills == 1 else f"{oom_kills:,} processes"
+    return f"memory ran out: the kernel killed {processes} of this control group"
 
 
 def signal_of(exit_code: int) -> signal.Signals | None:
@@ -36,124 +138,27 @@ def signal_of(exit_code: int) -> signal.Signals | None:
         return None
 
 
-def ended_how(exit_code: int | None) -> str:
-    """`was killed by SIGKILL`, `ended with exit code 1`."""
+def how_it_ended(exit_code: int | None) -> str:
+    """`was killed by SIGKILL`, `ended with exit code 1`; None: it had to be killed."""
     if exit_code is None:
         return "hung and was stopped"
     killer = signal_of(exit_code)
     return f"was killed by {killer.name}" if killer else f"ended with exit code {exit_code}"
 
 
-@dataclass(frozen=True)
-class Death:
-    """A worker that torchrun saw fail.  exit_code: negative for a signal."""
-
-    rank: int
-    pid: int
-    exit_code: int
-
-    @property
-    def signal(self) -> signal.Signals | None:
-        """The signal that killed it, if one did."""
-        return signal_of(self.exit_code)
-
-
-def read_deaths(path: Path) -> list[Death]:
-    """The failures that the agent wrote; none where it was killed itself."""
-    if not path.exists():
-        return []
-    return [Death(**death) for death in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def first_cause(
-    run: RunDirectory,
-    segment: int,
-    outcomes: Sequence[Outcome],
-    agent_exit_code: int | None,
-    oom_kills: int = 0,
-) -> LlmrunError:
-    """The error to show for a failed segment.
-
-    oom_kills: processes of this control group that the kernel killed for memory while the segment ran.
-    """
-    error = _first_cause(run, segment, outcomes, agent_exit_code)
-    if oom_kills and isinstance(error, RunFailedError):
-        processes = "a process" if oom_kills == 1 else f"{oom_kills:,} processes"
-        reason = f"memory ran out: the kernel killed {processes} of this control group"
-        error.caused_by = (reason, *error.caused_by)
-    return error
-
-
-def _first_cause(
-    run: RunDirectory, segment: int, outcomes: Sequence[Outcome], agent_exit_code: int | None
-) -> LlmrunError:
-    """The error of the process that ended first.
-
-    A rank killed from outside comes first (nobody kills because of a lost peer), then the earliest rank
-    that failed by itself, then other deaths, then ranks that only lost a peer.
-    """
-    spoke = {outcome.rank for outcome in outcomes}
-    silent = [death for death in read_deaths(run.failures_file(segment)) if death.rank not in spoke]
-    struck = [death for death in silent if death.signal is not None and death.signal not in AFTER_OTHERS]
-    failed = sorted(
-        (outcome for outcome in outcomes if outcome.kind == "failed"),
-        key=lambda outcome: (outcome.consequence, run.outcome_file(segment, outcome.rank).stat().st_mtime_ns),
-    )
-    if struck:
-        return death_of(run, segment, struck[0])
-    if failed and not failed[0].consequence:
-        return failure_of(run, segment, failed[0])
-    if silent:
-        return death_of(run, segment, silent[0])
-    if failed:
-        return failure_of(run, segment, failed[0])
-    return RunFailedError(
-        f"the workers ended without a word: torchrun {ended_how(agent_exit_code)}",
-        where=str(run.torchrun_log(segment)),
-        caused_by=last_lines(run.torchrun_log(segment)),
-        hints=[*signal_hints(agent_exit_code), resume_hint(run)],
-    )
-
-
 def signal_hints(exit_code: int | None) -> list[str]:
-    """What a signal that ended a process usually means; empty for an exit code."""
+    """What the signal that ended a process usually means; empty for an exit code."""
     killer = None if exit_code is None else signal_of(exit_code)
     return [SIGNAL_HINTS[killer]] if killer in SIGNAL_HINTS else []
 
 
-def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError:
-    """The error that a rank reported itself, in its own words and class."""
-    assert outcome.error is not None
-    error = error_of(outcome.error)
-    rank = f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
-    if error.where is None:
-        error.where = rank
-    else:
-        error.caused_by = (*error.caused_by, f"found by {rank}")
-    if isinstance(error, RunFailedError):
-        error.hints = (*error.hints, resume_hint(run))
-    return error
-
-
-def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
-    """The error for a rank that died without reporting anything."""
-    how = ended_how(death.exit_code)
-    log = run.rank_log(segment, death.rank)
-    return RunFailedError(
-        f"rank {death.rank} {how} (PID {death.pid})",
-        where=str(log),
-        caused_by=last_lines(log),
-        hints=[*signal_hints(death.exit_code), resume_hint(run)],
-    )
-
-
 def resume_hint(run: RunDirectory) -> str:
-    """What to do next."""
+    """The command that continues a run."""
     return f"`{command('llmrun', 'resume', run.path)}` continues from the newest sound checkpoint"
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
-    """The last lines of a log that are not empty; none where there is no log."""
+    """The last `count` lines of a log that are not empty; empty if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))

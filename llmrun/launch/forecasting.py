@@ -1,4 +1,4 @@
-"""Lets the planner judge itself: a forecast at a segment's start, what was measured at its end."""
+"""Measures the planner: forecasts a segment when it starts, and adds what was measured when it has ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
-class ForecastKeeper:
-    """Holds one segment's forecast until its end.
+class ForecastRecorder:
+    """Records the forecast of one segment in forecast.json.
 
-    Nothing here raises: a run does not need its forecast.  `at_end` returns as remarks what failed.
+    No method raises: a run does not need its forecast.  `at_end` returns what failed as warnings.
 
     earlier:  forecasts of the run's earlier segments.
     forecast: of this one; None if it could not be made.
@@ -38,46 +38,46 @@ class ForecastKeeper:
     earlier: Sequence[Forecast]
     forecast: Forecast | None
     meter: EnergyMeter | None
-    remarks: Sequence[str]
+    warnings: Sequence[str]
 
     @classmethod
-    def at_start(cls, prepared: PreparedSegment) -> "ForecastKeeper":
-        """Forecast the segment and write the forecast down."""
+    def at_start(cls, prepared: PreparedSegment) -> "ForecastRecorder":
+        """Forecast the segment and write the forecast."""
         run, hardware = prepared.run, prepared.preflight.resolved.config.hardware
         try:
             earlier = [f for f in read_forecasts(run) if f.segment < prepared.segment.segment]
             forecast = forecast_of(prepared, forecasts_below(run.path.resolve().parent))
-            remarks = written(run, [*earlier, forecast])
+            warnings = write_or_warn(run, [*earlier, forecast])
             meter = EnergyMeter(hardware.device, prepared.segment.D)
         except Exception as error:  # noqa: BLE001  whatever it is, training goes on without a forecast
             return cls(run, (), None, None, [f"cannot forecast segment {prepared.segment.segment}: {error}"])
-        return cls(run, earlier, forecast, meter, remarks)
+        return cls(run, earlier, forecast, meter, warnings)
 
     def at_end(self, record: RunRecord) -> list[str]:
-        """Write down what was measured of the record's last segment, which has ended; returns remarks."""
+        """Write what was measured of the record's last segment, which has ended; returns warnings."""
         if self.forecast is None:
-            return list(self.remarks)
+            return list(self.warnings)
         try:
             energy_J = None if self.meter is None else self.meter.joules()
-            measured = {**measured_of(self.run, record.segments[-1], self.forecast), "energy_J": energy_J}
-            judged = replace(self.forecast, measured=measured)
-            return [*self.remarks, *written(self.run, [*self.earlier, judged])]
-        except Exception as error:  # noqa: BLE001  how the segment ended is worth more than its forecast
+            measured = {**measure(self.run, record.segments[-1], self.forecast), "energy_J": energy_J}
+            complete = replace(self.forecast, measured=measured)
+            return [*self.warnings, *write_or_warn(self.run, [*self.earlier, complete])]
+        except Exception as error:  # noqa: BLE001  the record of how the segment ended must still be written
             number = record.segments[-1].segment
-            return [*self.remarks, f"cannot compare segment {number} with its forecast: {error}"]
+            return [*self.warnings, f"cannot compare segment {number} with its forecast: {error}"]
 
 
-def written(run: RunDirectory, forecasts: Sequence[Forecast]) -> list[str]:
-    """Write a run's forecasts; returns a remark where the disk refuses."""
+def write_or_warn(run: RunDirectory, forecasts: Sequence[Forecast]) -> list[str]:
+    """Write a run's forecasts; returns a warning if the disk refuses."""
     try:
         write_forecasts(run.forecast_file, forecasts)
     except OSError as error:
-        return [f"{run.forecast_file.name} could not be written: {error.strerror}"]
+        return [f"cannot write {run.forecast_file.name}: {error.strerror}"]
     return []
 
 
-def measured_of(run: RunDirectory, segment: Segment, forecast: Forecast) -> Figures:
-    """What was measured of a segment that has ended, but its energy."""
+def measure(run: RunDirectory, segment: Segment, forecast: Forecast) -> Figures:
+    """What was measured of a segment that has ended, except its energy."""
     assert segment.to_step is not None
     files = [run.outcome_file(segment.segment, rank) for rank in range(segment.D)]
     outcomes = [Outcome.read(file) for file in files if file.exists()]
@@ -90,13 +90,13 @@ def measured_of(run: RunDirectory, segment: Segment, forecast: Forecast) -> Figu
 
 
 def machine_of(resolved: Resolved) -> dict[str, Any]:
-    """What does the work."""
+    """The machine and device, as in forecast.json."""
     device = resolved.config.hardware.device
     return {"device": device, "model": device_name(device), "host": host_name()}
 
 
 def forecast_of(prepared: PreparedSegment, history: Sequence[Forecast]) -> Forecast:
-    """What is planned for a segment.  history: forecasts of earlier runs."""
+    """The forecast of a segment.  history: forecasts of earlier runs."""
     resolved, segment = prepared.preflight.resolved, prepared.segment
     machine, work = machine_of(resolved), work_of(resolved)
     plan = make_plan(resolved)
@@ -119,7 +119,7 @@ def forecast_of(prepared: PreparedSegment, history: Sequence[Forecast]) -> Forec
 
 
 def step_time(plan: Plan, recorded: tuple[float, Basis] | None) -> tuple[float | None, Basis | None]:
-    """Seconds of a step, from the record where it has some, else from the assumed MFU."""
+    """Seconds per step: as recorded if known, else from the assumed MFU."""
     if recorded is not None:
         return recorded
     if plan.costs.time_hours is None:
@@ -128,7 +128,7 @@ def step_time(plan: Plan, recorded: tuple[float, Basis] | None) -> tuple[float |
 
 
 def times_of(run: RunDirectory, from_step: int, to_step: int, gb_tok: int) -> Figures:
-    """Times of a segment's steps as metrics.jsonl has them; the first one is not typical and does not count."""
+    """Times of a segment's steps from metrics.jsonl; the first step is not typical and is left out."""
     seconds = [
         number(row.get(STEP_SECONDS)) for row in rows(run.metrics_file) if from_step < row[STEP] <= to_step
     ]
@@ -142,19 +142,19 @@ def times_of(run: RunDirectory, from_step: int, to_step: int, gb_tok: int) -> Fi
 
 
 def loop_seconds(outcomes: Sequence[Outcome]) -> float | None:
-    """Seconds of rank 0's loop, evaluation and saving included; None where it did not end by itself."""
+    """Seconds of rank 0's loop, with evaluation and saving; None if it did not end by itself."""
     return next((outcome.loop_s for outcome in outcomes if outcome.rank == 0), None)
 
 
 def peak_of(outcomes: Sequence[Outcome], D: int) -> int | None:
-    """The largest peak of all ranks; None where any of them did not say."""
+    """The largest peak of all ranks; None unless all of them reported one."""
     peaks = [outcome.peak_memory_bytes for outcome in outcomes]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if len(known) == D else None
 
 
 def newest_checkpoint_bytes(run: RunDirectory, from_step: int) -> int | None:
-    """Size of all files of the newest checkpoint that the segment wrote; None where it wrote none."""
+    """Bytes of the newest checkpoint that the segment wrote; None if it wrote none."""
     steps = [step for step in steps_in(run.checkpoints) if step > from_step]
     return directory_bytes(run.checkpoints / step_name(steps[-1])) if steps else None
 

@@ -1,8 +1,8 @@
-"""Processes of a run's earlier segment that are not gone yet.
+"""Processes of a run's earlier segment that have not ended yet.
 
-Workers die with their launcher, but not in the same instant: the agent goes first, then the workers, then theirs,
-and a process in the middle of a write to a slow disk goes only after it.  Until then they may still append to the
-ledger or give a checkpoint its name, so whoever takes the lock over waits for them.
+Workers die with their launcher, but not at the same instant: the agent goes first, then the workers, then their
+loader workers, and a process in the middle of a write to a slow disk goes only after the write.  Until then they may
+still append to the ledger or commit a checkpoint, so a launcher that takes the lock over waits for them.
 """
 
 import os
@@ -13,52 +13,51 @@ from pathlib import Path
 import psutil
 
 from llmrun.errors import RefusedError
+from llmrun.launch.options import Notify
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.directory import RunDirectory
 
-GONE_WITHIN_S = 60.0
+END_WITHIN_S = 60.0
 POLL_S = 0.05
 
-Notify = Callable[[str], None]
 
-
-def wait_for_leftovers(
+def wait_for_orphans(
     run: RunDirectory,
     notify: Notify,
     check: Callable[[], None] | None = None,
-    within_s: float = GONE_WITHIN_S,
+    within_s: float = END_WITHIN_S,
 ) -> None:
-    """Return when no process on this host works for `run` any more.  To be called with the run's lock held.
+    """Return when no process on this host works for `run` any more.  The caller holds the run's lock.
 
-    check: called while waiting; what it raises ends the waiting.
-    Raises RefusedError where one is still there after `within_s` seconds.
+    check: called while waiting; what it raises ends the wait.
+    Raises RefusedError if one is still there after `within_s` seconds.
     """
-    left = leftovers(run)
-    if left:
-        notify(f"waiting for the processes of the segment before: PID {numbers_of(left)}")
+    orphans = orphans_of(run)
+    if orphans:
+        notify(f"waiting for processes of the previous segment to end: PID {pids_of(orphans)}")
     deadline = time.monotonic() + within_s
-    while left and time.monotonic() < deadline:
+    while orphans and time.monotonic() < deadline:
         if check is not None:
             check()
         time.sleep(POLL_S)
-        left = leftovers(run)
-    if left:
+        orphans = orphans_of(run)
+    if orphans:
         raise RefusedError(
-            f"processes of the segment before still work in {run.name} after {within_s:.0f} s: "
-            f"PID {numbers_of(left)}",
+            f"processes of the previous segment still work in {run.name} after {within_s:.0f} s: "
+            f"PID {pids_of(orphans)}",
             where=str(run.path),
             hints=[
-                f"`kill -9 {numbers_of(left)}` ends them; one that waits for a disk ends when that answers"
+                f"`kill -9 {pids_of(orphans)}` ends them; one that waits for a disk ends when the disk answers"
             ],
         )
 
 
-def numbers_of(processes: list[psutil.Process]) -> str:
-    """Their PIDs."""
+def pids_of(processes: list[psutil.Process]) -> str:
+    """PIDs as arguments of `kill`."""
     return " ".join(str(process.pid) for process in processes)
 
 
-def leftovers(run: RunDirectory) -> list[psutil.Process]:
+def orphans_of(run: RunDirectory) -> list[psutil.Process]:
     """Agents, workers and loader workers whose command line names this run's directory."""
     return [process for process in psutil.process_iter() if works_for(process, run)]
 
@@ -66,18 +65,18 @@ def leftovers(run: RunDirectory) -> list[psutil.Process]:
 def works_for(process: psutil.Process, run: RunDirectory) -> bool:
     """Whether a live process is, or may start, a worker of `run`: `boot.py -m llmrun.runtime.worker RUN_DIR SEGMENT`."""
     try:
-        words = process.cmdline()
-        at = words.index(WORKER_MODULE, 1)
-        if words[at - 1] != "-m":
+        arguments = process.cmdline()
+        at = arguments.index(WORKER_MODULE, 1)
+        if arguments[at - 1] != "-m":
             return False
-        path = as_seen_by(process, Path(words[at + 1]))
+        path = as_seen_from_here(process, Path(arguments[at + 1]))
         return process.status() != psutil.STATUS_ZOMBIE and path.samefile(run.path)
     except (psutil.Error, OSError, ValueError, IndexError):
         return False
 
 
-def as_seen_by(process: psutil.Process, path: Path) -> Path:
-    """A path of another process, which may be in a container with other mounts, as one of ours."""
+def as_seen_from_here(process: psutil.Process, path: Path) -> Path:
+    """A path of another process, which may be in a container with other mounts, as a path of this one."""
     inside = Path(f"/proc/{process.pid}/root" if path.is_absolute() else f"/proc/{process.pid}/cwd")
     if os.access(inside, os.X_OK):
         return inside / path.relative_to("/") if path.is_absolute() else inside / path

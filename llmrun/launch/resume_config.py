@@ -1,8 +1,11 @@
-"""The config that a run goes on with.
+"""The config that a resumed run continues with.
 
-That of the segment its checkpoint belongs to, from that segment's orders: so everything that was allowed or set
-since holds on, however it was given.  On top of it come fields of config.yaml that were edited since that segment
-started, then this command's `--set`.  `llmrun train CONFIG --run ID` goes on with CONFIG instead.
+Later ones win:
+1. the config of the reference segment, from its worker spec: all that was allowed or set up to the start step
+2. fields of config.yaml that were edited after that segment had started
+3. `--set` and `--D` of this command
+
+`llmrun train CONFIG --run ID` continues with CONFIG instead.
 """
 
 from collections.abc import Mapping
@@ -10,26 +13,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmrun.config.load import LoadedConfig, load_config
-from llmrun.config.yaml_writer import yaml_value
 from llmrun.errors import InputError
 from llmrun.launch.changes import changed_fields
-from llmrun.launch.options import LaunchOptions
-from llmrun.launch.preflight import Notify
+from llmrun.launch.options import LaunchOptions, Notify
 from llmrun.provenance.fingerprint import Absent, leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
 from llmrun.run.worker_spec import settings_of_segment
 
-SHARED_AMONG_RANKS = ("batch.A", "batch.D")
-"""Never carried over as they are: D is the last segment's or the user's wish, and A follows from it."""
+PER_RANK_FIELDS = ("batch.A", "batch.D")
+"""Never taken over: D is the last segment's or the user's choice, and A follows from it."""
 
 
 @dataclass(frozen=True)
-class GoingOn:
+class ResumeConfig:
     """What the next segment is resolved from.
 
     overrides: `--set` values in force, for the record.
-    edits:     fields of config.yaml that are not as the run wrote them, dotted key -> value, for the record.
+    edits:     fields of config.yaml that differ from what the run wrote, dotted key -> value, for the record.
     D:         ranks; None: as the config says.
     """
 
@@ -39,52 +40,57 @@ class GoingOn:
     D: int | None
 
 
-def go_on_with_config(
+def config_from_file(
     run: RunDirectory, record: RunRecord, options: LaunchOptions, given: LoadedConfig
-) -> GoingOn:
-    """With the CONFIG of `llmrun train CONFIG --run ID`."""
+) -> ResumeConfig:
+    """Continue with the CONFIG of `llmrun train CONFIG --run ID`."""
     try:
         edits = edits_between(record.config, config_on_disk(run))
-    except InputError:  # nothing of config.yaml is needed here
+    except InputError:  # config.yaml is not needed here
         edits = {}
-    return GoingOn(given, list(options.overrides), edits, options.D)
+    return ResumeConfig(given, list(options.overrides), edits, options.D)
 
 
-def go_on_with_segment(
+def config_of_run(
     run: RunDirectory, record: RunRecord, reference: Segment | None, options: LaunchOptions, notify: Notify
-) -> GoingOn:
-    """With the config of the segment `reference`; None: with the run's own, which never started.
+) -> ResumeConfig:
+    """Continue with the config of the segment `reference`; None: with the run's own, which never started.
 
-    Raises InputError or ConfigError where config.yaml or `--set` is wrong.
+    Raises InputError or ConfigError if config.yaml or `--set` is wrong.
     """
     on_disk = config_on_disk(run)
-    for line in changed_fields(record.config, on_disk):
-        notify(f"config.yaml was edited since the run was made: {line}")
+    for change in changed_fields(record.config, on_disk):
+        notify(f"config.yaml was edited since the run was made: {change}")
     edits = edits_between(record.config, on_disk)
-    fresh = fresh_edits(edits, {} if reference is None else reference.edits)
-    earlier = [] if reference is None else [o for o in reference.overrides if key_of(o) not in fresh]
-    overrides = merged(earlier, list(options.overrides))
-    base = config_of(run, record, reference)
+    edited = edited_since(edits, {} if reference is None else reference.edits)
+    recorded = [] if reference is None else [o for o in reference.overrides if key_of(o) not in edited]
+    base = config_of_segment(run, record, reference)
+    applied: list[str] = []
     if base is None:
         assert reference is not None
-        worker_spec_file = run.worker_spec_file(reference.segment)
-        notify(f"{worker_spec_file} is gone: going on with config.yaml and the `--set` values on record")
-        carried = earlier
+        spec_file = run.worker_spec_file(reference.segment)
+        notify(f"{spec_file} is gone: continuing with config.yaml and the recorded `--set` values")
         base = on_disk
-    else:
-        carried = carried_over(base, on_disk, fresh)
-    D = options.D or wished_D(record, base, on_disk, fresh)
-    V = (on_disk if "batch.V" in fresh else base)["batch"]["V"]
-    ranks = [
-        "batch.A=null",
-        f"batch.D={D if V % D == 0 else 'null'}",
-    ]  # an uneven D is settled after resolving
-    loaded = load_config(run.config_file, [*carried, *ranks, *options.overrides])
+        applied = [override for override in recorded if key_of(override) not in PER_RANK_FIELDS]
+    not_taken = {*edited, *PER_RANK_FIELDS}
+    replaced = {key: value for key, value in edits_between(on_disk, base).items() if key not in not_taken}
+    D = options.D or default_D(record, base, on_disk, edited)
+    V = (on_disk if "batch.V" in edited else base)["batch"]["V"]
+    replaced |= {
+        "batch.A": None,
+        "batch.D": D if V % D == 0 else None,
+    }  # an uneven D is settled after resolving
+    loaded = load_config(
+        run.config_file,
+        [*applied, *options.overrides],
+        replaced=replaced,
+        replaced_from=f"the config of {run.name}",
+    )
     if "eval.windows" not in {key_of(override) for override in options.overrides}:
-        # What a run was started with is never refused later: above the split's windows it means all of them.
-        kept = {key: place for key, place in loaded.locations.items() if key != "eval.windows"}
-        loaded = replace(loaded, locations=kept)
-    return GoingOn(loaded, overrides, edits, D)
+        # A value that a run was started with is never refused later: above the split's windows it means all of them.
+        locations = {key: place for key, place in loaded.locations.items() if key != "eval.windows"}
+        loaded = replace(loaded, locations=locations)
+    return ResumeConfig(loaded, merge_overrides(recorded, list(options.overrides)), edits, D)
 
 
 def config_on_disk(run: RunDirectory) -> dict[str, Any]:
@@ -92,8 +98,8 @@ def config_on_disk(run: RunDirectory) -> dict[str, Any]:
     return load_config(run.config_file).config.model_dump(mode="json", by_alias=True)
 
 
-def config_of(run: RunDirectory, record: RunRecord, segment: Segment | None) -> dict[str, Any] | None:
-    """The full config of a segment, None where its orders are gone; that of the run where there is no segment."""
+def config_of_segment(run: RunDirectory, record: RunRecord, segment: Segment | None) -> dict[str, Any] | None:
+    """The full config of a segment, None if its worker spec is gone; without a segment, that of the run."""
     if segment is None:
         return record.config
     settings = settings_of_segment(run.worker_spec_file(segment.segment))
@@ -101,30 +107,24 @@ def config_of(run: RunDirectory, record: RunRecord, segment: Segment | None) -> 
 
 
 def edits_between(written: Mapping[str, Any], on_disk: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of config.yaml that are not as they were written, dotted key -> value on disk."""
+    """The fields of `on_disk` that differ from `written`, dotted key -> value; fields that one lacks do not count."""
     found = leaf_differences(written, on_disk)
     return {
         key: new for key, old, new in found if not isinstance(old, Absent) and not isinstance(new, Absent)
     }
 
 
-def fresh_edits(edits: Mapping[str, Any], seen: Mapping[str, Any]) -> set[str]:
-    """The keys that were edited, or put back, after a segment had seen config.yaml with the edits `seen`."""
-    nothing = object()
-    return {key for key in {*edits, *seen} if edits.get(key, nothing) != seen.get(key, nothing)}
+def edited_since(edits: Mapping[str, Any], seen: Mapping[str, Any]) -> set[str]:
+    """The keys that were edited, or reset, after a segment had read config.yaml with the edits `seen`."""
+    unedited = object()
+    return {key for key in {*edits, *seen} if edits.get(key, unedited) != seen.get(key, unedited)}
 
 
-def carried_over(base: Mapping[str, Any], on_disk: Mapping[str, Any], fresh: set[str]) -> list[str]:
-    """`--set` values that turn config.yaml into the config `base`, but for what was edited since."""
-    keep = {*fresh, *SHARED_AMONG_RANKS}
-    return [
-        f"{key}={yaml_value(value)}" for key, value in edits_between(on_disk, base).items() if key not in keep
-    ]
-
-
-def wished_D(record: RunRecord, base: Mapping[str, Any], on_disk: Mapping[str, Any], fresh: set[str]) -> int:
-    """Ranks where the command line says nothing: as edited since, else those of the last segment."""
-    if "batch.D" in fresh:
+def default_D(
+    record: RunRecord, base: Mapping[str, Any], on_disk: Mapping[str, Any], edited: set[str]
+) -> int:
+    """Ranks if the command line does not say: as edited since, else those of the last segment."""
+    if "batch.D" in edited:
         return int(on_disk["batch"]["D"])
     return int(base["batch"]["D"]) if record.last is None else record.last.D
 
@@ -134,6 +134,6 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].strip()
 
 
-def merged(old: list[str], new: list[str]) -> list[str]:
+def merge_overrides(old: list[str], new: list[str]) -> list[str]:
     """Overrides in force: a new value of a key replaces the old one."""
     return list({key_of(override): override for override in [*old, *new]}.values())

@@ -1,11 +1,10 @@
-"""Brings a run's files back to the step that a segment starts from, and keeps what was cut off for the audit."""
+"""Rolls a run's files back to the step that a segment starts from; what is cut off is kept for the audit."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.errors import DamagedError, LlmrunError, RefusedError
-from llmrun.launch.preflight import Notify
-from llmrun.launch.select_checkpoint import Start
+from llmrun.launch.options import Notify
+from llmrun.launch.select_checkpoint import SegmentStart
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
@@ -18,8 +17,8 @@ from llmrun.storage.metrics.jsonl import cut_back as cut_metrics
 from llmrun.storage.metrics.jsonl import missing_steps
 
 
-def check_ledger(run: RunDirectory, start: Start) -> None:
-    """The ledger must reach the checkpoint, hold its chain and be sound up to it.  Raises RefusedError."""
+def check_ledger(run: RunDirectory, start: SegmentStart) -> None:
+    """Check that the ledger reaches the checkpoint, has its chain there, and is sound up to it.  Raises RefusedError."""
     if start.checkpoint is None:
         return
     hints = ["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"]
@@ -39,38 +38,42 @@ def check_ledger(run: RunDirectory, start: Start) -> None:
         )
     if ledger.chain_at(start.step).hex() != start.checkpoint.manifest.chain:
         raise RefusedError(
-            f"the ledger's chain at step {start.step:,} is not the one that {start.name} was saved with",
+            f"the ledger's chain at step {start.step:,} is not the one in the manifest of {start.name}",
             where=str(run.ledger_file),
             hints=hints,
         )
     refuse_broken(ledger, start.step)
 
 
-def rewind(run: RunDirectory, start: Start, segment: Segment, notify: Notify) -> Path | None:
-    """Bring the run's files back to the start step.  Returns the ledger's tail, where one was cut off.
+def roll_back(run: RunDirectory, start: SegmentStart, segment: Segment, notify: Notify) -> Path | None:
+    """Roll the run's files back to the start step.  Returns the ledger's tail, if one was cut off.
 
-    Checkpoints go first: should this be interrupted, the newest one never lies beyond the ledger.
+    Checkpoints go first: if this is interrupted, the newest one is never ahead of the ledger.
+    Raises RefusedError if the ledger is damaged.
     """
     sweep(run.checkpoints)
     sweep_files(run.path)
-    left = abandon(run.checkpoints, start.step, segment.segment)
-    if left:
-        steps = ", ".join(str(step) for step in left)
-        which = f"checkpoint of step {steps}" if len(left) == 1 else f"checkpoints of steps {steps}"
-        notify(f"{which} moved aside to checkpoints/abandoned-{segment.segment:03d}")
+    moved = abandon(run.checkpoints, start.step, segment.segment)
+    if moved:
+        steps = ", ".join(str(step) for step in moved)
+        which = f"checkpoint of step {steps}" if len(moved) == 1 else f"checkpoints of steps {steps}"
+        notify(f"{which} moved to checkpoints/abandoned-{segment.segment:03d}")
     cut_metrics(run.metrics_file, start.step)
     warn_of_lost_rows(run, start, notify)
     if not run.ledger_file.exists():
         return None
     keep = None if start.checkpoint is None else start.step
-    return refusing(lambda: cut_ledger(run.ledger_file, keep, run.free_ledger_tail(segment.segment)))
+    try:
+        return cut_ledger(run.ledger_file, keep, run.free_ledger_tail(segment.segment))
+    except DamagedError as error:
+        raise RefusedError(error.message, where=error.where, hints=error.hints) from error
 
 
 RANGES_SHOWN = 5
 
 
-def warn_of_lost_rows(run: RunDirectory, start: Start, notify: Notify) -> None:
-    """Print which steps up to the start step have no row in metrics.jsonl: deleted, or not readable any more."""
+def warn_of_lost_rows(run: RunDirectory, start: SegmentStart, notify: Notify) -> None:
+    """Name the steps up to the start step whose row in metrics.jsonl was deleted or cannot be read."""
     origin = origin_of(run)
     first = 1 if origin is None else origin.step + 1
     lost = missing_steps(run.metrics_file, range(first, start.step + 1))
@@ -82,26 +85,19 @@ def warn_of_lost_rows(run: RunDirectory, start: Start, notify: Notify) -> None:
     more = f" and {len(lost) - RANGES_SHOWN} more ranges" if len(lost) > RANGES_SHOWN else ""
     plural = "step" if sum(map(len, lost)) == 1 else "steps"
     notify(
-        f"warning: metrics.jsonl has no row of {plural} {shown}{more}: deleted, or not readable; the ledger has them"
+        f"warning: metrics.jsonl has no readable row of {plural} {shown}{more}; the ledger has their values"
     )
-
-
-def refusing(cut: Callable[[], Path | None]) -> Path | None:
-    """Damage found before anything started is a refusal."""
-    try:
-        return cut()
-    except DamagedError as error:
-        raise RefusedError(error.message, where=error.where, hints=error.hints) from error
 
 
 def tails_to_audit(
     run: RunDirectory, record: RunRecord, reference: Segment | None, segment: Segment
 ) -> list[str]:
-    """The file names of the cut tails that hold recomputed steps, longest first.
+    """File names of the cut-off ledger tails that hold steps which this segment computes again, longest first.
 
-    All that reach from the start step on: steps that an earlier resume did not come to recompute are proven
-    by a later one, and a record that a memory error spoiled is told by the others.  A tail counts only where
-    everything recorded since the start step's segment was recorded under this segment's fingerprint.
+    A recomputed step is confirmed by any earlier record of it that is equal.  So all tails are used that contain the
+    step after the start: a step that an earlier resume did not reach is confirmed by an older tail, and a tail with
+    a corrupted record does not stop the run again and again.
+    None is used unless every segment since the start step's own had this segment's fingerprint.
     """
     first = 0 if reference is None else reference.segment - 1
     if any(earlier.fingerprint != segment.fingerprint for earlier in record.segments[first:]):
@@ -109,16 +105,16 @@ def tails_to_audit(
     whole_run = all(earlier.fingerprint == segment.fingerprint for earlier in record.segments)
     numbers = range(1, segment.segment + 1) if whole_run else [segment.segment]
     paths = [path for number in numbers for path in run.ledger_tails(number)]
-    useful: list[tuple[int, str]] = []
+    usable: list[tuple[int, str]] = []
     for path in paths:  # one at a time: a reader keeps its file open, and a run may have many tails
-        tail = sound_tail(path)
+        tail = read_tail(path)
         if tail is not None and tail.first_step <= segment.from_step + 1 <= tail.last_step:
-            useful.append((tail.last_step, path.name))
-    return [name for _, name in sorted(useful, key=lambda entry: entry[0], reverse=True)]
+            usable.append((tail.last_step, path.name))
+    return [name for _, name in sorted(usable, key=lambda entry: entry[0], reverse=True)]
 
 
-def sound_tail(path: Path) -> LedgerReader | None:
-    """A tail that was cut off; None where it does not hold: an audit is a gift, and a false alarm is none."""
+def read_tail(path: Path) -> LedgerReader | None:
+    """A cut-off tail; None if it fails verification: the audit is best-effort and must not raise false alarms."""
     try:
         tail = LedgerReader(path)
         return tail if tail.verify_chain() is None else None

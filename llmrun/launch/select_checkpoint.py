@@ -1,10 +1,10 @@
-"""Which checkpoint a resume starts from."""
+"""Selects the checkpoint that a resume starts from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from llmrun.errors import InputError, RefusedError
+from llmrun.launch.options import Notify
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
 from llmrun.run.recorded_state import judge_of
@@ -14,12 +14,10 @@ from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
 
-Notify = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class Start:
-    """Where a segment begins.  checkpoint: None begins at step 0."""
+class SegmentStart:
+    """Where a segment begins.  checkpoint: None is the initial state, step 0."""
 
     checkpoint: Checkpoint | None
 
@@ -34,34 +32,36 @@ class Start:
         return None if self.checkpoint is None else self.checkpoint.path.name
 
 
-def choose_start(
+def select_start(
     run: RunDirectory,
-    wish: int | Literal["newest", "best"],
+    wanted: int | Literal["newest", "best"],
     notify: Notify,
     progress: Progress | None = None,
     saved_step: int = 0,
-) -> Start:
-    """The newest sound checkpoint, that of a step, or the best one; damaged ones are named.
+) -> SegmentStart:
+    """The newest sound checkpoint, the one of a step, or the best one, with every byte verified.
 
-    progress: told how many bytes were verified.  saved_step: the step whose state run.json says is saved.
-    Raises InputError where the wished one is not there, RefusedError where it, or every one, is damaged.
+    notify:     receives a line for each damaged checkpoint that is skipped.
+    progress:   receives the bytes verified so far.
+    saved_step: the last step that run.json records as saved.
+    Raises InputError if the wanted one is not there, RefusedError if it, or every one, is damaged.
     """
-    if wish == "newest":
-        return Start(newest(run, notify, progress, saved_step))
-    if wish == "best":
-        return Start(best(run, notify, progress, saved_step))
-    if wish == 0:
+    if wanted == "newest":
+        return SegmentStart(newest_checkpoint(run, notify, progress, saved_step))
+    if wanted == "best":
+        return SegmentStart(best_checkpoint(run, notify, progress, saved_step))
+    if wanted == 0:
         refuse_step_0(run)
-        return Start(None)
-    return Start(at_step(run, wish, progress))
+        return SegmentStart(None)
+    return SegmentStart(checkpoint_of_step(run, wanted, progress))
 
 
 def refuse_step_0(run: RunDirectory) -> None:
-    """A migrated run has no step 0.  Raises InputError."""
+    """Refuse to start a migrated run from step 0.  Raises InputError."""
     origin = origin_of(run)
     if origin is not None:
         raise InputError(
-            f"{run.name} begins at step {origin.step:,} with a migrated state: it has no step 0",
+            f"cannot start {run.name} from step 0: it begins at step {origin.step:,} with a migrated state",
             where=str(run.migration_file),
             hints=[
                 "`llmrun migrate` makes that state again, `llmrun train` begins at step 0 with this config"
@@ -69,78 +69,78 @@ def refuse_step_0(run: RunDirectory) -> None:
         )
 
 
-def newest(
+def newest_checkpoint(
     run: RunDirectory, notify: Notify, progress: Progress | None = None, saved_step: int = 0
 ) -> Checkpoint | None:
     """The newest sound checkpoint; None if none was ever committed.
 
-    Raises RefusedError if none is sound, or if none is there although the run saved step `saved_step`.
+    Raises RefusedError if none is sound, or if none is there although step `saved_step` was saved.
     """
-    if saved_step and not steps_in(run.checkpoints):
-        raise RefusedError(
-            f"{run.name} saved its state after step {saved_step:,}, and it has no checkpoint any more",
-            where=str(run.checkpoints),
-            hints=["restore one from a copy", "`--from 0` computes the run again from step 0"],
-        )
     if not steps_in(run.checkpoints):
+        if saved_step:
+            raise RefusedError(
+                f"{run.name} saved step {saved_step:,}, and its checkpoints are gone",
+                where=str(run.checkpoints),
+                hints=["restore one from a copy", "`--from 0` computes the run again from step 0"],
+            )
         refuse_step_0(run)
         notify("no checkpoint was committed yet: starting at step 0")
         return None
     checkpoint, damages = newest_sound(run.checkpoints, progress, judge=judge_of(run))
     if checkpoint is None:
         raise RefusedError(
-            f"{run.name} has checkpoints and none of them is sound",
+            f"all checkpoints of {run.name} are damaged",
             where=str(run.checkpoints),
             caused_by=[str(damage) for damage in damages],
-            hints=["restore one from a copy", "`--from 0` starts the run anew from step 0"],
+            hints=["restore one from a copy", "`--from 0` computes the run again from step 0"],
         )
-    for line in passed_over(damages):
+    for line in skipped_checkpoints(damages):
         notify(line)
     if checkpoint.step < saved_step:
         notify(
-            f"the state after step {saved_step:,} was saved and is missing or damaged: "
-            f"continuing from step {checkpoint.step:,}, steps {checkpoint.step + 1:,} to {saved_step:,} are "
-            "computed again"
+            f"the saved state of step {saved_step:,} is missing or damaged: continuing from step "
+            f"{checkpoint.step:,}, steps {checkpoint.step + 1:,} to {saved_step:,} are computed again"
         )
     return checkpoint
 
 
-def passed_over(damages: list[Damage]) -> list[str]:
-    """One line for each damaged checkpoint, naming its first damage."""
+def skipped_checkpoints(damages: list[Damage]) -> list[str]:
+    """One line for each damaged checkpoint, with its first damage."""
     first: dict[str, Damage] = {}
     for damage in damages:
         first.setdefault(damage.checkpoint, damage)
-    return [f"passing over damaged checkpoint {damage}" for damage in first.values()]
+    return [f"skipping damaged checkpoint {damage}" for damage in first.values()]
 
 
-def best(
+def best_checkpoint(
     run: RunDirectory, notify: Notify, progress: Progress | None = None, saved_step: int = 0
 ) -> Checkpoint | None:
-    """The committed checkpoint of the best val_ppl, as the newest sound one knows it."""
-    known = newest(run, notify, progress, saved_step)
-    best_step = None if known is None else best_step_of(known)
+    """The checkpoint with the best val_ppl, as recorded in the newest sound one."""
+    newest = newest_checkpoint(run, notify, progress, saved_step)
+    best_step = None if newest is None else best_step_of(newest)
     if best_step is None:
         raise InputError(
-            f"{run.name} has no best checkpoint: no best val_ppl was saved yet",
-            hints=["`--from STEP`, or without `--from` from the newest sound checkpoint"],
+            f"{run.name} has no best checkpoint: no checkpoint with a val_ppl was saved yet",
+            hints=["`--from STEP` takes the one of a step; without `--from`, the newest sound one is taken"],
         )
-    return at_step(run, best_step, progress)
+    return checkpoint_of_step(run, best_step, progress)
 
 
-def at_step(run: RunDirectory, step: int, progress: Progress | None = None) -> Checkpoint:
-    """The sound checkpoint of exactly this step."""
+def checkpoint_of_step(run: RunDirectory, step: int, progress: Progress | None = None) -> Checkpoint:
+    """The checkpoint of exactly this step.  Raises InputError if there is none, RefusedError if it is damaged."""
     steps = steps_in(run.checkpoints)
     if step not in steps:
-        there = ", ".join(str(known) for known in steps) or "none"
+        existing = ", ".join(str(known) for known in steps) or "none"
         raise InputError(
-            f"{run.name} has no checkpoint of step {step}", hints=[f"there are checkpoints of steps: {there}"]
+            f"{run.name} has no checkpoint of step {step}", hints=[f"checkpoints exist of steps: {existing}"]
         )
+    path = run.checkpoints / step_name(step)
     try:
-        return open_judged(run.checkpoints / step_name(step), progress, judge_of(run))
+        return open_judged(path, progress, judge_of(run))
     except CheckpointDamage as error:
         raise RefusedError(
             f"the checkpoint of step {step} is damaged",
-            where=str(run.checkpoints / step_name(step)),
+            where=str(path),
             caused_by=[str(damage) for damage in error.damages],
             hints=["without `--from`, the newest sound checkpoint is taken"],
         ) from error

@@ -1,6 +1,6 @@
-"""Watches the workers of one segment until they have all ended, and says how.
+"""Watches the workers of one segment until all have ended, and determines how the segment ended.
 
-Outcomes decide, never an exit code: a process may crash after its work is done and reported.
+The workers' outcome files decide, never an exit code: a process may crash after its work is done and reported.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from llmrun.cgroups import oom_kills
 from llmrun.errors import LlmrunError, RunFailedError
-from llmrun.launch.failure_report import first_cause
+from llmrun.launch.failure_report import segment_failure
 from llmrun.launch.torchrun import Workers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
@@ -25,8 +25,8 @@ from llmrun.text import command
 
 POLL_S = 0.1
 CHECKPOINTS_EVERY_S = 1.0
-LEAVE_WITHIN_S = 20.0
-"""After the last outcome, and after the first failure, processes have this long to end by themselves."""
+EXIT_WITHIN_S = 20.0
+"""How long processes may take to end by themselves after the last outcome or the first failure."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,45 @@ class SegmentEnd:
 
     why:          as in run.json.
     proven_steps: recomputed steps that were equal to an earlier ledger.
-    error:        what failed; where why is `finished` or `reached`, only run.json could not be written.
-    remarks:      sentences of the ranks that did not stop the run.
-    at_once:      the second stop signal, where one came.
+    error:        what failed; if `why` is `finished` or `reached`, only run.json could not be written.
+    warnings:     what did not stop the run, from ranks and launcher.
+    killed_by:    the number of the second stop signal, if one came.
     """
 
     why: Ending
     proven_steps: int = 0
     error: LlmrunError | None = None
-    at_once: int | None = None
-    remarks: tuple[str, ...] = ()
+    killed_by: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class SegmentObserver(Protocol):
-    """Told what happens while workers run.  One that raises is not told any more; the run goes on."""
+    """Receives events while workers run.  After its first exception it receives no more; the run goes on."""
 
     def rows(self, rows: Sequence[Row]) -> None:
         """New objects of metrics.jsonl, of this segment only."""
         ...
 
     def checkpoint(self, step: int) -> None:
-        """The newest committed checkpoint; may be the same as before."""
+        """The step of the newest committed checkpoint; may repeat."""
         ...
 
     def stopping(self, message: str) -> None:
-        """A stop was asked for."""
+        """A stop signal arrived."""
         ...
 
     def warn(self, message: str) -> None:
-        """Something the user should know, that did not stop the run."""
+        """A warning that did not stop the run."""
         ...
 
 
 @dataclass
 class Watch:
-    """The watch over one segment's workers."""
+    """The watch over one segment's workers.
+
+    hints: added to the error of a failure that a further segment could get over.
+    clock: seconds, monotonic.
+    """
 
     run: RunDirectory
     segment: int
@@ -79,124 +83,123 @@ class Watch:
     stop: StopRequest
     lock: RunLock
     observer: SegmentObserver
-    leave_within_s: float = LEAVE_WITHIN_S
+    hints: Sequence[str] = ()
+    exit_within_s: float = EXIT_WITHIN_S
     clock: Callable[[], float] = time.monotonic
-    _asked: bool = False
-    _looked_at: float | None = None
-    _remarks: WarningsTail = field(init=False)
+    _stop_forwarded: bool = False
+    _checkpoints_read_at: float | None = None
+    _new_warnings: WarningsTail = field(init=False)
     _oom_kills_before: int = field(init=False)
-    _warnings: list[str] = field(default_factory=list)
+    _observer_error: str | None = None
 
     def __post_init__(self) -> None:
         self._oom_kills_before = oom_kills() or 0
-        self._remarks = WarningsTail(self.run.warnings_file(self.segment))
+        self._new_warnings = WarningsTail(self.run.warnings_file(self.segment))
 
     def until_end(self) -> SegmentEnd:
-        """Watch until no process is left.  Whatever is raised, nothing is left behind."""
+        """Watch until no process is left.  Kills the workers whatever is raised."""
         tail = Tail(self.run.metrics_file)
         try:
-            outcomes, exit_code = self._follow(tail)
+            outcomes, exit_code = self._poll_until_over(tail)
         finally:
             self.workers.kill()
-            self._show(tail)
-        return self._ending(outcomes, exit_code)
+            self._report_news(tail)
+        end = self._end(outcomes, exit_code)
+        if self._observer_error is not None:
+            end = replace(end, warnings=(*end.warnings, self._observer_error))
+        return end
 
-    def _ending(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
-        """How the segment ended, with the warnings of the watch itself."""
-        end = self._judged(outcomes, exit_code)
-        return replace(end, remarks=(*end.remarks, *self._warnings))
-
-    def _judged(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
-        """How the segment ended."""
-        if self.stop.second is not None:
-            return SegmentEnd("killed", proven_of(outcomes), at_once=int(self.stop.second))
-        if self.lock.is_lost:
-            return SegmentEnd("failed", proven_of(outcomes), lost_lock(self.run))
-        return self._judge(self._outcomes(), exit_code)
-
-    def _follow(self, tail: Tail) -> tuple[list[Outcome], int | None]:
-        """Poll until all is over, or it is time to end it."""
-        leave_at: float | None = None
+    def _poll_until_over(self, tail: Tail) -> tuple[list[Outcome], int | None]:
+        """Poll until the workers have ended or must be killed; the exit code is None in that case."""
+        exit_at: float | None = None
         while True:
             exit_code = self.workers.poll()
             outcomes = self._outcomes()
-            self._show(tail)
-            self._pass_stop_on()
+            self._report_news(tail)
+            self._forward_stop()
             if exit_code is not None or self.stop.second is not None or self.lock.lost:
                 return outcomes, exit_code
             if len(outcomes) == self.D or any(outcome.kind == "failed" for outcome in outcomes):
-                leave_at = leave_at or self.clock() + self.leave_within_s
-            if leave_at is not None and self.clock() >= leave_at:
+                exit_at = exit_at or self.clock() + self.exit_within_s
+            if exit_at is not None and self.clock() >= exit_at:
                 return outcomes, None
             time.sleep(POLL_S)
 
+    def _end(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
+        """How the segment ended.  outcomes: those that were there before the workers were killed."""
+        if self.stop.second is not None:
+            return SegmentEnd("killed", proven_steps_of(outcomes), killed_by=int(self.stop.second))
+        if self.lock.is_lost:
+            return SegmentEnd("failed", proven_steps_of(outcomes), lost_lock(self.run))
+        outcomes = self._outcomes()
+        kinds = {outcome.kind for outcome in outcomes}
+        if "failed" in kinds or len(outcomes) < self.D:
+            killed = max((oom_kills() or 0) - self._oom_kills_before, 0)
+            error = segment_failure(
+                self.run, self.segment, outcomes, exit_code, oom_kills=killed, hints=self.hints
+            )
+            return SegmentEnd("failed", proven_steps_of(outcomes), error, warnings=warnings_of(outcomes))
+        assert len(kinds) == 1, f"ranks ended differently: {sorted(kinds)}"
+        return SegmentEnd(kinds.pop(), proven_steps_of(outcomes), warnings=warnings_of(outcomes))
+
     def _outcomes(self) -> list[Outcome]:
-        """The ranks that have reported, in order."""
+        """The outcomes of the ranks that have reported, in order."""
         files = [self.run.outcome_file(self.segment, rank) for rank in range(self.D)]
         return [Outcome.read(file) for file in files if file.exists()]
 
-    def _show(self, tail: Tail) -> None:
-        """Tell the spectator what is new; look for checkpoints once a second."""
-        for line in self._remarks.new_lines():
-            self._tell(self.observer.warn, line)
+    def _report_news(self, tail: Tail) -> None:
+        """Pass new warnings, metrics and checkpoints on to the observer; checkpoints once a second."""
+        for line in self._new_warnings.new_lines():
+            self._call(self.observer.warn, line)
         rows = [row for row in tail.new_rows() if row["step"] > self.from_step]
         if rows:
-            self._tell(self.observer.rows, rows)
-        if self._looked_at is None or self.clock() - self._looked_at >= CHECKPOINTS_EVERY_S:
-            self._looked_at = self.clock()
+            self._call(self.observer.rows, rows)
+        now = self.clock()
+        if self._checkpoints_read_at is None or now - self._checkpoints_read_at >= CHECKPOINTS_EVERY_S:
+            self._checkpoints_read_at = now
             steps = [step for step in steps_in(self.run.checkpoints) if step > self.from_step]
             if steps:
-                self._tell(self.observer.checkpoint, steps[-1])
+                self._call(self.observer.checkpoint, steps[-1])
 
-    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
-        """Tell the spectator something.  No error of a display may end the run that it shows."""
-        if self._warnings:
+    def _call(self, method: Callable[[Any], None], event: object) -> None:
+        """Call the observer, whose errors must not end the run."""
+        if self._observer_error is not None:
             return
         try:
-            listener(news)
-        except Exception as error:  # noqa: BLE001  the boundary between a run and whatever shows it
-            self._warnings.append(f"the live view failed: {type(error).__name__}: {error}")
+            method(event)
+        except Exception as error:  # noqa: BLE001  the boundary between a run and whatever displays it
+            self._observer_error = f"the live view failed: {type(error).__name__}: {error}"
 
-    def _pass_stop_on(self) -> None:
-        """Ask the workers to stop: they agree on a step boundary among themselves.
+    def _forward_stop(self) -> None:
+        """Pass the first stop signal on to the workers, which agree on a step boundary among themselves.
 
-        By a file; by SIGTERM where none can be made, on a full disk say.
+        Through the stop file; through SIGTERM if that cannot be made, for example on a full disk.
         """
-        if self.stop.first is None or self._asked:
+        if self.stop.first is None or self._stop_forwarded:
             return
-        self._asked = True
+        self._stop_forwarded = True
         try:
             replace_text(self.run.stop_file(self.segment), f"{self.stop.first.name}\n")
         except OSError:
             self.workers.terminate()
-        self._tell(
+        self._call(
             self.observer.stopping,
             f"{self.stop.first.name}: saving after this step; a second signal stops at once",
         )
 
-    def _judge(self, outcomes: list[Outcome], exit_code: int | None) -> SegmentEnd:
-        """How the segment ended, from what the ranks reported."""
-        kinds = {outcome.kind for outcome in outcomes}
-        if "failed" in kinds or len(outcomes) < self.D:
-            killed = max((oom_kills() or 0) - self._oom_kills_before, 0)
-            error = first_cause(self.run, self.segment, outcomes, exit_code, killed)
-            return SegmentEnd("failed", proven_of(outcomes), error, remarks=remarks_of(outcomes))
-        assert len(kinds) == 1, f"ranks ended differently: {sorted(kinds)}"
-        return SegmentEnd(kinds.pop(), proven_of(outcomes), remarks=remarks_of(outcomes))
 
-
-def proven_of(outcomes: Sequence[Outcome]) -> int:
-    """Steps that the ranks proved: rank 0 keeps the ledger, the others say 0 or the same."""
+def proven_steps_of(outcomes: Sequence[Outcome]) -> int:
+    """Steps that were proven: rank 0 keeps the ledger, the others report 0 or the same number."""
     return max((outcome.proven_steps for outcome in outcomes), default=0)
 
 
-def remarks_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """What the ranks want to be told, each sentence once."""
+def warnings_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """The warnings of all ranks, each one once."""
     return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.remarks))
 
 
 def lost_lock(run: RunDirectory) -> RunFailedError:
-    """Another process took this one for dead and trains the run."""
+    """The error for a launcher that another one took for dead."""
     return RunFailedError(
         f"another process took {run.name} over while this one was suspended; it trains the run now",
         where=str(run.lock_file),

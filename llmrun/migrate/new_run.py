@@ -11,11 +11,11 @@ from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import Resolved
 from llmrun.errors import InputError, LlmrunError, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
-from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs, with_origin
-from llmrun.launch.prepared import check_space, windows_and_entries
-from llmrun.launch.select_checkpoint import passed_over
+from llmrun.launch.options import Notify
+from llmrun.launch.os_errors import os_error_as
+from llmrun.launch.preflight import Preflight, RunInputs, check_space, find_run_inputs, run_preflight
+from llmrun.launch.select_checkpoint import skipped_checkpoints
 from llmrun.launch.torchrun import ProcessBackend
-from llmrun.launch.unwritable import os_error_as
 from llmrun.migrate.checkpoint import (
     GROUP_BYTES,
     SLOTS,
@@ -102,7 +102,7 @@ def migrate(
             make_directories(draft.checkpoints)
             with _checking_out():
                 check_space(draft, inputs.resolved, runs_dir)
-            preflight = examine(inputs, runs_dir, backend, lambda: None)
+            preflight = run_preflight(inputs, runs_dir, backend, lambda: None)
             migration = write_all(draft, final.name, state, parent, preflight, writing, group_bytes)
             commit(draft, final)
             lock.release()
@@ -139,7 +139,7 @@ def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
         raise RefusedError(f"no checkpoint of {source} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
         raise InputError(f"{source} has no checkpoint to migrate")
-    for line in passed_over(damages):
+    for line in skipped_checkpoints(damages):
         notify(line)
     return checkpoint
 
@@ -180,7 +180,7 @@ def write_all(
     step, batch = parent.step, preflight.resolved.batch
     try:
         written = write_state(draft.checkpoints, state, step, digests_of, progress, group_bytes)
-        preflight = with_origin(preflight, written.origin)
+        preflight = preflight.with_origin(written.origin)
         migration = migration_of(parent, state, written.origin)
         commit_checkpoint(draft, written, parent, preflight, migration, state.script)
     except CheckpointWriteError as error:
@@ -208,7 +208,7 @@ def commit_checkpoint(
     from llmrun.migrate.numerics import boundary_states
 
     resolved = preflight.resolved
-    n_windows, _ = windows_and_entries(preflight.inputs)
+    n_windows = preflight.inputs.n_train_windows
     text = script.content.decode(errors="replace")
     commit_state(
         draft.checkpoints,

@@ -14,6 +14,7 @@ from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
 from llmrun.core.model.build import build
 from llmrun.core.model.spec import NextTokenModel
+from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
@@ -124,14 +125,12 @@ def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetMan
 
     Raises InputError if it is missing, or has another tokenizer than the run.
     """
-    places = list(dict.fromkeys(path.resolve() for path in dataset_places(run, record)))
-    directory = next((path for path in places if path.is_dir()), None)
-    if directory is None:
-        raise InputError(
-            f"cannot find the dataset of {run.name}, whose tokenizer is needed",
-            caused_by=[f"there is no {path}" for path in places],
-            hints=[f"put the dataset, or a link to it, at {places[0]}"],
-        )
+    places = [path.resolve() for path in dataset_places(run, record)]
+    directory = locate_dataset(
+        places,
+        f"cannot find the dataset of {run.name}, whose tokenizer is needed",
+        hints=[f"put the dataset, or a link to it, at {places[0]}"],
+    )
     manifest = read_manifest(directory)
     if manifest.tokenizer.sha256 != record.preimages_of(record.last)["data"]["tokenizer"]:
         raise InputError(

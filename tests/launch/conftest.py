@@ -16,7 +16,7 @@ from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.prepared import NothingToDo
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
@@ -78,7 +78,7 @@ class Bookkeeper:
     """A `ProcessBackend` whose workers write ledger, metrics and checkpoints as real ones do.
 
     environment, source_files: what the probe answers.
-    dies_after: the step after which the workers are gone without a word; None lets them finish.
+    dies_after: the step after which the workers are gone without an outcome; None lets them finish.
     best_at: the step that trainer.json names as the best saved one.
     """
 
@@ -170,7 +170,7 @@ class Gone:
 
 
 class Watcher:
-    """A spectator that remembers."""
+    """An observer that remembers."""
 
     def __init__(self) -> None:
         self.steps, self.checkpoints, self.said = [], [], []
@@ -209,17 +209,17 @@ class Project:
         """`llmrun train demo.yaml --run demo`, up to the start of workers."""
         options = self.options(**wished)
         loaded = load_config(self.path / "demo.yaml", options.overrides)
-        stop = stop or StopRequest()
+        context = LaunchContext(self.backend, stop or StopRequest(), self.said.append)
         if identity is not None and self.run.is_run:
             command = ResumeCommand("llmrun train demo.yaml --run demo", loaded)
-            return prepare_resume(self.run, options, command, self.backend, stop, self.said.append)
-        return prepare_fresh(loaded, identity, options, self.backend, stop, self.said.append)
+            return prepare_resume(self.run, options, command, context)
+        return prepare_fresh(loaded, identity, options, context)
 
     def prepare_resume(self, **wished):
         """`llmrun resume demo`, up to the start of workers."""
         command = ResumeCommand("llmrun resume demo")
-        options = self.options(**wished)
-        return prepare_resume(self.run, options, command, self.backend, StopRequest(), self.said.append)
+        context = LaunchContext(self.backend, StopRequest(), self.said.append)
+        return prepare_resume(self.run, self.options(**wished), command, context)
 
     def go(self, prepared):
         """Run a prepared segment to its end."""

@@ -87,7 +87,7 @@ def test_a_shorter_baseline_is_told(baseline):
 
 def test_too_few_runs(baseline):
     """One run has no scatter."""
-    assert refused(baseline, "base-1").startswith("monitor.baseline names only one run")
+    assert refused(baseline, "base-1").endswith("got 1")
 
 
 def test_runs_that_are_not_there(baseline):
@@ -101,7 +101,7 @@ def test_one_draw_counted_twice(baseline):
     """Two runs with equal losses are no scatter."""
     losses_of(baseline, "base-2", 1)
 
-    assert "have equal losses: they are one draw, not two" in refused(baseline, "base-*")
+    assert "equal losses" in refused(baseline, "base-*")
 
 
 def test_a_run_without_metrics(baseline):
@@ -151,7 +151,7 @@ def test_a_wrong_baseline_touches_no_file_of_a_resumed_run(baseline):
     baseline.train()
     baseline.backend.dies_after = None
     before = baseline.files()
-    with pytest.raises(InputError, match="names only one run"):
+    with pytest.raises(InputError, match="got 1"):
         baseline.prepare_resume(overrides=[f"{KEY}=[base-1]"])
 
     assert baseline.files() == before

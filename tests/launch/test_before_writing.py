@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmrun.errors import InputError, RefusedError
-from llmrun.launch.unwritable import os_error_as
+from llmrun.launch.os_errors import os_error_as
 from llmrun.storage.durable import Disk
 
 TABLE = "my-gpu: {memory_GB: 80, bf16_TFLOPs: 100, fp32_TFLOPs: 50}\n"
@@ -96,7 +96,7 @@ def test_a_table_that_goes_away_later_costs_only_the_forecast(project, table) ->
     ended = project.go(prepared)
 
     assert ended.end.why == "finished"
-    assert any("own.yaml" in warning for warning in ended.end.remarks)
+    assert any("own.yaml" in warning for warning in ended.end.warnings)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"format": "llmrun-forecast/1", "segments": [[]]}', "\xff"])
@@ -124,7 +124,7 @@ def test_inputs_that_cannot_be_read_are_named_with_their_role(project) -> None:
     assert caught.value.exit_code == 3
     assert Path(caught.value.where).resolve() == unreadable.resolve()
     assert "baseline" in caught.value.message
-    assert not caught.value.message.startswith("runs ")
+    assert caught.value.message.startswith("cannot read ")
     assert not project.run.path.exists()
 
 
@@ -135,8 +135,8 @@ def test_what_the_system_refuses_elsewhere_is_not_blamed_on_the_run(tmp_path) ->
     with pytest.raises(RefusedError) as below, os_error_as(RefusedError, tmp_path / "runs"):
         (tmp_path / "runs" / "a").read_bytes()
 
-    assert elsewhere.value.message.startswith(f"{tmp_path / 'input'} ")
-    assert below.value.message.startswith(f"{tmp_path / 'runs'} ")
+    assert f" {tmp_path / 'input'}:" in elsewhere.value.message
+    assert f" {tmp_path / 'runs'}:" in below.value.message
 
 
 def age(path: Path, hours: float) -> None:

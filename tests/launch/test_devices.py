@@ -177,7 +177,7 @@ def test_a_dead_gpu_does_not_end_a_run_on_the_cpu(project, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "pynvml")
 
     machine = json.loads((project.run.provenance / "environment.json").read_text())["machine"]
-    assert (ended.end.why, ended.end.remarks) == ("finished", ())
+    assert (ended.end.why, ended.end.warnings) == ("finished", ())
     assert machine["gpu_problem"] == "GPU 0 does not answer: GPU is lost"
 
 

@@ -10,6 +10,8 @@ from llmrun.launch.prepared import NothingToDo
 from llmrun.run.lock import RunLock, live_owner
 from llmrun.storage.durable import Disk
 
+NO_SPACE = os.strerror(errno.ENOSPC)
+
 
 @pytest.fixture
 def full(monkeypatch):
@@ -28,8 +30,8 @@ def full(monkeypatch):
     return fill
 
 
-class FillingStarter:
-    """Starts the books of another starter, and fills the disk when they are kept."""
+class FillingBackend:
+    """Starts the workers of another backend, and fills the disk when they have ended."""
 
     def __init__(self, backend, fill) -> None:
         self.backend, self.fill = backend, fill
@@ -47,16 +49,14 @@ class FillingStarter:
 def test_a_finished_run_whose_record_cannot_be_written(project, full):
     """Exit 4 with the file's name; once there is room, a resume finds the run finished."""
     prepared = project.prepare()
-    project.backend = FillingStarter(project.backend, full)
+    project.backend = FillingBackend(project.backend, full)
     ended = project.go(prepared)
     error = ended.error(prepared.run)
 
     assert isinstance(error, RunFailedError)
-    assert error.message == "runs/demo/run.json cannot be written: No space left on device"
-    assert error.hints == (
-        "free space on that disk",
-        "`llmrun resume runs/demo` continues from the newest sound checkpoint",
-    )
+    assert "runs/demo/run.json" in error.message
+    assert NO_SPACE in error.message
+    assert "llmrun resume runs/demo" in error.hints[-1]
     assert live_owner(project.run.lock_file) is None
 
     full.over()
@@ -65,14 +65,16 @@ def test_a_finished_run_whose_record_cannot_be_written(project, full):
 
 
 def test_the_segments_own_error_comes_first(project, full):
-    """Workers that died are the error; that run.json could not be written is a remark."""
+    """Workers that died are the error; that run.json could not be written is a warning."""
     prepared = project.prepare()
     project.backend.dies_after = 13
-    project.backend = FillingStarter(project.backend, full)
+    project.backend = FillingBackend(project.backend, full)
     ended = project.go(prepared)
 
-    assert ended.error(project.run).message.startswith("the workers ended without a word")
-    assert ended.end.remarks == ("runs/demo/run.json cannot be written: No space left on device",)
+    (warning,) = ended.end.warnings
+    assert ended.error(project.run).where.endswith("segment-001/torchrun.log")
+    assert "runs/demo/run.json" in warning
+    assert NO_SPACE in warning
 
 
 def test_no_room_for_orders(project, full):
@@ -82,7 +84,7 @@ def test_no_room_for_orders(project, full):
     with pytest.raises(RunFailedError) as caught:
         project.go(prepared)
 
-    assert caught.value.message == "runs/demo cannot be written: No space left on device"
+    assert "runs/demo: " + NO_SPACE in caught.value.message
     assert project.backend.jobs == []
     assert live_owner(project.run.lock_file) is None
 
@@ -94,7 +96,7 @@ def test_a_new_run_on_a_full_disk_is_refused(project, full, name):
     with pytest.raises(RefusedError) as caught:
         project.train()
 
-    assert caught.value.message == "runs cannot be written: No space left on device"
+    assert "runs: " + NO_SPACE in caught.value.message
     assert list((project.path / "runs").iterdir()) == []
 
 
@@ -118,7 +120,7 @@ def test_a_resume_on_a_full_disk_is_refused(interrupted, full, name):
     with pytest.raises(RefusedError) as caught:
         interrupted.resume()
 
-    assert caught.value.message.endswith("cannot be written: No space left on device")
+    assert caught.value.message.endswith(NO_SPACE)
     assert live_owner(interrupted.run.lock_file) is None
 
     full.over()
@@ -132,9 +134,7 @@ def test_a_segment_that_cannot_be_closed_is_a_refusal(interrupted, full, changed
     changed(record, status="running", segments=[opened]).write(interrupted.run.record_file)
     full("run.json")
 
-    assert (
-        interrupted.refusal().message == f"{interrupted.run.path} cannot be written: No space left on device"
-    )
+    assert f"{interrupted.run.path}: {NO_SPACE}" in interrupted.refusal().message
 
 
 def test_a_lock_that_is_half_written_is_refused(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def test_lost_rows_of_the_metrics_are_named(interrupted) -> None:
 
     (said,) = [line for line in interrupted.said if "metrics.jsonl" in line]
     assert said.startswith("warning: ")
-    assert "steps 3 to 4, 7:" in said
+    assert "steps 3 to 4, 7;" in said
 
 
 def test_whole_metrics_are_no_reason_to_warn(interrupted) -> None:

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
-from llmrun.launch.options import launch_options
 from llmrun.launch.torchrun import run_probe, worker_environment
 
 
@@ -68,30 +67,3 @@ def test_pinned_variables_win_over_the_users():
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
     assert environment["PYTHONHASHSEED"] == "0"
     assert (environment["NCCL_ALGO"], environment["HOME"]) == ("Tree", "/srv/alice")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"allow": ["cod"]}, "--allow cod is not a kind of change"),
-        ({"until": 0}, "--until 0 is before the first step"),
-        ({"D": 0}, "--D 0 is no number of ranks"),
-        ({"start": "last"}, "--from last is neither a step nor `best`"),
-        ({"start": "-1"}, "--from -1 is neither a step nor `best`"),
-    ],
-)
-def test_wishes_that_mean_nothing(given, message):
-    """Options are checked before anything is looked at."""
-    from llmrun.errors import InputError
-
-    with pytest.raises(InputError) as caught:
-        launch_options(**{"overrides": [], "allow": [], "until": None, **given})
-
-    assert caught.value.message == message
-
-
-def test_wishes_as_typed():
-    """A hint repeats the command so that it can be pasted."""
-    options = launch_options(["name=a b", "seed=1"], ["code"], 7, 3, "best")
-
-    assert options.as_typed() == " --set 'name=a b' --set seed=1 --D 3 --from best --until 7"

@@ -17,7 +17,7 @@ import pytest
 from llmrun.config.load import load_config
 from llmrun.errors import RefusedError, RunFailedError
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.run.directory import RunDirectory
@@ -71,16 +71,15 @@ def train(driver: Driver, pool, runs_dir: Path, meddler: Meddler, *overrides: st
     options = launch_options([f"runs_dir={runs_dir}", *overrides], [], None)
     loaded = load_config(driver.config, options.overrides)
     with StopRequest() as stop:
-        prepared = prepare_fresh(loaded, "demo", options, pool, stop, driver.said.append)
+        prepared = prepare_fresh(loaded, "demo", options, LaunchContext(pool, stop, driver.said.append))
         return run_segment(prepared, pool, stop, meddler)
 
 
 def resume(driver: Driver, pool, run: RunDirectory, meddler: Meddler | None = None):
     """The next segment of a run anywhere."""
     with StopRequest() as stop:
-        prepared = prepare_resume(
-            run, launch_options([], [], None), ResumeCommand("x"), pool, stop, driver.said.append
-        )
+        context = LaunchContext(pool, stop, driver.said.append)
+        prepared = prepare_resume(run, launch_options([], [], None), ResumeCommand("x"), context)
         return run_segment(prepared, pool, stop, meddler or Meddler())
 
 
@@ -127,7 +126,7 @@ def test_a_disk_that_fills_up_lets_the_run_go_on(driver, pool, small_disk):
 
     assert meddler.deeds == []
     assert ended.end.why == "finished", ended.error(run)
-    assert any(warning.startswith("no checkpoint at step ") for warning in ended.end.remarks)
+    assert any(warning.startswith("no checkpoint at step ") for warning in ended.end.warnings)
     assert 8 <= seen[0] < LONG_STEPS
     assert steps_in(run.checkpoints)[-1] == LONG_STEPS
     assert verify_files(run.checkpoints / f"step-{LONG_STEPS:08d}") == []
@@ -185,7 +184,7 @@ def test_a_file_size_limit_is_a_full_disk(driver, pool):
     run = driver.run("demo")
 
     assert ended.end.why == "finished", ended.error(run)
-    warning = ended.end.remarks[0]
+    warning = ended.end.warnings[0]
     assert warning.startswith("no checkpoint at step ")
     assert "File too large" in warning
     assert hidden(run) == []

@@ -231,7 +231,7 @@ def test_a_segment_left_open_by_a_killed_launcher_is_closed(interrupted, changed
     changed(interrupted.record, status="running", segments=[last]).write(interrupted.run.record_file)
     interrupted.resume()
 
-    assert "segment 1 ended without a word at step 13: its launcher was killed" in interrupted.said
+    assert any("segment 1 " in line and "step 13" in line for line in interrupted.said)
     assert (interrupted.record.segments[0].why, interrupted.record.segments[0].to_step) == ("killed", 13)
 
 
@@ -252,9 +252,9 @@ def test_a_ledger_of_another_history_is_refused(project):
     project.train(until=12)
     shutil.copy(project.path / "runs" / "other" / "ledger.bin", project.run.ledger_file)
 
-    assert project.refusal().message == (
-        "the ledger's chain at step 12 is not the one that step-00000012 was saved with"
-    )
+    refusal = project.refusal()
+    assert refusal.where == str(project.run.ledger_file)
+    assert "step-00000012" in refusal.message
 
 
 def test_a_missing_ledger_is_refused(interrupted):

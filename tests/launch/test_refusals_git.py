@@ -40,7 +40,7 @@ def test_uncommitted_changes_are_refused_with_the_files_that_matter(in_repositor
     error = in_repository.refusal()
 
     assert error.message == (
-        "uncommitted changes are not the same; 2 files differ, the worker imports 1 of them: my_model/net.py"
+        "uncommitted changes differ; 2 files differ, the worker imports 1 of them: my_model/net.py"
     )
     assert error.where == "code changed since step 10"
 

@@ -20,10 +20,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(interrupted):
     interrupted.resume(until=8)
 
     assert interrupted.record.last.from_step == 5
-    assert (
-        "passing over damaged checkpoint step-00000010/model-00001-of-00001.safetensors has another sha256"
-        " than SHA256SUMS states"
-    ) in interrupted.said
+    assert any("step-00000010/model-00001-of-00001.safetensors" in line for line in interrupted.said)
     assert (interrupted.run.checkpoints / "abandoned-002" / "step-00000010").is_dir()
 
 
@@ -33,9 +30,9 @@ def test_checkpoints_that_are_all_damaged_are_a_refusal(interrupted):
         (interrupted.run.checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
     error = interrupted.refusal()
 
-    assert error.message == "demo has checkpoints and none of them is sound"
+    assert error.where == str(interrupted.run.checkpoints)
     assert any("step-00000005/manifest.json is missing" in line for line in error.caused_by)
-    assert "`--from 0` starts the run anew from step 0" in error.hints
+    assert any("`--from 0`" in hint for hint in error.hints)
 
 
 def test_a_run_without_any_checkpoint_starts_at_step_0_and_says_so(project):
@@ -62,7 +59,7 @@ def test_from_a_step_abandons_the_newer_ones(interrupted):
 
 def test_from_best(interrupted):
     """The step that trainer.json names; without an evaluation an error."""
-    with pytest.raises(InputError, match="has no best checkpoint: no best val_ppl was saved yet"):
+    with pytest.raises(InputError, match="no best checkpoint"):
         interrupted.prepare_resume(start="best")
     interrupted.backend.best_at = 5
     interrupted.resume(until=15)
@@ -72,12 +69,12 @@ def test_from_best(interrupted):
 
 
 def test_from_a_step_without_a_checkpoint_names_those_there_are(interrupted):
-    """The wish, and what could be wished."""
+    """The step asked for, and the steps there are."""
     with pytest.raises(InputError) as caught:
         interrupted.prepare_resume(start="7")
 
-    assert caught.value.message == "demo has no checkpoint of step 7"
-    assert caught.value.hints == ("there are checkpoints of steps: 5, 10",)
+    assert "step 7" in caught.value.message
+    assert "5, 10" in caught.value.hints[0]
 
 
 def test_a_finished_run_says_so(project):
@@ -87,7 +84,7 @@ def test_a_finished_run_says_so(project):
     ready = project.prepare_resume()
 
     assert isinstance(ready, NothingToDo)
-    assert ready.message == "demo is finished: 20 of 20 steps"
+    assert ready.record.status == "finished"
     assert project.files() == before
     assert isinstance(project.prepare(), NothingToDo)
 
@@ -102,10 +99,8 @@ def test_a_finished_run_is_extended_only_by_permission(project):
 
 
 def test_a_config_that_ends_before_the_run_does_is_no_finish(interrupted):
-    """The run stands at step 10 of 20; a config of 8 steps does not make it finished."""
-    with pytest.raises(
-        InputError, match="demo stands at step 10 of 20, and T_tokens of this config is 8 steps"
-    ):
+    """The run is at step 10 of 20; a config of 8 steps does not make it finished."""
+    with pytest.raises(InputError, match=r"step 10 of 20.* 8 steps"):
         interrupted.prepare(overrides=["T_tokens=8Ki"])
 
     assert interrupted.record.status == "failed"
@@ -115,7 +110,9 @@ def test_a_reached_step_is_reached(interrupted):
     """The same batch line again: nothing to do."""
     interrupted.resume(until=15)
 
-    assert interrupted.prepare_resume(until=15).message == "demo stands at step 15 already"
+    ready = interrupted.prepare_resume(until=15)
+    assert isinstance(ready, NothingToDo)
+    assert ready.record.last.to_step == 15
 
 
 NAMED_AND_KILLED = """
@@ -124,7 +121,7 @@ import llmrun.launch.fresh as fresh
 from llmrun.config.load import load_config
 from llmrun.run.signals import StopRequest
 from llmrun.launch.torchrun import Probe
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 
 class Looks:
     def probe(self, device, environment, check):
@@ -134,7 +131,7 @@ class Looks:
 commit = fresh.commit
 fresh.commit = lambda draft, final: (commit(draft, final), os.kill(os.getpid(), 9))
 loaded = load_config(fresh.Path("demo.yaml"))
-fresh.prepare_fresh(loaded, "demo", launch_options([], [], None), Looks(), StopRequest(), print)
+fresh.prepare_fresh(loaded, "demo", launch_options([], [], None), LaunchContext(Looks(), StopRequest(), print))
 """
 
 
@@ -161,14 +158,14 @@ def test_a_launcher_killed_while_preparing_leaves_a_run_that_resumes(interrupted
     script = f"""
 import os, sys
 sys.path.insert(0, {str(interrupted.path)!r})
-import llmrun.launch.rollback as rewind
-rewind.cut_metrics = lambda *_: os.kill(os.getpid(), 9)
+import llmrun.launch.rollback as rollback
+rollback.cut_metrics = lambda *_: os.kill(os.getpid(), 9)
 from pathlib import Path
-from llmrun.launch.select_checkpoint import choose_start
+from llmrun.launch.select_checkpoint import select_start
 from llmrun.run.directory import RunDirectory
 from types import SimpleNamespace
 run = RunDirectory(Path({str(interrupted.run.path)!r}))
-rewind.rewind(run, choose_start(run, 5, print), SimpleNamespace(segment=2), print)
+rollback.roll_back(run, select_start(run, 5, print), SimpleNamespace(segment=2), print)
 """
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL

@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from llmrun.launch.failure_report import first_cause
+from llmrun.launch.failure_report import segment_failure
 from llmrun.launch.loopback import Loopback
-from llmrun.launch.orphans import leftovers
+from llmrun.launch.orphans import orphans_of
 from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, command_line
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome
@@ -95,7 +95,7 @@ def test_two_runs_never_meet():
 def job(tmp_path, monkeypatch):
     """Two tiny workers of a run, started through real torchrun."""
     (tmp_path / "tiny_worker.py").write_text(WORKER)
-    for module in ("torchrun", "leftover"):
+    for module in ("torchrun", "orphans"):
         monkeypatch.setattr(f"llmrun.launch.{module}.WORKER_MODULE", "tiny_worker")
     run = RunDirectory(tmp_path / "run")
     run.segment_logs(1).mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_a_killed_worker_is_named_with_its_signal(job):
     workers = TorchrunBackend().start(job("killed"))
     run = job("killed").run
     wait_for(lambda: workers.poll() is not None)
-    error = first_cause(run, 1, [], workers.poll())
+    error = segment_failure(run, 1, [], workers.poll())
 
     assert error.message.startswith("rank 1 was killed by SIGKILL (PID ")
     assert error.caused_by == ("about to use too much memory",)
@@ -155,10 +155,10 @@ def test_kill_leaves_nothing(job):
     workers = TorchrunBackend().start(job("sleep"))
     run = job("sleep").run
     wait_for(lambda: len(pids_of(run)) == 2)
-    assert {process.pid for process in leftovers(run)} == {workers.pid, *pids_of(run)}
+    assert {process.pid for process in orphans_of(run)} == {workers.pid, *pids_of(run)}
     workers.kill()
 
-    assert leftovers(run) == []
+    assert orphans_of(run) == []
     assert gone([workers.pid, *pids_of(run)])
     assert workers.poll() == -signal.SIGKILL
     workers.kill()

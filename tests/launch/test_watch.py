@@ -11,7 +11,7 @@ import time
 import pytest
 
 from llmrun.errors import InputError, LlmrunError, RunFailedError
-from llmrun.launch.failure_report import first_cause, last_lines
+from llmrun.launch.failure_report import last_lines, segment_failure
 from llmrun.launch.torchrun import TorchrunWorkers
 from llmrun.launch.watch import Watch
 from llmrun.run.directory import RunDirectory
@@ -37,8 +37,11 @@ def until_stop():
 """
 
 
+HINTS = ["the next command"]
+
+
 class Watcher:
-    """A spectator that remembers, and may act on a row."""
+    """An observer that remembers, and may act on a row."""
 
     def __init__(self, on_row=lambda: None) -> None:
         self.steps, self.checkpoints, self.said, self.on_row = [], [], [], on_row
@@ -73,14 +76,14 @@ def run(tmp_path):
 def watching(run):
     """Start a script as the workers of a segment and watch it to its end."""
 
-    def watch(script: str, D: int = 2, observer=None, from_step: int = 0, leave_within_s: float = 1.0):
+    def watch(script: str, D: int = 2, observer=None, from_step: int = 0, exit_within_s: float = 1.0):
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + script, str(run.path)], start_new_session=True
         )
         with RunLock.acquire(run.lock_file) as lock, StopRequest() as stop:
             watcher = Watch(
-                run, 1, D, from_step, TorchrunWorkers(process), stop, lock, observer or Watcher(),
-                leave_within_s=leave_within_s,
+                run, 1, D, from_step, TorchrunWorkers(process), stop, lock, observer or Watcher(), HINTS,
+                exit_within_s=exit_within_s,
             )  # fmt: skip
             end = watcher.until_end()
         assert process.poll() is not None, "a process was left"
@@ -97,7 +100,7 @@ def test_all_ranks_finished(watching):
         observer=watcher,
     )
 
-    assert (end.why, end.proven_steps, end.remarks, end.error) == ("finished", 2, ("x",), None)
+    assert (end.why, end.proven_steps, end.warnings, end.error) == ("finished", 2, ("x",), None)
     assert watcher.steps == [1, 2]
 
 
@@ -176,7 +179,7 @@ def test_where_no_stop_file_can_be_made_the_workers_get_a_signal(watching, run):
     """A full disk takes no file: SIGTERM to each worker, to nothing else, and the run ends as preempted."""
     run.stop_file(1).mkdir()  # nothing can be renamed onto a directory
     watcher = Watcher(on_row=lambda: os.kill(os.getpid(), signal.SIGUSR1))
-    end = watching(f"PRELUDE = {PRELUDE!r}" + ASKED_BY_SIGNAL, observer=watcher, leave_within_s=30)
+    end = watching(f"PRELUDE = {PRELUDE!r}" + ASKED_BY_SIGNAL, observer=watcher, exit_within_s=30)
 
     assert end.why == "preempted"
     assert (run.path / "bystander").read_text() == "None"
@@ -193,7 +196,7 @@ def test_the_second_signal_stops_at_once(watching):
 
     end = watching("step(1); time.sleep(60)", D=1, observer=Watcher(on_row=twice))
 
-    assert (end.why, end.at_once) == ("killed", signal.SIGINT)
+    assert (end.why, end.killed_by) == ("killed", signal.SIGINT)
 
 
 def test_the_same_request_twice_is_one(watching):
@@ -206,7 +209,7 @@ def test_the_same_request_twice_is_one(watching):
     script = "step(1); until_stop(); end(0, 'preempted', 1)"
     end = watching(script, D=1, observer=Watcher(on_row=twice))
 
-    assert (end.why, end.at_once) == ("preempted", None)
+    assert (end.why, end.killed_by) == ("preempted", None)
 
 
 def test_a_view_that_fails_does_not_end_the_run(watching):
@@ -218,7 +221,7 @@ def test_a_view_that_fails_does_not_end_the_run(watching):
     end = watching("step(1); end(0, 'finished', 1)", D=1, observer=Watcher(on_row=fails))
 
     assert end.why == "finished"
-    assert "Input/output error" in end.remarks[0]
+    assert "Input/output error" in end.warnings[0]
 
 
 def test_nohup_keeps_sighup_ignored():
@@ -259,7 +262,7 @@ def test_outside_the_main_thread_no_signal_is_caught():
 
 
 def test_a_reported_failure_reaches_the_user_in_its_own_words(watching):
-    """Says, class, hints of the worker's error, where its log lies, and the next command."""
+    """Message, class and hints of the worker's error, where its log lies, and the launcher's own hint."""
     end = watching(
         "end(1, 'failed', 3, error=RunFailedError('loss is NaN at step 4', hints=['lower the rate']).as_json());"
         "time.sleep(60)"
@@ -269,8 +272,7 @@ def test_a_reported_failure_reaches_the_user_in_its_own_words(watching):
     assert type(end.error) is RunFailedError
     assert end.error.message == "loss is NaN at step 4"
     assert end.error.where.startswith("rank 1, ")
-    assert end.error.hints[0] == "lower the rate"
-    assert end.error.hints[1].startswith("`llmrun resume ")
+    assert end.error.hints == ("lower the rate", *HINTS)
 
 
 def test_a_failure_keeps_its_exit_code(watching):
@@ -292,12 +294,13 @@ def test_a_lost_peer_is_never_the_first_cause(watching):
     assert end.error.message == "out of memory"
 
 
-def test_workers_that_vanish_without_a_word(watching, run):
+def test_workers_that_vanish_without_an_outcome(watching, run):
     """Torchrun's own last lines, where nothing else is known."""
     run.torchrun_log(1).write_text("first\n\nModuleNotFoundError: no module named x\n")
     end = watching("sys.exit(3)")
 
-    assert end.error.message == "the workers ended without a word: torchrun ended with exit code 3"
+    assert end.error.message.endswith("torchrun ended with exit code 3")
+    assert end.error.where == str(run.torchrun_log(1))
     assert end.error.caused_by == ("first", "ModuleNotFoundError: no module named x")
 
 
@@ -339,7 +342,7 @@ def test_which_death_came_first(run, deaths, message):
     """A signal from outside before aborts that follow from it."""
     failures(run, *deaths)
 
-    assert first_cause(run, 1, [], 1).message == message
+    assert segment_failure(run, 1, [], 1).message == message
 
 
 def test_a_kill_goes_before_the_words_of_others(run):
@@ -348,17 +351,17 @@ def test_a_kill_goes_before_the_words_of_others(run):
     outcome = Outcome(0, "failed", 3, RunFailedError("a bug of llmrun").as_json())
     outcome.write(run.outcome_file(1, 0))
 
-    assert first_cause(run, 1, [outcome], 1).message == "rank 1 was killed by SIGKILL (PID 101)"
+    assert segment_failure(run, 1, [outcome], 1).message == "rank 1 was killed by SIGKILL (PID 101)"
 
 
 def test_memory_that_ran_out_is_a_cause(run):
     """The kernel's count of kills says why a rank, or the agent itself, was killed."""
-    alone = first_cause(run, 1, [], -9)
-    assert any("memory runs out" in hint for hint in alone.hints)
-    assert first_cause(run, 1, [], -9, 2).caused_by[0].startswith("memory ran out")
+    alone = segment_failure(run, 1, [], -9)
+    assert any("`oom`" in hint for hint in alone.hints)
+    assert segment_failure(run, 1, [], -9, oom_kills=2).caused_by[0].startswith("memory ran out")
     failures(run, (1, -9))
-    assert first_cause(run, 1, [], 1).caused_by == ()
-    assert first_cause(run, 1, [], 1, 1).caused_by[0].startswith("memory ran out")
+    assert segment_failure(run, 1, [], 1).caused_by == ()
+    assert segment_failure(run, 1, [], 1, oom_kills=1).caused_by[0].startswith("memory ran out")
 
 
 def test_last_lines_of_a_long_log(run):

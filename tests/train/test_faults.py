@@ -59,7 +59,7 @@ def test_a_reference_run_is_compared_step_by_step(driver, server, straight):
         PoolBackend(server, "flip_weight_bit", step=9), "mutated", "reproducibility.compare_with=auto"
     )
 
-    (warning,) = ended.end.remarks
+    (warning,) = ended.end.warnings
     assert warning.startswith("step 10 differs in its loss from straight, ")
     assert ended.end.why == "finished"
     assert ended.step == STEPS
@@ -79,7 +79,7 @@ def test_a_record_that_was_spoiled_before_a_crash_is_outvoted(driver, server, po
     assert "step 7 was recomputed" in first.message
     assert second.end.why == "finished"
     assert second.end.proven_steps == 2
-    (warning,) = second.end.remarks
+    (warning,) = second.end.warnings
     assert warning.startswith("ledger-tail-002.bin is wrong from step 7 on (its loss differs)")
     assert_equal_runs(driver.run("straight"), run, STEPS)
 
@@ -110,5 +110,5 @@ def test_a_reference_run_that_is_gone_when_the_workers_start_is_a_warning(driver
     ended = driver.train(Removing(pool.server), "again", "reproducibility.compare_with=auto")
 
     assert ended.end.why == "finished"
-    (warning,) = ended.end.remarks
+    (warning,) = ended.end.warnings
     assert str(straight / "ledger.bin") in warning

@@ -68,7 +68,7 @@ def test_every_segment_has_its_own_forecast(driver, pool, server) -> None:
 
 def test_a_killed_launcher_leaves_a_forecast_without_measured_values(driver, pool, monkeypatch) -> None:
     """What was not measured stays null, and the next segment is appended."""
-    monkeypatch.setattr("llmrun.launch.forecasting.ForecastKeeper.at_end", lambda _self, _record: [])
+    monkeypatch.setattr("llmrun.launch.forecasting.ForecastRecorder.at_end", lambda _self, _record: [])
     driver.train(pool, "run", until=5)
     monkeypatch.undo()
     monkeypatch.chdir(driver.directory)
@@ -90,8 +90,8 @@ def test_a_full_disk_costs_the_forecast_and_not_the_run(driver, pool, monkeypatc
     ended = driver.train(pool, "run", until=5)
 
     assert ended.end.why == "reached"
-    assert len(ended.end.remarks) == 2
-    assert all("forecast.json" in warning for warning in ended.end.remarks)
+    assert len(ended.end.warnings) == 2
+    assert all("forecast.json" in warning for warning in ended.end.warnings)
     assert read_forecasts(driver.run("run")) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmrun.config.load import load_config
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.lock import RunLock
@@ -94,7 +94,7 @@ def test_workers_of_a_launcher_that_lost_its_lock_stop_writing(driver, pool):
     run = driver.run("demo")
     with StopRequest() as stop:
         loaded = load_config(driver.config, options.overrides)
-        prepared = prepare_fresh(loaded, "demo", options, pool, stop, driver.said.append)
+        prepared = prepare_fresh(loaded, "demo", options, LaunchContext(pool, stop, driver.said.append))
         taker = Taker(run, 4)
         ended = run_segment(prepared, pool, stop, taker)
 

@@ -22,7 +22,7 @@ def test_a_full_disk_on_one_rank_lets_all_continue(driver, server, pool, rank):
 
     run = driver.run("full")
     assert ended.end.why == "finished"
-    failed, again = ended.end.remarks
+    failed, again = ended.end.warnings
     assert failed.startswith("no checkpoint at step 5: ")
     assert f"rank {rank} " in failed
     assert "No space left on device" in failed
@@ -54,8 +54,8 @@ def test_a_disk_too_small_for_a_checkpoint_is_seen_by_all(driver, server):
 
     run = driver.run("full")
     assert ended.end.why == "finished"
-    assert len(ended.end.remarks) == 2
-    assert ended.end.remarks[0].startswith("no checkpoint at step 5: ")
+    assert len(ended.end.warnings) == 2
+    assert ended.end.warnings[0].startswith("no checkpoint at step 5: ")
     assert steps_in(run.checkpoints) == [15, 16]
 
 
@@ -91,7 +91,7 @@ def test_a_rank_reports_on_a_full_disk(driver, server):
     error = ended.error(run)
     assert isinstance(error, RunFailedError)
     assert "No space left on device" in error.message
-    assert any("step 10:" in warning for warning in ended.end.remarks)
+    assert any("step 10:" in warning for warning in ended.end.warnings)
     assert [path.name for path in run.segment_logs(1).iterdir() if path.name.startswith(".")] == []
 
 
@@ -103,7 +103,7 @@ def test_after_a_full_disk_it_is_tried_again(driver, server, D):
 
     steps = steps_in(driver.run("full").checkpoints)
     assert steps == [11, 16]
-    failed, again = ended.end.remarks
+    failed, again = ended.end.warnings
     assert "step 8:" in failed
     assert "step 11 " in again
 

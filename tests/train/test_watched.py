@@ -64,7 +64,7 @@ def test_a_difference_from_the_reference_run_stops_if_asked_to(place, server, po
     assert [path.name for path in run.ledger_tensors.iterdir() if "10" in path.name]
     resumed = place.resume(pool, "second")
     assert resumed.end.why == "finished"
-    (warning,) = resumed.end.remarks
+    (warning,) = resumed.end.warnings
     assert warning.startswith("ledger-tail-002.bin is wrong from step 10 on (its loss differs)")
     assert resumed.end.proven_steps == 5
 
@@ -87,7 +87,7 @@ def test_leaving_the_baseline_is_a_warning(place, pool):
     make_baseline(place, shift=-1.0)
     ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
     run = place.run("watched")
-    (warning,) = ended.end.remarks
+    (warning,) = ended.end.warnings
 
     assert ended.end.why == "finished"
     assert warning.startswith("step 15: the smoothed loss")
@@ -105,6 +105,6 @@ def test_a_run_within_its_baseline_is_not(place, pool):
     make_baseline(place, shift=-0.001)
     ended = place.train(pool, "watched", *LONG, "monitor.baseline=[base-*]")
 
-    assert ended.end.remarks == ()
+    assert ended.end.warnings == ()
     assert warnings_of(place.run("watched")) == {}
     assert all(abs(row["baseline_z"]) < 1 for row in rows(place.run("watched").metrics_file))

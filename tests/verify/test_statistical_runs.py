@@ -98,8 +98,8 @@ def test_the_monitor_sees_it_while_it_trains(trained, server):
     spoiled = trained.directory / "spoiled-data"
     bad = trained.train(backend, "watched-bad", *watched, "seed=92", f"data.path={spoiled}")
 
-    assert good.end.remarks == ()
-    (warning,) = bad.end.remarks
+    assert good.end.warnings == ()
+    (warning,) = bad.end.warnings
     assert "has left the baseline's band, above its mean" in warning
     assert (good.end.why, bad.end.why) == ("finished", "finished")
     (warned,) = [row for row in rows(trained.run("watched-bad").metrics_file) if "warnings" in row]

@@ -5,10 +5,10 @@ from pathlib import Path
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
 from llmrun.launch.fresh import prepare_fresh
-from llmrun.launch.options import launch_options
+from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.prepared import NothingToDo
 from llmrun.launch.resume import ResumeCommand, prepare_resume
-from llmrun.launch.segment import Ended, run_segment
+from llmrun.launch.segment import SegmentResult, run_segment
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import StopRequest
@@ -71,23 +71,26 @@ class Driver:
         self.config.write_text(CONFIG.replace("DATA", str(dataset)))
         self.said: list[str] = []
 
-    def train(self, backend: ProcessBackend, name: str, *overrides: str, until: int | None = None) -> Ended:
+    def train(
+        self, backend: ProcessBackend, name: str, *overrides: str, until: int | None = None
+    ) -> SegmentResult:
         """A new run named `name`."""
         sets = [f"runs_dir={self.directory / 'runs'}", *overrides]
         options = launch_options(sets, [], until)
         loaded = load_config(self.config, options.overrides)
         with StopRequest() as stop:
-            prepared = prepare_fresh(loaded, name, options, backend, stop, self.said.append)
+            prepared = prepare_fresh(loaded, name, options, LaunchContext(backend, stop, self.said.append))
             return run_segment(prepared, backend, stop, Silent())
 
     def resume(
         self, backend: ProcessBackend, name: str, *overrides: str, D=None, until=None, allow=(), start=None
-    ) -> Ended:
+    ) -> SegmentResult:
         """The next segment of a run."""
         options = launch_options(overrides, allow, until, D, start)
         with StopRequest() as stop:
             command = ResumeCommand(f"llmrun resume {name}")
-            prepared = prepare_resume(self.run(name), options, command, backend, stop, self.said.append)
+            context = LaunchContext(backend, stop, self.said.append)
+            prepared = prepare_resume(self.run(name), options, command, context)
             assert not isinstance(prepared, NothingToDo)
             return run_segment(prepared, backend, stop, Silent())
 

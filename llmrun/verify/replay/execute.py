@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmrun.config.schema import Config
 from llmrun.errors import LlmrunError
-from llmrun.launch.prepared import checked_by_workers
+from llmrun.launch.prepared import make_worker_spec
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
@@ -73,11 +73,9 @@ class LegDone:
 
     @property
     def error(self) -> LlmrunError:
-        """Why the leg ended early: without hints that speak of the scratch directory."""
-        error = self.end.error
-        assert error is not None, f"{self.run.path} ended early: {self.end.why}"
-        error.hints = tuple(hint for hint in error.hints if str(self.run.path) not in hint)
-        return error
+        """Why the leg ended early."""
+        assert self.end.error is not None, f"{self.run.path} ended early: {self.end.why}"
+        return self.end.error
 
 
 def only_training(config: Config, *, traced: bool) -> Config:
@@ -131,24 +129,23 @@ def orders_of(leg: Leg) -> WorkerSpec:
     """What the workers of a leg are told."""
     replay_environment = leg.replay_environment
     config = only_training(replay_environment.resolved.config, traced=leg.traced)
-    return WorkerSpec(
+    spec = make_worker_spec(
+        replace(replay_environment.resolved, config=config),
+        replay_environment.data_path,
+        replay_environment.here,
         segment=SEGMENT,
-        D=replay_environment.resolved.batch.D,
         from_step=leg.from_step,
         checkpoint=None if leg.checkpoint is None else str(leg.checkpoint.resolve()),
         until_step=leg.until_step,
-        fingerprint=replay_environment.here.digest,
-        parts=replay_environment.here.parts,
-        config=config.model_dump(mode="json", by_alias=True),
         audit_tails=[str(leg.ledger.path.resolve())] if leg.audits else [],
-        reference_ledger=None,
-        data_path=str(replay_environment.data_path),
+    )
+    return replace(
+        spec,
         saves=leg.saves,
         compared=[str(path.resolve()) for path in leg.compared],
         traced=leg.traced,
         trace_against=None if leg.trace_against is None else str(leg.trace_against.resolve()),
         trace_kept=leg.trace_kept,
-        preimages=checked_by_workers(replay_environment.here),
     )
 
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrun.config.field_values import numeric_fields
 from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of
 from llmrun.config.schema import Config
-from llmrun.data.manifest import fingerprint_of, read_manifest
+from llmrun.data.location import locate_dataset
+from llmrun.data.manifest import read_manifest
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
+from llmrun.launch.preflight import assemble_fingerprint
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
-from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.variables import with_recorded_variables
 from llmrun.run.directory import RunDirectory
@@ -71,14 +71,7 @@ def ground_for(
     base = with_recorded_variables(os.environ, variables)
     environment = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
     probe = backend.probe(config.hardware.device, environment, lambda: None)
-    here = Fingerprint(
-        {
-            "config": numeric_fields(config),
-            "data": fingerprint_of(manifest),
-            "code": code_preimage(probe.source_files),
-            "environment": dict(probe.environment),
-        }
-    )
+    here = assemble_fingerprint(config, manifest, probe)
     return ReplayEnvironment(resolved, data_path, environment, recorded, here)
 
 
@@ -101,15 +94,11 @@ def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: i
 
 def dataset_of(run: RunDirectory, record: RunRecord, given: Path | None) -> Path:
     """Where the run's dataset lies.  Raises InputError."""
-    places = [given] if given is not None else dataset_places(run, record)
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise InputError(
-            f"the dataset of {run.name} is not where it was",
-            caused_by=[f"there is no {place}" for place in dict.fromkeys(places)],
-            hints=["`--data DIR` says where it lies now"],
-        )
-    return found.resolve()
+    return locate_dataset(
+        [given] if given is not None else dataset_places(run, record),
+        f"the dataset of {run.name} is not where it was",
+        hints=["`--data DIR` says where it lies now"],
+    )
 
 
 @dataclass(frozen=True)

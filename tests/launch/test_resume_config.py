@@ -1,4 +1,4 @@
-"""Which config a run goes on with: that of the segment its checkpoint belongs to, then what was edited or set since."""
+"""The config that a run continues with: of the segment its checkpoint belongs to, then what was edited or set since."""
 
 import pytest
 
@@ -104,17 +104,14 @@ def test_an_edited_D_is_taken(interrupted):
     assert [segment.D for segment in interrupted.record.segments] == [2, 4, 3]
 
 
-def test_without_orders_the_record_has_to_do(interrupted):
-    """Logs are the user's to delete: then config.yaml and the `--set` values on record count, and that is said."""
+def test_without_a_worker_spec_the_record_is_used(interrupted):
+    """The user may delete logs: then config.yaml and the recorded `--set` values count, and the user is notified."""
     interrupted.resume(overrides=["optimizer.lr=0.0005"], allow=["config"], until=15)
     interrupted.run.worker_spec_file(2).unlink()
     interrupted.resume()
 
     assert interrupted.worker_spec(3).config["optimizer"]["lr"] == 0.0005
-    assert any(
-        line.endswith("orders.json is gone: going on with config.yaml and the `--set` values on record")
-        for line in interrupted.said
-    )
+    assert any(str(interrupted.run.worker_spec_file(2)) in line for line in interrupted.said)
 
 
 def test_damaged_orders_are_no_bug(interrupted):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llmrun.launch.select_checkpoint import choose_start
+from llmrun.launch.select_checkpoint import select_start
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.record import RECORD_BYTES
 
@@ -14,11 +14,11 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from llmrun.launch.select_checkpoint import choose_start
-from llmrun.launch.rollback import rewind
+from llmrun.launch.select_checkpoint import select_start
+from llmrun.launch.rollback import roll_back
 from llmrun.run.directory import RunDirectory
 run = RunDirectory(Path(sys.argv[1]))
-rewind(run, choose_start(run, int(sys.argv[2]), print), SimpleNamespace(segment=2), print)
+roll_back(run, select_start(run, int(sys.argv[2]), print), SimpleNamespace(segment=2), print)
 os.kill(os.getpid(), 9)
 """
 
@@ -84,4 +84,4 @@ def test_free_names(interrupted):
     assert run.free_ledger_tail(2).name == "ledger-tail-002.3.bin"
     assert run.ledger_tails(2) == [run.ledger_tail(2), run.ledger_tail(2, 2)]
     assert run.ledger_tails(3) == []
-    assert choose_start(run, 10, print).step == 10
+    assert select_start(run, 10, print).step == 10

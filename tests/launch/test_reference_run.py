@@ -25,7 +25,7 @@ DAMAGES = [
 ]
 
 
-def twin_of_a_new_run(project):
+def reference_of_a_new_run(project):
     """What the workers of a further run would be told."""
     prepared = project.prepare(identity="new")
     prepared.lock.release()
@@ -33,13 +33,13 @@ def twin_of_a_new_run(project):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_twin_whose_ledger_does_not_hold_is_passed_over(project, damage):
+def test_a_run_with_a_damaged_ledger_is_skipped(project, damage):
     """The run that went less far is taken instead; what lies in another run's directory fails no run."""
     project.train(identity="short", until=10)
     project.train(identity="long")
     damage(project.path / "runs" / "long" / "ledger.bin")
 
-    assert twin_of_a_new_run(project) == str(project.path / "runs" / "short" / "ledger.bin")
+    assert reference_of_a_new_run(project) == str(project.path / "runs" / "short" / "ledger.bin")
 
 
 def test_the_one_that_went_furthest_is_taken(project):
@@ -47,7 +47,7 @@ def test_the_one_that_went_furthest_is_taken(project):
     project.train(identity="short", until=10)
     project.train(identity="long")
 
-    assert twin_of_a_new_run(project) == str(project.path / "runs" / "long" / "ledger.bin")
+    assert reference_of_a_new_run(project) == str(project.path / "runs" / "long" / "ledger.bin")
 
 
 def test_none_at_all(project):
@@ -55,11 +55,11 @@ def test_none_at_all(project):
     project.train(identity="only")
     flip(project.path / "runs" / "only" / "ledger.bin")
 
-    assert twin_of_a_new_run(project) is None
+    assert reference_of_a_new_run(project) is None
 
 
-def orders_of_a_new_run(project, **wished):
-    """The orders of a further run, which is not started."""
+def spec_of_a_new_run(project, **wished):
+    """The worker spec of a further run, which is not started."""
     prepared = project.prepare(identity="new", **wished)
     prepared.lock.release()
     return prepared.worker_spec
@@ -71,17 +71,17 @@ def test_the_named_one_is_taken(project, name):
     project.train(identity="short", until=10)
     project.train(identity="long")
     project.said.clear()
-    worker_spec = orders_of_a_new_run(project, overrides=[f"reproducibility.compare_with={name}"])
+    worker_spec = spec_of_a_new_run(project, overrides=[f"reproducibility.compare_with={name}"])
 
     assert worker_spec.reference_ledger == str(project.path / "runs" / "short" / "ledger.bin")
     assert "short has the same fingerprint: every step will be compared with it" in project.said
 
 
-def test_what_a_difference_does_is_told_where_it_stops(project):
-    """`on_difference: stop` is said before the first step."""
+def test_on_difference_stop_is_announced(project):
+    """Before the first step."""
     project.train(identity="first")
     project.said.clear()
-    orders_of_a_new_run(project, overrides=["reproducibility.on_difference=stop"])
+    spec_of_a_new_run(project, overrides=["reproducibility.on_difference=stop"])
 
     assert any("and the first difference stops this run" in line for line in project.said)
 
@@ -95,7 +95,7 @@ def test_another_fingerprint_is_refused(project):
     """Exit 3 with the fields that differ and a way out; nothing is left behind."""
     project.train(identity="first", overrides=["seed=7"])
     with pytest.raises(RefusedError) as caught:
-        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+        spec_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
 
     assert caught.value.message == "first has another fingerprint than this run: their bits need not be equal"
     assert caught.value.caused_by == ("config: seed: 7 -> 42",)
@@ -107,18 +107,19 @@ def test_a_run_that_is_not_there_is_an_input_error(project):
     """Exit 2 with the nearest name."""
     project.train(identity="first")
     with pytest.raises(InputError, match="there is no run frist") as caught:
-        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=frist"])
+        spec_of_a_new_run(project, overrides=["reproducibility.compare_with=frist"])
 
     assert caught.value.hints == ("did you mean first",)
 
 
-def test_a_run_whose_ledger_does_not_hold_is_refused(project):
-    """A name is a wish: nothing else is taken in its place."""
+def test_a_named_run_with_a_damaged_ledger_is_refused(project):
+    """No other run is taken in place of a named one."""
     project.train(identity="first")
     project.train(identity="second")
     flip(project.path / "runs" / "first" / "ledger.bin")
-    with pytest.raises(RefusedError, match="the ledger of first does not hold"):
-        orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+    with pytest.raises(RefusedError) as caught:
+        spec_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+    assert caught.value.where == str(project.path / "runs" / "first" / "ledger.bin")
 
 
 def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
@@ -132,13 +133,13 @@ def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):
     facts = {"fingerprint": fingerprint.digest, "parts": fingerprint.parts, "preimages": preimages}
     other = changed(last, segment=2, **facts)
     for segments, message in (
-        ([changed(last, why=None, to_step=None)], "it has not ended yet"),
-        ([changed(last, to_step=0)], "it has no step"),
-        ([last, other], "it went on under another fingerprint later"),
+        ([changed(last, why=None, to_step=None)], "not ended"),
+        ([changed(last, to_step=0)], "no steps"),
+        ([last, other], "not all of its segments"),
     ):
         changed(record, segments=segments).write(path)
         with pytest.raises(RefusedError, match=message):
-            orders_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
+            spec_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
 
 
 def interrupted_beside(project, **of_the_other):
@@ -149,7 +150,7 @@ def interrupted_beside(project, **of_the_other):
     project.backend.dies_after = None
 
 
-def test_a_resumed_run_has_its_named_twin(project):
+def test_a_resumed_run_has_its_named_reference(project):
     """Named on resume, by its name."""
     interrupted_beside(project)
     prepared = project.prepare_resume(overrides=["reproducibility.compare_with=other"])
@@ -159,7 +160,7 @@ def test_a_resumed_run_has_its_named_twin(project):
 
 
 def test_a_relative_path_starts_where_the_run_was_made(project, monkeypatch):
-    """As `data.path` does: a resume from another directory finds the same twin."""
+    """As `data.path` does: a resume from another directory finds the same run."""
     interrupted_beside(project)
     (project.path / "elsewhere").mkdir()
     (project.path / "elsewhere" / "data").symlink_to(project.path / "data")
@@ -170,10 +171,10 @@ def test_a_relative_path_starts_where_the_run_was_made(project, monkeypatch):
     assert prepared.worker_spec.reference_ledger == str(project.path / "runs" / "other" / "ledger.bin")
 
 
-def test_a_run_cannot_be_its_own_twin(interrupted):
+def test_a_run_cannot_be_its_own_reference(interrupted):
     """Refused before any file is touched."""
     before = interrupted.files()
-    with pytest.raises(InputError, match="names this run itself"):
+    with pytest.raises(InputError, match="another run"):
         interrupted.prepare_resume(overrides=["reproducibility.compare_with=demo"])
 
     assert interrupted.files() == before
