@@ -5,16 +5,16 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.model.spec import ModelSpec
-from llmrun.migrate.tensors import Array
 from llmrun.storage.checkpoint.parts import TensorPiece
 
 
-def initial_value(model: ModelSpec, name: str, seed: int) -> Array:
+def initial_value(model: ModelSpec, name: str, seed: int) -> NDArray[np.float32]:
     """The initial values of one parameter, float32."""
     parameter = nn.Parameter(torch.empty(model.parameters[name], dtype=torch.float32))
     model.initialise(name, parameter, seed)
