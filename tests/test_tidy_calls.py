@@ -106,7 +106,7 @@ BROAD_EXCEPT = {
     "llmrun/runtime/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
-    "llmrun/provenance/questions.py": "a thread's end: what stops reading a repository must not stop training",
+    "llmrun/provenance/background.py": "a thread's end: what stops reading a repository must not stop training",
     "llmrun/launch/forecasting.py": "a run does not need its forecast, and must not end by it",
     "llmrun/data/tokenizers.py": "`tokenizers` raises plain Exception; it becomes a ValueError",
 }

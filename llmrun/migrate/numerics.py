@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.model.initialise import initialise
-from llmrun.migrate.tensors import Array, Shape
 from llmrun.storage.checkpoint.parts import TensorPiece
 
 
-def initial_value(name: str, shape: Shape, seed: int, n_layers: int) -> Array:
+def initial_value(name: str, shape: tuple[int, ...], seed: int, n_layers: int) -> npt.NDArray[np.float32]:
     """The initial values of one parameter, float32."""
     parameter = nn.Parameter(torch.empty(shape, dtype=torch.float32))
     initialise(name, parameter, seed, n_layers)
