@@ -8,8 +8,8 @@ from llmrun.migrate.script import SCRIPT_BYTES_MAX, read_script
 
 UP = "model.layers.0.mlp.up_proj.weight"
 WRONG = {
-    "syntax": ("x = 1\ndef migrate(old, new:\n", 2, "the script is not Python: "),
-    "null byte": ("x = '\0'\n", None, "the script is not Python: "),
+    "syntax": ("x = 1\ndef migrate(old, new:\n", 2, "cannot compile the script: "),
+    "null byte": ("x = '\0'\n", None, "cannot compile the script: "),
     "no function": ("x = 1\n", None, "function migrate"),
     "no function but a value": ("migrate = 3\n", None, "function migrate"),
     "raises when loaded": (
