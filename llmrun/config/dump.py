@@ -1,4 +1,4 @@
-"""Configs as text and as facts: YAML in the user's symbols, numeric and operational fields, differences."""
+"""Configs as text and as facts: YAML in the user's symbols, numeric and operational fields."""
 
 import json
 import re
@@ -14,9 +14,6 @@ from llmrun.core.streams import canonical_json
 ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
 """Numeric fields that entered the schema after the first release, by key, with the value that means the old
 behaviour.  While a field has that value it is left out of the fingerprint, so that old fingerprints live on."""
-
-ABSENT = "(absent)"
-"""Stands for a key that one side of a difference does not have."""
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _WORDS_OF_YAML = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "."})
@@ -84,22 +81,18 @@ def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER)
     """
     assert config.batch.V is not None, "only a resolved config has a fingerprint"
     assert config.hardware.device != "auto", "only a resolved config has a fingerprint"
-    fields = _fields_of_kind(config, "numeric")
-    old = {key for key, value in added_later.items() if _same(_get(fields, key), value)}
-    return _nest({key: value for key, value in _flatten(fields) if key not in old})
+    fields = dict(_flatten(_fields_of_kind(config, "numeric")))
+    old = {
+        key
+        for key, value in added_later.items()
+        if key in fields and canonical_json(fields[key]) == canonical_json(value)
+    }
+    return _nest({key: value for key, value in fields.items() if key not in old})
 
 
 def operational_fields(config: Config) -> dict[str, Any]:
     """The fields of a config that may not change bits, nested, with ASCII names."""
     return _fields_of_kind(config, "operational")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) for every leaf that differs, by key; ABSENT where a side has none."""
-    before, after = dict(_flatten(old)), dict(_flatten(new))
-    keys = sorted(before.keys() | after.keys())
-    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
-    return [pair for pair in pairs if not _same(pair[1], pair[2])]
 
 
 def _fields_of_kind(config: Config, kind: Kind) -> dict[str, Any]:
@@ -127,13 +120,3 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             below = below.setdefault(section, {})
         below[name] = value
     return nested
-
-
-def _get(nested: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key, ABSENT where there is none."""
-    return dict(_flatten(nested)).get(key, ABSENT)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two values are the same in JSON: 1 and 1.0 and true are three."""
-    return canonical_json(a) == canonical_json(b)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from llmrun.data.input_files import InputFiles, find_files
-from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_rules import BYTE_ORDER_MARK, why_not_text, without_mark
 from llmrun.errors import InputError
+from llmrun.storage.regular_file import read_regular_file
 
 SHOWN_PROBLEMS = 10
 

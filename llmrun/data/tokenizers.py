@@ -21,9 +21,9 @@ from llmrun.data.bpe_training import cut_long_words, train_in_process
 from llmrun.data.bpe_worker import END_OF_TEXT
 from llmrun.data.documents import Report, silent
 from llmrun.data.manifest import LARGEST_VOCABULARY, DatasetManifest, TokenizerRecord
-from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_engine import Unspeakable, renumbered, text_content
 from llmrun.errors import InputError
+from llmrun.storage.regular_file import read_regular_file
 
 TOKENIZER_NAME = "tokenizer.json"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrun.config.differences import ABSENT, leaf_differences
 from llmrun.config.keys import shown_key
 from llmrun.config.resolve import Resolved
 from llmrun.core.model.parameters import parameter_shapes
@@ -147,15 +148,11 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], key: str = ""
 
     A field that only one of them has came or went with a version of llmrun: nobody changed it.
     """
-    lines: list[str] = []
-    for name in sorted({*old} & {*new}):
-        dotted = f"{key}.{name}" if key else name
-        before, after = old[name], new[name]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += changed_fields(before, after, dotted)
-        elif before != after:
-            lines.append(f"{dotted}: {show(before)} -> {show(after)}")
-    return lines
+    return [
+        f"{name}: {show(before)} -> {show(after)}"
+        for name, before, after in leaf_differences(old, new, key)
+        if before is not ABSENT and after is not ABSENT
+    ]
 
 
 SHOWN_MAX = 4

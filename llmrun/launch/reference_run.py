@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from llmrun.config.differences import leaf_differences
 from llmrun.config.keys import shown_key
 from llmrun.errors import DamagedError, InputError, LlmrunError, RefusedError
 from llmrun.launch.preflight import Notify, Preflight
 from llmrun.launch.unwritable import attempting
-from llmrun.provenance.fingerprint import Fingerprint, compare, leaf_differences
+from llmrun.provenance.fingerprint import Fingerprint, compare
 from llmrun.run.directory import RunDirectory, runs_below
 from llmrun.run.groups import find_run_from, find_runs
 from llmrun.run.history import believed_record

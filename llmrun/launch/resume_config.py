@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.dump import yaml_value
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.errors import InputError
 from llmrun.launch.changes import changed_fields
 from llmrun.launch.options import LaunchOptions
 from llmrun.launch.preflight import Notify
-from llmrun.provenance.fingerprint import Absent, leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
 from llmrun.run.worker_spec import settings_of_segment

@@ -7,12 +7,12 @@ from typing import Literal
 from llmrun.errors import InputError, RefusedError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
-from llmrun.run.recorded_state import judge_of
+from llmrun.run.record_check import record_check_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
+from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_checked
 
 Notify = Callable[[str], None]
 
@@ -86,7 +86,7 @@ def newest(
         refuse_step_0(run)
         notify("no checkpoint was committed yet: starting at step 0")
         return None
-    checkpoint, damages = newest_sound(run.checkpoints, progress, judge=judge_of(run))
+    checkpoint, damages = newest_sound(run.checkpoints, progress, record_check=record_check_of(run))
     if checkpoint is None:
         raise RefusedError(
             f"{run.name} has checkpoints and none of them is sound",
@@ -136,7 +136,7 @@ def at_step(run: RunDirectory, step: int, progress: Progress | None = None) -> C
             f"{run.name} has no checkpoint of step {step}", hints=[f"there are checkpoints of steps: {there}"]
         )
     try:
-        return open_judged(run.checkpoints / step_name(step), progress, judge_of(run))
+        return open_checked(run.checkpoints / step_name(step), progress, record_check_of(run))
     except CheckpointDamage as error:
         raise RefusedError(
             f"the checkpoint of step {step} is damaged",

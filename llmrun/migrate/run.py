@@ -22,12 +22,12 @@ from llmrun.migrate.state import GROUP_BYTES, SLOTS, Written, commit_state, writ
 from llmrun.migrate.target import NewModel
 from llmrun.migrate.tensors import OldState
 from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
-from llmrun.run.recorded_state import judge_beside, judge_of
+from llmrun.run.record_check import record_check_for, record_check_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.listing import checkpoints_of, is_checkpoint
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
+from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_checked
 from llmrun.storage.durable import make_directories, replace_file, replace_json
 from llmrun.storage.ledger.writer import LedgerWriter
 
@@ -119,9 +119,11 @@ def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
     Raises InputError where there is none, CheckpointDamage, RefusedError where a run has no sound one.
     """
     if is_checkpoint(source):
-        return open_judged(source, progress, judge_beside(source))
+        return open_checked(source, progress, record_check_for(source))
     directory = checkpoints_of(source)
-    checkpoint, damages = newest_sound(directory, progress, judge=judge_of(RunDirectory(directory.parent)))
+    checkpoint, damages = newest_sound(
+        directory, progress, record_check=record_check_of(RunDirectory(directory.parent))
+    )
     if checkpoint is None and damages:
         raise RefusedError(
             f"{source} has checkpoints and none of them is sound", caused_by=[str(d) for d in damages]

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.keys import leaves, shown_key
-from llmrun.provenance.fingerprint import Absent, Change, Fingerprint, compare, leaf_differences
+from llmrun.provenance.fingerprint import Change, Fingerprint, compare
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
 from llmrun.run.settings import config_in_force

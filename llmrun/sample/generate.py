@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llmrun.config.dump import differences, numeric_fields
+from llmrun.config.differences import leaf_differences
+from llmrun.config.dump import numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
@@ -18,7 +19,7 @@ from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, read_record
-from llmrun.run.recorded_state import judge_of
+from llmrun.run.record_check import record_check_of
 from llmrun.run.settings import config_in_force, dataset_places
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
@@ -76,7 +77,7 @@ def open_writer(run: RunDirectory) -> Writer:
 
     Raises InputError where there is no checkpoint or the dataset has moved, RefusedError where none is sound.
     """
-    checkpoint, damages = newest_sound(run.checkpoints, judge=judge_of(run))
+    checkpoint, damages = newest_sound(run.checkpoints, record_check=record_check_of(run))
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
@@ -106,7 +107,7 @@ def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> 
     stated = {
         key: value for key, value in record.preimages_of(record.last)["config"].items() if key != "origin"
     }
-    found = differences(stated, numeric_fields(config))
+    found = leaf_differences(stated, numeric_fields(config))
     if found:
         key, old, new = found[0]
         last = 0 if record.last is None else record.last.segment

@@ -112,7 +112,7 @@ def test_the_check_command_names_thirty_damages(states, tmp_path):
         assert [row["sound"] for row in document["checkpoints"]] == [False] * 6 + [True]
         for step, harm in enumerate(some, start=1):
             told = [
-                f"{row['file']} {row['says']}"
+                f"{row['file']} {row['message']}"
                 for row in document["damages"]
                 if row["checkpoint"].endswith(f"{step}")
             ]

@@ -3,12 +3,11 @@
 The distance in ulps counts the doubles between two values: 0 for equal bits, 1 for neighbours.
 """
 
-import struct
 from dataclasses import dataclass
 
 from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.ulps import ulps
 
-_SIGN = 1 << 63
 GROWTH_OFFSETS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -36,8 +35,8 @@ class Distance:
 
     @property
     def ulps(self) -> int:
-        """How many doubles one would have to step over from a to b."""
-        return abs(_rank(self.a) - _rank(self.b))
+        """How many doubles lie from a to b."""
+        return ulps(self.a, self.b)
 
     def as_json(self) -> dict[str, float | int]:
         """All of it as one JSON object."""
@@ -49,12 +48,6 @@ class Distance:
             "relative": self.relative,
             "ulps": self.ulps,
         }
-
-
-def _rank(value: float) -> int:
-    """The position of a double among all doubles; -0.0 lies directly below 0.0."""
-    bits: int = struct.unpack("<Q", struct.pack("<d", value))[0]
-    return -1 - (bits - _SIGN) if bits & _SIGN else bits
 
 
 def growth(

@@ -18,7 +18,7 @@ from llmrun.provenance.variables import with_recorded_variables
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import Stretch, recorded_config, recorded_fingerprint, stretches_of
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.recorded_state import compare_with_record
+from llmrun.run.record_check import compare_with_record
 from llmrun.run.settings import dataset_places
 from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint
