@@ -21,7 +21,7 @@ from llmrun.launch.torchrun import ProcessBackend, WorkerJob, Workers, worker_en
 from llmrun.machine import cpus_usable, device_name
 from llmrun.plan.forecast import Timed, trial_size
 from llmrun.run.directory import RunDirectory
-from llmrun.run.worker_spec import Outcome, WorkerSpec
+from llmrun.run.worker_spec import WorkerSpec, read_outcomes
 from llmrun.storage.durable import make_directories
 from llmrun.storage.metrics.jsonl import Row, Tail
 from llmrun.storage.metrics.names import STEP_SECONDS
@@ -192,7 +192,5 @@ def rows_of(run: RunDirectory, workers: Workers, D: int, check: Callable[[], Non
         exit_code = workers.poll()
         yield from tail.new_rows()
         if exit_code is not None:
-            files = [run.outcome_file(SEGMENT, rank) for rank in range(D)]
-            outcomes = [Outcome.read(file) for file in files if file.exists()]
-            raise first_cause(run, SEGMENT, outcomes, exit_code)
+            raise first_cause(run, SEGMENT, read_outcomes(run, SEGMENT, D), exit_code)
         time.sleep(POLL_S)

@@ -31,7 +31,7 @@ from llmrun.launch.unwritable import os_error_as
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, is_left_behind
 from llmrun.run.record import RunRecord, now_utc
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.durable import (
     DISK,
     TEMPORARY_PREFIX,
@@ -58,7 +58,7 @@ def prepare_fresh(
     identity: str | None,
     options: LaunchOptions,
     backend: ProcessBackend,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     notify: Notify,
 ) -> PreparedSegment:
     """A new run, ready to start.

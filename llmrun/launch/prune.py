@@ -3,10 +3,10 @@
 from llmrun.launch.orphans import wait_for_leftovers
 from llmrun.launch.preflight import Notify
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_in_force
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
 from llmrun.run.record_check import record_check_of
-from llmrun.run.settings import config_in_force
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import open_checkpoint

@@ -14,7 +14,7 @@ from llmrun.launch.unwritable import attempting
 from llmrun.provenance.fingerprint import Fingerprint, compare
 from llmrun.run.directory import RunDirectory, runs_below
 from llmrun.run.groups import find_run_from, find_runs
-from llmrun.run.history import believed_record
+from llmrun.run.history import read_record_or_refuse
 from llmrun.run.record import RunRecord, read_record
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.metrics.curves import first_equal_pair, read_curve
@@ -56,7 +56,7 @@ def named_twin(
     run = find_run_from(name, apart_from.path.resolve().parent, bases)
     if run.path.resolve() == apart_from.path.resolve():
         raise InputError(f"compare_with names this run itself, {run.name}", where=KEY, hints=[AUTO_HINT])
-    record = believed_record(run)
+    record = read_record_or_refuse(run)
     if record.fingerprint["digest"] != fingerprint.digest:
         raise another_fingerprint(run, Fingerprint.of_json(record.fingerprint), fingerprint)
     if not is_twin(record, fingerprint.digest):
@@ -148,7 +148,7 @@ def baseline_for(
                 f"`--set '{BASELINE_KEY}=[RUN, RUN, …]'`, or a pattern: `--set '{BASELINE_KEY}=[base-*]'`"
             ],
         )
-    records = [believed_record(found) for found in runs]
+    records = [read_record_or_refuse(found) for found in runs]
     check_batches(records, preflight)
     for line in notes(records, preflight):
         notify(line)

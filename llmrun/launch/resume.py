@@ -44,18 +44,18 @@ from llmrun.launch.prepared import (
     worker_spec_for,
 )
 from llmrun.launch.reference_run import baseline_for
-from llmrun.launch.resume_config import GoingOn, config_of, go_on_with_config, go_on_with_segment
+from llmrun.launch.resume_config import GoingOn, go_on_with_config, go_on_with_segment
 from llmrun.launch.rollback import check_ledger, rewind, tails_to_audit
 from llmrun.launch.select_checkpoint import Start, choose_start
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.launch.unwritable import os_error_as
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
-from llmrun.run.history import believed_record
+from llmrun.run.history import config_of_segment, read_record_or_refuse
 from llmrun.run.lock import RunLock
 from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.ledger.reader import LedgerReader
 
@@ -73,7 +73,7 @@ def prepare_resume(
     options: LaunchOptions,
     command: ResumeCommand,
     backend: ProcessBackend,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     notify: Notify,
     progress: Progress | None = None,
 ) -> PreparedSegment | NothingToDo:
@@ -106,12 +106,12 @@ def _prepare(
     options: LaunchOptions,
     command: ResumeCommand,
     backend: ProcessBackend,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     notify: Notify,
     progress: Progress | None,
 ) -> PreparedSegment | NothingToDo:
     """The steps of a resume in their order."""
-    record = close_open_segment(run, believed_record(run), notify)
+    record = close_open_segment(run, read_record_or_refuse(run), notify)
     start = choose_start(run, options.start, notify, progress, record.saved_step)
     plain = options.start == "newest" and not options.overrides and not command.config
     if plain and record.status == "finished" and start.step == record.steps:
@@ -125,7 +125,7 @@ def _prepare(
     inputs = material_of(record, going_on)
     steps = inputs.resolved.batch.steps
     last = last_step(steps, options.until)
-    written = config_of(run, record, reference) or record.config
+    written = config_of_segment(run, record, reference) or record.config
     if start.step >= last:
         refuse_lost_settings(record, written, inputs.resolved, start.step, command)
         if start.step >= steps:
@@ -279,7 +279,7 @@ def compare(
     preflight: Preflight,
     options: LaunchOptions,
     command: ResumeCommand,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     notify: Notify,
 ) -> tuple[list[str], list[str]]:
     """Refuse what changed and was not allowed.  Returns the kinds allowed and all changes as lines.

@@ -17,8 +17,8 @@ from llmrun.launch.changes import changed_fields
 from llmrun.launch.options import LaunchOptions
 from llmrun.launch.preflight import Notify
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_of_segment
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.worker_spec import settings_of_segment
 
 SHARED_AMONG_RANKS = ("batch.A", "batch.D")
 """Never carried over as they are: D is the last segment's or the user's wish, and A follows from it."""
@@ -64,7 +64,7 @@ def go_on_with_segment(
     fresh = fresh_edits(edits, {} if reference is None else reference.edits)
     earlier = [] if reference is None else [o for o in reference.overrides if key_of(o) not in fresh]
     overrides = merged(earlier, list(options.overrides))
-    base = config_of(run, record, reference)
+    base = config_of_segment(run, record, reference)
     if base is None:
         assert reference is not None
         worker_spec_file = run.worker_spec_file(reference.segment)
@@ -90,14 +90,6 @@ def go_on_with_segment(
 def config_on_disk(run: RunDirectory) -> dict[str, Any]:
     """What config.yaml says now.  Raises InputError or ConfigError."""
     return load_config(run.config_file).config.model_dump(mode="json", by_alias=True)
-
-
-def config_of(run: RunDirectory, record: RunRecord, segment: Segment | None) -> dict[str, Any] | None:
-    """The full config of a segment, None where its orders are gone; that of the run where there is no segment."""
-    if segment is None:
-        return record.config
-    settings = settings_of_segment(run.worker_spec_file(segment.segment))
-    return None if settings is None else settings.config
 
 
 def edits_between(written: Mapping[str, Any], on_disk: Mapping[str, Any]) -> dict[str, Any]:

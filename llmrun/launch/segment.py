@@ -13,7 +13,7 @@ from llmrun.launch.unwritable import os_error_as, refused_by_system
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.durable import make_directories
 
 
@@ -46,7 +46,7 @@ class Ended:
 def run_segment(
     prepared: PreparedSegment,
     backend: ProcessBackend,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     observer: SegmentObserver,
     warnings: Callable[[], Sequence[str]] = tuple,
 ) -> Ended:

@@ -15,9 +15,9 @@ from llmrun.launch.torchrun import Workers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.record import Ending
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.warnings import WarningsTail
-from llmrun.run.worker_spec import Outcome
+from llmrun.run.worker_spec import Outcome, read_outcomes
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.durable import replace_text
 from llmrun.storage.metrics.jsonl import Row, Tail
@@ -76,7 +76,7 @@ class Watch:
     D: int
     from_step: int
     workers: Workers
-    stop: StopRequest
+    stop: LauncherStopRequest
     lock: RunLock
     observer: SegmentObserver
     leave_within_s: float = LEAVE_WITHIN_S
@@ -132,8 +132,7 @@ class Watch:
 
     def _outcomes(self) -> list[Outcome]:
         """The ranks that have reported, in order."""
-        files = [self.run.outcome_file(self.segment, rank) for rank in range(self.D)]
-        return [Outcome.read(file) for file in files if file.exists()]
+        return read_outcomes(self.run, self.segment, self.D)
 
     def _show(self, tail: Tail) -> None:
         """Tell the spectator what is new; look for checkpoints once a second."""
@@ -192,7 +191,7 @@ def proven_of(outcomes: Sequence[Outcome]) -> int:
 
 def remarks_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """What the ranks want to be told, each sentence once."""
-    return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.remarks))
+    return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings))
 
 
 def lost_lock(run: RunDirectory) -> RunFailedError:

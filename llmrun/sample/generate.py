@@ -18,9 +18,9 @@ from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_in_force, dataset_paths
 from llmrun.run.record import RunRecord, read_record
 from llmrun.run.record_check import record_check_of
-from llmrun.run.settings import config_in_force, dataset_places
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.text import command
@@ -123,7 +123,7 @@ def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetMan
 
     Raises InputError where it has moved, or another one with another tokenizer lies in its place.
     """
-    places = list(dict.fromkeys(path.resolve() for path in dataset_places(run, record)))
+    places = list(dict.fromkeys(path.resolve() for path in dataset_paths(run, record)))
     directory = next((path for path in places if path.is_dir()), None)
     if directory is None:
         raise InputError(

@@ -267,7 +267,7 @@ def test_prune_refuses_a_run_that_is_under_way(run):
 def test_prune_of_a_run_that_cannot_be_read_deletes_nothing(run):
     """Without run.json nobody knows what the run keeps."""
     (run / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="is no run record"):
+    with pytest.raises(InputError, match="run record format"):
         llmrun("prune", run, "--keep-last", 1)
 
     assert steps_in(run / "checkpoints") == [8, 16, 24]
@@ -301,7 +301,6 @@ def test_list_marks_the_best_and_names_what_else_takes_space(run):
     assert told[0].startswith("2 checkpoints, ")
     assert told[1].startswith(".tmp-step-00000032-segment-002: 2 kB, unfinished")
     assert told[2].startswith("abandoned-002: ")
-    assert told[2].endswith("never read, yours to delete")
     assert len(llmrun("list", run / "checkpoints" / "step-00000008").stderr.splitlines()) == 1
 
 

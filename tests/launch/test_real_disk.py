@@ -23,7 +23,7 @@ from llmrun.launch.segment import run_segment
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import live_owner
 from llmrun.run.record import read_record
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.checkpoint.verification import newest_sound, verify_files
 from warm.bits import assert_equal_runs
@@ -70,14 +70,14 @@ def train(driver: Driver, pool, runs_dir: Path, meddler: Meddler, *overrides: st
     """A new run `demo` below `runs_dir`, meddled with."""
     options = launch_options([f"runs_dir={runs_dir}", *overrides], [], None)
     loaded = load_config(driver.config, options.overrides)
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         prepared = prepare_fresh(loaded, "demo", options, pool, stop, driver.said.append)
         return run_segment(prepared, pool, stop, meddler)
 
 
 def resume(driver: Driver, pool, run: RunDirectory, meddler: Meddler | None = None):
     """The next segment of a run anywhere."""
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         prepared = prepare_resume(
             run, launch_options([], [], None), ResumeCommand("x"), pool, stop, driver.said.append
         )

@@ -48,7 +48,7 @@ def test_a_difference_from_a_twin_is_on_its_row_at_once(place, server):
     assert ended.end.why == "finished"
     assert ended.end.remarks == (message,)
     assert warnings_of(place.run("second")) == {10: [message]}
-    assert ended.record.segments[-1].remarks == [message]
+    assert ended.record.segments[-1].warnings == [message]
 
 
 def test_a_difference_from_a_twin_stops_where_that_is_wished(place, server, pool):
@@ -94,7 +94,7 @@ def test_a_run_that_leaves_its_baseline_is_warned_of(place, pool):
     assert warning.startswith("step 15: the smoothed loss")
     assert "above its mean" in warning
     assert warnings_of(run) == {15: [warning]}
-    assert ended.record.segments[-1].remarks == [warning]
+    assert ended.record.segments[-1].warnings == [warning]
     for row in rows(run.metrics_file):
         assert row["baseline_low"] < row["baseline_high"] < row["loss_smooth"]
         assert row["baseline_z"] > 3

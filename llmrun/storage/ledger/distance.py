@@ -1,7 +1,4 @@
-"""How far two ledgers lie apart, and how the distance grows.
-
-The distance in ulps counts the doubles between two values: 0 for equal bits, 1 for neighbours.
-"""
+"""The distance between the values of two ledgers, and its growth over the steps."""
 
 from dataclasses import dataclass
 
@@ -15,7 +12,7 @@ GROWTH_OFFSETS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 class Distance:
     """Two finite values of one quantity at one step.
 
-    absolute: |a - b|.  relative: |a - b| / max(|a|, |b|), 0 where both are 0.  ulps: doubles between them.
+    absolute: |a - b|.  relative: |a - b| / max(|a|, |b|), 0 if both are 0.  ulps: `storage.ulps.ulps`.
     """
 
     step: int
@@ -29,7 +26,7 @@ class Distance:
 
     @property
     def relative(self) -> float:
-        """|a - b| / max(|a|, |b|); 0 where both are 0."""
+        """|a - b| / max(|a|, |b|); 0 if both are 0."""
         scale = max(abs(self.a), abs(self.b))
         return self.absolute / scale if scale else 0.0
 
@@ -39,7 +36,7 @@ class Distance:
         return ulps(self.a, self.b)
 
     def as_json(self) -> dict[str, float | int]:
-        """All of it as one JSON object."""
+        """The distance as a JSON object."""
         return {
             "step": self.step,
             "a": self.a,
@@ -55,7 +52,7 @@ def growth(
 ) -> list[Distance]:
     """The distance of `quantity` (loss or grad_norm) at `first_step`, 1, 10, 100, … steps later, and at the end.
 
-    Steps at which either ledger does not hold it are left out.
+    Steps at which a ledger does not hold the quantity are left out.
     """
     steps = sorted({min(first_step + offset, last_step) for offset in GROWTH_OFFSETS})
     pairs = [(step, getattr(a.record(step), quantity), getattr(b.record(step), quantity)) for step in steps]
