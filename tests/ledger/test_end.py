@@ -85,11 +85,11 @@ WRITE_FOREVER = """
 import sys
 from pathlib import Path
 from llmrun.storage.ledger.writer import LedgerWriter
-from llmrun.storage.ledger.record import Record, quantities_due
+from llmrun.storage.ledger.record import LedgerRecord, quantities_due
 writer = LedgerWriter.create(Path(sys.argv[1]), "test", 200_000)
 for step in range(200_000):
     values = dict.fromkeys(quantities_due(step) - {"step"}, 1 + step)
-    writer.append(Record(step, **values))
+    writer.append(LedgerRecord(step, **values))
     if step == 100:
         print("go", flush=True)
 """

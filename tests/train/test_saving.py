@@ -24,7 +24,7 @@ def test_a_full_disk_on_one_rank_lets_all_go_on(driver, server, pool, rank):
     assert ended.end.why == "finished"
     failed, again = ended.end.remarks
     assert failed.startswith(
-        f"no checkpoint at step 5: rank {rank} could not write step-00000005: No space left on device"
+        f"no checkpoint at step 5: rank {rank} cannot write step-00000005: No space left on device"
     )
     assert again == "checkpoints are saved again, that of step 10 is complete"
     assert steps_in(run.checkpoints) == [15, 16]
@@ -42,7 +42,7 @@ def test_a_full_disk_on_one_rank_stops_all(driver, server, rank):
     run = driver.run("full")
     error = ended.error(run)
     assert isinstance(error, RunFailedError)
-    assert error.message.startswith(f"rank {rank} could not write step-00000010: No space left on device")
+    assert error.message.startswith(f"rank {rank} cannot write step-00000010: No space left on device")
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
 
 

@@ -35,7 +35,7 @@ def explain(difference: RecordDifference, where: str = "") -> Explanation:
             return Explanation(
                 f"the number of tokens seen differs at step {step}, although the step's tokens are equal"
             )
-        return Explanation(f"data differ from step {step} on", "the order of samples or the tokens differ")
+        return Explanation(f"data differ from step {step} on", "another order of samples, or other tokens")
     if difference.quantity == "loss":
         return _explain_loss(difference)
     if difference.quantity == "gradients":
