@@ -25,7 +25,7 @@ FIELDS = [name for name, _ in CAUSAL_ORDER]
 
 
 def nudged(record, *names):
-    """The record with the lowest bit of some fields flipped, where it holds them."""
+    """The record with the lowest bit of some fields flipped, if it holds them."""
     changes = {}
     for name in names:
         value = getattr(record, name)

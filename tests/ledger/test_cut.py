@@ -42,7 +42,7 @@ def test_the_cut_ledger_goes_on_as_if_nothing_had_happened(ledgers, path, tmp_pa
 
 
 def test_nothing_is_kept_where_there_is_no_checkpoint(path, tmp_path):
-    """The run starts anew at record 0; even that one is in the tail, to be proven."""
+    """The run starts again at record 0; even that one is in the tail, to be proven."""
     whole = path.read_bytes()
     tail = LedgerReader(cut_back(path, None, tmp_path / "tail.bin"))
 
@@ -121,7 +121,7 @@ def test_a_cut_is_safe_at_every_operation(ledgers, path, tmp_path):
 
 
 def _cut_and_die(ledgers, ledger, tail, operation):
-    """Cut in a process that ends without cleaning up at its `operation`-th operation; False where it comes to its end."""
+    """Cut in a process that ends without cleaning up at its `operation`-th operation; False if it reaches its end."""
 
     class Death(ledgers.FullDisk):
         def _count(self) -> None:

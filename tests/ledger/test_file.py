@@ -113,7 +113,7 @@ def test_a_ledger_goes_on_where_it_ended(ledgers, tmp_path):
 
 
 def test_a_ledger_without_a_record_goes_on_at_record_0(ledgers, tmp_path):
-    """A run that died before its first record starts anew in the same file."""
+    """A run that died before its first record starts again in the same file."""
     path = tmp_path / "ledger.bin"
     LedgerWriter.create(path, "test", 3).close()
     writer = LedgerWriter.resume(path, None, 3)

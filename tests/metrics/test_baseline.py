@@ -188,7 +188,7 @@ def test_a_whole_curve_is_judged_as_its_steps_are(losses):
 
 
 def test_a_curve_is_read_back(tmp_path):
-    """Steps by number, evaluations where there are any, strings of non-finite numbers, a torn end left out."""
+    """Steps by number, evaluations if there are any, strings of non-finite numbers, a torn end left out."""
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "loss_smooth": 5.0}\n{"step": 3, "loss_smooth": "NaN", "val_loss": 4.5}\n'
@@ -203,7 +203,7 @@ def test_a_curve_is_read_back(tmp_path):
 
 
 def test_the_same_draw_twice_is_found():
-    """Also where one of them went further; other draws are not."""
+    """Also if one of them went further; other draws are not."""
     one, other = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 3.0])
 
     assert first_equal_pair([one, other, one[:2]]) == (0, 2)

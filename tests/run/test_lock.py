@@ -209,7 +209,7 @@ def test_an_owner_in_a_container_is_not_looked_up_here(path):
 
 
 def test_a_flock_that_hangs_is_a_refusal(path, monkeypatch):
-    """Somebody holds the flock for ever: named after a time, instead of waiting for ever."""
+    """A process never releases the flock: an error after a time limit, instead of waiting without end."""
     monkeypatch.setattr("llmrun.run.lock.FLOCK_WITHIN_S", 0.3)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 A new destination is a class with the methods of MetricsSink, passed to `MetricsSinks.open`.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol, Self
@@ -59,6 +60,7 @@ class MetricsSinks:
     def __init__(self, sinks: Iterable[MetricsSink], warn: Callable[[str], None]) -> None:
         self._sinks = list(sinks)
         self._warn = warn
+        self._dropping = threading.Lock()  # `sync` runs on another thread than `write`
 
     @classmethod
     def open(
@@ -103,7 +105,10 @@ class MetricsSinks:
                 self._drop(sink, error)
 
     def _drop(self, sink: MetricsSink, error: Exception) -> None:
-        self._sinks.remove(sink)
+        with self._dropping:
+            if sink not in self._sinks:
+                return
+            self._sinks.remove(sink)
         with suppress(Exception):
             sink.close()
         reason = error.message if isinstance(error, LlmrunError) else f"{type(error).__name__}: {error}"
