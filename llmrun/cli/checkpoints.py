@@ -72,14 +72,14 @@ def check(
     """Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger."""
     from llmrun.cli.progress import verifying
     from llmrun.run.directory import find_run_or_path
-    from llmrun.run.recorded_state import judge_beside
+    from llmrun.run.record_check import record_check_for
     from llmrun.storage.checkpoint.listing import damages_of, find_checkpoints
 
     paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
     found = {}
     with verifying() as progress:
         for path in paths:
-            of_one = damages_of(path, judge_beside(path), progress)
+            of_one = damages_of(path, record_check_for(path), progress)
             if of_one is None:
                 console.note(f"{path.name} was deleted meanwhile by its run")
                 continue

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrun.cli import console
+from llmrun.run.signals import LauncherStopRequest
 
 LINE_COLUMNS = 78
 
@@ -21,7 +22,6 @@ def timed_here(resolved: "Resolved") -> "TimeEstimate":
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.plan.forecast import estimate
     from llmrun.plan.hardware import accelerator_named
-    from llmrun.run.signals import StopRequest
 
     config = resolved.config
     accelerator = (
@@ -30,7 +30,7 @@ def timed_here(resolved: "Resolved") -> "TimeEstimate":
         else None
     )
     console.note("timing a few steps of this config (Ctrl-C stops it)")
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         timed = calibrate(resolved, TorchrunBackend(), stop.check)
     peak = accelerator.peak_FLOPs(config.precision) if accelerator else None
     return estimate(timed, resolved.batch, flops_per_token(resolved.shape), peak)

@@ -11,7 +11,7 @@ from llmrun.text import command as typed
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, PreparedSegment
     from llmrun.launch.torchrun import ProcessBackend
-    from llmrun.run.signals import StopRequest
+    from llmrun.run.signals import LauncherStopRequest
 
 
 def resume(
@@ -64,7 +64,7 @@ def resume(
     found = find_run(run, runs_dir)
     command = ResumeCommand(f"{typed('llmrun', 'resume', Path(run))}{options.as_typed()}")
 
-    def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
+    def prepare(backend: "ProcessBackend", stop: "LauncherStopRequest") -> "PreparedSegment | NothingToDo":
         with verifying() as progress:
             return prepare_resume(
                 found, options, command, LaunchContext(backend, stop, console.note, progress)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from llmrun.launch.segment import SegmentResult
     from llmrun.launch.torchrun import ProcessBackend
     from llmrun.plan.plan import Plan
-    from llmrun.run.signals import StopRequest
+    from llmrun.run.signals import LauncherStopRequest
     from llmrun.storage.metrics.jsonl import Row
 
 
 def run_prepared(
-    prepare: "Callable[[ProcessBackend, StopRequest], PreparedSegment | NothingToDo]", as_json: bool
+    prepare: "Callable[[ProcessBackend, LauncherStopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
     """Prepare a segment, say where it lies, run it, say how it ended.
 
@@ -31,16 +31,16 @@ def run_prepared(
 
 
 def _run_prepared(
-    prepare: "Callable[[ProcessBackend, StopRequest], PreparedSegment | NothingToDo]", as_json: bool
+    prepare: "Callable[[ProcessBackend, LauncherStopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
     """`run_prepared` without its care for the screen."""
     from llmrun.launch.prepared import NothingToDo
     from llmrun.launch.segment import run_segment
     from llmrun.launch.torchrun import TorchrunBackend
-    from llmrun.run.signals import StopRequest
+    from llmrun.run.signals import LauncherStopRequest
 
     backend = TorchrunBackend()
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         with stop.interrupting():
             ready = prepare(backend, stop)
         say_run = console.note if as_json else console.out

@@ -11,7 +11,7 @@ from llmrun.text import command as typed
 if TYPE_CHECKING:
     from llmrun.launch.prepared import NothingToDo, PreparedSegment
     from llmrun.launch.torchrun import ProcessBackend
-    from llmrun.run.signals import StopRequest
+    from llmrun.run.signals import LauncherStopRequest
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
     options = launch_options(overrides or [], allow or [], until)
     loaded = load_config(Path(config), options.overrides)
 
-    def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
+    def prepare(backend: "ProcessBackend", stop: "LauncherStopRequest") -> "PreparedSegment | NothingToDo":
         if run is not None:
             check_identity(run)
             there = RunDirectory(Path(loaded.config.runs_dir) / run)

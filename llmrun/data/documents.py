@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from llmrun.data.input_files import InputFiles, find_files
-from llmrun.data.regular_file import read_regular_file
 from llmrun.errors import InputError
+from llmrun.storage.regular_file import read_regular_file
 
 SHOWN_PROBLEMS = 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

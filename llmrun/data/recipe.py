@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmrun import __version__
+from llmrun.config.differences import leaf_differences
 from llmrun.config.quantities import LARGEST, show_quantity
 from llmrun.data.documents import Corpus
 from llmrun.data.input_files import LEFT_OUT
@@ -115,16 +116,8 @@ def _versions(options: PrepareOptions) -> dict[str, str]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """In what two recipes differ, versions aside: one line each."""
-    lines: list[str] = []
-    for part in ("inputs", "options"):
-        lines += _differences(part, old.get(part), new.get(part))
-    return lines
-
-
-def _differences(key: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(old.keys() | new.keys())
-        return [
-            line for name in names for line in _differences(f"{key}.{name}", old.get(name), new.get(name))
-        ]
-    return [] if old == new else [f"{key}: {old} -> {new}"]
+    return [
+        f"{key}: {before} -> {after}"
+        for part in ("inputs", "options")
+        for key, before, after in leaf_differences(old.get(part), new.get(part), part)
+    ]

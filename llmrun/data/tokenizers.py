@@ -22,8 +22,8 @@ from llmrun.data.bpe_worker import END_OF_TEXT
 from llmrun.data.control_tokens import ControlTokenNeededError, renumbered, without_control_tokens
 from llmrun.data.documents import ReportProgress, no_report
 from llmrun.data.manifest import COPY_HINT, LARGEST_VOCABULARY, DatasetManifest, TokenizerRecord
-from llmrun.data.regular_file import read_regular_file
 from llmrun.errors import InputError
+from llmrun.storage.regular_file import read_regular_file
 
 TOKENIZER_NAME = "tokenizer.json"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")

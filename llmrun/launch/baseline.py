@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from llmrun.config.differences import leaf_differences
 from llmrun.config.keys import shown_key
 from llmrun.errors import InputError
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.preflight import Preflight
-from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
-from llmrun.run.history import believed_record
+from llmrun.run.history import read_record_or_refuse
 from llmrun.run.record import RunRecord
 from llmrun.storage.metrics.curves import first_equal_pair, read_curve
 from llmrun.storage.metrics.loss_band import RUNS_MIN, Baseline, band_of
@@ -55,7 +55,7 @@ def baseline_for(
                 "five runs or more make the band useful",
             ],
         )
-    records = [believed_record(found) for found in runs]
+    records = [read_record_or_refuse(found) for found in runs]
     check_batches(records, preflight)
     differing = differing_fields(records, preflight)
     if differing:

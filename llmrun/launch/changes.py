@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.keys import shown_key
 from llmrun.config.resolve import Resolved
 from llmrun.errors import RefusedError
 from llmrun.launch.preflight import Preflight
 from llmrun.launch.select_checkpoint import SegmentStart
 from llmrun.provenance.code import imported_of
-from llmrun.provenance.fingerprint import PARTS, Absent, Change, Fingerprint, compare, leaf_differences
+from llmrun.provenance.fingerprint import PARTS, Change, Fingerprint, compare
 from llmrun.provenance.git_command import GIT_TIMEOUT_S, Limits
 from llmrun.provenance.git_difference import RepositoryDifference, compare_repository
 from llmrun.run.directory import RunDirectory

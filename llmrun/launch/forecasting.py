@@ -16,7 +16,7 @@ from llmrun.plan.plan import Plan, make_plan
 from llmrun.run.directory import RunDirectory
 from llmrun.run.forecast import forecasts_below, read_forecasts, write_forecasts
 from llmrun.run.record import RunRecord, Segment, now_utc
-from llmrun.run.worker_spec import Outcome
+from llmrun.run.worker_spec import Outcome, read_outcomes
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.metrics.jsonl import number, rows
 from llmrun.storage.metrics.names import STEP, STEP_SECONDS
@@ -79,8 +79,7 @@ def write_or_warn(run: RunDirectory, forecasts: Sequence[Forecast]) -> list[str]
 def measure(run: RunDirectory, segment: Segment, forecast: Forecast) -> Figures:
     """What was measured of a segment that has ended, except its energy."""
     assert segment.to_step is not None
-    files = [run.outcome_file(segment.segment, rank) for rank in range(segment.D)]
-    outcomes = [Outcome.read(file) for file in files if file.exists()]
+    outcomes = read_outcomes(run, segment.segment, segment.D)
     return {
         **times_of(run, segment.from_step, segment.to_step, forecast.work["gb_tok"]),
         "time_s": loop_seconds(outcomes),

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from llmrun.errors import InputError
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.provenance.fingerprint import PARTS
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.checkpoint.verification import Progress
 from llmrun.text import command
 
@@ -24,7 +24,7 @@ class LaunchContext:
     """
 
     backend: ProcessBackend
-    stop: StopRequest
+    stop: LauncherStopRequest
     notify: Notify
     progress: Progress | None = None
 

@@ -3,10 +3,10 @@
 from llmrun.launch.options import Notify
 from llmrun.launch.orphans import wait_for_orphans
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_in_force
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
-from llmrun.run.recorded_state import judge_of
-from llmrun.run.settings import config_in_force
+from llmrun.run.record_check import record_check_of
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import open_checkpoint
@@ -26,4 +26,6 @@ def prune_run(run: RunDirectory, keep_last: int, notify: Notify, *, dry_run: boo
         wait_for_orphans(run, notify)
         steps = steps_in(run.checkpoints)
         best = best_step_of(open_checkpoint(run.checkpoints / step_name(steps[-1]))) if steps else None
-        return prune(run.checkpoints, keep_last, best, every_n, dry_run=dry_run, judge=judge_of(run))
+        return prune(
+            run.checkpoints, keep_last, best, every_n, dry_run=dry_run, record_check=record_check_of(run)
+        )

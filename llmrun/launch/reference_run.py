@@ -9,7 +9,7 @@ from llmrun.launch.preflight import Preflight
 from llmrun.provenance.fingerprint import Fingerprint, compare
 from llmrun.run.directory import RunDirectory, runs_below
 from llmrun.run.groups import find_run_from
-from llmrun.run.history import believed_record
+from llmrun.run.history import read_record_or_refuse
 from llmrun.run.record import RunRecord, Segment, read_record
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.text import command
@@ -81,7 +81,7 @@ def named_run(
         raise InputError(
             f"{KEY} must name another run, got this run, {run.name}", where=KEY, hints=[AUTO_HINT]
         )
-    record = believed_record(run)
+    record = read_record_or_refuse(run)
     if record.fingerprint["digest"] != fingerprint.digest:
         raise another_fingerprint(run, Fingerprint.of_json(record.fingerprint), fingerprint)
     reason = why_not_comparable(record, fingerprint.digest)

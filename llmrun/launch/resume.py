@@ -44,14 +44,13 @@ from llmrun.launch.resume_config import (
     ResumeConfig,
     config_from_file,
     config_of_run,
-    config_of_segment,
 )
 from llmrun.launch.rollback import check_ledger, roll_back, tails_to_audit
 from llmrun.launch.segment import close_open_segment
 from llmrun.launch.select_checkpoint import SegmentStart, select_start
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
-from llmrun.run.history import believed_record
+from llmrun.run.history import config_of_segment, read_record_or_refuse
 from llmrun.run.lock import RunLock
 from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
@@ -114,7 +113,7 @@ def find_resume_point(
     Raises InputError, ConfigError, RefusedError.
     """
     notify = context.notify
-    record = close_open_segment(run, believed_record(run), notify)
+    record = close_open_segment(run, read_record_or_refuse(run), notify)
     start = select_start(run, options.start, notify, context.progress, record.saved_step)
     is_plain = options.start == "newest" and not options.overrides and not command.config
     if is_plain and record.status == "finished" and start.step == record.steps:

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.errors import InputError
 from llmrun.launch.changes import changed_fields
 from llmrun.launch.options import LaunchOptions, Notify
-from llmrun.provenance.fingerprint import Absent, leaf_differences
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_of_segment
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.worker_spec import settings_of_segment
 
 PER_RANK_FIELDS = ("batch.A", "batch.D")
 """Never taken over: D is the last segment's or the user's choice, and A follows from it."""
@@ -96,14 +96,6 @@ def config_of_run(
 def config_on_disk(run: RunDirectory) -> dict[str, Any]:
     """What config.yaml says now.  Raises InputError or ConfigError."""
     return load_config(run.config_file).config.model_dump(mode="json", by_alias=True)
-
-
-def config_of_segment(run: RunDirectory, record: RunRecord, segment: Segment | None) -> dict[str, Any] | None:
-    """The full config of a segment, None if its worker spec is gone; without a segment, that of the run."""
-    if segment is None:
-        return record.config
-    settings = settings_of_segment(run.worker_spec_file(segment.segment))
-    return None if settings is None else settings.config
 
 
 def edits_between(written: Mapping[str, Any], on_disk: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from llmrun.launch.torchrun import ProcessBackend, WorkerJob
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.durable import make_directories
 from llmrun.storage.ledger.reader import LedgerReader
 
@@ -47,7 +47,7 @@ class SegmentResult:
 def run_segment(
     prepared: PreparedSegment,
     backend: ProcessBackend,
-    stop: StopRequest,
+    stop: LauncherStopRequest,
     observer: SegmentObserver,
     more_warnings: Callable[[], Sequence[str]] = tuple,
 ) -> SegmentResult:

@@ -7,12 +7,12 @@ from llmrun.errors import InputError, RefusedError
 from llmrun.launch.options import Notify
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of
-from llmrun.run.recorded_state import judge_of
+from llmrun.run.record_check import record_check_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.listing import best_step_of
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
+from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_checked
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def newest_checkpoint(
         refuse_step_0(run)
         notify("no checkpoint was committed yet: starting at step 0")
         return None
-    checkpoint, damages = newest_sound(run.checkpoints, progress, judge=judge_of(run))
+    checkpoint, damages = newest_sound(run.checkpoints, progress, record_check=record_check_of(run))
     if checkpoint is None:
         raise RefusedError(
             f"all checkpoints of {run.name} are damaged",
@@ -136,7 +136,7 @@ def checkpoint_of_step(run: RunDirectory, step: int, progress: Progress | None =
         )
     path = run.checkpoints / step_name(step)
     try:
-        return open_judged(path, progress, judge_of(run))
+        return open_checked(path, progress, record_check_of(run))
     except CheckpointDamage as error:
         raise RefusedError(
             f"the checkpoint of step {step} is damaged",

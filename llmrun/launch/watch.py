@@ -15,7 +15,7 @@ from llmrun.launch.torchrun import Workers
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
 from llmrun.run.record import Ending
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.warnings import WarningsTail
 from llmrun.run.worker_spec import Outcome
 from llmrun.storage.checkpoint.layout import steps_in
@@ -80,7 +80,7 @@ class Watch:
     D: int
     from_step: int
     workers: Workers
-    stop: StopRequest
+    stop: LauncherStopRequest
     lock: RunLock
     observer: SegmentObserver
     hints: Sequence[str] = ()
@@ -195,7 +195,7 @@ def proven_steps_of(outcomes: Sequence[Outcome]) -> int:
 
 def warnings_of(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """The warnings of all ranks, each one once."""
-    return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.remarks))
+    return tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings))
 
 
 def lost_lock(run: RunDirectory) -> RunFailedError:

@@ -31,12 +31,12 @@ from llmrun.migrate.script import Script, read_script, run_script
 from llmrun.migrate.tensors import NewModel, OldState
 from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
 from llmrun.run.origin import MIGRATION_FORMAT, Origin
-from llmrun.run.recorded_state import judge_beside, judge_of
+from llmrun.run.record_check import record_check_for, record_check_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import MANIFEST, step_name
 from llmrun.storage.checkpoint.listing import checkpoints_of, is_checkpoint
 from llmrun.storage.checkpoint.reader import Checkpoint, read_sums
-from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_judged
+from llmrun.storage.checkpoint.verification import Progress, newest_sound, open_checked
 from llmrun.storage.durable import make_directories, replace_file, replace_json
 from llmrun.storage.ledger.writer import LedgerWriter
 
@@ -132,9 +132,11 @@ def open_parent(source: Path, notify: Notify, progress: Progress) -> Checkpoint:
     Raises InputError if there is none, CheckpointDamage, RefusedError if no checkpoint of a run is sound.
     """
     if is_checkpoint(source):
-        return open_judged(source, progress, judge_beside(source))
+        return open_checked(source, progress, record_check_for(source))
     directory = checkpoints_of(source)
-    checkpoint, damages = newest_sound(directory, progress, judge=judge_of(RunDirectory(directory.parent)))
+    checkpoint, damages = newest_sound(
+        directory, progress, record_check=record_check_of(RunDirectory(directory.parent))
+    )
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {source} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:

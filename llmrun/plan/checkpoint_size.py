@@ -1,6 +1,5 @@
 """Bytes of a checkpoint: the payload of its tensors, and all files with headers and JSON."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +8,17 @@ from typing import NamedTuple
 
 from llmrun.config.schema import Config
 from llmrun.core.model.parameters import Shape
+from llmrun.provenance.fingerprint import PARTS
+from llmrun.storage.checkpoint.header import TensorHeader, render_header
+from llmrun.storage.checkpoint.layout import MANIFEST, MODEL, OPTIMIZER, data_files, group_of, shard_name
+from llmrun.storage.checkpoint.manifest import (
+    CheckpointManifest,
+    FileEntry,
+    PieceEntry,
+    TensorEntry,
+    render_manifest,
+    render_sums,
+)
 
 BYTES_PER_PARAMETER = 12
 """fp32 weight, fp32 first moment, fp32 second moment."""
@@ -83,16 +93,16 @@ def retention_in(config: Config, steps: int) -> Retention:
 
 
 KINDS = {"": "parameter", ".exp_avg": "optimizer/exp_avg", ".exp_avg_sq": "optimizer/exp_avg_sq"}
-FP32_BYTES = 4
-HEADER_UNIT_BYTES = 64
+"""The tensors kept of a parameter: suffix of the name, kind."""
 RNG_BYTES = 10_376
-"""rng.safetensors: the states of random, numpy and torch on the CPU (those of GPUs add 16 bytes each)."""
+"""rng.safetensors: the states of random, numpy and torch on the CPU (those of GPUs add 16 bytes each).
+
+A constant, because what the generators keep is torch's and numpy's to decide.
+"""
 TRAINER_BYTES = 460
 """trainer.json, give or take the digits of its numbers."""
-SUM_BYTES = 64 + 2 + 1
-"""A line of SHA256SUMS without the file's name."""
-HEAD_BYTES = 650
-"""manifest.json without its tables."""
+_DIGITS = 10**7
+"""Stands for counts that are not known yet; only its number of digits matters."""
 
 
 def checkpoint_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
@@ -102,31 +112,57 @@ def checkpoint_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> 
 
 
 def metadata_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
-    """Headers and JSON: what is no tensor of the model's state."""
+    """Headers and JSON: the bytes of a checkpoint that are not tensors of the model's state.
+
+    Rendered by the functions that write a checkpoint, with zeros in the place of digests.
+    """
     pieces = rows_of(parameters, D) if strategy == "shard" and D > 1 else pieces_of(parameters, D)
-    names = [
-        f"{group}-{rank + 1:05d}-of-{D:05d}.safetensors"
-        for group in ("model", "optimizer")
-        for rank in range(D)
-    ]
-    headers = sum(
-        header_bytes([(name + suffix, size) for name, size in rank.items() for suffix in suffixes])
-        for rank in pieces
-        for suffixes in (("",), (".exp_avg", ".exp_avg_sq"))
-    )
-    files = [*names, "rng.safetensors", "trainer.json"]
-    sums = sum(SUM_BYTES + len(name) for name in (*files, "manifest.json"))
-    table = sum(len(f'  "{name}": {{"bytes": 12345678, "sha256": "{"0" * 64}"}},\n') for name in files)
-    manifest = (
-        HEAD_BYTES
-        + table
-        + sum(
-            tensor_line_bytes(name, size, suffix, pieces)
-            for name, size in parameters.items()
-            for suffix in KINDS
+    headers = {
+        shard_name(group, rank, D): len(render_header(_headers(here, group)))
+        for rank, here in enumerate(pieces)
+        for group in (MODEL, OPTIMIZER)
+    }
+    sha256 = "0" * 64
+    manifest = render_manifest(
+        CheckpointManifest(
+            step=_DIGITS,
+            tokens=_DIGITS,
+            fingerprint=sha256,
+            parts=dict.fromkeys(PARTS, sha256),
+            chain=sha256,
+            files={name: FileEntry(_DIGITS, sha256) for name in data_files(D)},
+            tensors={
+                name + suffix: _tensor_entry(name, size, kind, pieces)
+                for suffix, kind in KINDS.items()
+                for name, size in parameters.items()
+            },
         )
     )
-    return headers + sums + manifest + RNG_BYTES + TRAINER_BYTES
+    sums = render_sums(dict.fromkeys([*data_files(D), MANIFEST], sha256))
+    return sum(headers.values()) + len(manifest) + len(sums) + RNG_BYTES + TRAINER_BYTES
+
+
+def _headers(here: dict[str, tuple[int, ...]], group: str) -> list[TensorHeader]:
+    """The tensors in one rank's file of a group."""
+    return [
+        TensorHeader(name + suffix, "F32", size)
+        for name, size in here.items()
+        for suffix, kind in KINDS.items()
+        if group_of(kind) == group
+    ]
+
+
+def _tensor_entry(
+    name: str, size: tuple[int, ...], kind: str, pieces: list[dict[str, tuple[int, ...]]]
+) -> TensorEntry:
+    """A tensor of the manifest, cut as `pieces` says."""
+    start, entries = 0, []
+    for rank, here in enumerate(pieces):
+        if name in here:
+            count = prod(here[name])
+            entries.append(PieceEntry(shard_name(group_of(kind), rank, len(pieces)), start, count))
+            start += count
+    return TensorEntry(kind, "F32", tuple(size), "0" * 16, tuple(entries))
 
 
 def pieces_of(parameters: Mapping[str, Shape], D: int) -> list[dict[str, tuple[int, ...]]]:
@@ -160,30 +196,3 @@ def rows_of(parameters: Mapping[str, Shape], D: int) -> list[dict[str, tuple[int
             if own > 0:
                 here[name] = tuple(size) if own == size[0] else (own * prod(size[1:]),)
     return found
-
-
-def header_bytes(tensors: list[tuple[str, tuple[int, ...]]]) -> int:
-    """Length and header of one safetensors file, padded."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, size in tensors:
-        start, end = end, end + FP32_BYTES * prod(size)
-        header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [start, end]}
-    length = 8 + len(json.dumps(header, separators=(",", ":")))
-    return -(-length // HEADER_UNIT_BYTES) * HEADER_UNIT_BYTES
-
-
-def tensor_line_bytes(
-    name: str, size: tuple[int, ...], suffix: str, pieces: list[dict[str, tuple[int, ...]]]
-) -> int:
-    """One tensor's line of manifest.json."""
-    group = "optimizer" if suffix else "model"
-    start, rows = 0, []
-    for rank, here in enumerate(pieces):
-        if name in here:
-            count = prod(here[name])
-            file = f"{group}-{rank + 1:05d}-of-{len(pieces):05d}.safetensors"
-            rows.append({"file": file, "start": start, "count": count})
-            start += count
-    line = {"kind": KINDS[suffix], "dtype": "F32", "shape": list(size), "digest": "0" * 16, "pieces": rows}
-    return len(f"  {json.dumps(name + suffix)}: {json.dumps(line)},\n")

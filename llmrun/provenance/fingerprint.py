@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.core.streams import canonical_json
 
 Part = Literal["config", "data", "code", "environment"]
@@ -64,16 +65,6 @@ class Change:
         return f"{self.key}: {show(self.old)} -> {show(self.new)}"
 
 
-class Absent:
-    """Stands where one side has no such field."""
-
-    def __repr__(self) -> str:
-        return "(absent)"
-
-
-ABSENT = Absent()
-
-
 def show(value: Any) -> str:
     """A value for the screen: `null`, `true`, strings without quotes, digests shortened."""
     if isinstance(value, Absent):
@@ -98,19 +89,6 @@ def compare(old: Fingerprint, new: Fingerprint) -> list[Change]:
                 for key, before, after in leaf_differences(old.preimages[part], new.preimages[part])
             ]
     return sorted(changes, key=lambda change: change.key.startswith("canary."))
-
-
-def leaf_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Leaves that differ between two JSON values, as (dotted key, old, new)."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: list[tuple[str, Any, Any]] = []
-        for name in sorted({*old, *new}):
-            dotted = f"{key}.{name}" if key else name
-            found += leaf_differences(old.get(name, ABSENT), new.get(name, ABSENT), dotted)
-        return found
-    if isinstance(old, Absent) or isinstance(new, Absent) or canonical_json(old) != canonical_json(new):
-        return [(key, old, new)]
-    return []
 
 
 def differing_preimages(old: Fingerprint, new: Fingerprint) -> dict[str, Any]:

@@ -1,17 +1,18 @@
-"""How two runs differ as they were last trained: fingerprint, repository, operational settings."""
+"""Differences between the last segments of two runs: fingerprint, repository, operational settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.keys import leaves, shown_key
-from llmrun.provenance.fingerprint import Absent, Change, Fingerprint, compare, leaf_differences
+from llmrun.provenance.fingerprint import Change, Fingerprint, compare
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_in_force
 from llmrun.run.record import RunRecord
-from llmrun.run.settings import config_in_force
 
 GIT, OPERATIONAL = "git", "operational"
-"""Kinds of difference beside the parts of the fingerprint: neither can change a bit by itself."""
+"""Kinds of difference besides the parts of the fingerprint; neither can change a bit by itself."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RunDifference:
 
     @property
     def equal(self) -> bool:
-        """Whether both promise the same bits."""
+        """Whether the fingerprints are equal, so that both runs promise the same bits."""
         return self.digests[0] == self.digests[1]
 
     def as_json(self) -> dict[str, Any]:
@@ -57,14 +58,14 @@ def difference_of(a: tuple[RunDirectory, RunRecord], b: tuple[RunDirectory, RunR
 
 
 def _git_of(record: RunRecord) -> Mapping[str, Any]:
-    """The repository under the last segment: commit, each file with uncommitted changes, submodules, and what is missing."""
+    """The repository of the last segment: commit, files with uncommitted changes, submodules, what is not known."""
     git = record.git if record.last is None else record.last.git
     compared = {"commit": git["commit"], "dirty": git["dirty"], "diff_sha256": git["diff_sha256"]}
-    # Records of older versions have neither.
+    # Absent in records of older versions.
     return compared | {key: git[key] for key in ("submodules", "incomplete") if git.get(key)}
 
 
 def _operational_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The fields of two configs that differ and are not numeric: these stand in the fingerprint."""
+    """The fields of two configs that differ, without the numeric ones, which are in the fingerprint."""
     numeric = {leaf.shown for leaf in leaves().values() if leaf.kind == "numeric"}
     return [row for row in leaf_differences(old, new) if row[0] not in numeric]

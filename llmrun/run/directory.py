@@ -1,4 +1,7 @@
-"""The layout of a run's directory.  Nothing in it depends on its own path: it may be copied or moved."""
+"""The layout of a run's directory (docs/run-directory.md), and finding runs by name or path.
+
+Nothing in a run's directory depends on its own path: it may be copied, moved or renamed.
+"""
 
 import difflib
 import itertools
@@ -16,23 +19,23 @@ from llmrun.text import command
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths of one run.  Segments count from 1, ranks from 0."""
+    """The paths of one run.  Segments are numbered from 1, ranks from 0."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The name under which the directory is found; that of the link if it is reached through one."""
+        """The name of the directory; of the symbolic link if `path` is one."""
         return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow the link
 
     @property
     def record_file(self) -> Path:
-        """Identity, fingerprint, status, segments; a directory without it is no run."""
+        """Identity, fingerprint, status, segments; every run has it."""
         return self.path / "run.json"
 
     @property
     def forecast_file(self) -> Path:
-        """What was planned for each segment, beside what was measured."""
+        """What was planned for each segment, and what was measured."""
         return self.path / "forecast.json"
 
     @property
@@ -47,21 +50,21 @@ class RunDirectory:
 
     @property
     def provenance(self) -> Path:
-        """What the first segment ran from; later segments lie below it."""
+        """Snapshots of the first segment, and below it those of later ones."""
         return self.path / "provenance"
 
     def segment_provenance(self, segment: int) -> Path:
-        """Where a segment keeps its snapshot of git, packages and environment."""
+        """A segment's snapshot of git, packages and environment."""
         return self.provenance if segment == 1 else self.provenance / f"segment-{segment:03d}"
 
     @property
     def migration_file(self) -> Path:
-        """What a migrated run begins with; absent where a run begins at step 0."""
+        """The initial state of a migrated run; absent if the run begins at step 0."""
         return self.provenance / "migration.json"
 
     @property
     def migration_script(self) -> Path:
-        """A copy of the script that made the state with which a migrated run begins."""
+        """A copy of the script that made the initial state of a migrated run."""
         return self.provenance / "migration.py"
 
     @property
@@ -77,25 +80,25 @@ class RunDirectory:
     def ledger_tail(self, segment: int, count: int = 1) -> Path:
         """The part of the ledger that was cut off when `segment` started.
 
-        count: 2, 3, … for the starts that came after one that was killed before run.json knew of it.
+        count: 2, 3, … for further starts of the segment after one that was killed before run.json recorded it.
         """
         again = f".{count}" if count > 1 else ""
         return self.path / f"ledger-tail-{segment:03d}{again}.bin"
 
     def free_ledger_tail(self, segment: int) -> Path:
-        """The first name for a tail of `segment` that no file has."""
+        """The first unused path for a tail of `segment`."""
         return next(
             path for count in itertools.count(1) if not (path := self.ledger_tail(segment, count)).exists()
         )
 
     def ledger_tails(self, segment: int) -> list[Path]:
-        """All tails of `segment` that are there."""
+        """The existing tails of `segment`."""
         paths = (self.ledger_tail(segment, count) for count in itertools.count(1))
         return list(itertools.takewhile(Path.exists, paths))
 
     @property
     def order(self) -> Path:
-        """The printed order of samples."""
+        """The order of samples."""
         return self.path / "order"
 
     @property
@@ -105,7 +108,7 @@ class RunDirectory:
 
     @property
     def baseline_file(self) -> Path:
-        """The noise band that the loss is watched against, where `monitor.baseline` names runs."""
+        """The noise band that the loss is compared with; only with `monitor.baseline`."""
         return self.path / "baseline.json"
 
     @property
@@ -124,11 +127,11 @@ class RunDirectory:
         return self.path / "logs"
 
     def segment_logs(self, segment: int) -> Path:
-        """Logs, orders and outcomes of one segment."""
+        """Logs, worker spec and outcomes of one segment."""
         return self.logs / f"segment-{segment:03d}"
 
     def worker_spec_file(self, segment: int) -> Path:
-        """What the launcher tells the workers."""
+        """The WorkerSpec of a segment."""
         return self.segment_logs(segment) / "orders.json"
 
     def rank_log(self, segment: int, rank: int) -> Path:
@@ -136,15 +139,15 @@ class RunDirectory:
         return self.segment_logs(segment) / f"rank-{rank}.log"
 
     def outcome_file(self, segment: int, rank: int) -> Path:
-        """How one worker ended."""
+        """The Outcome of one worker."""
         return self.segment_logs(segment) / f"rank-{rank}.outcome.json"
 
     def warnings_file(self, segment: int) -> Path:
-        """What a running segment has to tell the user."""
+        """Warnings of a running segment."""
         return self.segment_logs(segment) / "remarks.txt"
 
     def stop_file(self, segment: int) -> Path:
-        """Made by the launcher to ask all ranks to save and stop."""
+        """Created by the launcher to ask all ranks to save and stop."""
         return self.segment_logs(segment) / "stop"
 
     def torchrun_log(self, segment: int) -> Path:
@@ -152,7 +155,7 @@ class RunDirectory:
         return self.segment_logs(segment) / "torchrun.log"
 
     def failures_file(self, segment: int) -> Path:
-        """Which workers torchrun saw fail, with exit codes."""
+        """The workers that torchrun saw fail, with exit codes."""
         return self.segment_logs(segment) / "failures.json"
 
     @property
@@ -167,9 +170,9 @@ def run_id(name: str, now: datetime) -> str:
 
 
 def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
-    """A hidden directory in which a run is put together before it gets its final name.
+    """A new hidden directory in which a run is prepared before it gets its name.
 
-    Raises InputError where `runs_dir` cannot be written.
+    Raises InputError if `runs_dir` cannot be written.
     """
     prepare_runs_dir(runs_dir)
     path = runs_dir / f"{TEMPORARY_PREFIX}{identity}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -178,34 +181,36 @@ def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
 
 
 def refuse_inside_run(path: Path, where: str) -> None:
-    """A run must not lie inside another one, whose files are swept, pruned and moved.
+    """Raise InputError if `path` is inside a run, whose files are swept, pruned and moved.
 
-    where: the setting that gave `path`.  Raises InputError.
+    where: the setting that `path` comes from.
     """
     place = path.resolve()
     for around in (place, *place.parents):
         if RunDirectory(around).is_run and (around / "checkpoints").is_dir():
             raise InputError(
-                f"{path} must not lie inside a run, and {around} is one", where=where, hints=[RUNS_DIR_HINT]
+                f"{path} must not be inside a run, got one inside {around}",
+                where=where,
+                hints=[RUNS_DIR_HINT],
             )
 
 
 def prepare_runs_dir(runs_dir: Path) -> None:
-    """Make `runs_dir` and see that it can be written.  Raises InputError."""
+    """Create `runs_dir` and check that it is writable.  Raises InputError."""
     refuse_inside_run(runs_dir, "runs_dir")
     try:
         make_directories(runs_dir)
     except OSError as error:
         raise InputError(
-            f"{runs_dir} cannot be made: {error.strerror}", where="runs_dir", hints=[RUNS_DIR_HINT]
+            f"cannot create {runs_dir}: {error.strerror}", where="runs_dir", hints=[RUNS_DIR_HINT]
         ) from error
     if not runs_dir.is_dir():
         raise InputError(f"{runs_dir} is not a directory", where="runs_dir", hints=[RUNS_DIR_HINT])
     if not os.access(runs_dir, os.W_OK | os.X_OK):
-        raise InputError(f"{runs_dir} cannot be written", where="runs_dir", hints=[RUNS_DIR_HINT])
+        raise InputError(f"{runs_dir} is not writable", where="runs_dir", hints=[RUNS_DIR_HINT])
 
 
-RUNS_DIR_HINT = "choose another place: `--set runs_dir=DIR`"
+RUNS_DIR_HINT = "choose another directory: `--set runs_dir=DIR`"
 
 
 def runs_below(runs_dir: Path) -> Iterator[RunDirectory]:
@@ -229,9 +234,10 @@ def find_run(name_or_path: str, runs_dir: str | Path = "runs") -> RunDirectory:
     path = Path(name_or_path)
     if path.is_dir():
         raise InputError(
-            f"{path} is not a run's directory: it has no run.json", hints=near_runs(path.name, runs_dir)
+            f"{path} is not a run's directory: it has no run.json",
+            hints=missing_run_hints(path.name, runs_dir),
         )
-    raise InputError(f"there is no run {name_or_path}", hints=near_runs(path.name, runs_dir))
+    raise InputError(f"there is no run {name_or_path}", hints=missing_run_hints(path.name, runs_dir))
 
 
 def find_run_or_path(given: str, runs_dir: str | Path = "runs") -> Path:
@@ -245,8 +251,8 @@ def find_run_or_path(given: str, runs_dir: str | Path = "runs") -> Path:
     return find_run(given, runs_dir).path
 
 
-def near_runs(name: str, runs_dir: str | Path) -> list[str]:
-    """What to say to someone who looks for a run that is not there."""
+def missing_run_hints(name: str, runs_dir: str | Path) -> list[str]:
+    """Hints for a run name that was not found."""
     names = [run.path.name for run in runs_below(Path(runs_dir))]
     if not names:
         return [f"there are no runs below {runs_dir}; `llmrun train CONFIG` starts one"]

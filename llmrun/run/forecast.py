@@ -1,6 +1,6 @@
-"""forecast.json: what was planned for each segment of a run and what came of it (docs/run-directory.md).
+"""forecast.json: what was planned for each segment of a run and what was measured (docs/run-directory.md).
 
-Format `llmrun-forecast/1`.  It is a gift to later plans: a run does not need it, and a damaged one is passed over.
+Format `llmrun-forecast/1`.  Only later plans use it; a missing or damaged file is ignored.
 """
 
 import json
@@ -15,17 +15,17 @@ from llmrun.storage.durable import replace_json
 
 FORECAST_FORMAT = "llmrun-forecast/1"
 RUNS_READ = 200
-"""The newest so many runs of a directory are read."""
+"""The most runs of a directory that are read, newest first."""
 
 
 def write_forecasts(path: Path, forecasts: Sequence[Forecast]) -> None:
-    """Replace the file as a whole.  Raises OSError."""
+    """Write the file atomically and durably.  Raises OSError."""
     segments = [{key: value for key, value in asdict(f).items() if key != "run"} for f in forecasts]
     replace_json(path, {"format": FORECAST_FORMAT, "segments": segments})
 
 
 def read_forecasts(run: RunDirectory) -> list[Forecast]:
-    """The forecasts of a run, by segment; none where there is no file, or one that is not ours or damaged."""
+    """The forecasts of a run, by segment; [] if the file is missing, damaged or of another format."""
     try:
         document = json.loads(run.forecast_file.read_text(encoding="utf-8"))
         if document["format"] != FORECAST_FORMAT:
@@ -36,7 +36,7 @@ def read_forecasts(run: RunDirectory) -> list[Forecast]:
 
 
 def _forecast(run: str, segment: dict[str, Any]) -> Forecast:
-    """One segment's; raises KeyError, TypeError or ValueError where it is not one."""
+    """The forecast of one segment.  Raises KeyError, TypeError or ValueError."""
     known = {entry.name: segment[entry.name] for entry in fields(Forecast) if entry.name != "run"}
     for figures in (known["planned"], known["measured"] or known["planned"]):
         for name in ("steps", *QUANTITIES):
@@ -50,7 +50,7 @@ def _forecast(run: str, segment: dict[str, Any]) -> Forecast:
 
 
 def forecasts_below(runs_dir: Path) -> list[Forecast]:
-    """The forecasts of the newest runs directly below a directory."""
+    """The forecasts of the newest RUNS_READ runs directly below a directory."""
     found = []
     for run in runs_below(runs_dir):
         try:

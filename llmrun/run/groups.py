@@ -1,11 +1,11 @@
-"""Groups of runs, as a user names them: by name, path or pattern."""
+"""Groups of runs given by name, path or pattern."""
 
 import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llmrun.errors import InputError
-from llmrun.run.directory import RunDirectory, find_run, near_runs, runs_below
+from llmrun.run.directory import RunDirectory, find_run, missing_run_hints, runs_below
 
 _MAGIC = frozenset("*?[")
 
@@ -13,11 +13,11 @@ _MAGIC = frozenset("*?[")
 def find_runs(
     wanted: Iterable[str], runs_dir: str | Path, bases: Sequence[Path] = (Path(),)
 ) -> list[RunDirectory]:
-    """The runs of a group, each once, in the order of their names below each entry.
+    """The runs of a group, each once, in the order of `wanted`; those of a pattern by name.
 
     wanted: names below `runs_dir`, paths, or patterns of either (`base-*`, `runs/base-?`).
-    bases:  directories that a relative path may start from, in order.
-    Raises InputError where one is not there, or where nothing fits a pattern.
+    bases:  directories that relative paths are tried from, in order.
+    Raises InputError if a run does not exist, or if nothing matches a pattern.
     """
     found: dict[Path, RunDirectory] = {}
     for entry in wanted:
@@ -27,7 +27,7 @@ def find_runs(
 
 
 def find_run_from(given: str, runs_dir: str | Path, bases: Sequence[Path]) -> RunDirectory:
-    """`find_run`, with relative paths that may start from several directories."""
+    """`find_run`, with relative paths tried from several directories."""
     for base in bases:
         run = RunDirectory(base / given)
         if run.is_run:
@@ -42,12 +42,12 @@ def _runs_of(entry: str, runs_dir: str | Path, bases: Sequence[Path]) -> list[Ru
     parent, pattern = str(Path(entry).parent), Path(entry).name
     if _MAGIC & set(parent):
         raise InputError(
-            f"{entry}: a pattern is allowed in the last part of a path only",
+            f"a pattern must be in the last part of a path, got {entry}",
             hints=["name the directory, as in `runs/base-*`"],
         )
     places = [Path(runs_dir)] if parent == "." else [base / parent for base in bases]
     for place in places:
-        fitting = [run for run in runs_below(place) if fnmatch.fnmatchcase(run.path.name, pattern)]
-        if fitting:
-            return fitting
-    raise InputError(f"no run fits {entry}", hints=near_runs(pattern.split("*")[0], runs_dir))
+        matching = [run for run in runs_below(place) if fnmatch.fnmatchcase(run.path.name, pattern)]
+        if matching:
+            return matching
+    raise InputError(f"no run matches {entry}", hints=missing_run_hints(pattern.split("*")[0], runs_dir))

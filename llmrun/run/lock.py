@@ -1,16 +1,15 @@
-"""One process trains a run: a lock with its owner's name and a heartbeat.
+"""The lock of a run, so that only one process trains it: a file with its owner and a heartbeat.
 
-`run.lock` is a small JSON file that stays where it is; empty means free.  It is checked and written under
-`flock`, so that of two processes that start at once, or that take a dead owner's lock over at once, exactly
-one gets it.  The heartbeat is the file's modification time, touched every 10 s.
+`run.lock` is a small JSON file that is never removed; empty means free.  It is checked and written under `flock`, so
+that of two processes that start at once, or take over a dead owner's lock at once, exactly one gets it.  The heartbeat is the file's modification time, touched every 10 s.
 
-An owner whose process can be looked up from here (same host, boot and PID namespace) is judged by its process (PID
-and start time), so that one that is only suspended keeps its lock.  Any other owner is judged by its heartbeat.
-Clocks are not trusted alone: a heartbeat older than 120 s, or stamped in the future, is watched for 25 s, and the
-lock is taken over only if the heartbeat stands still meanwhile.
+Whether an owner is alive is decided by its process (PID and start time) if that can be looked up from here (same host,
+boot and PID namespace), so that a suspended process keeps its lock; otherwise by its heartbeat.  A timestamp alone is
+not trusted: a heartbeat older than 120 s, or in the future, is watched for 25 s, and the lock is taken over only if it
+does not change.
 
-An owner that wakes up later finds another token in the file and knows that it has lost (`RunLock.is_lost`).  Its
-workers have the token in their orders and look for themselves (`Fence`).
+An owner that is resumed later finds another token in the file (`RunLock.is_lost`).  Its workers have the token in their
+WorkerSpec and check it themselves (`Fence`).
 """
 
 import errno
@@ -38,6 +37,7 @@ from llmrun.machine import (
     user_name,
 )
 from llmrun.storage.durable import file_system_time, is_shared, make_private
+from llmrun.text import command
 
 __all__ = ["Fence", "Owner", "RunLock", "file_system_time", "is_left_behind", "live_owner", "this_process"]
 
@@ -45,13 +45,13 @@ LOCK_FORMAT = "llmrun-lock/1"
 BEAT_S = 10.0
 STALE_AFTER_S = 120.0
 WATCH_S = 25.0
-"""How long a heartbeat must stand still while it is watched: two beats are missed by then."""
+"""How long a heartbeat is watched: a live owner beats twice in this time."""
 
 GRACE_S = 3.0
-"""After a lock was taken over from elsewhere: so long may workers of its owner need to see that (`Fence`)."""
+"""Wait after taking over a lock from another host: its owner's workers notice within this time (`Fence`)."""
 
 GONE_AFTER_S = 24 * 3600.0
-"""What an owner elsewhere left is removed without watching it if its heartbeat is a day off the present."""
+"""An owner on another host counts as dead without watching if its heartbeat is a day from the present."""
 
 POLL_S = 0.1
 FLOCK_WITHIN_S = 30.0
@@ -64,9 +64,9 @@ LOCK_BYTES_MAX = 65536
 class Owner:
     """The process that trains a run.
 
-    token:          told apart from every other acquisition.
-    process_start:  clock ticks since boot; with the PID it names the process for ever.
-    boot, pid_namespace: where PID and process_start mean something.
+    token:          unique for each acquisition.
+    process_start:  clock ticks since boot; identifies the process together with the PID.
+    boot, pid_namespace: in which PID and process_start are valid.
     since:          local time, ISO 8601.
     """
 
@@ -86,8 +86,8 @@ class Owner:
         return ProcessIdentity(self.host, self.boot, self.pid_namespace, self.pid, self.process_start)
 
     @property
-    def way_to_stop(self) -> str:
-        """How to stop it.  A PID is named only if it means something where the user would type it."""
+    def stop_hint(self) -> str:
+        """A hint how to stop the owner; with its PID only if that is valid where the user would type it."""
         if self.process.is_alive or self.pid_namespace in (None, INITIAL_PID_NAMESPACE):
             return f"stop it on {self.host}: `kill {self.pid}`"
         return f"stop it in its container on {self.host}"
@@ -116,9 +116,9 @@ def this_process() -> Owner:
 
 
 def live_owner(path: Path, now_s: float | None = None, stale_after_s: float = STALE_AFTER_S) -> Owner | None:
-    """Who trains the run now, as far as can be told without watching; None if nobody does.
+    """The process that trains the run now, decided without watching its heartbeat; None if there is none.
 
-    now_s: by the clock that stamps the file (`file_system_time`); for display that of this host will do.
+    now_s: by the clock of the file system (`file_system_time`); None: by that of this host, which will do for display.
     """
     try:
         with path.open("rb") as file:
@@ -133,9 +133,9 @@ def live_owner(path: Path, now_s: float | None = None, stale_after_s: float = ST
 
 
 def is_left_behind(path: Path, now_s: float) -> bool:
-    """Whether a lock file names an owner that is gone for sure, so that what it left may be removed.
+    """Whether a lock file names an owner that is certainly dead, so that its files may be removed.
 
-    now_s: by the clock that stamps the file.
+    now_s: by the clock of the file system.
     """
     return path.stat().st_size > 0 and live_owner(path, now_s, GONE_AFTER_S) is None
 
@@ -143,7 +143,7 @@ def is_left_behind(path: Path, now_s: float) -> bool:
 class RunLock:
     """A held lock.  Use as a context manager, or call `release`.
 
-    taken_over: what to tell the user where a dead owner's lock was taken over; else None.
+    taken_over: a message for the user if a dead owner's lock was taken over, else None.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class RunLock:
     ) -> Self:
         """Take the lock.
 
-        say: told if the owner's heartbeat has to be watched, which takes `watch_s` seconds.
-        Raises RefusedError with the owner's name if somebody holds it.
+        notify: called with a message if a heartbeat has to be watched, which takes `watch_s` seconds.
+        Raises RefusedError with the owner if the lock is held.
         """
         descriptor = _open_own(path)
         try:
@@ -185,29 +185,29 @@ class RunLock:
 
     @property
     def lost(self) -> bool:
-        """Whether another process had taken the lock over at the last beat (this one was taken for dead)."""
+        """Whether another process had taken over the lock at the last heartbeat, believing this one dead."""
         return self._lost.is_set()
 
     @property
     def is_lost(self) -> bool:
-        """The same as of now: asked before something is written that only the owner may write."""
+        """`lost`, checked now: for use before something is written that only the owner may write."""
         try:
             if not self._lost.is_set() and not self._ours():
                 self._lost.set()
-        except OSError:  # the file system hiccups: the next beat tries again
+        except OSError:  # a transient error: the next beat tries again
             return self._lost.is_set()
         return self._lost.is_set()
 
     def refuse_if_lost(self) -> None:
-        """Raises RefusedError if another process has taken the lock over."""
+        """Raise RefusedError if another process has taken over the lock."""
         if self.is_lost:
             raise RefusedError(
-                f"another process took {self.path.parent.resolve().name} over while this one was suspended",
+                f"another process took over {self.path.parent.resolve().name} while this one was suspended",
                 where=str(self.path),
             )
 
     def _beat(self) -> None:
-        """Touch the file until released or lost.  A file system that hiccups is tried again."""
+        """Touch the file until the lock is released or lost; transient errors are retried."""
         while not self._stop.wait(self._beat_s):
             try:
                 with guarded(self._descriptor):
@@ -221,20 +221,23 @@ class RunLock:
     def _ours(self) -> bool:
         """Whether the file still names this acquisition."""
         try:
-            content = self.path.read_bytes()  # by its name: somebody may have put another file there
+            content = self.path.read_bytes()  # by its path, where there may be another file by now
         except FileNotFoundError:  # the run's directory was moved
             content = os.pread(self._descriptor, LOCK_BYTES_MAX, 0)
         held = _parse(content)
         return held is not None and held.token == self.owner.token
 
     def release(self) -> None:
-        """Free the lock, unless it is somebody else's by now.  Calling it twice is harmless."""
+        """Free the lock, unless another process holds it by now.  May be called twice."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join()
         try:
-            with suppress(OSError), guarded(self._descriptor):  # a lock that stays is that of a dead process
+            with (
+                suppress(OSError),
+                guarded(self._descriptor),
+            ):  # a lock that is left is that of a dead process
                 if self._ours():
                     os.ftruncate(self._descriptor, 0)
         finally:
@@ -249,11 +252,10 @@ class RunLock:
 
 @contextmanager
 def guarded(descriptor: int) -> Iterator[None]:
-    """Nobody else checks or writes the file meanwhile.
+    """Hold the file's flock.  Raises TimeoutError if another process holds it for 30 s.
 
-    On a file system without flock the check and the write are not one step; a few milliseconds remain in
-    which two processes could both find a dead owner.
-    Raises TimeoutError if somebody holds it for 30 s, where a few milliseconds are needed.
+    On a file system without flock the block runs unprotected: for a few milliseconds two processes could both find a
+    dead owner.
     """
     try:
         _flock(descriptor)
@@ -269,10 +271,10 @@ def guarded(descriptor: int) -> Iterator[None]:
 
 
 def _open_own(path: Path) -> int:
-    """A descriptor of a lock file that no other run's directory shares.  Raises RefusedError.
+    """A descriptor of a lock file that no other run's directory shares by links.  Raises RefusedError.
 
-    A shared one is replaced by a private copy under the shared one's `flock`, so that of two processes that find
-    it shared one replaces it, and the other opens the new one.
+    A shared file is replaced by a copy under its `flock`, so that of two processes that find it shared one replaces it
+    and the other opens the copy.
     """
     try:
         while True:
@@ -293,7 +295,7 @@ def _open_own(path: Path) -> int:
 
 
 def _flock(descriptor: int) -> None:
-    """Take the flock.  Asked again and again, so that a signal handler runs in between."""
+    """Take the flock, polling so that signal handlers run in between."""
     deadline = time.monotonic() + FLOCK_WITHIN_S
     while True:
         try:
@@ -310,9 +312,9 @@ def _flock(descriptor: int) -> None:
 def _take(
     path: Path, descriptor: int, notify: Callable[[str], None], watch_s: float
 ) -> tuple[Owner, str | None]:
-    """Write ourselves into the file.  Returns us, and what is to be said of the owner before us.
+    """Write this process into the file.  Returns it as the owner, and a message if it took over a lock.
 
-    The flock is not held while a heartbeat is watched: the owner needs it to beat.
+    The flock is not held while a heartbeat is watched, because the owner needs it to beat.
     """
     still: tuple[int, bytes] | None = None
     while True:
@@ -334,7 +336,7 @@ def _take(
 
 
 def _heartbeat(path: Path) -> tuple[int, bytes]:
-    """The heartbeat (the file's modification time, ns) and the content; opened anew, as NFS wants it."""
+    """The heartbeat (the file's modification time, ns) and the content; reopened, because NFS caches."""
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns, file.read(LOCK_BYTES_MAX)
 
@@ -342,10 +344,10 @@ def _heartbeat(path: Path) -> tuple[int, bytes]:
 def _why_dead(
     path: Path, owner: Owner, seen: tuple[int, bytes], still: tuple[int, bytes] | None, watch_s: float
 ) -> str | None:
-    """Why an owner no longer holds its lock; None if its heartbeat has to be watched first.
+    """The reason to take over an owner's lock; None if its heartbeat has to be watched first.
 
     seen: the heartbeat and content now.  still: those that did not change while they were watched.
-    Raises RefusedError if it is alive.
+    Raises RefusedError if the owner is alive.
     """
     alive = owner.process.is_alive
     if alive is False:
@@ -357,14 +359,14 @@ def _why_dead(
     if seen != still:
         return None
     if rebooted:
-        return "the machine has been started again since"
+        return "the machine was rebooted since"
     if age_s < 0:
-        return f"its heartbeat is stamped {-age_s:.0f} s in the future and stood still for {watch_s:g} s"
+        return f"its heartbeat is {-age_s:.0f} s in the future and did not change for {watch_s:g} s"
     return f"its heartbeat is {age_s:.0f} s old, more than {STALE_AFTER_S:.0f} s"
 
 
 def _watched(path: Path, owner: Owner, seen: tuple[int, bytes], watch_s: float) -> tuple[int, bytes]:
-    """Watch a heartbeat; returns it if it stood still.  Raises RefusedError if it moved."""
+    """Watch a heartbeat; returns it if it did not change, raises RefusedError if it did."""
     deadline = time.monotonic() + watch_s
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
@@ -377,14 +379,14 @@ def _held(path: Path, owner: Owner) -> RefusedError:
     return RefusedError(
         f"{path.parent.resolve().name} is being trained by {owner.describe()}",
         where=str(path),
-        hints=[f"wait for it, or {owner.way_to_stop}"],
+        hints=[f"wait for it, or {owner.stop_hint}"],
     )
 
 
 class Fence:
-    """Keeps a worker from writing into a run that another launcher has taken over.
+    """Stops a worker from writing into a run that another launcher has taken over.
 
-    token: of the lock that the worker's launcher holds; None: nothing is checked.
+    token: of the lock that the worker's launcher holds; None: checks nothing.
     """
 
     def __init__(self, lock_file: Path, token: str | None) -> None:
@@ -394,14 +396,14 @@ class Fence:
     def check(self, *, now: bool = False) -> None:
         """Read the lock again, at most once a second unless `now`.
 
-        Raises RunFailedError if it does not name our launcher any more.  A lock that cannot be read is no proof.
+        Raises RunFailedError if it names another owner or none.  A lock that cannot be read passes.
         """
-        # the clock that goes on while a machine is suspended
+        # this clock goes on while the machine is suspended
         time_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         if self._token is None or (not now and time_s - self._checked_s < FENCE_EVERY_S):
             return
         owner = None
-        for _ in range(TORN_READS):  # it may be just being written
+        for _ in range(TORN_READS):  # it may be being written
             try:
                 owner = _parse(self._lock_file.read_bytes())
             except OSError:
@@ -417,19 +419,21 @@ class Fence:
 def _taken_over(lock_file: Path, owner: Owner | None) -> RunFailedError:
     run = lock_file.parent.resolve()
     message = (
-        f"{run.name} was taken over by {owner.describe()}" if owner else f"the lock of {run.name} was freed"
+        f"{run.name} was taken over by {owner.describe()}"
+        if owner
+        else f"the lock of {run.name} was released"
     )
     return RunFailedError(
-        f"{message} while this worker's launcher was suspended; nothing more is written here",
+        f"{message} while this worker's launcher was suspended; this worker stops writing",
         where=str(lock_file),
-        hints=[f"`llmrun runs show {run}` names its owner"],
+        hints=[f"`{command('llmrun', 'runs', 'show', run)}` shows its owner"],
     )
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """Replace the file's content in place: its inode is what flock holds.  Raises OSError.
+    """Replace the file's content in place, because flock holds its inode.  Raises OSError.
 
-    Cut afterwards: room that the file has already needs no free space.
+    Truncated afterwards: overwriting needs no free space.
     """
     done = 0
     while done < len(content):
@@ -438,11 +442,11 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> RefusedError:
-    return RefusedError(f"{path} cannot be written: {error.strerror}")
+    return RefusedError(f"cannot write {path}: {error.strerror}")
 
 
 def _parse(content: bytes) -> Owner | None:
-    """The owner that a lock file names; None for an empty or torn one (it was torn by a crash)."""
+    """The owner in a lock file; None if it is empty, or torn by a crash."""
     try:
         document = json.loads(content)
         if document["format"] != LOCK_FORMAT:

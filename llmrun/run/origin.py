@@ -1,4 +1,4 @@
-"""The state that a migrated run begins with: where a run made by `llmrun train` has its initial weights.
+"""The initial state of a migrated run, in place of the initial weights of a run made by `llmrun train`.
 
 provenance/migration.json (format `llmrun-migration/1`, docs/migration.md) holds it.
 """
@@ -17,7 +17,7 @@ MIGRATION_FORMAT = "llmrun-migration/1"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run begins with, by content: two migrations to the same bits are the same origin.
+    """The initial state of a migrated run by content: two migrations to the same bits have the same origin.
 
     step:      finished steps.
     weights, optimizer: combined 64-bit digests of all parameters and of all moments, 16 hex digits each.
@@ -33,7 +33,7 @@ class Origin:
 
     @property
     def chain(self) -> bytes:
-        """What stands in the ledger's chain for everything up to `step`: 32 bytes."""
+        """The ledger's chain value (32 bytes) for everything up to `step`."""
         text = canonical_json(self.as_json())
         return hashlib.sha256(MIGRATION_FORMAT.encode() + b"\0" + text.encode()).digest()
 
@@ -41,7 +41,7 @@ class Origin:
 def origin_of(run: RunDirectory) -> Origin | None:
     """The origin of a migrated run; None for a run that begins at step 0.
 
-    Raises InputError where the file that tells cannot be read.
+    Raises InputError if migration.json cannot be read.
     """
     path = run.migration_file
     if not path.exists():
@@ -50,7 +50,7 @@ def origin_of(run: RunDirectory) -> Origin | None:
         return _origin_in(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read",
+            f"cannot read {path}",
             caused_by=[str(error)],
             hints=["restore it from a copy; trainer.json of the migrated checkpoint holds the same"],
         ) from error
@@ -59,6 +59,6 @@ def origin_of(run: RunDirectory) -> Origin | None:
 def _origin_in(document: Any) -> Origin:
     """The origin in a migration's document.  Raises ValueError, KeyError or TypeError."""
     if document["format"] != MIGRATION_FORMAT:
-        raise ValueError(f"its format is {document['format']}")
+        raise ValueError(f"unsupported format {document['format']} (expected {MIGRATION_FORMAT})")
     origin = document["origin"]
     return Origin(int(origin["step"]), str(origin["weights"]), str(origin["optimizer"]))

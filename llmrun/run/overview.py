@@ -1,4 +1,4 @@
-"""Runs in a few lines: for lists and for one run's page."""
+"""Summaries of runs: one row for `runs list`, one page for `runs show`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,9 +15,9 @@ from llmrun.run.record import RunRecord, Segment, read_record
 class Overview:
     """One run in a list.
 
-    status:  as in run.json, but `killed` where it says running and nobody trains the run.
-    step:    finished steps; of a segment that runs or was killed, the last that its files hold.
-    problem: why run.json could not be read; then the rest is empty.
+    status:  as in run.json, but `killed` if that says running and no process trains the run.
+    step:    finished steps; if the last segment runs or was killed, the last step in its files.
+    problem: the error if run.json cannot be read; the other fields are then empty.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Overview:
 def overview_of(run: RunDirectory, recorded: Callable[[RunDirectory], int | None]) -> Overview:
     """One run in a list; a damaged run.json is a field of it, not an error.
 
-    recorded: reads the last step that a run's files hold; None if they hold none.
+    recorded: reads the last step in a run's files; returns None if there is none.
     """
     try:
         record = read_record(run.record_file)
@@ -67,7 +67,7 @@ def step_of(run: RunDirectory, last: Segment, recorded: Callable[[RunDirectory],
 
 
 def first_step_of(run: RunDirectory) -> int:
-    """The step at which a run begins: 0, but for a migrated one."""
+    """The step at which a run begins: 0 unless it was migrated."""
     try:
         origin = origin_of(run)
     except InputError:
@@ -76,7 +76,7 @@ def first_step_of(run: RunDirectory) -> int:
 
 
 def true_status(record: RunRecord, owner: Owner | None) -> str:
-    """What run.json says, unless it was left behind by a killed launcher."""
+    """The status in run.json, corrected if the launcher was killed.  owner: of the run's lock."""
     return "killed" if record.status == "running" and owner is None else record.status
 
 
@@ -86,7 +86,7 @@ def lines_of(
     owner: Owner | None,
     recorded: Callable[[RunDirectory], int | None],
 ) -> Iterator[str]:
-    """One run's page.  recorded: reads the last step that a run's files hold."""
+    """The lines of one run's page.  recorded: as in `overview_of`."""
     yield f"{run.name}: {true_status(record, owner)}, {record.steps:,} steps, made {record.created}"
     if owner is not None:
         yield f"trained by {owner.describe()}"
@@ -106,7 +106,7 @@ def lines_of(
 
 
 def segment_lines(segment: Segment, to_step: int, *, is_trained: bool) -> Iterator[str]:
-    """One segment of the page."""
+    """The lines of one segment."""
     to = f"{to_step:,}"
     state = segment.why or ("running" if is_trained else "killed")
     steps = "step" if segment.proven_steps == 1 else "steps"

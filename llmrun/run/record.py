@@ -1,8 +1,8 @@
-"""run.json: what a run is, what it came from, and what became of each of its segments.
+"""run.json: identity, config, fingerprint and segments of a run (docs/run-directory.md).
 
-Format `llmrun-run/1`.  Segments count from 1 and stand in the order in which they started; each names the
-fingerprint it ran under.  The preimages of the run's fingerprint stand at the top; a segment that was
-allowed to differ carries its own.
+Format `llmrun-run/1`.  Segments are listed in the order of their start, numbered from 1; each has the fingerprint it
+ran under.  The preimages of the run's fingerprint are stored once, at the top; a segment that was allowed to differ
+stores those that differ.
 """
 
 import json
@@ -34,17 +34,17 @@ class Segment:
     started, ended: UTC, ISO 8601.
     why:            how it ended; None while it runs.
     allowed:        kinds of change that the user allowed by name.
-    changes:        what differed at the start, as readable lines.
+    changes:        what differed at the start, one line each.
     overrides:      `--set` values that were in force on top of config.yaml.
     fingerprint:    digest and parts.
-    preimages:      of the parts that differ from the run's own; empty where none does.
-    git:            what `GitState.identity` says of the code: commit, root_commits, diff_sha256, dirty files, submodules,
-                    and the reasons for which not everything is known.
+    preimages:      of the parts that differ from the run's own; empty if none does.
+    git:            `GitState.identity` of the code: commit, root_commits, diff_sha256, dirty files, submodules, and
+                    the reasons if not everything is known.
     host:           where it ran.
     proven_steps:   recomputed steps that were equal to an earlier ledger.
     checkpoint:     name of the checkpoint it started from.
-    edits:          fields of config.yaml that were not as the run had written them, dotted key -> value.
-    remarks:        what the user was told and what did not stop the run, as sentences.
+    edits:          fields of config.yaml that were edited since the run was made, dotted key -> value.
+    warnings:       that the user was shown; the key in run.json is `remarks`.
     """
 
     segment: int
@@ -65,7 +65,7 @@ class Segment:
     proven_steps: int
     checkpoint: str | None
     edits: dict[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RunRecord:
     config:       the full resolved config as it was written to config.yaml.
     fingerprint:  {"digest", "parts", "preimages"} of the first segment.
     git:          as in a segment, of the code that the run was made from.
-    working_directory: where `llmrun train` was called: relative paths of the config start there.
+    working_directory: of `llmrun train`; relative paths of the config start there.
     """
 
     identity: str
@@ -91,8 +91,11 @@ class RunRecord:
     segments: list[Segment] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Write run.json durably."""
-        replace_json(path, {"format": RECORD_FORMAT, **asdict(self)})
+        """Write run.json durably.  Raises OSError."""
+        document = {"format": RECORD_FORMAT, **asdict(self)}
+        for segment in document["segments"]:
+            segment["remarks"] = segment.pop("warnings")
+        replace_json(path, document)
 
     @property
     def last(self) -> Segment | None:
@@ -109,7 +112,7 @@ class RunRecord:
         assert segment.segment == len(self.segments) + 1
         return replace(self, status="running", segments=[*self.segments, segment])
 
-    def closed(self, why: Ending, to_step: int, proven_steps: int = 0, remarks: Sequence[str] = ()) -> Self:
+    def closed(self, why: Ending, to_step: int, proven_steps: int = 0, warnings: Sequence[str] = ()) -> Self:
         """The record after its last segment has ended at `to_step`."""
         last = self.segments[-1]
         assert last.why is None, f"segment {last.segment} has ended already: {last.why}"
@@ -118,16 +121,16 @@ class RunRecord:
             why=why,
             to_step=to_step,
             proven_steps=proven_steps,
-            remarks=list(remarks),
+            warnings=list(warnings),
             ended=now_utc(),
         )
         return replace(self, status=why, segments=[*self.segments[:-1], ended])
 
     @property
     def saved_step(self) -> int:
-        """The step whose state the run says it has saved; 0 if it says so of none.
+        """The last step whose state was saved according to the record; 0 if none was.
 
-        The end of a finished run, or where the last segment stopped by plan or on request.
+        The last step of a finished run, else the end of the last segment unless it failed or was killed.
         """
         if self.status == "finished":
             return self.steps
@@ -137,7 +140,7 @@ class RunRecord:
 
     @property
     def proven_steps(self) -> int:
-        """Steps of all segments that were recomputed and found equal."""
+        """Recomputed steps of all segments that were equal to an earlier ledger."""
         return sum(segment.proven_steps for segment in self.segments)
 
 
@@ -149,9 +152,9 @@ def now_utc() -> str:
 def read_record(path: Path, *, compared: bool = True) -> RunRecord:
     """The content of a run.json.
 
-    compared: also hold against each other what it states twice (`contradictions_of`); False only for a caller
-    that reports the contradictions itself.
-    Raises InputError if it is no run record, DamagedError if it contradicts itself.
+    compared: also compare what it states twice (`contradictions_of`); False only for a caller that reports the
+    contradictions itself.
+    Raises InputError if it is not a run record, DamagedError if it contradicts itself.
     """
     record = _read_record(path)
     found = contradictions_of(record) if compared else []
@@ -166,44 +169,45 @@ def read_record(path: Path, *, compared: bool = True) -> RunRecord:
 
 
 def contradictions_of(record: RunRecord) -> list[str]:
-    """What run.json states twice with different values, one line each; [] if it agrees with itself.
+    """The facts that run.json states twice with different values, one line each.
 
-    Compared: each preimage with the digest of its part, the digests of the parts with the fingerprint, for the
-    run and for each segment; the number of a segment with its place; `steps` with T_tokens and GB_tok of the last segment's config.
+    Compared are each preimage with the digest of its part, and the digests of the parts with the fingerprint, for the
+    run and for each segment; the number of a segment with its place; `steps` with T_tokens and GB_tok of the last
+    segment's config.
     """
     own = record.fingerprint
     lines = list(_of_fingerprint("the run", own.get("digest"), own.get("parts"), own.get("preimages")))
     if lines:
-        return lines  # the segments build on these preimages
+        return lines  # segments refer to these preimages
     for number, segment in enumerate(record.segments, start=1):
         if segment.segment != number:
             lines.append(f"segment {number} of the list has the number {segment.segment}")
         preimages = record.preimages_of(segment)
-        who = f"segment {segment.segment}"
-        lines += _of_fingerprint(who, segment.fingerprint, segment.parts, preimages)
+        owner = f"segment {segment.segment}"
+        lines += _of_fingerprint(owner, segment.fingerprint, segment.parts, preimages)
     return lines or list(_of_steps(record.steps, record.preimages_of(record.last)["config"]))
 
 
-def _of_fingerprint(who: str, digest: Any, parts: Any, preimages: Any) -> Iterator[str]:
+def _of_fingerprint(owner: str, digest: Any, parts: Any, preimages: Any) -> Iterator[str]:
     """Contradictions within one fingerprint."""
     for name, value in (("parts", parts), ("preimages", preimages)):
         if not isinstance(value, Mapping) or set(value) != set(PARTS):
-            yield f"the {name} of the fingerprint of {who} must be {', '.join(PARTS)}"
+            yield f"the {name} of the fingerprint of {owner} must be {', '.join(PARTS)}"
             return
     for part in PARTS:
         found = digest_of(preimages[part])
         if found != parts[part]:
             yield (
-                f"{who} states {_short(parts[part])} for the part {part} of its fingerprint, "
+                f"{owner} states {_short(parts[part])} for the part {part} of its fingerprint, "
                 f"its preimage gives {_short(found)}"
             )
     found = digest_of(dict(parts))
     if found != digest:
-        yield f"{who} states the fingerprint {_short(digest)}, its parts give {_short(found)}"
+        yield f"{owner} states the fingerprint {_short(digest)}, its parts give {_short(found)}"
 
 
 def _of_steps(steps: Any, config: Any) -> Iterator[str]:
-    """Contradictions between the number of steps and the config in the fingerprint, if that names both sizes."""
+    """Contradictions between `steps` and the config in the fingerprint, if that has both sizes."""
     try:
         prescribed = config["T_tokens"] // config["batch"]["gb_tok"]
     except (KeyError, TypeError, ZeroDivisionError):
@@ -217,28 +221,33 @@ def _short(digest: Any) -> str:
 
 
 def _read_record(path: Path) -> RunRecord:
-    """The record in a file.  Raises InputError if it is not one."""
+    """The record in a file, unchecked.  Raises InputError if it is not one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON", caused_by=[str(error)], hints=[DAMAGED_HINT]) from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != RECORD_FORMAT:
-        raise InputError(f"{path} is no run record: its format is {found}, this is {RECORD_FORMAT}")
+        raise InputError(f"{path}: unsupported run record format {found} (expected {RECORD_FORMAT})")
     try:
-        segments = [_read(Segment, segment) for segment in document["segments"]]
+        segments = [_read(Segment, _renamed(segment)) for segment in document["segments"]]
         return _read(RunRecord, {**document, "segments": segments})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} lacks {error}", hints=[DAMAGED_HINT]) from error
 
 
 DAMAGED_HINT = "restore run.json from a copy; checkpoints of the run are not affected"
 
 
+def _renamed(segment: dict[str, Any]) -> dict[str, Any]:
+    """A segment of run.json with the names of our fields; run.json keeps `remarks` for compatibility."""
+    return {"warnings" if key == "remarks" else key: value for key, value in segment.items()}
+
+
 def _read(cls: type[Kind], document: dict[str, Any]) -> Kind:
-    """A dataclass from its JSON object; keys of later versions are passed over."""
+    """A dataclass from its JSON object; unknown keys, of later versions, are ignored."""
     return cls(
         **{
             entry.name: document[entry.name]

@@ -1,11 +1,11 @@
-"""Stop signals: which ones ask a run to stop, as shells, terminals and batch systems send them, and what a launcher does.
+"""Stop signals and the two ways to act on them: LauncherStopRequest and WorkerStopRequest.
 
-SIGTERM, SIGINT and SIGUSR1 everywhere; SIGHUP when an ssh session closes; SIGUSR2 from LSF and SGE; SIGXCPU when a
-limit of CPU time is near; SIGQUIT from a terminal or from `timeout -s QUIT`.
+Shells, terminals and batch systems ask a run to stop with SIGTERM, SIGINT or SIGUSR1; with SIGHUP when an ssh session
+closes; SIGUSR2 from LSF and SGE; SIGXCPU when a limit of CPU time is near; SIGQUIT from a terminal.
 
-While workers run, the first signal sets a flag and asks for a save at the next step boundary (exit 75).  While a
-segment is prepared there is nothing to save: the first signal ends the preparation at once (exit 75).  A second
-signal stops at once (exit 128 + its number).
+While workers run, the first signal sets a flag, and all ranks save and stop at the next step boundary (exit 75).  While
+a segment is prepared there is nothing to save: the first signal ends the preparation (exit 75).  A second signal stops
+at once (exit 128 + its number).
 """
 
 import os
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -30,11 +31,11 @@ STOP_SIGNALS = (
 )
 
 WORKER_STOP_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGUSR2)
-"""In a worker SIGUSR2 prints the stacks of all threads into its log."""
+"""In a worker SIGUSR2 prints the stacks of all threads to its log."""
 
 REPEAT_S = 0.5
-"""A second signal within this time is the same request: `timeout` signals its child and then the whole process
-group, and systemd sends SIGHUP right after SIGTERM."""
+"""Signals within this time are one request: `timeout` signals its child and then the whole process group, and systemd
+sends SIGHUP right after SIGTERM."""
 
 STOP_EXIT_CODE = 128
 """Added to a signal's number: the exit code of a process that the signal stopped."""
@@ -53,10 +54,10 @@ class PreparationStopped(BaseException):
     """Raised by a stop signal, in the main thread, while a segment is prepared."""
 
 
-class StopRequest:
-    """Catches the stop signals while it is entered; outside the main thread it catches none.
+class LauncherStopRequest:
+    """Catches the stop signals inside its `with` block; catches none outside the main thread.
 
-    first, second: the signals that came, None before.
+    first, second: the signals received, or None.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
-        """Remember a signal; a third one changes nothing."""
+        """The signal handler; a third signal changes nothing."""
         if self.first is None:
             self.first, self._first_s = signal.Signals(number), time.monotonic()
             if self._interrupts:
@@ -91,17 +92,14 @@ class StopRequest:
                 os._exit(STOP_EXIT_CODE + number)
 
     def _is_repeated(self, number: int) -> bool:
-        """Whether a signal belongs to the first request: the kernel repeats SIGXCPU every second."""
+        """Whether a signal belongs to the first request; the kernel repeats SIGXCPU every second."""
         if number == self.first == signal.SIGXCPU:
             return True
         return time.monotonic() - self._first_s < REPEAT_S
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal end what is done here at once, wherever it is, until `hold` is called.
-
-        Raises PreemptedError if a signal came.
-        """
+        """Inside this block the first signal raises PreemptedError at once, until `hold` is called."""
         self._interrupts = True
         try:
             self.check()
@@ -113,14 +111,38 @@ class StopRequest:
             self._interrupts = self._cleans_up = False
 
     def hold(self) -> None:
-        """From here on a signal only sets the flag: files are changed.  Raises PreemptedError if one came before."""
+        """From now on a signal only sets the flag, because files are changed.  Raises PreemptedError if one came before."""
         self._interrupts = False
         self.check()
 
     def check(self) -> None:
-        """Before workers exist there is nothing to save.  Raises PreemptedError if a signal came."""
+        """Raise PreemptedError if a signal came; for the time before workers run, when there is nothing to save."""
         if self.first is not None:
             raise PreemptedError(
                 f"stopped by {self.first.name} before the first step: nothing was lost",
                 hints=["run the same command again"],
             )
+
+
+class WorkerStopRequest:
+    """Whether this rank was asked to stop, by a signal or by the launcher's stop file.
+
+    A signal only sets a flag; all ranks act on it together at a step boundary.
+    """
+
+    def __init__(self, stop_file: Path) -> None:
+        self._stop_file = stop_file
+        self._signalled = False
+
+    def listen(self) -> None:
+        """Set the flag on every stop signal, also on one that came while the agent had them blocked."""
+        for number in signals_to_catch(WORKER_STOP_SIGNALS):
+            signal.signal(number, self._caught)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._signalled = True
+
+    def is_set(self, *, look_for_file: bool) -> bool:
+        """Whether to stop.  look_for_file: also look for the stop file; on rank 0 only."""
+        return self._signalled or (look_for_file and self._stop_file.exists())

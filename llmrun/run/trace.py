@@ -1,10 +1,10 @@
-"""The trace of re-executed steps: one digest for each tensor that modules hand on, in the order of execution.
+"""The trace of re-executed steps: one digest for each tensor that modules exchange, in the order of execution.
 
 trace.jsonl   one JSON array a line: step, micro-batch, phase, module, what, dtype, shape, digest
 kept.bin      the bytes of one of these tensors, little-endian, contiguous
-kept.json     which one: {"entry": number of its line, from 0}
+kept.json     {"entry": index of that tensor's line, from 0}
 
-A trace is written by a worker (`llmrun.runtime.instruments`) and read here without torch.
+Workers write traces (`llmrun.runtime.instruments`); reading needs no torch.
 """
 
 import json
@@ -45,7 +45,7 @@ class TraceEntry:
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Everything but the value: equal in two executions of the same code."""
+        """Everything except the digest: equal in two executions of the same code."""
         return astuple(self)[:-1]
 
 
@@ -65,13 +65,13 @@ def read_trace(path: Path) -> list[TraceEntry]:
 
 
 def write_kept(directory: Path, number: int, content: bytes) -> None:
-    """Keep the bytes of the tensor of entry `number`, in place of what was kept."""
+    """Keep the bytes of the tensor of entry `number`, replacing what was kept before."""
     replace_file(directory / KEPT_BYTES, [content])
     replace_json(directory / KEPT_ENTRY, {"entry": number})
 
 
 def read_kept(directory: Path) -> tuple[int, bytes] | None:
-    """(number of the entry, bytes of its tensor); None where none was kept."""
+    """(index of the entry, bytes of its tensor); None if none was kept."""
     stated = directory / KEPT_ENTRY
     if not stated.exists():
         return None
@@ -79,7 +79,7 @@ def read_kept(directory: Path) -> tuple[int, bytes] | None:
 
 
 def first_different(a: list[TraceEntry], b: list[TraceEntry]) -> int | None:
-    """The number of the first entry that differs, in place or value; None where all are equal."""
+    """The index of the first entry that differs; None if all are equal."""
     for number, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:
             return number

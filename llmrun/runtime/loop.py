@@ -15,7 +15,7 @@ from llmrun.core.state import WEIGHTS, TrainingState, whole_digests
 from llmrun.core.step import train_step
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.stop_request import WorkerStopRequest
+from llmrun.run.signals import WorkerStopRequest
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.checkpoint_policy import CheckpointPolicy
 from llmrun.runtime.evaluation import Validation, ValidationHistory

@@ -55,7 +55,7 @@ class Progress:
             error=None if error is None else error.as_json(),
             proven_steps=self.proven_steps,
             checkpoint=self.checkpoint,
-            remarks=tuple(self.warnings),
+            warnings=tuple(self.warnings),
             consequence=consequence,
             peak_memory_bytes=None if self.peak is None else self.peak(),
             loop_s=self.loop_s,

@@ -20,7 +20,7 @@ from llmrun.storage.ledger.tensors import write_tensors
 from llmrun.storage.ledger.writer import LedgerWriter
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.loss_band import BaselineWatch
-from llmrun.storage.metrics.sink import Sinks
+from llmrun.storage.metrics.sink import MetricsSinks
 from llmrun.storage.metrics.throughput import MovingAverage, Throughput
 from llmrun.text import command
 
@@ -48,7 +48,7 @@ class Recorder:
         run: RunDirectory,
         ledger: LedgerWriter,
         slots: Sequence[Slot],
-        sinks: Sinks,
+        sinks: MetricsSinks,
         throughput: Throughput,
         tails: Sequence[Audit],
         reference: Audit | None,
@@ -134,7 +134,7 @@ class Recorder:
         self._fence.check()
         new = self._progress.warnings[self._n_warnings_emitted :]
         self._n_warnings_emitted += len(new)
-        self._sinks.record({**metrics, names.WARNINGS: new} if new else metrics)
+        self._sinks.write({**metrics, names.WARNINGS: new} if new else metrics)
 
     def sync(self) -> None:
         """Force everything to disk: before a checkpoint that names the chain is committed."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from llmrun.config.differences import ABSENT, leaf_differences
 from llmrun.errors import LlmrunError, RefusedError, RunFailedError
 from llmrun.provenance.code import code_preimage
-from llmrun.provenance.fingerprint import ABSENT, digest_of, leaf_differences, show
+from llmrun.provenance.fingerprint import digest_of, show
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped_libraries import FileSum
 from llmrun.run.worker_spec import WorkerSpec

@@ -32,7 +32,7 @@ from llmrun.machine import die_with_parent
 from llmrun.plan.hardware import accelerator_named
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
-from llmrun.run.stop_request import STOP_SIGNALS, WorkerStopRequest
+from llmrun.run.signals import WORKER_STOP_SIGNALS, WorkerStopRequest
 from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
@@ -48,8 +48,10 @@ from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import Audit
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.writer import LedgerWriter
+from llmrun.storage.metrics.jsonl import JsonLines
 from llmrun.storage.metrics.loss_band import Baseline, BaselineWatch
-from llmrun.storage.metrics.sink import Sinks
+from llmrun.storage.metrics.sink import MetricsSinks
+from llmrun.storage.metrics.tensorboard import TensorBoard
 from llmrun.storage.metrics.throughput import Throughput
 
 UNCHECKED_SHARDS = (
@@ -154,7 +156,7 @@ class _LoaderWorkerStart:
 
     def __call__(self) -> None:
         die_with_parent(self.rank_pid)
-        for number in STOP_SIGNALS:
+        for number in WORKER_STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -196,7 +198,12 @@ def _recorder(
     if worker_spec.reference_ledger is not None:
         reference = _audit(Path(worker_spec.reference_ledger), progress)
     baseline = BaselineWatch(Baseline.read(run.baseline_file).band) if worker_spec.baseline else None
-    sinks = Sinks.open(run.metrics_file, run.tensorboard, worker_spec.from_step, _texts(run, worker_spec))
+    sinks = MetricsSinks.open(
+        [JsonLines(run.metrics_file), TensorBoard(run.tensorboard)],
+        worker_spec.from_step,
+        _texts(run, worker_spec),
+        progress.warn,
+    )
     return Recorder(
         run,
         ledger,

@@ -57,7 +57,7 @@ def _log_to(path: Path) -> None:
 
 def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
     """The segment's outcome on this rank, and an exit code (0 or that of the error)."""
-    from llmrun.run.stop_request import WorkerStopRequest
+    from llmrun.run.signals import WorkerStopRequest
     from llmrun.runtime.progress import Progress
 
     Outcome.reserve(run.outcome_file(segment, rank))

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from llmrun.config.field_values import differences, numeric_fields
+from llmrun.config.differences import leaf_differences
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
@@ -19,9 +20,9 @@ from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import config_in_force, dataset_paths
 from llmrun.run.record import RunRecord, read_record
-from llmrun.run.recorded_state import judge_of
-from llmrun.run.settings import config_in_force, dataset_places
+from llmrun.run.record_check import record_check_of
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.text import command
@@ -79,7 +80,7 @@ def load_generator(run: RunDirectory) -> TextGenerator:
     Raises InputError if there is no checkpoint or the dataset is missing, RefusedError if no checkpoint is sound,
     DamagedError if the config is not the one of the fingerprint.
     """
-    checkpoint, damages = newest_sound(run.checkpoints, judge=judge_of(run))
+    checkpoint, damages = newest_sound(run.checkpoints, record_check=record_check_of(run))
     if checkpoint is None and damages:
         raise RefusedError(f"no checkpoint of {run.name} is sound", caused_by=[str(d) for d in damages])
     if checkpoint is None:
@@ -109,7 +110,7 @@ def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> 
     stated = {
         key: value for key, value in record.preimages_of(record.last)["config"].items() if key != "origin"
     }
-    found = differences(stated, numeric_fields(config))
+    found = leaf_differences(stated, numeric_fields(config))
     if found:
         key, old, new = found[0]
         last = 0 if record.last is None else record.last.segment
@@ -125,7 +126,7 @@ def find_dataset(run: RunDirectory, record: RunRecord) -> tuple[Path, DatasetMan
 
     Raises InputError if it is missing, or has another tokenizer than the run.
     """
-    places = [path.resolve() for path in dataset_places(run, record)]
+    places = [path.resolve() for path in dataset_paths(run, record)]
     directory = locate_dataset(
         places,
         f"cannot find the dataset of {run.name}, whose tokenizer is needed",

@@ -1,4 +1,4 @@
-"""The only place that fsyncs and renames: files that are whole or absent, also after a power cut.
+"""Durable files: whole or absent, also after a power cut.  Nothing else in llmrun fsyncs or renames.
 
 Every operation goes through a `Disk`, so that a test can record it, delay it, or make it fail.
 Order of a commit: temporary name in the same directory, write, fsync, rename, fsync of the directory.
@@ -17,30 +17,30 @@ from pathlib import Path
 from typing import Any
 
 BLOCK_BYTES = 1024 * 1024
-"""Large calls release the GIL: one write or hash update per block.  Larger ones are slower through the page cache."""
+"""Size of one write or hash update: large enough to release the GIL, small enough for the CPU caches."""
 
 SEND_BYTES = 8 * BLOCK_BYTES
-"""Whenever so much of a file is written, it is sent to the device."""
+"""Writeback to the device is started each time this much of a file was written."""
 
 TEMPORARY_PREFIX = ".tmp-"
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says where the disk, a quota or a limit of file sizes is reached: a later try may work."""
+"""Errors if the disk, a quota or a file size limit is full: a later try may succeed."""
 
 
 class Disk:
     """The operations of the file system that durability rests on."""
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new file, which must not exist; its mode follows the umask, never world-writable."""
+        """Create a file, which must not exist, and return its descriptor.  The umask applies; never world-writable."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
 
     def open(self, path: Path) -> int:
-        """A descriptor of a file that is there, for writing at its beginning."""
+        """A descriptor of an existing file, for writing from its beginning."""
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     def allocate(self, descriptor: int, start: int, n_bytes: int) -> None:
-        """Reserve room of zeros: later writes into it cannot meet a full disk.  Raises OSError (ENOSPC)."""
+        """Allocate zeros: later writes there cannot fail for want of space.  Raises OSError (ENOSPC)."""
         os.posix_fallocate(descriptor, start, n_bytes)
 
     def write(self, descriptor: int, block: memoryview) -> None:
@@ -49,14 +49,14 @@ class Disk:
             block = block[os.write(descriptor, block) :]
 
     def size(self, descriptor: int) -> int:
-        """The bytes that a file has now."""
+        """The current size of a file in bytes."""
         return os.fstat(descriptor).st_size
 
     def send(self, descriptor: int, start: int, n_bytes: int) -> None:
-        """Let the system begin to send bytes to the device, and drop from its cache what is there already.
+        """Start writing bytes back to the device, and drop from the page cache what was written back.
 
-        A hint: it waits for nothing and promises nothing.  Without it most of a file waits for the fsync, and
-        pushes out of memory what training reads.
+        A hint that does not block.  Without it most of a file waits for the fsync, and evicts the pages that training
+        reads.
         """
         with suppress(OSError):
             os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
@@ -74,7 +74,7 @@ class Disk:
         old.replace(new)
 
     def fsync_directory(self, path: Path) -> None:
-        """Force the names in a directory to the device."""
+        """Force the entries of a directory to the device."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -82,15 +82,15 @@ class Disk:
             os.close(descriptor)
 
     def make_directory(self, path: Path) -> None:
-        """Make one directory, which must not exist; its mode follows the umask, never world-writable."""
+        """Create one directory, which must not exist.  The umask applies; never world-writable."""
         path.mkdir(mode=0o775)
 
     def remove_file(self, path: Path) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         path.unlink(missing_ok=True)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all below it."""
+        """Remove a directory with its content."""
         shutil.rmtree(path)
 
 
@@ -110,13 +110,13 @@ def blocks_of(content: bytes | memoryview) -> Iterable[memoryview]:
 def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
     """Write a new file under its own name and fsync it.
 
-    For files in a directory that gets its own name later.  Returns (bytes, sha256 in hex).
-    Raises OSError, also where the file is not as long as what was written (EIO).
+    For files in a directory that is renamed later (`commit_directory`).  Returns (bytes, sha256 in hex).
+    Raises OSError, also if the file is shorter than what was written (EIO).
     """
     digest = hashlib.sha256()
 
     def hashed() -> Iterator[memoryview]:
-        """Block by block: the contents may be larger than memory."""
+        # Block by block: the contents may be larger than memory.
         for content in contents:
             for block in blocks_of(content):
                 digest.update(block)
@@ -126,7 +126,7 @@ def write_new(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = D
 
 
 def write_unhashed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> int:
-    """`write_new` without its sha256, which `sha256_over` computes meanwhile on another thread; returns the bytes."""
+    """`write_new` without the sha256, which `sha256_over` can compute on another thread.  Returns the size in bytes."""
     n_bytes = sent_bytes = 0
     descriptor = disk.create(path)
     try:
@@ -148,7 +148,7 @@ def write_unhashed(path: Path, contents: Iterable[bytes | memoryview], disk: Dis
 
 
 def sha256_over(contents: Iterable[bytes | memoryview]) -> str:
-    """The sha256 in hex of contents that stay as they are."""
+    """The sha256 in hex of contents, which must not change meanwhile."""
     digest = hashlib.sha256()
     for content in contents:
         for block in blocks_of(content):
@@ -157,7 +157,7 @@ def sha256_over(contents: Iterable[bytes | memoryview]) -> str:
 
 
 def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> tuple[int, str]:
-    """Write a file so that its name holds the old or the new content, never a part.
+    """Write a file atomically and durably: its name has the old or the new content, never a part.
 
     Returns (bytes, sha256 in hex).
     """
@@ -174,7 +174,7 @@ def replace_file(path: Path, contents: Iterable[bytes | memoryview], disk: Disk 
 
 
 def replace_streamed(path: Path, contents: Iterable[bytes | memoryview], disk: Disk = DISK) -> None:
-    """`replace_file` for contents that are produced block by block: none is held longer than it is written."""
+    """`replace_file` without the sha256, for contents that are produced block by block."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
     disk.remove_file(temporary)
     try:
@@ -187,17 +187,16 @@ def replace_streamed(path: Path, contents: Iterable[bytes | memoryview], disk: D
 
 
 def is_shared(path: Path) -> bool:
-    """Whether a file has other names: hard links, or a symbolic link that leads to it.  Raises OSError."""
+    """Whether a file has several hard links or is a symbolic link.  Raises OSError."""
     found = path.lstat()
     return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def make_private(path: Path, disk: Disk = DISK) -> None:
-    """Give a file that shares its content with others by links a copy of its own, durably.
+    """Replace a file that is shared by links by a copy, durably.  Raises OSError.
 
-    To be called before a file is written in place: `cp -al` and `rsync --link-dest` make copies of a run whose
-    files are those of the original.  A file that is missing, private or not a regular file stays as it is.
-    Raises OSError.
+    For files that are written in place: `cp -al` and `rsync --link-dest` make copies of a run that share its files.
+    Does nothing for a file that is missing, not shared or not regular.
     """
     if not os.path.lexists(path) or not is_shared(path) or not path.is_file():
         return
@@ -214,27 +213,26 @@ def make_private(path: Path, disk: Disk = DISK) -> None:
 
 
 def open_to_append(path: Path, disk: Disk = DISK) -> int:
-    """A descriptor that writes at the end of a file of our own (`make_private`), made if missing.  Raises OSError."""
+    """A descriptor that appends to a file, after `make_private`; the file is created if missing.  Raises OSError."""
     make_private(path, disk)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
 
 
 def open_to_write(path: Path, disk: Disk = DISK) -> int:
-    """A descriptor that writes at the beginning of a file of our own (`make_private`).  Raises OSError."""
+    """A descriptor that writes from the beginning of an existing file, after `make_private`.  Raises OSError."""
     make_private(path, disk)
     return disk.open(path)
 
 
 def replace_text(path: Path, text: str, disk: Disk = DISK) -> None:
-    """`replace_file` with UTF-8 text; what is not UTF-8 in it is written as an escape (`as_utf8`)."""
+    """`replace_file` with text, encoded by `as_utf8`."""
     replace_file(path, [as_utf8(text)], disk)
 
 
 def as_utf8(text: str) -> bytes:
-    r"""`text` as UTF-8, each byte of a name that is not UTF-8 as an escape such as `\udcff`.
+    r"""`text` as UTF-8; each byte of a name that is not UTF-8 becomes an escape such as `\udcff`.
 
-    That is how JSON writes what Python has in place of such a byte: `os.fsencode` of the string that is read back
-    gives the name again.
+    JSON escapes Python's surrogates in this way, so that `os.fsencode` of the string that is read back is the name.
     """
     return text.encode("utf-8", "backslashreplace")
 
@@ -250,7 +248,7 @@ def replace_json(path: Path, value: Any, disk: Disk = DISK) -> None:
 
 
 def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:
-    """Keep room on the disk for a later `replace_reserved` of `path`.  Raises OSError."""
+    """Allocate disk space for a later `replace_reserved` of `path`.  Raises OSError."""
     reserved = _reserved(path)
     disk.remove_file(reserved)
     descriptor = disk.create(reserved)
@@ -261,7 +259,7 @@ def reserve(path: Path, n_bytes: int, disk: Disk = DISK) -> None:
 
 
 def replace_reserved(path: Path, text: str, disk: Disk = DISK) -> None:
-    """`replace_text` into the room that `reserve` kept, if it did: works on a disk that is full by now."""
+    """`replace_text` into the space that `reserve` allocated, if it did: works on a full disk."""
     reserved = _reserved(path)
     if not reserved.exists():
         replace_text(path, text, disk)
@@ -283,9 +281,9 @@ def _reserved(path: Path) -> Path:
 
 
 def commit_directory(temporary: Path, final: Path, disk: Disk = DISK) -> None:
-    """Give a directory whose files are all fsynced its final name.
+    """Rename a directory whose files are all fsynced to its final name, durably.
 
-    Raises FileExistsError where the final name is taken: nothing complete is ever replaced.
+    Raises FileExistsError if the final name exists: a complete directory is never replaced.
     """
     disk.fsync_directory(temporary)
     if final.exists():
@@ -295,7 +293,7 @@ def commit_directory(temporary: Path, final: Path, disk: Disk = DISK) -> None:
 
 
 def make_directories(path: Path, disk: Disk = DISK) -> None:
-    """Make a directory and its missing parents, each name forced to the device."""
+    """Create a directory and its missing parents, durably."""
     missing = []
     while not path.exists():
         missing.append(path)
@@ -306,9 +304,9 @@ def make_directories(path: Path, disk: Disk = DISK) -> None:
 
 
 def sweep_files(directory: Path, disk: Disk = DISK) -> None:
-    """Remove the temporary files that killed processes left anywhere below; nobody may be writing there.
+    """Remove temporary files that killed processes left below a directory; no process may be writing there.
 
-    A courtesy: what cannot be removed stays.
+    Best effort.
     """
     for path in list(directory.rglob(f"{TEMPORARY_PREFIX}*")):
         if path.is_file():
@@ -317,7 +315,7 @@ def sweep_files(directory: Path, disk: Disk = DISK) -> None:
 
 
 def file_system_time(directory: Path) -> float:
-    """Now, by the clock that stamps files in `directory`: heartbeats may come from another clock than ours."""
+    """The current time by the clock of the file system that holds `directory`, which may differ from the host's."""
     probe = directory / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(8)}"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

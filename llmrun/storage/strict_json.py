@@ -1,4 +1,4 @@
-"""JSON from a stranger: read without surprise, each value checked, each refusal one line."""
+"""Strict JSON from untrusted files: UTF-8, finite numbers, unique keys; each value checked, each error one line."""
 
 import json
 import math
@@ -11,11 +11,18 @@ _SHOWN_CHARACTERS_MAX = 60
 
 
 class WrongValue(ValueError):
-    """A value is not what the format allows; the message is one line."""
+    """A value that the format does not allow.
+
+    The message is one line that continues the name of the file.  line: of the text, 1-based, if it is no JSON.
+    """
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def shown(value: object) -> str:
-    """A value in a message: on one line, without control characters, cut where it is long."""
+    """`value` for a message: on one line, without control characters, at most 60 characters."""
     text = ascii(value)
     return text if len(text) <= _SHOWN_CHARACTERS_MAX else text[: _SHOWN_CHARACTERS_MAX - 3] + "..."
 
@@ -43,7 +50,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_object(content: bytes) -> dict[str, Any]:
     """The JSON object in `content`, UTF-8.
 
-    Raises WrongValue for anything else: NaN and infinities, duplicate keys, nesting without end.
+    Raises WrongValue for anything else: NaN and infinities, duplicate keys, nesting too deep for the parser.
     """
     try:
         value = json.loads(
@@ -53,9 +60,10 @@ def parse_object(content: bytes) -> dict[str, Any]:
             parse_float=_finite,
         )
     except UnicodeDecodeError as error:
-        raise WrongValue(f"is not UTF-8 at byte {error.start}") from None
+        raise WrongValue(f"is not UTF-8 at byte {error.start:,}") from None
     except json.JSONDecodeError as error:
-        raise WrongValue(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        message = f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        raise WrongValue(message, error.lineno) from None
     except RecursionError:
         raise WrongValue("is nested too deeply") from None
     except WrongValue:
@@ -66,9 +74,9 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def object_at(value: object, where: str, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """`value` as an object, with exactly `keys` where these are given."""
+    """`value` as an object, with exactly `keys` unless these are None.  Raises WrongValue."""
     if not isinstance(value, dict):
-        raise WrongValue(f"{where} is {shown(value)}, not an object")
+        raise WrongValue(f"{where} must be an object, got {shown(value)}")
     if keys is not None:
         missing = sorted(set(keys) - value.keys())
         unknown = sorted(value.keys() - set(keys))
@@ -80,21 +88,28 @@ def object_at(value: object, where: str, keys: Collection[str] | None = None) ->
 
 
 def list_at(value: object, where: str) -> list[Any]:
-    """`value` as a list."""
+    """`value` as a list.  Raises WrongValue."""
     if not isinstance(value, list):
-        raise WrongValue(f"{where} is {shown(value)}, not a list")
+        raise WrongValue(f"{where} must be a list, got {shown(value)}")
     return value
 
 
 def count_at(value: object, where: str) -> int:
-    """`value` as a whole number, 0 … 2^63-1."""
+    """`value` as an integer in [0, 2^63 - 1].  Raises WrongValue."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= COUNT_MAX:
-        raise WrongValue(f"{where} is {shown(value)}, not a whole number from 0 to 2^63-1")
+        raise WrongValue(f"{where} must be an integer from 0 to 2^63-1, got {shown(value)}")
     return value
 
 
-def text_at(value: object, where: str, pattern: re.Pattern[str], meant: str) -> str:
-    """`value` as a string that matches `pattern`; `meant` says in words what belongs there."""
+def number_at(value: object, where: str) -> float:
+    """`value` as a finite number.  Raises WrongValue."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WrongValue(f"{where} must be a number, got {shown(value)}")
+    return float(value)
+
+
+def text_at(value: object, where: str, pattern: re.Pattern[str], constraint: str) -> str:
+    """`value` as a string that matches `pattern`, which `constraint` describes.  Raises WrongValue."""
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
-        raise WrongValue(f"{where} is {shown(value)}, not {meant}")
+        raise WrongValue(f"{where} must be {constraint}, got {shown(value)}")
     return value

@@ -1,7 +1,7 @@
 """`verify` where at least one side is a checkpoint."""
 
 from llmrun.errors import NothingComparedError
-from llmrun.run.recorded_state import compare_with_record
+from llmrun.run.record_check import compare_with_record
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import Progress, open_verified
 from llmrun.verify.diagnosis import cause, diagnose_state, shared_module

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrun.errors import InputError, NothingComparedError
-from llmrun.run.recorded_state import compare_with_record
+from llmrun.run.record_check import compare_with_record
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint

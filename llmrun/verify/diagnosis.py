@@ -13,8 +13,8 @@ from llmrun.data.manifest import fingerprint_of, read_manifest
 from llmrun.data.shard_reader import open_split
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
+from llmrun.run.history import dataset_paths
 from llmrun.run.record import RunRecord
-from llmrun.run.settings import dataset_places
 from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.explain import Explanation, explain
 from llmrun.storage.ledger.word_search import digest_of_words, find_changed_word
@@ -168,7 +168,7 @@ def explain_rate(a: Operand, difference: RecordDifference) -> str:
 def _against_the_order(a: Operand, b: Operand, shape: _Shape, difference: RecordDifference) -> str:
     """Which of the two has what seed and dataset prescribe, and by how many places the other is off."""
     stated = {"A": difference.a.tokens_digest, "B": difference.b.tokens_digest}
-    places = [place for s in (a, b) if s.record for place in dataset_places(RunDirectory(s.path), s.record)]
+    places = [place for s in (a, b) if s.record for place in dataset_paths(RunDirectory(s.path), s.record)]
     shifts = {
         s.label: _shift_of(s.record, places, shape, difference.step, stated[s.label])
         for s in (a, b)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrun.provenance.fingerprint import PARTS, Change, Fingerprint, compare
+from llmrun.run.history import effective_segments
 from llmrun.run.record import RunRecord
 from llmrun.storage.checkpoint.manifest import CheckpointManifest
 
@@ -44,11 +45,13 @@ def eras_of_run(record: RunRecord) -> tuple[Era, ...]:
 
     A segment replaces what earlier ones did beyond its start.  Neighbours that are equal are one era.
     """
-    own = record.fingerprint
-    eras = [Era(0, own["digest"], own["parts"], own["preimages"])]
-    for segment in record.segments:
-        era = Era(segment.from_step, segment.fingerprint, segment.parts, record.preimages_of(segment))
-        eras = [*(kept for kept in eras if kept.from_step < era.from_step), era]
+    own, segments = record.fingerprint, effective_segments(record)
+    eras = [
+        Era(segment.from_step, segment.fingerprint, segment.parts, record.preimages_of(segment))
+        for segment in segments
+    ]
+    if not segments or segments[0].from_step > 0:
+        eras.insert(0, Era(0, own["digest"], own["parts"], own["preimages"]))
     return tuple(era for index, era in enumerate(eras) if index == 0 or era.digest != eras[index - 1].digest)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmrun.provenance.fingerprint import ABSENT
+from llmrun.config.differences import ABSENT
 from llmrun.storage.ledger.distance import Distance
 from llmrun.verify.fingerprints import Fingerprints
 from llmrun.verify.tensor_diff import ElementChange, TensorDistance

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrun.errors import InputError
-from llmrun.run.recorded_state import groups_of
+from llmrun.run.record_check import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.checkpoint.verification import Progress, verify_files

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError, InputError
-from llmrun.run.recorded_state import groups_of
+from llmrun.run.record_check import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import RecordDifference
@@ -21,6 +21,7 @@ from llmrun.storage.ledger.tensors import (
     steps_kept,
 )
 from llmrun.storage.ledger.word_search import find_changed_word
+from llmrun.storage.ulps import ulps_max
 from llmrun.verify.operands import Operand
 
 Groups = dict[str, dict[str, TensorDigest]]
@@ -153,7 +154,6 @@ def _groups_of_checkpoint(operand: Operand, step: int) -> Groups:
 
 TENSORS_MAX = 8
 _BLOCK_ELEMENTS = 1 << 22
-_SIGN = np.int64(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _distance(a: Checkpoint, b: Checkpoint, name: str) -> TensorDistance:
         if not len(x):
             continue
         differing += len(x)
-        ulps = max(ulps, int(np.abs(_ranks(x) - _ranks(y)).max()))
+        ulps = max(ulps, ulps_max(x, y))
         with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and left out
             far = np.abs(x.astype(np.float64) - y)
             scale = np.maximum(np.abs(x), np.abs(y)).astype(np.float64)
@@ -228,9 +228,3 @@ def _distance(a: Checkpoint, b: Checkpoint, name: str) -> TensorDistance:
 def _largest(values: NDArray[np.float64]) -> float:
     """The largest value that is not NaN; 0 where there is none."""
     return float(np.nanmax(values, initial=0.0))
-
-
-def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The position of each float among all floats; -0.0 lies directly below 0.0."""
-    bits = values.view(np.uint32).astype(np.int64)
-    return np.where(bits >= _SIGN, -1 - (bits - _SIGN), bits)

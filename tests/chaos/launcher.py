@@ -33,7 +33,7 @@ from llmrun.launch.torchrun import Probe, WorkerJob
 from llmrun.machine import die_with_parent
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime import worker
 from llmrun.runtime.probe import probe
@@ -196,7 +196,7 @@ def be_launcher(task: Task, reports: Reports, harness: int, log: Path) -> None:
 def launch(task: Task, reports: Reports) -> None:
     """Start the run, or resume it, and tell how the segment ended."""
     backend = ForkStarter(task, reports)
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         prepared = prepare(task, backend, stop)
         if isinstance(prepared, NothingToDo):
             reports.notify(event="nothing", message=prepared.message)
@@ -207,7 +207,7 @@ def launch(task: Task, reports: Reports) -> None:
     reports.notify(event="ended", why=ended.end.why, message=message, remarks=list(ended.end.warnings))
 
 
-def prepare(task: Task, backend: ForkStarter, stop: StopRequest) -> PreparedSegment | NothingToDo:
+def prepare(task: Task, backend: ForkStarter, stop: LauncherStopRequest) -> PreparedSegment | NothingToDo:
     """What `llmrun train CONFIG --run NAME` does for a new run, `llmrun resume RUN` for one that exists."""
     sets = [f"runs_dir={task.run.path.parent}", *task.overrides]
     if not task.run.is_run:

@@ -26,7 +26,7 @@ class File:
     certain: bytes = b""
 
     def write(self, at: int, block: bytes) -> None:
-        """Put bytes somewhere, after zeros where there is a gap."""
+        """Put bytes somewhere, after zeros if there is a gap."""
         before = self.content[:at].ljust(at, b"\0")
         self.content = before + block + self.content[at + len(block) :]
 
@@ -60,7 +60,7 @@ Change = tuple[Directory, str, Inode | None]
 
 
 class RecordingDisk(Disk):
-    """Does every operation for real, and keeps beside it what a power cut could leave.
+    """Does every operation for real, and also keeps what a power cut could leave.
 
     enumerated: states of the disk, counted after every operation.
     seen:       those that differ to a reader, who never looks into hidden directories.

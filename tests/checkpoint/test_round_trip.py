@@ -73,7 +73,7 @@ def test_any_range_of_elements_is_read_across_files(states, drawn, data):
 
 
 def test_joined_bytes_are_the_same_for_every_number_of_writers(states, tmp_path):
-    """D = 1 … 9 writers give the same joined tensors, digests and manifest entries beside the pieces."""
+    """D = 1 … 9 writers give the same joined tensors, digests and manifest entries except the pieces."""
     found = set()
     for world in range(1, 10):
         checkpoint = open_checkpoint(states.save(tmp_path / str(world), 8, world, states.small()))

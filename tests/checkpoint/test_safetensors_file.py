@@ -23,45 +23,45 @@ def row(start: int, stop: int, shape: object = (2,), dtype: str = "F32") -> dict
 
 
 WRONG = {
-    "nothing": (b"", "ends at byte 0, too early"),
-    "four bytes": (b"\0\0\0\0", "too early"),
+    "nothing": (b"", "size"),
+    "four bytes": (b"\0\0\0\0", "size"),
     "a header of 2^63 bytes": (
         file_of({}, length=2**63),
-        "states a header of 9,223,372,036,854,775,808 bytes",
+        "size",
     ),
-    "a header past the end": (file_of({}, length=3), "states a header of 3 bytes in a file of 10"),
-    "no JSON": (file_of(b"{]"), "has a damaged header: is not JSON"),
-    "a list": (file_of([]), "the document is [], not an object"),
-    "an unknown type": (file_of({"w": row(0, 8, dtype="F31")}, b"x" * 8), "dtype is 'F31', not a known"),
-    "a key missing": (file_of({"w": {"dtype": "F32"}}), "tensor 'w' lacks 'data_offsets'"),
-    "an unknown key": (file_of({"w": row(0, 8) | {"code": 1}}, b"x" * 8), "unknown key 'code'"),
+    "a header past the end": (file_of({}, length=3), "size"),
+    "no JSON": (file_of(b"{]"), "format"),
+    "a list": (file_of([]), "format"),
+    "an unknown type": (file_of({"w": row(0, 8, dtype="F31")}, b"x" * 8), "format"),
+    "a key missing": (file_of({"w": {"dtype": "F32"}}), "format"),
+    "an unknown key": (file_of({"w": row(0, 8) | {"code": 1}}, b"x" * 8), "format"),
     "three offsets": (
         file_of({"w": row(0, 8) | {"data_offsets": [0, 4, 8]}}, b"x" * 8),
-        "has the offsets [0, 4, 8]",
+        "format",
     ),
-    "offsets backwards": (file_of({"w": row(8, 0)}, b"x" * 8), "has the offsets [8, 0]"),
-    "a size that is not the shape's": (file_of({"w": row(0, 12)}, b"x" * 12), "of F32 [2] has the offsets"),
-    "past the end": (file_of({"w": row(0, 8)}, b"x" * 4), "tensors end at byte"),
-    "bytes that belong to none": (file_of({"w": row(0, 8)}, b"x" * 9), "tensors end at byte"),
-    "a gap": (file_of({"v": row(0, 8), "w": row(12, 20)}, b"x" * 20), "tensor 'w' begins at byte"),
-    "an overlap": (file_of({"v": row(0, 8), "w": row(4, 12)}, b"x" * 12), "tensor 'w' begins at byte"),
-    "an absurd shape": (file_of({"w": row(0, 8, [2**62, 4])}, b"x" * 8), "larger than any file"),
-    "a name twice": (file_of(b'{"w": 1, "w": 1}'), "names 'w' twice"),
-    "metadata of numbers": (file_of({"__metadata__": {"a": 1}}), "__metadata__ 'a' is not a string"),
+    "offsets backwards": (file_of({"w": row(8, 0)}, b"x" * 8), "format"),
+    "a size that is not the shape's": (file_of({"w": row(0, 12)}, b"x" * 12), "format"),
+    "past the end": (file_of({"w": row(0, 8)}, b"x" * 4), "format"),
+    "bytes that belong to none": (file_of({"w": row(0, 8)}, b"x" * 9), "format"),
+    "a gap": (file_of({"v": row(0, 8), "w": row(12, 20)}, b"x" * 20), "format"),
+    "an overlap": (file_of({"v": row(0, 8), "w": row(4, 12)}, b"x" * 12), "format"),
+    "an absurd shape": (file_of({"w": row(0, 8, [2**62, 4])}, b"x" * 8), "format"),
+    "a name twice": (file_of(b'{"w": 1, "w": 1}'), "format"),
+    "metadata of numbers": (file_of({"__metadata__": {"a": 1}}), "format"),
 }
 
 
 @pytest.mark.parametrize("animal", WRONG)
 def test_a_wrong_file_is_refused(tmp_path, animal):
     """Each wrong file is refused with one line that names it."""
-    content, message = WRONG[animal]
+    content, kind = WRONG[animal]
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointDamage) as raised:
         read_header(path)
 
-    assert message in raised.value.message
-    assert "w.safetensors" in raised.value.message
+    (damage,) = raised.value.damages
+    assert (damage.file, damage.kind) == ("w.safetensors", kind)
     assert "\n" not in raised.value.message
 
 

@@ -24,7 +24,7 @@ from llmrun.launch.torchrun import Probe
 from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.worker_spec import Outcome, WorkerSpec
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
@@ -209,7 +209,7 @@ class Project:
         """`llmrun train demo.yaml --run demo`, up to the start of workers."""
         options = self.options(**wished)
         loaded = load_config(self.path / "demo.yaml", options.overrides)
-        context = LaunchContext(self.backend, stop or StopRequest(), self.said.append)
+        context = LaunchContext(self.backend, stop or LauncherStopRequest(), self.said.append)
         if identity is not None and self.run.is_run:
             command = ResumeCommand("llmrun train demo.yaml --run demo", loaded)
             return prepare_resume(self.run, options, command, context)
@@ -218,14 +218,14 @@ class Project:
     def prepare_resume(self, **wished):
         """`llmrun resume demo`, up to the start of workers."""
         command = ResumeCommand("llmrun resume demo")
-        context = LaunchContext(self.backend, StopRequest(), self.said.append)
+        context = LaunchContext(self.backend, LauncherStopRequest(), self.said.append)
         return prepare_resume(self.run, self.options(**wished), command, context)
 
     def go(self, prepared):
         """Run a prepared segment to its end."""
         if isinstance(prepared, NothingToDo):
             return prepared
-        return run_segment(prepared, self.backend, StopRequest(), self.watcher)
+        return run_segment(prepared, self.backend, LauncherStopRequest(), self.watcher)
 
     def refusal(self, **wished):
         """The refusal of `llmrun resume demo`, which must not have touched a file."""

@@ -93,7 +93,7 @@ def test_too_few_runs(baseline):
 def test_runs_that_are_not_there(baseline):
     """By name and by pattern."""
     assert refused(baseline, "base-1", "base-9") == "there is no run base-9"
-    assert refused(baseline, "other-*") == "no run fits other-*"
+    assert refused(baseline, "other-*") == "no run matches other-*"
     assert "a pattern is allowed in the last part" in refused(baseline, "r*/base-1")
 
 

@@ -14,7 +14,7 @@ from llmrun.errors import ConfigError, InputError, PreemptedError, RefusedError
 from llmrun.launch.fresh import refuse_existing
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.lock import live_owner
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.durable import Disk
 
 
@@ -158,7 +158,7 @@ def test_until_beyond_the_run_is_refused(project):
 
 def test_a_signal_before_the_workers_leaves_nothing(project):
     """Exit 75, no directory, no lock."""
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(PreemptedError, match="stopped by SIGTERM before the first step"):
             project.prepare(stop=stop)

@@ -23,7 +23,7 @@ from llmrun.launch.segment import run_segment
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import live_owner
 from llmrun.run.record import read_record
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.checkpoint.layout import steps_in
 from llmrun.storage.checkpoint.verification import newest_sound, verify_files
 from warm.bits import assert_equal_runs
@@ -70,14 +70,14 @@ def train(driver: Driver, pool, runs_dir: Path, meddler: Meddler, *overrides: st
     """A new run `demo` below `runs_dir`, meddled with."""
     options = launch_options([f"runs_dir={runs_dir}", *overrides], [], None)
     loaded = load_config(driver.config, options.overrides)
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         prepared = prepare_fresh(loaded, "demo", options, LaunchContext(pool, stop, driver.said.append))
         return run_segment(prepared, pool, stop, meddler)
 
 
 def resume(driver: Driver, pool, run: RunDirectory, meddler: Meddler | None = None):
     """The next segment of a run anywhere."""
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         context = LaunchContext(pool, stop, driver.said.append)
         prepared = prepare_resume(run, launch_options([], [], None), ResumeCommand("x"), context)
         return run_segment(prepared, pool, stop, meddler or Meddler())
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up_stops_the_run_where_that_is_wished(driver, pool, s
     assert damages == []
     assert newest is not None
 
-    with pytest.raises(RefusedError, match=r"checkpoints of .* need .* more disk, .* are free"):
+    with pytest.raises(RefusedError, match=r"checkpoints of .* need .* more, .* are free"):
         resume(driver, pool, run)
     (small_disk / "ballast").unlink()
     assert resume(driver, pool, run).end.why == "finished"
@@ -262,7 +262,7 @@ def test_a_directory_that_may_not_be_written_is_refused(driver, pool):
         found = llmrun("resume", run.path)
 
     assert found.returncode == 3, found.stderr
-    assert re.search("checkpoints cannot be written: (Permission denied|Read-only file system)", found.stderr)
+    assert re.search("cannot write checkpoints: (Permission denied|Read-only file system)", found.stderr)
     assert "Traceback" not in found.stderr
     assert [segment.segment for segment in read_record(run.record_file).segments] == [1]
 
@@ -277,9 +277,7 @@ def test_a_directory_that_turns_unwritable_under_a_run(driver, pool):
     error = ended.error(run)
 
     assert isinstance(error, RunFailedError)
-    assert re.search(
-        "could not write step-[0-9]{8}: (Permission denied|Read-only file system)", error.message
-    )
+    assert re.search("cannot write step-[0-9]{8}: (Permission denied|Read-only file system)", error.message)
     assert newest_sound(run.checkpoints)[1] == []
     assert resume(driver, pool, run).end.why == "finished"
 

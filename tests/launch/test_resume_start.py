@@ -119,7 +119,7 @@ NAMED_AND_KILLED = """
 import os, sys
 import llmrun.launch.fresh as fresh
 from llmrun.config.load import load_config
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.launch.torchrun import Probe
 from llmrun.launch.options import LaunchContext, launch_options
 
@@ -131,7 +131,7 @@ class Looks:
 commit = fresh.commit
 fresh.commit = lambda draft, final: (commit(draft, final), os.kill(os.getpid(), 9))
 loaded = load_config(fresh.Path("demo.yaml"))
-fresh.prepare_fresh(loaded, "demo", launch_options([], [], None), LaunchContext(Looks(), StopRequest(), print))
+fresh.prepare_fresh(loaded, "demo", launch_options([], [], None), LaunchContext(Looks(), LauncherStopRequest(), print))
 """
 
 

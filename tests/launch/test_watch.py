@@ -16,7 +16,7 @@ from llmrun.launch.torchrun import TorchrunWorkers
 from llmrun.launch.watch import Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
-from llmrun.run.signals import REPEAT_S, STOP_SIGNALS, StopRequest
+from llmrun.run.signals import REPEAT_S, STOP_SIGNALS, LauncherStopRequest
 from llmrun.run.worker_spec import Outcome
 
 PRELUDE = """
@@ -80,7 +80,7 @@ def watching(run):
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + script, str(run.path)], start_new_session=True
         )
-        with RunLock.acquire(run.lock_file) as lock, StopRequest() as stop:
+        with RunLock.acquire(run.lock_file) as lock, LauncherStopRequest() as stop:
             watcher = Watch(
                 run, 1, D, from_step, TorchrunWorkers(process), stop, lock, observer or Watcher(), HINTS,
                 exit_within_s=exit_within_s,
@@ -96,7 +96,7 @@ def test_all_ranks_finished(watching):
     """Rows, proven steps and remarks reach the launcher."""
     watcher = Watcher()
     end = watching(
-        "step(1); step(2); end(0, 'finished', 2, proven_steps=2, remarks=('x',)); end(1, 'finished', 2)",
+        "step(1); step(2); end(0, 'finished', 2, proven_steps=2, warnings=('x',)); end(1, 'finished', 2)",
         observer=watcher,
     )
 
@@ -228,7 +228,7 @@ def test_nohup_keeps_sighup_ignored():
     """A signal that the caller has made ignored stays ignored; the others are caught."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopRequest() as stop:
+        with LauncherStopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             stop.check()
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -239,7 +239,7 @@ def test_nohup_keeps_sighup_ignored():
 def test_handlers_are_put_back():
     """After a segment the signals mean what they meant before."""
     before = signal.getsignal(signal.SIGTERM)
-    with StopRequest():
+    with LauncherStopRequest():
         assert signal.getsignal(signal.SIGTERM) is not before
 
     assert signal.getsignal(signal.SIGTERM) is before
@@ -250,7 +250,7 @@ def test_outside_the_main_thread_no_signal_is_caught():
     seen = []
 
     def launch():
-        with StopRequest() as stop:
+        with LauncherStopRequest() as stop:
             stop.check()
             seen.append(signal.getsignal(signal.SIGTERM))
 

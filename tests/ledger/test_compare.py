@@ -25,7 +25,7 @@ FIELDS = [name for name, _ in CAUSAL_ORDER]
 
 
 def nudged(record, *names):
-    """The record with the lowest bit of some fields flipped, where it holds them."""
+    """The record with the lowest bit of some fields flipped, if it holds them."""
     changes = {}
     for name in names:
         value = getattr(record, name)
@@ -146,72 +146,27 @@ def test_two_records_are_compared_alone(ledgers):
 
 
 @pytest.mark.parametrize(
-    ("step", "names", "message"),
+    ("step", "names", "named"),
     [
-        (0, ["weights_digest"], INITIALISATION),
-        (
-            12,
-            ["tokens_digest", "loss"],
-            "data differ from step 12 on: another order of samples, or other tokens",
-        ),
-        (
-            12,
-            ["tokens"],
-            "the number of tokens seen differs at step 12, although the step's tokens are equal",
-        ),
-        (
-            12,
-            ["loss", "gradients_digest"],
-            (
-                "same data and weights, the loss differs at step 12: dropout drew other numbers, the forward pass "
-                "is not deterministic, or the weights changed between steps 11 and 12"
-            ),
-        ),
-        (
-            12,
-            ["loss"],
-            (
-                "the loss alone differs at step 12, gradients and weights are equal: the losses of the micro-batches "
-                "were added in another way, or the record was edited"
-            ),
-        ),
-        (
-            12,
-            ["gradients_digest", "weights_digest"],
-            (
-                "same data and weights at step 12, gradients differ: a nondeterministic kernel, another order of "
-                "sums, or a value that changed in memory"
-            ),
-        ),
-        (12, ["grad_norm"], "same gradients at step 12, another norm: it was computed in another way"),
+        (0, ["weights_digest"], [INITIALISATION]),
+        (12, ["tokens_digest", "loss"], ["data differ", "step 12", "samples"]),
+        (12, ["tokens"], ["number of tokens", "step 12"]),
+        (12, ["loss", "gradients_digest"], ["same data and weights", "loss differs", "dropout"]),
+        (12, ["loss"], ["loss alone differs", "step 12", "micro-batches"]),
+        (12, ["gradients_digest", "weights_digest"], ["same data and weights", "gradients differ", "kernel"]),
+        (12, ["grad_norm"], ["same gradients", "norm"]),
         (
             12,
             ["learning_rate"],
-            (
-                "same gradients at step 12, another learning rate (7.692307692307693e-05 in A, "
-                "7.692307692307694e-05 in B): the schedule, its length or its position differs"
-            ),
+            ["same gradients", "7.692307692307693e-05 in A", "7.692307692307694e-05 in B", "schedule"],
         ),
-        (
-            20,
-            ["optimizer_digest"],
-            (
-                "same gradients and learning rate at step 20, the optimizer's state differs: it was changed or "
-                "lost within the last steps, or the optimizer's settings differ"
-            ),
-        ),
-        (
-            12,
-            ["weights_digest"],
-            (
-                "same gradients and learning rate at step 12, weights differ after the update: the optimizer's "
-                "state or its settings (betas, eps, weight_decay, grad_clip) differ"
-            ),
-        ),
+        (20, ["optimizer_digest"], ["same gradients and learning rate", "step 20", "optimizer's state"]),
+        (12, ["weights_digest"], ["same gradients and learning rate", "weights differ", "weight_decay"]),
     ],
 )
-def test_a_difference_is_explained(ledgers, a, tmp_path, step, names, message):
-    """By what was still equal when the first quantity differed."""
+def test_a_difference_is_explained(ledgers, a, tmp_path, step, names, named):
+    """The explanation names what was still equal when the first quantity differed, and the likely cause."""
     b = ledgers.write(tmp_path / "b.bin", LAST, lambda r: nudged(r, *names) if r.step == step else r)
+    explanation = str(explain(first_difference(a, LedgerReader(b))))
 
-    assert str(explain(first_difference(a, LedgerReader(b)))) == message
+    assert [part for part in named if part not in explanation] == []

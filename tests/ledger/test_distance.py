@@ -31,7 +31,7 @@ def test_ulps_count_the_doubles_between(a, b, ulps):
 
 @given(finite)
 def test_the_next_double_is_one_ulp_away(value):
-    """Everywhere, except where it is not finite."""
+    """At every finite value."""
     after = math.nextafter(value, math.inf)
     if math.isfinite(after) and value != 0 and after != 0:
         assert Distance(1, value, after).ulps == 1

@@ -75,7 +75,7 @@ def test_more_room_is_reserved_when_it_is_used_up(ledgers, tmp_path, monkeypatch
 def test_a_full_disk_at_the_start_is_refused_and_leaves_nothing(ledgers, tmp_path):
     """Whichever operation fails, there is no ledger and no temporary file."""
     for fails_at in range(5):
-        with pytest.raises(RefusedError, match=r"cannot be written: No space left on device"):
+        with pytest.raises(RefusedError, match="No space left on device"):
             LedgerWriter.create(
                 tmp_path / "ledger.bin", "test", 10, disk=ledgers.FullDisk(fails_at, NO_SPACE)
             )
@@ -96,7 +96,7 @@ def test_a_full_disk_while_training_is_met_between_two_steps(ledgers, tmp_path, 
 
     assert reader.last_step == 7
     assert reader.ends_cleanly
-    assert caught.value.hints == ("free some space on its disk, then `llmrun resume`",)
+    assert any("`llmrun resume`" in hint for hint in caught.value.hints)
 
 
 def test_a_ledger_goes_on_where_it_ended(ledgers, tmp_path):
@@ -113,7 +113,7 @@ def test_a_ledger_goes_on_where_it_ended(ledgers, tmp_path):
 
 
 def test_a_ledger_without_a_record_goes_on_at_record_0(ledgers, tmp_path):
-    """A run that died before its first record starts anew in the same file."""
+    """A run that died before its first record starts again in the same file."""
     path = tmp_path / "ledger.bin"
     LedgerWriter.create(path, "test", 3).close()
     writer = LedgerWriter.resume(path, None, 3)
@@ -128,7 +128,7 @@ def test_a_ledger_that_ends_elsewhere_is_not_resumed(ledgers, tmp_path):
     """Too short or too long: both are named with their steps."""
     path = ledgers.write(tmp_path / "ledger.bin", 9)
     for step in (8, 10, None):
-        with pytest.raises(RefusedError, match="ends at step 9, not at step"):
+        with pytest.raises(RefusedError, match="got step 9"):
             LedgerWriter.resume(path, step, 20)
     path.write_bytes(path.read_bytes() + b"torn")
     with pytest.raises(RefusedError, match="a torn record follows step 9"):
@@ -147,7 +147,7 @@ def test_only_the_next_record_with_what_is_due_is_taken(ledgers, tmp_path, chang
     """So that chains of any two trainers are comparable."""
     writer = LedgerWriter.create(tmp_path / "ledger.bin", "test", 5)
     writer.append(ledgers.record_of(0))
-    with pytest.raises(ValueError, match="the next record is that of step 1"):
+    with pytest.raises(ValueError, match="the next record must be that of step 1 "):
         writer.append(change(ledgers.record_of(1)))
     writer.append(ledgers.record_of(1))
     writer.close()
@@ -177,13 +177,13 @@ def test_a_ledger_is_never_replaced(ledgers, tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        (b"", DamagedError, "is no ledger"),
-        (b"\0" * 5000, DamagedError, "is no ledger"),
-        (b"llmrun-ledger/1\n{}", DamagedError, "is no ledger"),
+        (b"", DamagedError, "is not a ledger"),
+        (b"\0" * 5000, DamagedError, "is not a ledger"),
+        (b"llmrun-ledger/1\n{}", DamagedError, "is not a ledger"),
         (
             b"llmrun-ledger/2\n".ljust(5000),
             InputError,
-            "format llmrun-ledger/2; this llmrun reads llmrun-ledger/1",
+            "llmrun-ledger/2",
         ),
         (b"llmrun-ledger/1\nnot json".ljust(4096), DamagedError, "the header of .* is damaged"),
         (b"llmrun-ledger/1\n[1]".ljust(4096), DamagedError, "the header of .* is damaged"),
@@ -222,7 +222,7 @@ def test_each_field_of_the_header_is_checked(ledgers, tmp_path, name, value):
 
 def test_a_producer_that_does_not_fit_is_refused(tmp_path):
     """The header has 4,096 bytes."""
-    with pytest.raises(ValueError, match="too many for the header"):
+    with pytest.raises(ValueError, match="producer"):
         LedgerWriter.create(tmp_path / "ledger.bin", "x" * 5000, 3)
     with pytest.raises(ValueError, match="speed"):
         LedgerWriter.create(tmp_path / "ledger.bin", "x", 3, quantities={"step", "speed"})
@@ -231,9 +231,9 @@ def test_a_producer_that_does_not_fit_is_refused(tmp_path):
 def test_the_package_needs_no_torch():
     """Another trainer can write and compare ledgers with it."""
     package = Path(llmrun.storage.ledger.writer.__file__).parent
-    modules = [path.stem for path in package.glob("*.py") if path.stem != "digest"]
+    modules = [path.stem for path in package.glob("*.py") if path.stem != "__init__"]
     imports = "; ".join(f"import llmrun.storage.ledger.{name}" for name in modules)
-    code = f"import sys; {imports}; print([m for m in sys.modules if m in ('torch', 'llmrun.core.step')])"
+    code = f"import sys; {imports}; print([m for m in sys.modules if m in ('torch', 'llmrun.runtime')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"

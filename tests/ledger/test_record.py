@@ -75,7 +75,7 @@ def test_numpy_and_struct_agree_on_the_layout(record):
 @pytest.mark.parametrize("name", FLOATS)
 def test_what_is_not_finite_is_never_recorded(name, value):
     """Such a step stops the run before it is recorded."""
-    with pytest.raises(ValueError, match=f"{name} of step 7 is {value}"):
+    with pytest.raises(ValueError, match=f"{name} of step 7 must be finite, got {value}"):
         LedgerRecord(7, **{name: value}).body()
 
 

@@ -49,7 +49,7 @@ def test_failing_device_is_named_and_the_file_closed(tmp_path: Path) -> None:
 
     disk = Broken()
     file = AppendedFile(tmp_path / "file", disk)
-    with pytest.raises(RunFailedError, match="file could not be written: Input/output error"):
+    with pytest.raises(RunFailedError, match="file: Input/output error"):
         file.close()
 
     assert disk.calls == ["refused True", "close"]
@@ -57,7 +57,7 @@ def test_failing_device_is_named_and_the_file_closed(tmp_path: Path) -> None:
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:
     """A file that cannot be opened is an error that the user can read."""
-    with pytest.raises(RunFailedError, match="file could not be written: No such file or directory"):
+    with pytest.raises(RunFailedError, match="file: No such file or directory"):
         AppendedFile(tmp_path / "nowhere" / "file")
 
 
@@ -83,7 +83,7 @@ def test_on_a_full_disk_lines_wait_and_none_is_torn_or_doubled(tmp_path: Path) -
     file.write(b"line 2\n")
     assert (tmp_path / "file").read_bytes() == b"line 1\nlin"
     file.write(b"line 3\n")
-    with pytest.raises(DiskFullError, match="file could not be written: No space left on device"):
+    with pytest.raises(DiskFullError, match="file: No space left on device"):
         file.sync()
 
     disk.room = 1000
@@ -111,7 +111,7 @@ def test_another_refusal_than_a_full_disk_is_an_error_at_once(tmp_path: Path) ->
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     file = AppendedFile(tmp_path / "file", Broken())
-    with pytest.raises(RunFailedError, match="file could not be written: Input/output error") as caught:
+    with pytest.raises(RunFailedError, match="file: Input/output error") as caught:
         file.write(b"line\n")
     assert not isinstance(caught.value, DiskFullError)
 

@@ -80,14 +80,14 @@ def test_the_file_brings_everything_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "llmrun-baseline/9"}, "its format is llmrun-baseline/9"),
+        ({"format": "llmrun-baseline/9"}, "llmrun-baseline/9"),
         ({"mean": [1.0]}, "is damaged"),
         ({"sd": [None, None, None]}, "is damaged"),
         ({"n": 1}, "is damaged"),
         ({"n": "many"}, "is damaged"),
     ],
 )
-def test_a_damaged_file_is_an_error_in_words(tmp_path, change, message):
+def test_a_damaged_file_is_refused(tmp_path, change, message):
     """Nothing is watched against numbers that nobody wrote."""
     path = tmp_path / "baseline.json"
     Baseline(("a", "b"), ("a", "b"), flat_band(3)).write(path)
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_an_error_in_words(tmp_path, change, message):
 def test_no_file_and_no_json(tmp_path):
     """A missing and a torn file."""
     (tmp_path / "torn.json").write_text('{"format": "llm')
-    for name, message in (("none.json", "cannot be read"), ("torn.json", "is damaged")):
+    for name, message in (("none.json", "none.json"), ("torn.json", "torn.json is damaged")):
         with pytest.raises(InputError, match=message):
             Baseline.read(tmp_path / name)
 
@@ -188,7 +188,7 @@ def test_a_whole_curve_is_judged_as_its_steps_are(losses):
 
 
 def test_a_curve_is_read_back(tmp_path):
-    """Steps by number, evaluations where there are any, strings of non-finite numbers, a torn end left out."""
+    """Steps by number, evaluations if there are any, strings of non-finite numbers, a torn end left out."""
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "loss_smooth": 5.0}\n{"step": 3, "loss_smooth": "NaN", "val_loss": 4.5}\n'
@@ -203,7 +203,7 @@ def test_a_curve_is_read_back(tmp_path):
 
 
 def test_the_same_draw_twice_is_found():
-    """Also where one of them went further; other draws are not."""
+    """Also if one of them went further; other draws are not."""
     one, other = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 3.0])
 
     assert first_equal_pair([one, other, one[:2]]) == (0, 2)

@@ -89,7 +89,7 @@ def test_a_warning_is_shown_at_once_and_stays(tmp_path: Path) -> None:
 
 
 def test_the_panel_has_a_line_for_the_band() -> None:
-    """Only where there is one."""
+    """Only if there is one."""
     view = RunView(RunFacts("demo", 8))
     view.add(row(1))
     assert "baseline" not in dict(panel_rows(view, 8))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmrun.errors import RunFailedError
 from llmrun.storage.durable import Disk
-from llmrun.storage.metrics.jsonl import JsonLines, cut_back, number, rows, spell
+from llmrun.storage.metrics.jsonl import AppendedFile, JsonLines, cut_back, number, rows, spell
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -52,7 +52,7 @@ def test_row_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     script = (
         "import os, signal, sys; from pathlib import Path; from llmrun.storage.metrics.jsonl import JsonLines\n"
-        "lines = JsonLines(Path(sys.argv[1]))\n"
+        "lines = JsonLines(Path(sys.argv[1])); lines.open(0)\n"
         "lines.write({'step': 1, 'loss': float('nan')}); lines.write({'step': 2, 'loss': 0.1})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -66,6 +66,7 @@ def test_reopened_file_goes_on(tmp_path: Path) -> None:
     """A second segment appends to what the first wrote."""
     for step in (1, 2):
         lines = JsonLines(tmp_path / "metrics.jsonl")
+        lines.open(step - 1)
         lines.write({"step": step})
         lines.close()
 
@@ -109,7 +110,7 @@ def test_cut_back_is_all_or_nothing(tmp_path: Path) -> None:
 
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
-    with pytest.raises(RunFailedError, match=r"metrics\.jsonl could not be written: Input/output error"):
+    with pytest.raises(RunFailedError, match=r"metrics\.jsonl: Input/output error"):
         cut_back(path, 1, disk=Failing())
 
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
@@ -117,11 +118,11 @@ def test_cut_back_is_all_or_nothing(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_an_error_that_can_be_resumed() -> None:
-    """A row that does not fit waits; where it must be on the device, the run stops with exit 4 and says which file."""
-    lines = JsonLines(Path("/dev/full"))
-    lines.write({"step": 1})
-    with pytest.raises(RunFailedError, match="full could not be written: No space left on device") as caught:
-        lines.sync()
+    """Content that does not fit waits; a sync raises an error with exit code 4 that names the file."""
+    file = AppendedFile(Path("/dev/full"))
+    file.write(b"row")
+    with pytest.raises(RunFailedError, match="full: No space left on device") as caught:
+        file.sync()
 
     assert caught.value.exit_code == 4
     assert caught.value.where == "/dev/full"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from llmrun.storage.metrics.jsonl import JsonLines, Tail, cut_back
+from llmrun.storage.metrics.jsonl import JsonLines, Tail
 
 
 def steps(tail: Tail) -> list[int]:
@@ -14,6 +14,7 @@ def test_tail_gives_each_row_once(tmp_path: Path) -> None:
     assert steps(tail) == []
 
     lines = JsonLines(path)
+    lines.open(0)
     lines.write({"step": 1})
     lines.write({"step": 2})
     assert steps(tail) == [1, 2]
@@ -35,17 +36,18 @@ def test_torn_line_waits_for_its_end(tmp_path: Path) -> None:
     assert steps(tail) == [2]
 
 
-def test_file_that_was_cut_back_is_read_anew(tmp_path: Path) -> None:
+def test_file_that_was_cut_back_is_read_again(tmp_path: Path) -> None:
     """After a resume has cut the file the tail starts again, and misses no recomputed step."""
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
     lines = JsonLines(path)
+    lines.open(0)
     for step in (1, 2, 3):
         lines.write({"step": step})
     assert steps(tail) == [1, 2, 3]
 
-    cut_back(path, 1)
     lines = JsonLines(path)
+    lines.open(1)
     lines.write({"step": 2})
     lines.write({"step": 3})
     assert steps(tail) == [1, 2, 3]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrun.config.differences import ABSENT
 from llmrun.provenance.code import code_preimage, imported_of, is_numeric
-from llmrun.provenance.fingerprint import ABSENT, PARTS, Fingerprint, compare, differing_preimages, digest_of
+from llmrun.provenance.fingerprint import PARTS, Fingerprint, compare, differing_preimages, digest_of
 
 PREIMAGES = {
     "config": {"seed": 42, "optimizer": {"lr": 0.001, "betas": [0.9, 0.95]}, "batch": {"gb_tok": 16384}},

@@ -209,7 +209,7 @@ def test_an_owner_in_a_container_is_not_looked_up_here(path):
 
 
 def test_a_flock_that_hangs_is_a_refusal(path, monkeypatch):
-    """Somebody holds the flock for ever: named after a time, instead of waiting for ever."""
+    """A process never releases the flock: an error after a time limit, instead of waiting without end."""
     monkeypatch.setattr("llmrun.run.lock.FLOCK_WITHIN_S", 0.3)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -242,7 +242,7 @@ def test_the_fence_of_a_worker(path):
         fence.check(now=True)
     assert caught.value.exit_code == 4
     path.write_bytes(b"")
-    with pytest.raises(RunFailedError, match="was freed"):
+    with pytest.raises(RunFailedError, match="was released"):
         fence.check(now=True)
     path.unlink()
     fence.check(now=True)  # no proof: the run's directory may have been moved
@@ -263,7 +263,7 @@ def test_an_owner_before_a_reboot_is_dead(path):
     forge(path, age_s=0, boot="another boot")
 
     with RunLock.acquire(path, watch_s=0.3) as lock:
-        assert lock.taken_over.endswith("the machine has been started again since")
+        assert lock.taken_over.endswith("the machine was rebooted since")
 
 
 def test_the_heartbeat_beats(path):
@@ -318,5 +318,5 @@ def test_of_many_that_start_at_once_exactly_one_wins(path, before):
 
 def test_a_place_without_permission_is_a_refusal(tmp_path):
     """Where the lock cannot be written nothing starts."""
-    with pytest.raises(RefusedError, match="cannot be written"):
+    with pytest.raises(RefusedError, match="cannot write"):
         RunLock.acquire(tmp_path / "missing" / "run.lock")

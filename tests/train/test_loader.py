@@ -13,7 +13,7 @@ from llmrun.core.order import Order
 from llmrun.data.manifest import read_manifest
 from llmrun.data.shard_reader import open_split
 from llmrun.errors import EXIT_BUG
-from llmrun.run.stop_request import STOP_SIGNALS
+from llmrun.run.signals import WORKER_STOP_SIGNALS
 from llmrun.runtime.worker import as_known
 
 BATCH = Batch(gb_tok=512, mu_tok=64, L_ctx=32, V=8, D=1, T_tokens=8192, warmup_tokens=0)
@@ -55,7 +55,7 @@ def test_signals_to_the_whole_process_tree_leave_the_data_alone(batches):
     for step, number in keys():
         found.append(loader.next(step, number).tokens)
         if len(found) == 4:
-            for signalled in STOP_SIGNALS:
+            for signalled in WORKER_STOP_SIGNALS:
                 os.kill(loader._items._workers[0].pid, signalled)
     loader._items._shutdown_workers()
 

@@ -17,7 +17,7 @@ from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.storage.checkpoint.layout import steps_in
 from warm.bits import assert_equal_runs
 from warm.driver import STEPS, Silent
@@ -92,7 +92,7 @@ def test_workers_of_a_launcher_that_lost_its_lock_stop_writing(driver, pool):
         [f"runs_dir={driver.directory / 'runs'}", "T_tokens=1Mi", "checkpoint.every_steps=1"], [], None
     )
     run = driver.run("demo")
-    with StopRequest() as stop:
+    with LauncherStopRequest() as stop:
         loaded = load_config(driver.config, options.overrides)
         prepared = prepare_fresh(loaded, "demo", options, LaunchContext(pool, stop, driver.said.append))
         taker = Taker(run, 4)

@@ -6,5 +6,5 @@ def test_unchecked_shards_are_on_record(driver, pool):
     ended = driver.train(pool, "unchecked", "data.verify=never", until=1)
     checked = driver.train(pool, "checked", until=1)
 
-    assert any("data.verify is never" in warning for warning in ended.record.last.remarks)
-    assert checked.record.last.remarks == []
+    assert any("data.verify is never" in warning for warning in ended.record.last.warnings)
+    assert checked.record.last.warnings == []

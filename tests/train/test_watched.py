@@ -48,7 +48,7 @@ def test_a_difference_from_the_reference_run_is_on_its_row_at_once(place, server
     assert ended.end.why == "finished"
     assert message.startswith("step 10 differs in its loss from first, ")
     assert warnings_of(place.run("second")) == {10: [message]}
-    assert ended.record.segments[-1].remarks == [message]
+    assert ended.record.segments[-1].warnings == [message]
 
 
 def test_a_difference_from_the_reference_run_stops_if_asked_to(place, server, pool):
@@ -93,7 +93,7 @@ def test_leaving_the_baseline_is_a_warning(place, pool):
     assert warning.startswith("step 15: the smoothed loss")
     assert "above its mean" in warning
     assert warnings_of(run) == {15: [warning]}
-    assert ended.record.segments[-1].remarks == [warning]
+    assert ended.record.segments[-1].warnings == [warning]
     for row in rows(run.metrics_file):
         assert row["baseline_low"] < row["baseline_high"] < row["loss_smooth"]
         assert row["baseline_z"] > 3

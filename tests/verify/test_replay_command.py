@@ -52,7 +52,7 @@ def test_a_run_that_trained_nothing_real_is_refused(runs, capsys):
     code = command(["verify", "a"])
 
     assert code == 3
-    assert "the config of segment 1 cannot be told" in capsys.readouterr().err
+    assert "the config of segment 1 is lost" in capsys.readouterr().err
 
 
 CONFIG = """

@@ -246,7 +246,9 @@ def test_hardware_groups_of_one_seed_are_told(groups, llmrun):
 
 REFUSED = [
     pytest.param((), "no baseline is named", id="no group"),
-    pytest.param(("--baseline", "base-*", "--candidate", "none-*"), "no run fits none-*", id="no such group"),
+    pytest.param(
+        ("--baseline", "base-*", "--candidate", "none-*"), "no run matches none-*", id="no such group"
+    ),
     pytest.param(("--baseline", "base-09"), "there is no run base-09", id="no such run"),
     pytest.param(("--baseline", "base-01"), "--baseline names only base-01", id="one run"),
     pytest.param(("--baseline", "base-*", "--margin", "0"), "--margin 0 is no margin", id="no margin"),

@@ -105,4 +105,4 @@ def test_the_monitor_sees_it_while_it_trains(trained, server):
     (warned,) = [row for row in rows(trained.run("watched-bad").metrics_file) if "warnings" in row]
     assert warned["warnings"] == [warning]
     assert warned["baseline_z"] > 3
-    assert bad.record.segments[-1].remarks == [warning]
+    assert bad.record.segments[-1].warnings == [warning]

@@ -11,7 +11,7 @@ from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import SegmentResult, run_segment
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.run.directory import RunDirectory
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 
 TEXT = Path(__file__).parents[2] / "LICENSE"
 
@@ -78,7 +78,7 @@ class Driver:
         sets = [f"runs_dir={self.directory / 'runs'}", *overrides]
         options = launch_options(sets, [], until)
         loaded = load_config(self.config, options.overrides)
-        with StopRequest() as stop:
+        with LauncherStopRequest() as stop:
             prepared = prepare_fresh(loaded, name, options, LaunchContext(backend, stop, self.said.append))
             return run_segment(prepared, backend, stop, Silent())
 
@@ -87,7 +87,7 @@ class Driver:
     ) -> SegmentResult:
         """The next segment of a run."""
         options = launch_options(overrides, allow, until, D, start)
-        with StopRequest() as stop:
+        with LauncherStopRequest() as stop:
             command = ResumeCommand(f"llmrun resume {name}")
             context = LaunchContext(backend, stop, self.said.append)
             prepared = prepare_resume(self.run(name), options, command, context)

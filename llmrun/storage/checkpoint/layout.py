@@ -1,4 +1,4 @@
-"""Names in a checkpoint directory: what may stand there, and nothing else."""
+"""The names in a run's `checkpoints/` and in a checkpoint directory (docs/checkpoint-format.md)."""
 
 import re
 from collections.abc import Iterable
@@ -20,10 +20,10 @@ MODEL = "model"
 OPTIMIZER = "optimizer"
 
 KINDS = ("parameter", "buffer", "optimizer/<slot>", "extra")
-"""What a tensor can be; `<slot>` is the name of an optimizer's moment, such as `exp_avg`."""
+"""The kinds of tensors; `<slot>` is the name of an optimizer's moment, such as `exp_avg`."""
 
 WORLD_MAX = 99_999
-"""Five digits stand in the file names."""
+"""The file names have five digits."""
 
 KIND_PATTERN = re.compile(r"parameter|buffer|extra|optimizer/[a-z0-9_]{1,64}")
 ATTEMPT_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,7 +37,7 @@ def step_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a directory's name states; None where it is not the name of a checkpoint."""
+    """The step in a directory's name; None if it is not the name of a checkpoint."""
     match = _STEP_PATTERN.fullmatch(name)
     if match is None or step_name(int(match[1])) != name:
         return None
@@ -45,10 +45,10 @@ def step_of(name: str) -> int | None:
 
 
 def steps_in(checkpoints_dir: Path) -> list[int]:
-    """The steps of all final names in a run's `checkpoints/`, ascending; empty where there is no such directory.
+    """The steps of the checkpoints in a run's `checkpoints/`, ascending; [] if there is no such directory.
 
-    Hidden and abandoned directories are never looked at.  A symbolic link of a final name is listed, so
-    that opening it can say what is wrong with it.
+    Hidden and abandoned directories are left out.  A symbolic link with the name of a checkpoint is listed: opening
+    it reports the damage.
     """
     if not checkpoints_dir.is_dir():
         return []
@@ -57,46 +57,46 @@ def steps_in(checkpoints_dir: Path) -> list[int]:
 
 
 def temporary_name(step: int, attempt: str) -> str:
-    """The hidden directory in which one save writes, different for each attempt."""
+    """The hidden directory that one save writes into; each attempt has its own."""
     assert ATTEMPT_PATTERN.fullmatch(attempt), attempt
     return f"{TEMPORARY_PREFIX}{step_name(step)}-{attempt}"
 
 
 def abandoned_name(segment: int | str) -> str:
-    """The directory for checkpoints that a segment left behind; readers never look there."""
+    """The directory for checkpoints that a segment moved out of the way; readers ignore it."""
     return f"{ABANDONED_PREFIX}{segment:03d}" if isinstance(segment, int) else f"{ABANDONED_PREFIX}{segment}"
 
 
 def shard_name(group: str, rank: int, world: int) -> str:
-    """The safetensors file that `rank` of `world` writes; numbers in names start at 1."""
+    """The safetensors file of `rank`, 0-based, out of `world`; the numbers in the name are 1-based."""
     assert 0 <= rank < world <= WORLD_MAX
     return f"{group}-{rank + 1:05d}-of-{world:05d}.safetensors"
 
 
 def report_name(rank: int) -> str:
-    """The part report with which a rank says that its files are on disk."""
+    """The part report of `rank`, 0-based: it exists once the rank's files are on disk."""
     return f"rank-{rank + 1:05d}.json"
 
 
 def group_of(kind: str) -> str:
-    """Which files hold tensors of a kind."""
+    """The group of files (`model` or `optimizer`) that holds tensors of a kind."""
     return OPTIMIZER if kind.startswith("optimizer/") else MODEL
 
 
 def shard_index(name: str, group: str) -> int | None:
-    """The 1-based number of a file of `group`; None where the name is not that of such a file."""
+    """The 1-based number in the name of a file of `group`; None for any other name."""
     match = _SHARD_PATTERN.fullmatch(name)
     return int(match[2]) if match is not None and match[1] == group else None
 
 
 def world_of(names: Iterable[str]) -> int | None:
-    """The number of ranks that wrote the files `names`; None where no name tells or names disagree."""
+    """The number of ranks in the names of a checkpoint's files; None if no name has it or they disagree."""
     matches = [match for match in map(_SHARD_PATTERN.fullmatch, names) if match is not None]
     worlds = {int(match[3]) for match in matches}
     return worlds.pop() if len(worlds) == 1 else None
 
 
 def data_files(world: int) -> frozenset[str]:
-    """All files of a checkpoint written by `world` ranks that the manifest lists."""
+    """The files that the manifest of a checkpoint of `world` ranks lists."""
     shards = (shard_name(group, rank, world) for group in (MODEL, OPTIMIZER) for rank in range(world))
     return frozenset([*shards, RNG, TRAINER])

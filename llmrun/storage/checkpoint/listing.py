@@ -1,4 +1,4 @@
-"""What a person asks about checkpoints: which are there, how large, how good, whole or not."""
+"""The checkpoints below a path: their steps, sizes, val_ppl and damage, for lists and screens."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from llmrun.errors import InputError
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import ABANDONED_PREFIX, SUMS, step_name, step_of, steps_in
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
-from llmrun.storage.checkpoint.verification import ForecastKeeper, Progress, open_judged
+from llmrun.storage.checkpoint.verification import Progress, RecordCheck, open_checked
 from llmrun.storage.durable import TEMPORARY_PREFIX
 
 
@@ -19,10 +19,10 @@ from llmrun.storage.durable import TEMPORARY_PREFIX
 class CheckpointRow:
     """One checkpoint.
 
-    bytes: of all its files, as the file system says; None for a symbolic link: what it points at is not the
-    run's.  step, tokens, val_ppl, ranks: None where they cannot
-    be known.  damages: what opening found; [] means that names, sizes, manifest and headers hold.
-    best_step: that of the best val_ppl saved until then, as this checkpoint knows it.
+    step, tokens, val_ppl, ranks: None if unknown.
+    bytes:     of all its files; None for a symbolic link, whose target is not the run's.
+    damages:   that opening it found; () if names, sizes, manifest and headers agree.
+    best_step: of the best val_ppl saved until then.
     """
 
     step: int | None
@@ -49,12 +49,14 @@ class CheckpointRow:
 
 
 def find_checkpoints(path: Path) -> list[Path]:
-    """The checkpoint directories that `path` means, by ascending step.
+    """The checkpoint directories at `path`, by ascending step.
 
-    `path` is a run's directory, its `checkpoints/`, or one checkpoint.  Raises InputError for anything else.
+    path: a run's directory, its `checkpoints/`, or one checkpoint.  Raises InputError for anything else.
     """
     if not path.is_dir():
-        raise InputError(f"there is no directory {path}", hints=["give a run's directory, or a checkpoint's"])
+        raise InputError(
+            f"there is no directory {path}", hints=["give the directory of a run or of a checkpoint"]
+        )
     if is_checkpoint(path):
         return [path]
     directory = checkpoints_of(path)
@@ -62,15 +64,12 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a directory calls itself a checkpoint, by its name or by what is in it; sound or not."""
+    """Whether a directory is a checkpoint, sound or damaged: by its name or by its SHA256SUMS."""
     return step_of(path.name) is not None or (path / SUMS).exists()
 
 
 def checkpoints_of(path: Path) -> Path:
-    """The directory with a run's checkpoints, where `path` is the run's directory or that directory.
-
-    Raises InputError.
-    """
+    """The `checkpoints/` of a run.  path: the run's directory, or `checkpoints/` itself.  Raises InputError."""
     if (path / "checkpoints").is_dir():
         return path / "checkpoints"
     if path.name == "checkpoints" and path.is_dir():
@@ -83,13 +82,15 @@ def checkpoints_of(path: Path) -> Path:
     )
 
 
-def damages_of(path: Path, judge: ForecastKeeper, progress: Progress | None = None) -> list[Damage] | None:
-    """What is wrong with a checkpoint; None if its run has deleted it meanwhile.
+def damages_of(
+    path: Path, record_check: RecordCheck | None = None, progress: Progress | None = None
+) -> list[Damage] | None:
+    """The damage of a checkpoint, every byte of which is read; None if its run deletes it meanwhile.
 
-    Reads every byte; judge: holds the state against what its run recorded.
+    record_check: also compares its state with what its run recorded.
     """
     try:
-        open_judged(path, progress, judge)
+        open_checked(path, progress, record_check)
     except CheckpointDamage as error:
         return list(error.damages) if path.exists() else None
     except InputError:
@@ -98,7 +99,7 @@ def damages_of(path: Path, judge: ForecastKeeper, progress: Progress | None = No
 
 
 def row_of(path: Path) -> CheckpointRow | None:
-    """One checkpoint's row, damaged or not; None where its run has deleted it meanwhile."""
+    """One checkpoint's row, damaged or not; None if its run deletes it meanwhile."""
     size = None
     try:
         size = bytes_in(path)
@@ -108,7 +109,7 @@ def row_of(path: Path) -> CheckpointRow | None:
     except PermissionError as error:
         message = f"cannot be read: {error.strerror}"
         return CheckpointRow(
-            step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", message),)
+            step_of(path.name), path, 0, None, None, None, (Damage(path.name, ".", message, "unreadable"),)
         )
     except CheckpointDamage as error:
         if not path.exists():
@@ -121,7 +122,7 @@ def row_of(path: Path) -> CheckpointRow | None:
 
 
 def bytes_in(path: Path) -> int | None:
-    """Bytes of a checkpoint's files; None for a link in a checkpoint's place.  Raises OSError."""
+    """The size of a checkpoint's files in bytes; None for a symbolic link.  Raises OSError."""
     if step_of(path.name) is not None and path.is_symlink():
         return None
     return sum(entry.lstat().st_size for entry in path.iterdir())
@@ -129,7 +130,7 @@ def bytes_in(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something beside the checkpoints that takes space.  says: what it is, and what becomes of it."""
+    """A hidden or abandoned directory that takes space.  message: what it is, and who removes it."""
 
     name: str
     bytes: int
@@ -137,14 +138,14 @@ class Leftover:
 
 
 def leftovers(path: Path) -> list[Leftover]:
-    """What stands beside the checkpoints of a run: hidden and abandoned directories; [] for one checkpoint."""
+    """The hidden and abandoned directories of a run; [] if `path` is one checkpoint."""
     if is_checkpoint(path):
         return []
     directory = checkpoints_of(path)
     names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
     kinds = (
-        (TEMPORARY_PREFIX, "unfinished or deleted: removed at the next save or start"),
-        (ABANDONED_PREFIX, "left behind by a resume from an earlier step: never read, yours to delete"),
+        (TEMPORARY_PREFIX, "unfinished or deleted: removed by the next save or start"),
+        (ABANDONED_PREFIX, "moved away by a resume from an earlier step: never read, may be deleted"),
     )
     return [
         Leftover(name, _bytes_below(directory / name), message)
@@ -155,7 +156,7 @@ def leftovers(path: Path) -> list[Leftover]:
 
 
 def _bytes_below(directory: Path) -> int:
-    """Bytes of all files below a directory that may be going away."""
+    """The size in bytes of all files below a directory that may be removed meanwhile."""
     total = 0
     for parent, _, files in os.walk(directory):
         for name in files:
@@ -165,13 +166,13 @@ def _bytes_below(directory: Path) -> int:
 
 
 def best_step_of(checkpoint: Checkpoint) -> int | None:
-    """The step of the best val_ppl of which a checkpoint was committed, as the trainer wrote it down."""
+    """The step of the committed checkpoint with the best val_ppl, from trainer.json; None if it has none."""
     step = checkpoint.trainer.get("best_saved_step")
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def number_of(document: Mapping[str, Any], key: str) -> float | None:
-    """A number in a JSON object; None where there is none."""
+    """The number at `key` of a JSON object; None for anything else."""
     value = document.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

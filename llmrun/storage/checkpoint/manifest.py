@@ -1,4 +1,4 @@
-"""What a checkpoint states: manifest.json, trainer.json and SHA256SUMS, read without trusting anything."""
+"""manifest.json, trainer.json and SHA256SUMS of a checkpoint: rendered, and parsed with every value checked."""
 
 import json
 import re
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmrun.storage.checkpoint.header import dtype_at, numel, shape_at
 from llmrun.storage.checkpoint.layout import FORMAT, KIND_PATTERN, data_files, group_of, shard_index, world_of
-from llmrun.storage.checkpoint.safetensors import dtype_at, numel, shape_at
 from llmrun.storage.strict_json import (
     WrongValue,
     count_at,
     list_at,
+    number_at,
     object_at,
     parse_object,
     shown,
@@ -45,7 +46,7 @@ class PieceEntry:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor: its kind, element type, shape, 64-bit digest (16 hex digits) and where its elements are."""
+    """A tensor: its kind, element type, shape, 64-bit digest (16 hex digits) and the pieces that hold its elements."""
 
     kind: str
     dtype: str
@@ -61,7 +62,10 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """A checkpoint's contents: `step` finished optimizer steps, `tokens` seen, digests and files."""
+    """The content of manifest.json after `step` finished optimizer steps and `tokens` tokens seen.
+
+    fingerprint, parts, chain: sha256s in hex.  files, tensors: by name.
+    """
 
     step: int
     tokens: int
@@ -83,7 +87,7 @@ def name_at(value: object, where: str) -> str:
     """`value` as a tensor's name: printable, without spaces.  Raises WrongValue."""
     sound = isinstance(value, str) and value.isprintable() and value.split() == [value]
     if not isinstance(value, str) or not sound or len(value) > _NAME_CHARACTERS_MAX:
-        raise WrongValue(f"{where} is {shown(value)}, not the name of a tensor")
+        raise WrongValue(f"{where} must be printable, without spaces, got {shown(value)}")
     return value
 
 
@@ -103,7 +107,7 @@ def kind_at(value: object, where: str) -> str:
 
 
 def render_manifest(manifest: CheckpointManifest) -> bytes:
-    """The manifest as JSON: one line for each file and tensor, so that a person can read a difference."""
+    """The manifest as JSON with one line for each file and tensor, so that `diff` shows what changed."""
     lines = ["{", f' "format": {json.dumps(FORMAT)},']
     head = {
         "step": manifest.step,
@@ -135,11 +139,11 @@ def _table(key: str, rows: Mapping[str, object]) -> list[str]:
 
 
 def parse_manifest(content: bytes) -> CheckpointManifest:
-    """The manifest in `content`, every value checked.  Raises WrongValue with one line."""
+    """The manifest in `content`.  Raises WrongValue."""
     document = parse_object(content)
     stated = document.get("format")
     if stated != FORMAT:
-        raise WrongValue(f"has the format {shown(stated)}; this version reads {FORMAT}")
+        raise WrongValue(f"has unsupported format {shown(stated)} (expected {FORMAT})")
     keys = ("format", "step", "tokens", "fingerprint", "parts", "chain", "files", "tensors")
     object_at(document, "the document", keys)
     files = _files_at(document["files"])
@@ -153,7 +157,7 @@ def parse_manifest(content: bytes) -> CheckpointManifest:
         tokens=count_at(document["tokens"], "tokens"),
         fingerprint=sha256_at(document["fingerprint"], "fingerprint"),
         parts={
-            text_at(part, "a part", _PART, "a part of a fingerprint"): sha256_at(value, f"part {part}")
+            text_at(part, "a part", _PART, "lower-case letters"): sha256_at(value, f"part {part}")
             for part, value in parts.items()
         },
         chain=sha256_at(document["chain"], "chain"),
@@ -166,12 +170,12 @@ def _files_at(value: object) -> dict[str, FileEntry]:
     rows = object_at(value, "files")
     world = world_of(rows)
     if world is None:
-        raise WrongValue("does not say by its files how many ranks wrote it")
+        raise WrongValue("lists no files of model and optimizer, or those of different numbers of ranks")
     if len(rows) != 2 * world + 2:
-        raise WrongValue(f"lists {len(rows)} files, {2 * world + 2} belong to {world} ranks")
+        raise WrongValue(f"must list {2 * world + 2} files for {world} ranks, got {len(rows)}")
     unknown = sorted(rows.keys() - data_files(world))
     if unknown:
-        raise WrongValue(f"lists the file {shown(unknown[0])}, which is no file of a checkpoint")
+        raise WrongValue(f"lists the file {shown(unknown[0])}, which does not belong to a checkpoint")
     files = {}
     for name, row in rows.items():
         fields = object_at(row, f"file {name}", ("bytes", "sha256"))
@@ -198,12 +202,12 @@ def _piece_at(value: object, where: str, kind: str, files: Mapping[str, FileEntr
     fields = object_at(value, f"{where} piece", ("file", "start", "count"))
     file = fields["file"]
     if not isinstance(file, str) or file not in files or shard_index(file, group_of(kind)) is None:
-        raise WrongValue(f"{where} has a piece in {shown(file)}, which is no {group_of(kind)} file")
+        raise WrongValue(f"{where} must have its pieces in {group_of(kind)} files, got {shown(file)}")
     return PieceEntry(file, count_at(fields["start"], where), count_at(fields["count"], where))
 
 
 def check_pieces(entry: TensorEntry, where: str) -> None:
-    """Pieces ascend with the number of their file, follow each other and cover the tensor exactly.
+    """Check that pieces ascend with the number of their file and cover the tensor without gap or overlap.
 
     Raises WrongValue.
     """
@@ -212,15 +216,15 @@ def check_pieces(entry: TensorEntry, where: str) -> None:
         index = shard_index(piece.file, group_of(entry.kind))
         assert index is not None
         if index <= last_index:
-            raise WrongValue(f"{where} has its pieces out of order at {piece.file}")
+            raise WrongValue(f"{where} has pieces out of order at {piece.file}")
         if piece.count == 0 or piece.start != expected:
             raise WrongValue(
-                f"{where} has {piece.count:,} elements from {piece.start:,} on in {piece.file}, "
-                f"expected some from {expected:,} on"
+                f"{where} must go on at element {expected:,} in {piece.file}, "
+                f"got {piece.count:,} elements from {piece.start:,} on"
             )
         expected, last_index = piece.start + piece.count, index
     if expected != entry.numel:
-        raise WrongValue(f"{where} has {expected:,} elements in its pieces, {entry.numel:,} in its shape")
+        raise WrongValue(f"{where} must have {entry.numel:,} elements in its pieces, got {expected:,}")
 
 
 TRAINER_FORMAT = "llmrun-trainer/1"
@@ -231,11 +235,10 @@ _AVERAGE = ("decay", "total", "weight")
 
 
 def check_trainer(document: Mapping[str, Any], step: int) -> None:
-    """Raise WrongValue if a document of this format does not hold what the trainer reads back.
+    """Check that a trainer.json of this format holds what the trainer reads back.  Raises WrongValue.
 
-    step: that of the checkpoint, which the document states again: a wrong optimizer step would change the bias
-    correction of every later update.  The optimizer of a migrated state has a count of its own.
-    Documents of other formats belong to other trainers.
+    step: of the checkpoint.  A wrong optimizer step would change the bias correction of every later update; the
+    optimizer of a migrated state has a count of its own.  Documents of other formats belong to other trainers.
     """
     if document.get("format") != TRAINER_FORMAT:
         return
@@ -244,36 +247,30 @@ def check_trainer(document: Mapping[str, Any], step: int) -> None:
         raise WrongValue(f"lacks {missing[0]!r}")
     for key in _PERPLEXITIES:
         if document[key] is not None:
-            _number_at(document[key], key)
+            number_at(document[key], key)
     for key in _STEPS:
         if document.get(key) is not None:
             count_at(document[key], key)
     updates = count_at(object_at(document["optimizer"], "optimizer").get("step"), "optimizer step")
     if document.get("step", step) != step:
-        raise WrongValue(f"is of step {shown(document['step'])}, the checkpoint of step {step}")
+        raise WrongValue(f"must be of step {step} like its checkpoint, got {shown(document['step'])}")
     if updates != step and "migration" not in document:
-        raise WrongValue(f"states {updates} updates of the optimizer, the checkpoint is of step {step}")
+        raise WrongValue(f"must state {step} updates of the optimizer like its checkpoint, got {updates}")
     average = object_at(object_at(document["metrics"], "metrics").get("loss_smooth"), "loss_smooth", _AVERAGE)
     for key in _AVERAGE:
-        _number_at(average[key], f"loss_smooth {key}")
-
-
-def _number_at(value: object, where: str) -> None:
-    """A finite number; the JSON was read without others."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WrongValue(f"{where} is {shown(value)}, not a number")
+        number_at(average[key], f"loss_smooth {key}")
 
 
 _LINE_PATTERN = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9._-]+)")
 
 
 def render_sums(sums: Mapping[str, str]) -> bytes:
-    """Lower-case hex, two spaces, the name; sorted by name, one newline after each."""
+    """SHA256SUMS as `sha256sum --check` reads it, sorted by name."""
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode("ascii")
 
 
 def parse_sums(content: bytes) -> dict[str, str]:
-    """The sha256 of each file, by name.  Raises WrongValue for any other byte than `render_sums` writes."""
+    """The sha256 of each file, by name.  Raises WrongValue unless these are the bytes that `render_sums` writes."""
     lines = content.decode("ascii", errors="replace").split("\n")
     sums: dict[str, str] = {}
     for number, line in enumerate(lines[:-1], start=1):
@@ -284,5 +281,5 @@ def parse_sums(content: bytes) -> dict[str, str]:
             raise WrongValue(f"names {match[2]} twice")
         sums[match[2]] = match[1]
     if render_sums(sums) != content:
-        raise WrongValue("is damaged: not the sorted lines that were written")
+        raise WrongValue("is damaged: its lines must be sorted")
     return sums

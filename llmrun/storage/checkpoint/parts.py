@@ -1,4 +1,4 @@
-"""What each rank contributes to a checkpoint: its snapshot, its part report, and the merge of all parts."""
+"""The parts of a checkpoint: a rank's snapshot and part report, and the merge of all reports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llmrun.storage.checkpoint.files import read_small
+from llmrun.storage.checkpoint.header import ELEMENT_BYTES, dtype_at, numel, shape_at
 from llmrun.storage.checkpoint.layout import (
     ATTEMPT_PATTERN,
     KIND_PATTERN,
@@ -28,8 +30,6 @@ from llmrun.storage.checkpoint.manifest import (
     name_at,
     sha256_at,
 )
-from llmrun.storage.checkpoint.regular_file import read_small
-from llmrun.storage.checkpoint.safetensors import DTYPES, dtype_at, numel, shape_at
 from llmrun.storage.durable import DISK, Disk, replace_json
 from llmrun.storage.strict_json import (
     WrongValue,
@@ -49,8 +49,8 @@ class TensorPiece:
     dtype:       the safetensors name of the element type, such as F32.
     shape:       of the whole tensor.
     start:       index of the first element of `values` in the flattened tensor.
-    values:      1-D, contiguous, of the numpy type that carries dtype (BF16: uint16).  Not empty, except
-                 for a tensor without elements.
+    values:      1-D, contiguous, of the numpy type that carries dtype (BF16: uint16).  Empty only if the tensor
+                 has no elements.
     """
 
     name: str
@@ -64,7 +64,7 @@ class TensorPiece:
         assert KIND_PATTERN.fullmatch(self.kind), self.kind
         assert self.values.ndim == 1, self.name
         assert self.values.flags.c_contiguous, self.name
-        assert self.values.itemsize == DTYPES[self.dtype].itemsize, self.name
+        assert self.values.itemsize == ELEMENT_BYTES[self.dtype], self.name
         assert self.values.size > 0 or numel(self.shape) == 0, f"{self.name}: empty piece"
         assert 0 <= self.start <= numel(self.shape) - self.values.size, self.name
 
@@ -76,15 +76,15 @@ class TensorPiece:
 
 @dataclass(frozen=True, eq=False)
 class StateSnapshot:
-    """The state after `step` finished optimizer steps, as far as one rank saves it.
+    """What one rank saves of the state after `step` finished optimizer steps.
 
-    attempt:           names this save, agreed by all ranks, never used for another save of the same step.
+    attempt:           name of this save, the same on all ranks, used for one save of the step only.
     tokens:            tokens seen.  fingerprint, parts, chain: sha256s in hex.
     trainer:           trainer.json; finite JSON values only.  Written by rank 0.
     rng:               random states by name, of any shape.  Written by rank 0.
     model, optimizer:  this rank's pieces; either may be empty.
-    digests:           the 64-bit digest of each of some pieces; those of all pieces of a tensor add up mod 2^64.
-                       Called on another thread, while the values are written.
+    digests:           computes a 64-bit digest per piece; those of all pieces of a tensor add up mod 2^64 to its
+                       digest.  Called on another thread, while the values are written.
     """
 
     step: int
@@ -129,7 +129,7 @@ class PartTensor:
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank wrote.  failure: why it could not, with the system's error number, or None."""
+    """What one rank wrote.  failure: (message, errno or None) if it could not write; its files are then gone."""
 
     rank: int
     files: dict[str, FileEntry]
@@ -139,7 +139,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Save:
-    """Which save a part belongs to."""
+    """The save that a part belongs to."""
 
     step: int
     attempt: str
@@ -147,7 +147,7 @@ class Save:
 
 
 def part_tensor(piece: TensorPiece, digest: int) -> PartTensor:
-    """The record of a piece, without its values.  digest: 0 … 2^64-1."""
+    """A piece without its values.  digest: in [0, 2^64)."""
     assert 0 <= digest < 2**64, piece.name
     return PartTensor(
         piece.name, piece.kind, piece.dtype, piece.shape, piece.start, piece.values.size, digest
@@ -155,7 +155,7 @@ def part_tensor(piece: TensorPiece, digest: int) -> PartTensor:
 
 
 def write_part(directory: Path, save: Save, part: Part, disk: Disk = DISK) -> None:
-    """Write a rank's report whole or not at all, fsynced."""
+    """Write a rank's report atomically and durably."""
     document = {
         "format": PART_FORMAT,
         **vars(save),
@@ -168,9 +168,9 @@ def write_part(directory: Path, save: Save, part: Part, disk: Disk = DISK) -> No
 
 
 def read_part(directory: Path, save: Save, rank: int) -> Part:
-    """Read a rank's report back, and check that its files are there with their full size.
+    """Read a rank's report back, and check that its files exist with their full size.
 
-    Raises CheckpointDamage, and WrongValue where the report does not fit this save.
+    Raises CheckpointDamage, and WrongValue if the report does not fit this save.
     """
     document = parse_object(read_small(directory / report_name(rank), REPORT_BYTES_MAX))
     keys = ("format", "step", "attempt", "world", "rank", "files", "tensors", "failure")
@@ -178,7 +178,7 @@ def read_part(directory: Path, save: Save, rank: int) -> Part:
     stated = {key: document[key] for key in ("format", "step", "attempt", "world", "rank")}
     meant = {"format": PART_FORMAT, **vars(save), "rank": rank}
     if stated != meant:
-        raise WrongValue(f"the report is for {shown(stated)}")
+        raise WrongValue(f"the report must be for {shown(meant)}, got {shown(stated)}")
     if document["failure"] is not None:
         return Part(rank, {}, (), _failure_at(document["failure"]))
     files = _files_at(document["files"], directory, rank, save.world)
@@ -199,7 +199,7 @@ def _files_at(value: object, directory: Path, rank: int, world: int) -> dict[str
         n_bytes = count_at(fields["bytes"], f"{name} bytes")
         found_bytes = (directory / name).lstat().st_size
         if found_bytes != n_bytes:
-            raise WrongValue(f"{name} has {found_bytes:,} bytes, {n_bytes:,} were written")
+            raise WrongValue(f"{name} must have {n_bytes:,} bytes, got {found_bytes:,}")
         files[name] = FileEntry(n_bytes, sha256_at(fields["sha256"], f"{name} sha256"))
     return files
 
@@ -221,9 +221,9 @@ _DIGEST_MODULUS = 2**64
 
 
 def merge_parts(parts: Sequence[Part], world: int) -> dict[str, TensorEntry]:
-    """The tensors whose pieces the ranks 0 … world-1 wrote, in order of appearance.
+    """The tensors of a checkpoint, from the parts of the ranks 0 … world-1, in order of appearance.
 
-    Partial digests add up mod 2^64.  Raises WrongValue where ranks disagree about a tensor, or where the
+    The digests of a tensor's pieces are added mod 2^64.  Raises WrongValue if ranks disagree about a tensor, or if its
     pieces do not cover it exactly.
     """
     assert [part.rank for part in parts] == list(range(world))
@@ -236,7 +236,7 @@ def merge_parts(parts: Sequence[Part], world: int) -> dict[str, TensorEntry]:
             if (tensor.kind, tensor.dtype, tensor.shape) != (first.kind, first.dtype, first.shape):
                 raise WrongValue(
                     f"rank {part.rank} holds {tensor.name} as {_described(tensor)}, "
-                    f"another rank as {_described(first)}"
+                    f"an earlier rank as {_described(first)}"
                 )
             digests[tensor.name] = (digests.get(tensor.name, 0) + tensor.digest) % _DIGEST_MODULUS
             held = pieces.setdefault(tensor.name, [])

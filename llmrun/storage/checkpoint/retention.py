@@ -1,4 +1,4 @@
-"""Which checkpoints are deleted, and how: never the only sound one, never under a final name in part."""
+"""Deletes and moves checkpoints: never the only sound one, and never so that a crash leaves a part of one."""
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
 from llmrun.storage.checkpoint.layout import abandoned_name, step_name, steps_in
-from llmrun.storage.checkpoint.verification import ForecastKeeper, open_judged
+from llmrun.storage.checkpoint.verification import RecordCheck, open_checked
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk
 
 
@@ -18,9 +18,9 @@ def to_delete(
     every_n: int | None = None,
     protected: Collection[int] = (),
 ) -> list[int]:
-    """The steps that need not be kept, ascending.
+    """The steps to delete, ascending.
 
-    Kept are the newest `last_k` (at least one), the best, every multiple of `every_n`, and `protected`.
+    Kept: the newest `last_k` >= 1, `best_step`, multiples of `every_n`, and `protected`.
     """
     assert last_k >= 1
     assert every_n is None or every_n >= 1
@@ -33,10 +33,11 @@ def to_delete(
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did.
+    """The result of `prune`.
 
-    deleted, kept: steps.  damages: why nothing was deleted, where the newest checkpoint is not sound.
-    left: hidden names that the disk would not let go yet; the next `sweep` tries again.
+    deleted, kept: steps.
+    damages: of the newest checkpoint; if there are any, nothing was deleted.
+    left: hidden names that could not be removed; the next `sweep` tries again.
     """
 
     deleted: tuple[int, ...]
@@ -54,16 +55,16 @@ def prune(
     *,
     dry_run: bool = False,
     should_stop: Callable[[], bool] | None = None,
-    judge: ForecastKeeper | None = None,
+    record_check: RecordCheck | None = None,
     verified_step: int | None = None,
     disk: Disk = DISK,
 ) -> Pruned:
-    """Delete what `to_delete` names, after every byte of the newest checkpoint was read and found sound.
+    """Delete the steps of `to_delete`, after every byte of the newest checkpoint was read and found sound.
 
-    judge: also holds the newest one against what the run recorded.
-    should_stop: asked while that is read; once it is true nothing more is read and nothing is deleted.
-    verified_step: a checkpoint that the caller has read and found sound; as the newest it is not read again.
-    Raises OSError where the disk refuses a new name; everything that still has a final one is then whole.
+    record_check: also compares the newest checkpoint with what the run recorded.
+    should_stop: asked while the newest is read; once it is true nothing more is read and nothing is deleted.
+    verified_step: a checkpoint that the caller has read and found sound; if it is the newest, it is not read again.
+    Raises OSError if a checkpoint cannot be renamed; all that keep their name are then whole.
     """
     steps = steps_in(checkpoints_dir)
     surplus = to_delete(steps, last_k, best_step, every_n, protected)
@@ -71,7 +72,9 @@ def prune(
         return Pruned((), tuple(steps))
     if steps[-1] != verified_step:
         try:
-            open_judged(checkpoints_dir / step_name(steps[-1]), judge=judge, should_stop=should_stop)
+            open_checked(
+                checkpoints_dir / step_name(steps[-1]), record_check=record_check, should_stop=should_stop
+            )
         except CheckpointDamage as error:
             return Pruned((), tuple(steps), error.damages)
         if should_stop is not None and should_stop():
@@ -81,10 +84,10 @@ def prune(
 
 
 def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> list[str]:
-    """Delete checkpoints: hide them all, make that durable, then remove.  Returns hidden names left over.
+    """Delete checkpoints: rename all to hidden names, fsync, then remove.  Returns the hidden names that are left.
 
-    Without the fsync between, a power cut could leave half a checkpoint under its final name.
-    Raises OSError where hiding fails; removing is best-effort.
+    Without the fsync in between, a power cut could leave a part of a checkpoint under its final name.
+    Raises OSError if a rename fails; removing is best effort.
     """
     hidden = []
     for step in steps:
@@ -92,14 +95,11 @@ def delete(checkpoints_dir: Path, steps: Collection[int], disk: Disk = DISK) -> 
         hidden.append(_free_path(checkpoints_dir / f"{TEMPORARY_PREFIX}delete-{name}"))
         disk.rename(checkpoints_dir / name, hidden[-1])
     disk.fsync_directory(checkpoints_dir)
-    return _left_after_removing(hidden, disk)
+    return _remove_all(hidden, disk)
 
 
-def _left_after_removing(hidden: Iterable[Path], disk: Disk) -> list[str]:
-    """Remove what can be removed; the names of the rest.
-
-    A file that another client holds open or that may not be removed costs space, never a run.
-    """
+def _remove_all(hidden: Iterable[Path], disk: Disk) -> list[str]:
+    """Remove hidden files and directories; returns the names of those that cannot be removed now."""
     left = []
     for path in hidden:
         with suppress(OSError):
@@ -110,7 +110,7 @@ def _left_after_removing(hidden: Iterable[Path], disk: Disk) -> list[str]:
 
 
 def remove_hidden(path: Path, disk: Disk = DISK) -> None:
-    """Remove a hidden directory or file, whether it is there or not."""
+    """Remove a hidden directory or file, if it exists.  Raises OSError."""
     assert path.name.startswith(TEMPORARY_PREFIX), path
     if path.is_dir() and not path.is_symlink():
         disk.remove_tree(path)
@@ -119,22 +119,22 @@ def remove_hidden(path: Path, disk: Disk = DISK) -> None:
 
 
 def sweep(checkpoints_dir: Path, keep: str | None = None, disk: Disk = DISK) -> list[str]:
-    """Remove what a crash or a failed save left under hidden names, but not `keep`.
+    """Remove what a crash or a failed save left under hidden names, except `keep`.
 
-    Returns the names that could not be removed: nothing needs them, and the next sweep tries again.
-    Only where no other process saves: the launcher calls it under the run's lock, rank 0 before each save.
+    Returns the names that could not be removed; the next sweep tries again.
+    No other process may be saving: the launcher calls it under the run's lock, rank 0 before each save.
     """
     if not checkpoints_dir.is_dir():
         return []
     names = sorted(entry.name for entry in checkpoints_dir.iterdir())
     stale = [name for name in names if name.startswith(TEMPORARY_PREFIX) and name != keep]
-    return _left_after_removing((checkpoints_dir / name for name in stale), disk)
+    return _remove_all((checkpoints_dir / name for name in stale), disk)
 
 
 def abandon(checkpoints_dir: Path, above_step: int, segment: int, disk: Disk = DISK) -> list[int]:
-    """Move every checkpoint above `above_step` into `abandoned-<segment>/`, where readers never look.
+    """Move every checkpoint above `above_step` into `abandoned-<segment>/`, which readers ignore.
 
-    Returns their steps, ascending.  Newest first, so that a crash in between leaves the older ones in order.
+    Returns their steps, ascending.  The newest is moved first, so that a crash leaves a run without a gap.
     """
     steps = [step for step in steps_in(checkpoints_dir) if step > above_step]
     for step in reversed(steps):
@@ -143,7 +143,7 @@ def abandon(checkpoints_dir: Path, above_step: int, segment: int, disk: Disk = D
 
 
 def move_into(directory: Path, checkpoint: Path, disk: Disk = DISK) -> None:
-    """Move a checkpoint into a directory beside it, made where it is missing, and make that durable."""
+    """Move a checkpoint into a directory next to it, which is made if it is missing; durable.  Raises OSError."""
     if not directory.exists():
         disk.make_directory(directory)
     disk.rename(checkpoint, _free_path(directory / checkpoint.name))
@@ -152,7 +152,7 @@ def move_into(directory: Path, checkpoint: Path, disk: Disk = DISK) -> None:
 
 
 def _free_path(path: Path) -> Path:
-    """`path`, or where it is taken the first free one of `path.2`, `path.3`, …."""
+    """`path` if it is free, else the first free one of `path.2`, `path.3`, …."""
     free, count = path, 1
     while free.exists() or free.is_symlink():
         count += 1

@@ -1,4 +1,4 @@
-"""Before a run and before each save: is there room, and does the disk do what a commit needs."""
+"""Checks before a run and before each save that the disk has room for checkpoints and can commit them."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk, write_new
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the disk that holds `path`, or its nearest parent."""
+    """The free bytes for this user on the disk that holds `path` or its nearest existing parent."""
     while not path.exists():
         path = path.parent
     found = os.statvfs(path)
@@ -19,7 +19,7 @@ def free_bytes(path: Path) -> int:
 
 
 def held_bytes(checkpoints_dir: Path) -> int:
-    """Bytes of the checkpoints that a run has already."""
+    """The size in bytes of the checkpoints that a run already has."""
     directories = [checkpoints_dir / step_name(step) for step in steps_in(checkpoints_dir)]
     files = (entry for path in directories if not path.is_symlink() for entry in path.iterdir())
     return sum(entry.lstat().st_size for entry in files)
@@ -28,19 +28,18 @@ def held_bytes(checkpoints_dir: Path) -> int:
 def preflight(
     checkpoints_dir: Path, checkpoint_bytes: int, count: int, where: Path, disk: Disk = DISK
 ) -> None:
-    """Refuse a run whose checkpoints cannot be kept.
+    """Check that a run can keep its checkpoints, and try the operations of a commit.  Raises RefusedError.
 
-    checkpoints_dir:   of the run; it exists.
-    checkpoint_bytes:  of one checkpoint.  count: the most that are there at once.
-    where:             what a refusal names: a new run's own directory is a draft that is gone by then.
-    Raises RefusedError with the numbers, or with the operation that failed in a trial commit.
+    checkpoints_dir:   of the run; must exist.
+    checkpoint_bytes:  of one checkpoint.  count: the most that exist at once.
+    where:             the path that an error names (the directory of a new run is a draft that is removed).
     """
     needed = count * checkpoint_bytes - held_bytes(checkpoints_dir)
     free = free_bytes(checkpoints_dir)
     if needed > free:
         raise RefusedError(
-            f"{count} checkpoints of {shown_bytes(checkpoint_bytes)} need {shown_bytes(needed)} more disk, "
-            f"{shown_bytes(free)} are free",
+            f"not enough disk space: {count} checkpoints of {shown_bytes(checkpoint_bytes)} need "
+            f"{shown_bytes(needed)} more, {shown_bytes(free)} are free",
             where=str(where),
             hints=["free space, set another `runs_dir`, or lower `checkpoint.keep_last`"],
         )
@@ -58,27 +57,27 @@ def _trial(directory: Path, where: Path, disk: Disk) -> None:
         disk.remove_file(renamed)
     except OSError as error:
         raise RefusedError(
-            f"checkpoints cannot be written: {error.strerror}",
+            f"cannot write checkpoints: {error.strerror}",
             where=str(where),
             hints=["make the directory writable, or set another `runs_dir`"],
         ) from error
 
 
 def check_room(checkpoints_dir: Path, checkpoint_bytes: int) -> None:
-    """Before a save: raise CheckpointWriteError (disk_full) where one more checkpoint does not fit.
+    """Check before a save that one more checkpoint fits.  Raises CheckpointWriteError (disk_full).
 
-    checkpoint_bytes: of all files, about.
+    checkpoint_bytes: estimated size of all its files.
     """
     free = free_bytes(checkpoints_dir)
     if checkpoint_bytes > free:
         raise CheckpointWriteError(
-            f"a checkpoint of {shown_bytes(checkpoint_bytes)} does not fit: {shown_bytes(free)} are free",
+            f"not enough disk space: a checkpoint needs {shown_bytes(checkpoint_bytes)}, {shown_bytes(free)} are free",
             code=errno.ENOSPC,
         )
 
 
 def shown_bytes(count: int) -> str:
-    """Bytes for a person: powers of 1000, three digits."""
+    """A size with a decimal unit and three significant digits."""
     if count < 1000:
         return f"{count} B"
     value, unit = float(count), "B"

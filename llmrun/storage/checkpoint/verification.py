@@ -1,4 +1,4 @@
-"""Reads every byte of a checkpoint (sha256 of all files, several at a time), and finds the newest sound one."""
+"""Verifies checkpoints: reads every byte of a checkpoint, and finds the newest sound one of a run."""
 
 import hashlib
 import os
@@ -9,25 +9,26 @@ from pathlib import Path
 
 from llmrun.machine import cpus_usable
 from llmrun.storage.checkpoint.errors import CheckpointDamage, Damage
+from llmrun.storage.checkpoint.files import opened, size_of
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.checkpoint.reader import (
+    OTHER_SHA256,
     Checkpoint,
     check_directory,
-    names_amiss,
+    name_damages,
     open_checkpoint,
     read_sums,
 )
-from llmrun.storage.checkpoint.regular_file import opened, size_of
 from llmrun.storage.durable import BLOCK_BYTES
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes read, bytes in all), from any thread, one call at a time."""
+"""Called with (bytes read, bytes in total), from any thread, one call at a time."""
 
 THREADS_MAX = 8
 
 
-class _Meter:
-    """Adds up what several threads have read."""
+class _ReadMeter:
+    """Adds up the bytes that several threads have read, and reports them."""
 
     def __init__(
         self, total_bytes: int, progress: Progress | None, should_stop: Callable[[], bool] | None = None
@@ -36,11 +37,11 @@ class _Meter:
         self._done_bytes = 0
         self._total_bytes = total_bytes
         self._progress, self._should_stop = progress, should_stop
-        self.is_abandoned = False
+        self.is_cancelled = False
 
     def add(self, n_bytes: int) -> None:
         if self._should_stop is not None and self._should_stop():
-            self.is_abandoned = True
+            self.is_cancelled = True
         if self._progress is None:
             return
         with self._lock:
@@ -48,16 +49,16 @@ class _Meter:
             self._progress(self._done_bytes, self._total_bytes)
 
 
-ForecastKeeper = Callable[[Checkpoint], Sequence[Damage]]
-"""Says in what a checkpoint is not the state that was recorded; () if nothing contradicts it."""
+RecordCheck = Callable[[Checkpoint], Sequence[Damage]]
+"""Compares a checkpoint with what its run recorded of the same step; () if nothing contradicts it."""
 
 
 def verify_files(path: Path, progress: Progress | None = None, threads: int | None = None) -> list[Damage]:
-    """Everything that is wrong with a checkpoint directory; [] means sound.
+    """All damage of a checkpoint directory; [] if it is sound.
 
-    Reads every file once and compares its sha256, then checks the structure.  Memory: a block of 1 MiB
-    for each of `threads` (default: the cores, at most 8).
-    Raises InputError where there is no such directory.
+    Reads every file once and compares its sha256, then checks the structure.
+    threads: each needs 1 MiB; None: one per core, at most 8.
+    Raises InputError if there is no such directory.
     """
     try:
         open_verified(path, progress, threads)
@@ -74,77 +75,77 @@ def open_verified(
 ) -> Checkpoint:
     """Open a checkpoint after reading every byte of it, as `verify_files` does.
 
-    should_stop: asked after every block; once it is true the rest is not read, and the caller must not trust the result.
-    Raises CheckpointDamage with everything that is wrong, InputError where there is no such directory.
+    should_stop: asked after every block; once it is true the rest is not read, and the result must not be trusted.
+    Raises CheckpointDamage with all damage, InputError if there is no such directory.
     """
     check_directory(path)
-    damages = _unsound_files(path, progress, threads, should_stop)
+    damages = _file_damages(path, progress, threads, should_stop)
     if damages:
         raise CheckpointDamage(damages)
     return open_checkpoint(path)
 
 
-def _unsound_files(
+def _file_damages(
     path: Path, progress: Progress | None, threads: int | None, should_stop: Callable[[], bool] | None
 ) -> list[Damage]:
     sums = read_sums(path)
-    damages = names_amiss(path, sums)
+    damages = name_damages(path, sums)
     named = {damage.file for damage in damages}
-    if "." in named:  # the directory itself cannot be listed
+    if "." in named:  # the directory cannot be listed
         return damages
     present = [name for name in sums if name not in named]
-    meter = _Meter(sum(_bytes_or_0(path / name) for name in present), progress, should_stop)
+    meter = _ReadMeter(sum(_bytes_or_0(path / name) for name in present), progress, should_stop)
     with ThreadPoolExecutor(threads or min(THREADS_MAX, cpus_usable())) as pool:
         checked = pool.map(lambda name: _check_file(path / name, sums[name], meter), present)
         try:
             damages += [damage for damage in checked if damage is not None]
         except BaseException:
-            meter.is_abandoned = True  # or leaving the pool would wait until large files are read
+            meter.is_cancelled = True  # otherwise leaving the pool would wait for large files
             raise
     return damages
 
 
 def _bytes_or_0(path: Path) -> int:
-    """The size of a file, for the progress alone: what is wrong with it shows when it is read."""
+    """The size of a file, for the progress alone; 0 if it cannot be told: reading the file reports the damage."""
     try:
         return size_of(path)
     except CheckpointDamage:
         return 0
 
 
-def _check_file(path: Path, sha256: str, meter: _Meter) -> Damage | None:
+def _check_file(path: Path, sha256: str, meter: _ReadMeter) -> Damage | None:
     try:
         found = _sha256_of(path, meter)
     except CheckpointDamage as error:
         return error.damages[0]
-    if found == sha256 or meter.is_abandoned:
+    if found == sha256 or meter.is_cancelled:
         return None
-    return Damage(path.parent.name, path.name, "has another sha256 than SHA256SUMS states")
+    return Damage(path.parent.name, path.name, OTHER_SHA256, "checksum")
 
 
-def _sha256_of(path: Path, meter: _Meter) -> str:
+def _sha256_of(path: Path, meter: _ReadMeter) -> str:
     digest = hashlib.sha256()
     block = memoryview(bytearray(BLOCK_BYTES))
     with opened(path) as descriptor:
-        while not meter.is_abandoned and (got := os.readv(descriptor, [block])):
+        while not meter.is_cancelled and (got := os.readv(descriptor, [block])):
             digest.update(block[:got])
             meter.add(got)
     return digest.hexdigest()
 
 
-def open_judged(
+def open_checked(
     path: Path,
     progress: Progress | None = None,
-    judge: ForecastKeeper | None = None,
+    record_check: RecordCheck | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Checkpoint:
-    """Open a checkpoint after reading every byte of it and holding it against what its run recorded.
+    """Open a checkpoint after reading every byte of it and comparing it with what its run recorded.
 
-    Raises CheckpointDamage if its files are damaged or it is another state than the recorded one, InputError
-    if there is no such directory.
+    Raises CheckpointDamage if its files are damaged or hold another state than the recorded one, InputError if there
+    is no such directory.
     """
     checkpoint = open_verified(path, progress, should_stop=should_stop)
-    damages = () if judge is None else judge(checkpoint)
+    damages = () if record_check is None else record_check(checkpoint)
     if damages:
         raise CheckpointDamage(damages)
     return checkpoint
@@ -154,19 +155,19 @@ def newest_sound(
     checkpoints_dir: Path,
     progress: Progress | None = None,
     step_max: int | None = None,
-    judge: ForecastKeeper | None = None,
+    record_check: RecordCheck | None = None,
 ) -> tuple[Checkpoint | None, list[Damage]]:
     """The newest sound checkpoint of a run, at or below `step_max`, and the damage of all newer ones.
 
-    judge: also holds each against what the run recorded of its step (`recorded_state.judge_of`).
-    (None, []) where there is no checkpoint at all; (None, damages) where none is sound.
+    record_check: `run.record_check.record_check_of` the run; None compares nothing with the run's records.
+    Returns (None, []) if there is no checkpoint, (None, damages) if none is sound.
     """
     damages: list[Damage] = []
     for step in reversed(steps_in(checkpoints_dir)):
         if step_max is not None and step > step_max:
             continue
         try:
-            return open_judged(checkpoints_dir / step_name(step), progress, judge), damages
+            return open_checked(checkpoints_dir / step_name(step), progress, record_check), damages
         except CheckpointDamage as error:
             damages += error.damages
     return None, damages

@@ -1,8 +1,8 @@
-"""Writing a checkpoint: every rank its files, rank 0 the commit.  No collectives: ranks meet in files.
+"""Writes a checkpoint: each rank its files, rank 0 the commit.  No collectives: ranks communicate through files.
 
     save_rank   each rank: its safetensors files, then a part report, all fsynced, in a hidden directory
     commit      rank 0: waits for all reports, reads them back, writes manifest and SHA256SUMS, fsyncs,
-                renames once, fsyncs the parent; where a rank could not save, the hidden directory goes
+                renames once, fsyncs the parent; if a rank failed, removes the hidden directory instead
 
 A rank that dies leaves only a hidden directory, which `sweep` removes before the next save and at the next start.
 """
@@ -54,10 +54,10 @@ __all__ = ["CheckpointWriteError", "StateSnapshot", "TensorPiece", "commit", "sa
 _POLL_SECONDS_MAX = 0.1
 
 GRACE_S = 10.0
-"""Once one rank has failed, the others have this long to finish their files before these are removed."""
+"""Once one rank has failed, the others have this long to finish before their files are removed."""
 
 GivenUp = Callable[[], Mapping[int, CheckpointWriteError]]
-"""The ranks that failed, where that is known by other ways than their reports: they may have no room for one."""
+"""Returns the ranks known to have failed by other means than their reports, for which a disk may have no room."""
 
 
 def save_rank(
@@ -65,8 +65,8 @@ def save_rank(
 ) -> None:
     """Write this rank's files and its part report into the hidden directory of this save, fsynced.
 
-    Raises CheckpointWriteError; what the rank wrote is then removed and a report says why.  The directory
-    stays, as other ranks may be writing into it: rank 0 calls `discard` when none is.
+    Raises CheckpointWriteError; the rank's files are then removed, and its report has the reason.  The directory
+    stays, because other ranks may be writing into it: rank 0 calls `discard` when all have stopped.
     """
     name = step_name(snapshot.step)
     directory = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
@@ -83,9 +83,9 @@ def save_rank(
 
 
 def _write_files(directory: Path, save: Save, snapshot: StateSnapshot, rank: int, disk: Disk) -> Part:
-    """This rank's two files, one after the other.
+    """Write this rank's two files, one after the other.
 
-    Hashes and digests are computed beside, from the same memory: neither they nor the disk wait for each other.
+    Hashes and digests are computed meanwhile on other threads, from the same memory.
     """
     pieces = (*snapshot.model, *snapshot.optimizer)
     contents = {
@@ -106,14 +106,14 @@ def _write_files(directory: Path, save: Save, snapshot: StateSnapshot, rank: int
 
 
 def discard(checkpoints_dir: Path, snapshot: StateSnapshot, disk: Disk = DISK) -> None:
-    """Remove the hidden directory of a save that will not be committed; no rank writes into it any more."""
-    # Removing is a courtesy: what stays behind is hidden, and swept before the next save.
+    """Remove the hidden directory of a save that will not be committed, after all ranks have stopped writing."""
+    # Best effort: what is left is hidden, and swept before the next save.
     with suppress(OSError):
         remove_hidden(checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt), disk)
 
 
 def _make_if_missing(directory: Path, disk: Disk) -> None:
-    """Make one directory that any rank may be the first to need; its parent has to exist."""
+    """Make one directory that several ranks need; its parent must exist."""
     with suppress(FileExistsError):
         disk.make_directory(directory)
 
@@ -126,7 +126,7 @@ def _stored(piece: TensorPiece) -> Stored:
 def _report_failure(
     directory: Path, save: Save, rank: int, failure: CheckpointWriteError, disk: Disk
 ) -> None:
-    """Tell rank 0 at once, after making room; where even that fails rank 0 learns it by its time limit."""
+    """Remove the rank's files to make room, then write its failure; without a report rank 0 waits until its timeout."""
     for group in (MODEL, OPTIMIZER):
         disk.remove_file(directory / shard_name(group, rank, save.world))
     write_part(directory, save, Part(rank, {}, (), (failure.message, failure.errno)), disk)
@@ -141,12 +141,12 @@ def commit(
     given_up: GivenUp = dict,
     confirm: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Rank 0, after its own `save_rank`: make the checkpoint of all ranks' files, and return its directory.
+    """Commit the files of all ranks as a checkpoint, and return its directory.  Rank 0 only, after its `save_rank`.
 
-    Waits at most `timeout_s` seconds for the other ranks, and not for one that has given up.  A sound
-    checkpoint of this step that exists is kept; a damaged one is moved to `abandoned-<attempt>/`.
-    confirm: called last before the final name is given; what it raises prevents that.
-    Raises CheckpointWriteError; the hidden directory is then removed and no final name has changed.
+    timeout_s: how long to wait for the reports of the other ranks, except those in `given_up`.
+    confirm:   called last before the checkpoint gets its name; an exception that it raises prevents that.
+    A sound checkpoint of this step that exists is kept; a damaged one is moved to `abandoned-<attempt>/`.
+    Raises CheckpointWriteError; the hidden directory is then removed and no other name has changed.
     """
     temporary = checkpoints_dir / temporary_name(snapshot.step, snapshot.attempt)
     final = checkpoints_dir / step_name(snapshot.step)
@@ -160,10 +160,10 @@ def commit(
         _write_roots(temporary, _manifest(snapshot, files, parts, world), disk)
         for rank in range(world):
             disk.remove_file(temporary / report_name(rank))
-        # The pair of the checks above, by the reader's own code, before anything has a final name.
+        # The reader's checks, before the checkpoint gets its name.
         open_checkpoint(temporary)
         confirm()
-        _name_finally(temporary, final, snapshot.attempt, disk)
+        _rename_to_final(temporary, final, snapshot.attempt, disk)
     return final
 
 
@@ -185,7 +185,7 @@ def _typed_errors(checkpoint: str) -> Iterator[None]:
     except OSError as error:
         raise write_error(checkpoint, error) from error
     except (WrongValue, CheckpointDamage) as error:
-        raise CheckpointWriteError(f"{checkpoint} was not committed: {error}") from error
+        raise CheckpointWriteError(f"cannot commit {checkpoint}: {error}") from error
 
 
 def _rng_stored(snapshot: StateSnapshot) -> list[Stored]:
@@ -201,9 +201,9 @@ def _json(value: Any) -> bytes:
 
 
 def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp) -> list[Part]:
-    """The reports of all ranks, waited for by looking at the directory.
+    """Wait for the reports of all ranks.
 
-    Raises CheckpointWriteError where a rank failed: only when the others are done, or their time is up.
+    Raises CheckpointWriteError if a rank failed, once the others are done or their time is up.
     """
     parts: dict[int, Part] = {}
     failure: CheckpointWriteError | None = None
@@ -218,7 +218,7 @@ def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp)
             deadline = min(deadline, time.monotonic() + GRACE_S)
         if time.monotonic() > deadline and len(parts) < save.world:
             raise failure or _late(save, parts, timeout_s)
-        # A twentieth of the wait so far: looking seldom must not prolong the save.
+        # A twentieth of the wait so far, so that polling prolongs a save by at most 5 %.
         time.sleep(min(0.001 + (time.monotonic() - begun_s) / 20, _POLL_SECONDS_MAX))
     failure = failure or _worst(list(given_up().values()))
     if failure is not None:
@@ -227,7 +227,7 @@ def _all_parts(directory: Path, save: Save, timeout_s: float, given_up: GivenUp)
 
 
 def _reported(directory: Path, save: Save, failure: CheckpointWriteError | None) -> set[int]:
-    """The ranks whose reports are there.  A listing: network file systems remember that a name was absent."""
+    """The ranks that have reported.  Listed, because network file systems cache that a name was absent."""
     try:
         found = {entry.name for entry in directory.iterdir()}
     except FileNotFoundError:
@@ -238,20 +238,20 @@ def _reported(directory: Path, save: Save, failure: CheckpointWriteError | None)
 
 
 def _first_failure(parts: dict[int, Part]) -> CheckpointWriteError | None:
-    """Why the first rank that failed could not write, by the reports."""
-    said = [part.failure for _, part in sorted(parts.items()) if part.failure is not None]
-    return _worst([CheckpointWriteError(message, code=code) for message, code in said])
+    """The failure in the reports to raise, if there is one."""
+    failures = [part.failure for _, part in sorted(parts.items()) if part.failure is not None]
+    return _worst([CheckpointWriteError(message, code=code) for message, code in failures])
 
 
 def _worst(failures: Sequence[CheckpointWriteError]) -> CheckpointWriteError | None:
-    """The first of some failures; a full disk goes before what may come of it."""
+    """The first failure that is a full disk, which may have caused the others; else the first one; None if none."""
     return next((failure for failure in failures if failure.disk_full), failures[0] if failures else None)
 
 
 def _late(save: Save, parts: dict[int, Part], timeout_s: float) -> CheckpointWriteError:
     late = next(rank for rank in range(save.world) if rank not in parts)
     return CheckpointWriteError(
-        f"{step_name(save.step)} was not committed: rank {late} of {save.world} "
+        f"cannot commit {step_name(save.step)}: rank {late} of {save.world} "
         f"did not finish writing within {timeout_s:g} s"
     )
 
@@ -276,7 +276,7 @@ def _write_roots(directory: Path, manifest: CheckpointManifest, disk: Disk) -> N
     write_new(directory / SUMS, [render_sums(sums)], disk)
 
 
-def _name_finally(temporary: Path, final: Path, attempt: str, disk: Disk) -> None:
+def _rename_to_final(temporary: Path, final: Path, attempt: str, disk: Disk) -> None:
     if final.exists():
         if final.is_dir() and not verify_files(final):
             remove_hidden(temporary, disk)

@@ -1,9 +1,9 @@
-"""The chain of a ledger: equal chains mean equal histories.
+"""The hash chain of a ledger: equal chains mean equal histories.
 
 chain_0 = sha256(name of the format ‖ record 0 without its chain)
 chain_n = sha256(chain_{n-1} ‖ record n without its chain)
 
-In the file chain_{n-1} lies directly before record n, so that each link is one sha256 over 112 bytes in a row.
+In the file chain_{n-1} is stored directly before record n, so that each link is one sha256 over 112 contiguous bytes.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmrun.storage.ledger.record import BODY_BYTES, CHAIN_BYTES, RECORD_BYTES
 
 FORMAT_NAME = b"llmrun-ledger/1"
-"""Stands before record 0 in the place of a chain."""
+"""Takes the place of a chain before record 0."""
 
 _BLOCK_RECORDS = 1 << 14
 
@@ -25,15 +25,15 @@ def next_chain(before: bytes, body: bytes) -> bytes:
 
 
 def first_broken(words: NDArray[np.uint64], before: bytes, start: int = 0) -> int | None:
-    """The index of the first record from `start` on whose chain does not hold.
+    """The index of the first record from `start` on whose chain is wrong; None if there is none.
 
-    words: [n_records, 14], uint64, contiguous: the records as they lie in the file.
-    before: what stands before record 0 of `words`.  A million records take about a second.
+    words: [n_records, 14], uint64, contiguous: the records as in the file.
+    before: the chain before record 0 of `words`.  A million records take about a second.
     """
     n_records = len(words)
     if start >= n_records:
         return None
-    assert words.flags.c_contiguous, "the records must lie as in the file"
+    assert words.flags.c_contiguous, "records must be contiguous"
     view = words.reshape(-1).data.cast("B")
     if start == 0:
         if next_chain(before, bytes(view[:BODY_BYTES])) != bytes(view[BODY_BYTES:RECORD_BYTES]):

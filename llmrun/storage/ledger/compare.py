@@ -1,4 +1,4 @@
-"""Finds the first difference between two ledgers: the step, then the quantity in causal order; also step by step."""
+"""Compares two ledgers: the first step that differs, then the quantities in causal order; at once or step by step."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ CAUSAL_ORDER = (
     ("optimizer_digest", "optimizer"),
     ("weights_digest", "weights"),
 )
-"""Fields of a record, each with the quantity it belongs to; a cause stands before its effects."""
+"""Fields of a record, each with the quantity it belongs to; causes come before effects."""
 
-TELLING = ("loss", "gradients_digest", "grad_norm", "optimizer_digest", "weights_digest")
-"""Fields that tell bits of the result, in causal order.  Step, tokens and learning rate are prescribed by the
-config, the tokens' digest tells only the data: two ledgers that share nothing else were not compared."""
+RESULT_FIELDS = ("loss", "gradients_digest", "grad_norm", "optimizer_digest", "weights_digest")
+"""Fields that depend on computed bits, in causal order.  Step, tokens and learning rate are prescribed by the config, and
+the tokens' digest covers the data only: ledgers that share nothing else cannot be compared."""
 
 _BLOCK_RECORDS = 1 << 16
 _WORD_OF = {name: word for word, name in enumerate(QUANTITIES)}
@@ -34,7 +34,7 @@ class RecordDifference:
 
     fields: the fields of the record that differ there, in causal order.
     a, b:   the two records.
-    weights_before_equal: the weights after the step before were recorded by both, and equal.
+    weights_before_equal: whether both recorded the weights after the previous step, and these were equal.
     """
 
     step: int
@@ -56,18 +56,18 @@ class RecordDifference:
 
 
 def common_steps(a: LedgerReader, b: LedgerReader) -> range:
-    """The steps that both ledgers hold; empty where there is none."""
+    """The steps that both ledgers hold; may be empty."""
     start, stop = max(a.first_step, b.first_step), min(a.last_step, b.last_step) + 1
     return range(start, max(start, stop))
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What two ledgers, or one and an execution that records everything, have in common.
+    """What can be compared between two ledgers, or between one and an execution that records everything.
 
-    n_steps:    finished steps of which both hold at least one field of TELLING; the initial state is none.
-    quantities: what both hold of finished steps, in causal order: some of data, loss, gradients, grad_norm,
-                optimizer, weights.  Nothing but `data` is no comparison of results.
+    n_steps:    finished steps of which both hold at least one of RESULT_FIELDS; the initial state does not count.
+    quantities: that both hold of finished steps, in causal order: some of data, loss, gradients, grad_norm,
+                optimizer, weights.  `data` alone does not compare results.
     """
 
     n_steps: int
@@ -75,17 +75,17 @@ class Extent:
 
 
 def common_extent(a: LedgerReader, b: LedgerReader | None, steps: range) -> Extent:
-    """What `a` and `b` both hold of `steps`, which lie in both; b = None: of what `a` holds."""
-    telling = sum(1 << _WORD_OF[name] for name in TELLING)
+    """The extent of `steps`, which both ledgers hold; b = None stands for an execution that records everything."""
+    results = sum(1 << _WORD_OF[name] for name in RESULT_FIELDS)
     n_steps, held = 0, 0
     for low in range(max(steps.start, 1), steps.stop, _BLOCK_RECORDS):
         high = min(low + _BLOCK_RECORDS, steps.stop)
         present = a.words[low - a.first_step : high - a.first_step, PRESENT_WORD]
         if b is not None:
             present = present & b.words[low - b.first_step : high - b.first_step, PRESENT_WORD]
-        n_steps += int(np.count_nonzero(present & np.uint64(telling)))
+        n_steps += int(np.count_nonzero(present & np.uint64(results)))
         held |= int(np.bitwise_or.reduce(present))
-    names = ("tokens_digest", *TELLING)
+    names = ("tokens_digest", *RESULT_FIELDS)
     belongs = dict(CAUSAL_ORDER)
     return Extent(n_steps, tuple(belongs[name] for name in names if held >> _WORD_OF[name] & 1))
 
@@ -97,9 +97,9 @@ def differing_fields(a: LedgerRecord, b: LedgerRecord) -> tuple[str, ...]:
 
 
 def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = None) -> RecordDifference | None:
-    """The first step of `steps` (default: all that both hold) whose records differ; None where none does.
+    """The first of `steps` (default: all that both hold) whose records differ; None if all are equal.
 
-    Runs over the memory maps: a million steps take a fraction of a second.
+    Vectorised over the memory maps: a million steps take a fraction of a second.
     """
     steps = common_steps(a, b) if steps is None else steps
     for low in range(steps.start, steps.stop, _BLOCK_RECORDS):
@@ -114,7 +114,7 @@ def first_difference(a: LedgerReader, b: LedgerReader, steps: range | None = Non
 
 
 def equal_records(a: LedgerReader, b: LedgerReader) -> int:
-    """How many records at the beginning are the same in every byte, chains included; 0 where they begin elsewhere."""
+    """The number of leading records that are equal in every byte, chains included; 0 if the first steps differ."""
     if (a.first_step, a.header.before) != (b.first_step, b.header.before):
         return 0
     n_records = min(a.n_records, b.n_records)
@@ -127,7 +127,7 @@ def equal_records(a: LedgerReader, b: LedgerReader) -> int:
 
 
 def differing_steps(a: LedgerReader, b: LedgerReader, steps: range) -> tuple[int, int | None]:
-    """How many of `steps` have different records, and the last one that has; (0, None) where none has."""
+    """(number of `steps` whose records differ, the last of them); (0, None) if all are equal."""
     count, last = 0, None
     for low in range(steps.start, steps.stop, _BLOCK_RECORDS):
         high = min(low + _BLOCK_RECORDS, steps.stop)
@@ -149,7 +149,7 @@ def _difference_at(a: LedgerReader, b: LedgerReader, step: int, fields: tuple[st
 
 
 def _differing_bits(words_a: NDArray[np.uint64], words_b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """For each pair of records a mask of the quantities that both hold with different bits.
+    """A mask per pair of records of the quantities that both hold with different bits.
 
     words_a, words_b: [n, 10] or [n, 14], uint64.  Returns: [n], uint64, bit i for quantity i.
     """
@@ -168,10 +168,10 @@ def _names(bits: int) -> tuple[str, ...]:
 
 
 class Audit:
-    """An earlier record of steps that are computed again: the cut tail of a ledger, or a twin's ledger.
+    """Compares recomputed steps with an earlier ledger: a tail that was cut off, or that of a reference run.
 
-    proven_steps: steps (record 0 not counted) that were compared and found equal so far.
-    A tail begins where its ledger was cut: the state before its first step is the one that both start from.
+    proven_steps: steps that were compared and equal so far, without record 0.
+    Both start from the same state: a tail begins where its ledger was cut.
     """
 
     def __init__(self, earlier: LedgerReader) -> None:
@@ -182,7 +182,7 @@ class Audit:
     def check(self, record: LedgerRecord) -> RecordDifference | None:
         """Compare a new record with the earlier one of its step; `a` is the earlier, `b` the new one.
 
-        Returns None where they are equal, or where the earlier ledger does not hold the step.
+        Returns None if they are equal, or if the earlier ledger does not hold the step.
         """
         if record.step not in self.earlier.steps:
             return None

@@ -1,14 +1,10 @@
-"""How far two ledgers lie apart, and how the distance grows.
+"""The distance between the values of two ledgers, and its growth over the steps."""
 
-The distance in ulps counts the doubles between two values: 0 for equal bits, 1 for neighbours.
-"""
-
-import struct
 from dataclasses import dataclass
 
 from llmrun.storage.ledger.reader import LedgerReader
+from llmrun.storage.ulps import ulps
 
-_SIGN = 1 << 63
 GROWTH_OFFSETS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -16,7 +12,7 @@ GROWTH_OFFSETS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 class Distance:
     """Two finite values of one quantity at one step.
 
-    absolute: |a - b|.  relative: |a - b| / max(|a|, |b|), 0 where both are 0.  ulps: doubles between them.
+    absolute: |a - b|.  relative: |a - b| / max(|a|, |b|), 0 if both are 0.  ulps: `storage.ulps.ulps`.
     """
 
     step: int
@@ -30,17 +26,17 @@ class Distance:
 
     @property
     def relative(self) -> float:
-        """|a - b| / max(|a|, |b|); 0 where both are 0."""
+        """|a - b| / max(|a|, |b|); 0 if both are 0."""
         scale = max(abs(self.a), abs(self.b))
         return self.absolute / scale if scale else 0.0
 
     @property
     def ulps(self) -> int:
-        """How many doubles one would have to step over from a to b."""
-        return abs(_rank(self.a) - _rank(self.b))
+        """How many doubles lie from a to b."""
+        return ulps(self.a, self.b)
 
     def as_json(self) -> dict[str, float | int]:
-        """All of it as one JSON object."""
+        """The distance as a JSON object."""
         return {
             "step": self.step,
             "a": self.a,
@@ -51,18 +47,12 @@ class Distance:
         }
 
 
-def _rank(value: float) -> int:
-    """The position of a double among all doubles; -0.0 lies directly below 0.0."""
-    bits: int = struct.unpack("<Q", struct.pack("<d", value))[0]
-    return -1 - (bits - _SIGN) if bits & _SIGN else bits
-
-
 def growth(
     a: LedgerReader, b: LedgerReader, quantity: str, first_step: int, last_step: int
 ) -> list[Distance]:
     """The distance of `quantity` (loss or grad_norm) at `first_step`, 1, 10, 100, … steps later, and at the end.
 
-    Steps at which either ledger does not hold it are left out.
+    Steps at which a ledger does not hold the quantity are left out.
     """
     steps = sorted({min(first_step + offset, last_step) for offset in GROWTH_OFFSETS})
     pairs = [(step, getattr(a.record(step), quantity), getattr(b.record(step), quantity)) for step in steps]

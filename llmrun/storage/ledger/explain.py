@@ -1,4 +1,4 @@
-"""What a first difference means, in words, as far as the two ledgers alone can tell."""
+"""Explains a first difference in words, from the two ledgers alone."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Explanation:
     """A difference in words.
 
     fact:   what was equal before it in causal order, and what was not.
-    guess:  what is then left as a cause, where nothing else (two configs, two machines) explains it; "" for none.
+    guess:  possible causes, unless something else (two configs, two machines) explains the difference; may be "".
     """
 
     fact: str
@@ -23,9 +23,9 @@ class Explanation:
 
 
 def explain(difference: RecordDifference, where: str = "") -> Explanation:
-    """Which inputs of the differing quantity were equal, and what is then left as a cause.
+    """The inputs of the differing quantity that were equal, and the possible causes.
 
-    where: the part of the model in which the quantity differs, where that is known.
+    where: the part of the model in which the quantity differs, or "".
     """
     step = difference.step
     if step == 0:
@@ -41,10 +41,10 @@ def explain(difference: RecordDifference, where: str = "") -> Explanation:
     if difference.quantity == "gradients":
         return Explanation(
             f"same data and {_weights_or_loss(difference)} at step {step}, gradients differ{_in(where)}",
-            "a nondeterministic kernel, another order of sums, or a value that changed in memory",
+            "a nondeterministic kernel, a different order of sums, or memory corruption",
         )
     if difference.quantity == "grad_norm":
-        return Explanation(f"same gradients at step {step}, another norm", "it was computed in another way")
+        return Explanation(f"same gradients at step {step}, the norm differs", "it was computed differently")
     if difference.quantity == "optimizer":
         return _explain_optimizer(difference, where)
     return Explanation(
@@ -58,7 +58,7 @@ def _in(where: str) -> str:
 
 
 def _weights_or_loss(difference: RecordDifference) -> str:
-    """What besides the data was equal when the gradients differed."""
+    """What besides the data was equal if the gradients differ."""
     return "weights" if difference.weights_before_equal else "loss"
 
 
@@ -67,7 +67,7 @@ def _explain_loss(difference: RecordDifference) -> Explanation:
     if difference.quantities == ("loss",) and difference.b.gradients_digest is not None:
         return Explanation(
             f"the loss alone differs at step {step}, gradients and weights are equal",
-            "the losses of the micro-batches were added in another way, or the record was edited",
+            "the losses of the micro-batches were added differently, or the record was edited",
         )
     if difference.weights_before_equal:
         return Explanation(
@@ -82,7 +82,7 @@ def _explain_optimizer(difference: RecordDifference, where: str) -> Explanation:
     if difference.fields[0] == "learning_rate":
         a, b = difference.a.learning_rate, difference.b.learning_rate
         return Explanation(
-            f"same gradients at step {difference.step}, another learning rate ({a!r} in A, {b!r} in B)",
+            f"same gradients at step {difference.step}, the learning rate differs ({a!r} in A, {b!r} in B)",
             "the schedule, its length or its position differs",
         )
     return Explanation(

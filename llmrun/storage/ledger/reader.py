@@ -1,7 +1,6 @@
-"""Reads a ledger through a memory map, also one that a running trainer is appending to.
+"""Reads a ledger through a memory map, also while a trainer appends to it.
 
-Holds the header (4,096 bytes that a person can read with `head -2`), the search for the end of the records, and
-the reader itself.
+Contains the header (4,096 bytes, readable with `head -2`), the search for the end of the records, and the reader.
 """
 
 import json
@@ -31,13 +30,13 @@ _FAMILY = b"llmrun-ledger/"
 
 @dataclass(frozen=True)
 class Header:
-    """What a ledger says about itself.
+    """The header of a ledger.
 
-    producer:      free text, such as `llmrun 0.1.0`.  Neither it nor the rest enters the chain.
-    quantities:    what the trainer records; a record never holds anything else.
-    first_step:    step of the first record: 0 in a whole ledger, more in a tail that was cut off, and in the
-                   ledger of a run that begins with a migrated state.
-    chain_before:  chain of the step before `first_step`; empty where that is 0.
+    producer:      free text, such as `llmrun 0.1.0`.  The chain does not cover the header.
+    quantities:    that the trainer records; a record never holds others.
+    first_step:    step of the first record: 0 in a whole ledger, more in a tail that was cut off and in the ledger of
+                   a migrated run.
+    chain_before:  chain of the step before `first_step`; empty if that is 0.
     """
 
     producer: str
@@ -47,14 +46,16 @@ class Header:
 
     @property
     def before(self) -> bytes:
-        """What stands before the first record in the chain."""
+        """The chain before the first record."""
         return self.chain_before if self.first_step else FORMAT_NAME
 
     def to_bytes(self) -> bytes:
-        """The 4,096 bytes.  Raises ValueError where the producer's name does not fit or a name is unknown."""
+        """The 4,096 bytes.  Raises ValueError if the producer's name is too long or a quantity is unknown."""
         unknown = self.quantities - set(QUANTITIES)
         if unknown or "step" not in self.quantities:
-            raise ValueError(f"quantities must be `step` and some of {QUANTITIES}, not {sorted(unknown)}")
+            raise ValueError(
+                f"quantities must be `step` and some of {QUANTITIES}, got {sorted(self.quantities)}"
+            )
         fields = {
             "format": FORMAT_NAME.decode(),
             "producer": self.producer,
@@ -66,25 +67,23 @@ class Header:
         }
         text = FORMAT_NAME + b"\n" + json.dumps(fields).encode()
         if len(text) >= HEADER_BYTES:
-            raise ValueError(
-                f"the producer's name has {len(self.producer)} characters, too many for the header"
-            )
+            raise ValueError(f"producer must fit into the header, got {len(self.producer)} characters")
         return text.ljust(HEADER_BYTES - 1) + b"\n"
 
     @classmethod
     def from_bytes(cls, raw: bytes, path: Path) -> Self:
         """The header in the first bytes of the file `path`.
 
-        Raises InputError for a ledger of another version, DamagedError for anything else that is no header.
+        Raises InputError for a ledger of another version, DamagedError for anything else.
         """
         name, _, rest = raw.partition(b"\n")
         if name != FORMAT_NAME and name.startswith(_FAMILY) and len(name) < 32:
             raise InputError(
-                f"{path} is a ledger of format {name.decode(errors='replace')}; "
-                f"this llmrun reads {FORMAT_NAME.decode()}"
+                f"{path}: unsupported ledger format {name.decode(errors='replace')} "
+                f"(expected {FORMAT_NAME.decode()})"
             )
         if name != FORMAT_NAME or len(raw) < HEADER_BYTES:
-            raise DamagedError(f"{path} is no ledger: its header is missing or cut short")
+            raise DamagedError(f"{path} is not a ledger: its header is missing or cut short")
         try:
             return cls._from_fields(json.loads(rest))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,24 +91,24 @@ class Header:
 
     @classmethod
     def _from_fields(cls, fields: dict[str, object]) -> Self:
-        """The header that JSON describes.  Raises ValueError, KeyError or TypeError where it does not."""
+        """The header in a JSON object.  Raises ValueError, KeyError or TypeError."""
         sizes = (fields["header_bytes"], fields["record_bytes"])
         if sizes != (HEADER_BYTES, RECORD_BYTES):
-            raise ValueError(f"header and record of {sizes} bytes, not {(HEADER_BYTES, RECORD_BYTES)}")
+            raise ValueError(f"header and record must have {(HEADER_BYTES, RECORD_BYTES)} bytes, got {sizes}")
         first_step = fields["first_step"]
         chain_before = bytes.fromhex(str(fields["chain_before"]))
         quantities = fields["quantities"]
         if not isinstance(first_step, int) or first_step < 0:
-            raise ValueError(f"first_step is {first_step!r}")
+            raise ValueError(f"first_step must be an integer from 0 on, got {first_step!r}")
         if len(chain_before) != (CHAIN_BYTES if first_step else 0):
-            raise ValueError(f"chain_before has {len(chain_before)} bytes")
+            raise ValueError(f"chain_before must have 32 bytes, or 0 at step 0, got {len(chain_before)}")
         if not isinstance(quantities, list) or not set(quantities) <= set(QUANTITIES):
-            raise ValueError(f"quantities are {quantities!r}")
+            raise ValueError(f"quantities must be some of {QUANTITIES}, got {quantities!r}")
         return cls(str(fields["producer"]), frozenset(quantities), first_step, chain_before)
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file begins like a ledger of any version."""
+    """Whether a file begins like a ledger of any version.  Raises OSError."""
     with path.open("rb") as file:
         return file.read(len(_FAMILY)) == _FAMILY
 
@@ -120,11 +119,11 @@ _TORN_BYTES = 16
 
 @dataclass(frozen=True)
 class End:
-    """Where the records of a file end.
+    """The end of the records of a file.
 
     n_records:  whole records from the first one on.
-    torn:       a part of one more record follows: its writer was interrupted.
-    damaged:    more follows than an interrupted writer leaves behind.
+    torn:       whether a part of one more record follows, because its writer was interrupted.
+    damaged:    whether more follows than an interrupted writer leaves.
     """
 
     n_records: int
@@ -133,9 +132,9 @@ class End:
 
 
 def find_end(descriptor: int, first_step: int) -> End:
-    """Where the records end.  Reads with `pread`: the file may grow meanwhile, or be cut.
+    """The end of the records.  Reads with `pread`, because the file may grow or be cut meanwhile.
 
-    A trainer that appends while this reads can look like damage; so damage is believed when it is seen twice.
+    A concurrent append can look like damage, so damage is reported only if it is found twice.
     """
     end = _find_end(descriptor, first_step, 0)
     while end.damaged:
@@ -147,7 +146,7 @@ def find_end(descriptor: int, first_step: int) -> End:
 
 
 def _find_end(descriptor: int, first_step: int, n_records: int) -> End:
-    """The end, where `n_records` are known to be whole."""
+    """The end, if `n_records` are known to be whole."""
     while count := _count_written(_read(descriptor, n_records), first_step + n_records):
         n_records += count
     if n_records and _lacks_end(_record_at(descriptor, n_records - 1)):
@@ -173,7 +172,7 @@ def _record_at(descriptor: int, index: int) -> bytes:
 
 
 def _nonzero_from(descriptor: int, index: int) -> bool:
-    """Whether anything but zeros lies from record `index` on."""
+    """Whether anything but zeros follows from record `index` on."""
     while block := _read(descriptor, index):
         if np.frombuffer(block, np.uint8).any():
             return True
@@ -196,12 +195,12 @@ def _count_written(raw: bytes, first_step: int) -> int:
 
 
 class LedgerReader:
-    """One ledger, or the tail of one, as it was when it was opened.
+    """A ledger, or the tail of one, as it was when it was opened.
 
     path:        the file.
     header:      producer, quantities, first step.
     n_records:   number of whole records.
-    torn_step:   step of a record that is there in part; None where the file ends cleanly.
+    torn_step:   step of a record that is there in part, or None.
     Raises FileNotFoundError, InputError (another version), DamagedError (no header).
     """
 
@@ -225,12 +224,12 @@ class LedgerReader:
 
     @property
     def last_step(self) -> int:
-        """Step of the last record; one less than `first_step` where there is none."""
+        """Step of the last record; `first_step` - 1 if there is none."""
         return self.header.first_step + self.n_records - 1
 
     @property
     def ends_cleanly(self) -> bool:
-        """Whether nothing but reserved room follows the last record."""
+        """Whether nothing but allocated zeros follows the last record."""
         return self.torn_step is None and not self._damaged_after_end
 
     @property
@@ -250,26 +249,26 @@ class LedgerReader:
 
     @property
     def chain(self) -> bytes:
-        """The chain after the last record; what stands before record 0 where there is none."""
+        """The chain after the last record, or `header.before` if there is none."""
         return self.chain_at(self.last_step) if self.n_records else self.header.before
 
     def record(self, step: int) -> LedgerRecord:
-        """The record of `step`.  Raises IndexError where it is not there."""
+        """The record of `step`.  Raises IndexError if there is none."""
         return LedgerRecord.from_bytes(self._words[self._index(step)].tobytes())
 
     def chain_at(self, step: int) -> bytes:
-        """The chain after `step`; that before the first record where the ledger begins at a later step than 0.
+        """The chain after `step`, which may also be the step before a first record later than 0.
 
-        Raises IndexError where the record is not there.
+        Raises IndexError if there is no record of the step.
         """
         if step == self.first_step - 1 and self.first_step > 0:
             return self.header.before
         return self.record(step).chain
 
     def verify_chain(self, start: int | None = None) -> int | None:
-        """The first step whose record does not hold; None where all do.
+        """The first step whose record does not fit the chain; None if all do.
 
-        start: a step; the records before it are taken as sound (they equal another ledger's, say).
+        start: a step; the records before it are not checked, because they equal those of another ledger, for example.
         """
         skip = 0 if start is None else max(start - self.first_step, 0)
         broken = first_broken(self._words, self.header.before, skip)

@@ -1,7 +1,7 @@
 """One record of the ledger: 112 bytes, little-endian, of fixed layout (docs/ledger-format.md).
 
-Word i (8 bytes) of a record holds quantity i of `QUANTITIES`; bit i of the word `present` says whether it was
-recorded.  What is absent is stored as 0 and read as None, never as zero.  The last 32 bytes are the chain.
+Word i (8 bytes) of a record is quantity i of `QUANTITIES`; bit i of the word `present` is set if it was recorded.  An
+absent quantity is stored as 0 and read as None.  The last 32 bytes are the chain.
 """
 
 import math
@@ -40,14 +40,14 @@ RECORD_DTYPE = np.dtype(
     [(name, "<f8" if name in FLOATS else "<u8") for name in QUANTITIES]
     + [("present", "<u8"), ("chain", f"V{CHAIN_BYTES}")]
 )
-"""A record as numpy sees it: 112 bytes without padding."""
+"""The numpy type of a record: 112 bytes without padding."""
 
 TENSORS_EVERY = 100
 """Steps between two files of per-tensor digests (step 0 included)."""
 
 
 def quantities_due(step: int) -> frozenset[str]:
-    """The quantities that the record of `step` holds where the trainer records all of them."""
+    """The quantities in the record of `step` of a trainer that records all."""
     if step == 0:
         return frozenset({"step", "weights_digest"})
     if optimizer_due(step):
@@ -56,7 +56,7 @@ def quantities_due(step: int) -> frozenset[str]:
 
 
 def tensors_due(step: int) -> bool:
-    """Whether the per-tensor digests are kept at `step`."""
+    """Whether per-tensor digests are stored at `step`."""
     return step % TENSORS_EVERY == 0
 
 
@@ -67,15 +67,15 @@ def mask_of(quantities: frozenset[str]) -> int:
 
 @dataclass(frozen=True)
 class LedgerRecord:
-    """The state after `step` finished steps; None stands for what was not recorded.
+    """The state after `step` finished steps; quantities that were not recorded are None.
 
     tokens:         tokens seen after the step.
-    loss:           mean loss of the step's targets, fp64.
+    loss:           mean loss of the step's targets in nats, fp64.
     grad_norm:      norm of the averaged, unclipped gradient.
-    learning_rate:  rate that the step's update used.
+    learning_rate:  of the step's update.
     *_digest:       64-bit digests of the step's tokens, averaged unclipped gradients, weights after the
                     step, optimizer state after the step.
-    chain:          32 bytes; empty until the record stands in a ledger.
+    chain:          32 bytes; empty until the record is in a ledger.
     """
 
     step: int
@@ -97,12 +97,12 @@ class LedgerRecord:
     def body(self) -> bytes:
         """The 80 bytes before the chain.
 
-        Raises ValueError for a value that is not finite: such a step stops the run before it is recorded.
+        Raises ValueError if a value is not finite: such a step stops the run before it is recorded.
         """
         for name in FLOATS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name} of step {self.step} is {value}: only finite values are recorded")
+                raise ValueError(f"{name} of step {self.step} must be finite, got {value}")
         values = [0 if (value := getattr(self, name)) is None else value for name in QUANTITIES]
         return BODY.pack(*values, mask_of(self.quantities))
 

@@ -1,4 +1,4 @@
-"""`ledger-tensors/`: digests of single tensors, kept at every 100th step and at a first difference.
+"""`ledger-tensors/`: digests of single tensors, stored at every 100th step and at a first difference.
 
 One JSON file per step, `step-00000100.json`:
 {"format": "llmrun-ledger-tensors/1", "step": 100, "weights": {name: {"dtype", "shape", "digest"}}, …}
@@ -25,13 +25,13 @@ def tensors_file(directory: Path, step: int) -> Path:
 
 
 def write_tensors(directory: Path, step: int, groups: Mapping[str, Group], disk: Disk = DISK) -> Path:
-    """Write the digests of a step durably, in place of what may be there.
+    """Write the digests of a step durably, replacing an earlier file.  Raises OSError.
 
-    groups: for some of gradients, weights, optimizer the digest of each tensor by name.
+    groups: digests by tensor name, for some of gradients, weights, optimizer.
     """
     unknown = set(groups) - set(TENSOR_QUANTITIES)
     if unknown:
-        raise ValueError(f"per-tensor digests are kept of {TENSOR_QUANTITIES}, not of {sorted(unknown)}")
+        raise ValueError(f"groups must be some of {TENSOR_QUANTITIES}, got {sorted(unknown)}")
     make_directories(directory, disk)
     path = tensors_file(directory, step)
     document = {
@@ -42,7 +42,7 @@ def write_tensors(directory: Path, step: int, groups: Mapping[str, Group], disk:
 
 
 def read_tensors(directory: Path, step: int) -> dict[str, dict[str, TensorDigest]] | None:
-    """The digests kept at `step`; None where none were.  Raises DamagedError."""
+    """The digests stored at `step` by quantity and tensor; None if there are none.  Raises DamagedError."""
     path = tensors_file(directory, step)
     try:
         document = json.loads(path.read_bytes())
@@ -59,7 +59,9 @@ def read_tensors(directory: Path, step: int) -> dict[str, dict[str, TensorDigest
 def _groups_of(document: Any, step: int) -> dict[str, dict[str, TensorDigest]]:
     """The groups in a file's JSON.  Raises ValueError, KeyError, TypeError or AttributeError."""
     if (document["format"], document["step"]) != (TENSORS_FORMAT, step):
-        raise ValueError(f"it is {document['format']} of step {document['step']}")
+        raise ValueError(
+            f"must be {TENSORS_FORMAT} of step {step}, got {document['format']} of {document['step']}"
+        )
     return {
         quantity: {name: _from_json(entry) for name, entry in document[quantity].items()}
         for quantity in TENSOR_QUANTITIES
@@ -68,13 +70,13 @@ def _groups_of(document: Any, step: int) -> dict[str, dict[str, TensorDigest]]:
 
 
 def steps_kept(directory: Path) -> list[int]:
-    """The steps of which digests are kept, ascending."""
+    """The steps of which digests are stored, ascending."""
     names = [path.stem.removeprefix("step-") for path in directory.glob("step-*.json")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def differing_tensors(a: Group, b: Group) -> list[str]:
-    """The names of the tensors that are not equal in both, in the order of `a`, then what only `b` has."""
+    """The names of the tensors that differ, in the order of `a`, then those that only `b` has."""
     return [name for name in [*a, *(name for name in b if name not in a)] if a.get(name) != b.get(name)]
 
 

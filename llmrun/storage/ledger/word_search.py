@@ -1,4 +1,4 @@
-"""The tensor digest in numpy, and the search for the one word in which two tensors differ by their digests."""
+"""The tensor digest in numpy, and the search by digests for the one word in which two tensors differ."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ def row_constants(n_rows: int) -> NDArray[np.uint64]:
 
 
 def digest_of_words(words: NDArray[np.int32]) -> int:
-    """The digest of a whole tensor, given as its words: int32, any shape, in order."""
+    """The digest of a whole tensor.  words: int32, any shape, in order."""
     signed = words.reshape(-1).astype(np.int64).view(np.uint64)
     rows = row_constants(-(-len(signed) // ROW_WORDS))
     total = 0
@@ -35,7 +35,7 @@ def digest_of_words(words: NDArray[np.int32]) -> int:
 
 
 CHANGE_MAX = 2**16
-"""Changes up to here are looked for, and single bits.  A wrong word passes with a chance of 7e-15."""
+"""The largest change searched for, besides single bits.  A wrong word is reported with probability 7e-15."""
 
 WORDS_MAX = 2**28
 _NEWTON_STEPS = 5
@@ -44,17 +44,17 @@ _WORD_BITS = 32
 
 @dataclass(frozen=True)
 class WordChange:
-    """Word `index` of b is that of a plus `change`, as signed 32-bit integers."""
+    """Word `index` of b equals that of a plus `change`, as signed 32-bit integers."""
 
     index: int
     change: int
 
 
 def find_changed_word(digest_a: int, digest_b: int, n_words: int) -> WordChange | None:
-    """The word that alone explains two digests of tensors of `n_words` words; None where there is none, or two.
+    """The only word whose change explains the digests of two tensors of `n_words` words; None if none or several do.
 
-    Looks for changes of at most CHANGE_MAX and for single bits.  A million words take about 10 ms; tensors of
-    more than WORDS_MAX words are not searched.
+    Considers changes of at most CHANGE_MAX and of single bits.  A million words take about 10 ms; tensors of more than
+    WORDS_MAX words are not searched.
     """
     delta = (digest_b - digest_a) & MASK_64
     if not delta or n_words > WORDS_MAX:
@@ -84,7 +84,7 @@ def _inverse_columns() -> NDArray[np.uint64]:
 
 
 def _inverse(odd: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Inverses mod 2^64 of odd numbers, by Newton: x(2 - ax) doubles the number of right bits; x = a has 3."""
+    """Inverses mod 2^64 of odd numbers by Newton's method: x(2 - ax) doubles the correct bits; x = a has 3."""
     found = odd.copy()
     for _ in range(_NEWTON_STEPS):
         found *= np.uint64(2) - odd * found

@@ -1,4 +1,4 @@
-"""Writes a ledger, one record per finished step, and cuts it back to a checkpoint's step on a resume."""
+"""Writes a ledger, one record per finished step; cuts it back to the step of a checkpoint for a resume."""
 
 import os
 from collections.abc import Set as AbstractSet
@@ -15,14 +15,14 @@ from llmrun.storage.ledger.record import QUANTITIES, RECORD_BYTES, LedgerRecord,
 __all__ = ["LedgerReader", "LedgerWriter"]
 
 RESERVE_RECORDS = 1 << 16
-"""Records for which room is reserved at a time."""
+"""Records for which disk space is allocated at a time."""
 
 
 class LedgerWriter:
     """Appends records to one ledger.
 
-    chain:      chain after the last record; what stands before record 0 where there is none.
-    next_step:  step of the record that comes next.
+    chain:      chain after the last record, or before record 0 if there is none.
+    next_step:  step of the next record.
     """
 
     def __init__(self, descriptor: int, path: Path, header: Header, n_steps: int, disk: Disk) -> None:
@@ -45,13 +45,13 @@ class LedgerWriter:
         disk: Disk = DISK,
         after: tuple[int, bytes] | None = None,
     ) -> Self:
-        """A new ledger for steps 0 to `n_steps` (more may follow), whole or absent also after a power cut.
+        """Create a ledger atomically and durably.
 
-        producer: free text, such as `llmrun 0.1.0`.  quantities: what will be recorded; each record then
-        holds exactly those of them that `quantities_due` names.
-        after: finished steps of a state made elsewhere, and the chain (32 bytes) that stands for it: the first
-        record is that of the step after it.
-        Raises FileExistsError, and RefusedError where there is no room.
+        producer:   free text, such as `llmrun 0.1.0`.
+        n_steps:    of the run; more may follow.
+        quantities: to record; each record must hold those of them that `quantities_due` names.
+        after:      (finished steps, 32-byte chain) of a migrated state: the first record is that of the next step.
+        Raises FileExistsError, and RefusedError if it cannot be written.
         """
         if path.exists():
             raise FileExistsError(f"{path} exists")
@@ -65,11 +65,11 @@ class LedgerWriter:
             writer._put_in_place(temporary, content)
         except OSError as error:
             disk.remove_file(temporary)
-            raise _no_room(RefusedError, path, error) from error
+            raise _cannot_write(RefusedError, path, error) from error
         return writer
 
     def _put_in_place(self, temporary: Path, content: bytes) -> None:
-        """Write the header, reserve room, and give the file its name.  Raises OSError."""
+        """Write the header, allocate space, and rename the file.  Raises OSError."""
         try:
             self._disk.write(self._descriptor, memoryview(content))
             self._reserve()
@@ -82,21 +82,20 @@ class LedgerWriter:
 
     @classmethod
     def resume(cls, path: Path, at_step: int | None, n_steps: int, disk: Disk = DISK) -> Self:
-        """The ledger of a run that goes on after `at_step`; None where not even record 0 is kept.
+        """Open the ledger of a run that continues after `at_step`; None: before record 0.
 
-        The ledger must end exactly there (`cut_back` does that).
-        Raises RefusedError where it does not, or where there is no room.
+        Raises RefusedError if it does not end exactly there (see `cut_back`), or cannot be written.
         """
         reader = LedgerReader(path)
         last_step = -1 if at_step is None else at_step
         if reader.last_step != last_step:
-            raise RefusedError(f"{path} ends at step {reader.last_step}, not at step {last_step}")
+            raise RefusedError(f"{path} must end at step {last_step}, got step {reader.last_step}")
         if not reader.ends_cleanly:
-            raise RefusedError(f"{path} does not end cleanly: a torn record follows step {last_step}")
+            raise RefusedError(f"{path} must end cleanly: a torn record follows step {last_step}")
         try:
             descriptor = open_to_write(path, disk)
         except OSError as error:
-            raise _no_room(RefusedError, path, error) from error
+            raise _cannot_write(RefusedError, path, error) from error
         writer = cls(descriptor, path, reader.header, n_steps, disk)
         writer.chain = reader.chain
         writer.next_step = writer._reserved_step = last_step + 1
@@ -105,20 +104,20 @@ class LedgerWriter:
             writer._reserve()
         except OSError as error:
             writer.close()
-            raise _no_room(RefusedError, path, error) from error
+            raise _cannot_write(RefusedError, path, error) from error
         return writer
 
     def append(self, record: LedgerRecord) -> LedgerRecord:
-        """Write the record of the next step; returns it with its chain.  Nothing is forced to disk.
+        """Write the record of the next step; returns it with its chain.  Does not sync.
 
-        record: of step `next_step`, with the quantities that are due, finite.  Its chain is not looked at.
-        Raises ValueError for any other record, RunFailedError where it cannot be written.
+        record: of step `next_step`, with the quantities that are due, finite.  Its chain is ignored.
+        Raises ValueError for any other record, RunFailedError if it cannot be written.
         """
         due = quantities_due(self.next_step) & self.header.quantities
         if record.step != self.next_step or record.quantities != due:
             raise ValueError(
-                f"the next record is that of step {self.next_step} with {sorted(due)}, "
-                f"not that of step {record.step} with {sorted(record.quantities)}"
+                f"the next record must be that of step {self.next_step} with {sorted(due)}, "
+                f"got step {record.step} with {sorted(record.quantities)}"
             )
         body = record.body()
         chain = next_chain(self.chain, body)
@@ -127,13 +126,13 @@ class LedgerWriter:
                 self._reserve()
             self._disk.write(self._descriptor, memoryview(body + chain))
         except OSError as error:
-            raise _no_room(RunFailedError, self.path, error) from error
+            raise _cannot_write(RunFailedError, self.path, error) from error
         self.chain = chain
         self.next_step += 1
         return replace(record, chain=chain)
 
     def sync(self) -> None:
-        """Force all records to the device; before a checkpoint that names the chain is committed."""
+        """Force all records to the device: before a checkpoint that states the chain is committed.  Raises OSError."""
         self._disk.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -141,7 +140,7 @@ class LedgerWriter:
         self._disk.close(self._descriptor)
 
     def _reserve(self) -> None:
-        """Reserve room for the steps ahead: those of the run, at most `RESERVE_RECORDS`.  Raises OSError."""
+        """Allocate space for the remaining steps, at most RESERVE_RECORDS.  Raises OSError."""
         steps_left = self._n_steps + 1 - self.next_step
         n_records = min(steps_left, RESERVE_RECORDS) if steps_left > 0 else RESERVE_RECORDS
         start = HEADER_BYTES + (self.next_step - self.header.first_step) * RECORD_BYTES
@@ -149,23 +148,23 @@ class LedgerWriter:
         self._reserved_step = self.next_step + n_records
 
 
-def _no_room(
+def _cannot_write(
     kind: type[RefusedError] | type[RunFailedError], path: Path, error: OSError
 ) -> RefusedError | RunFailedError:
     """The error for a ledger that cannot be written."""
     return kind(
-        f"the ledger {path} cannot be written: {error.strerror}",
-        hints=["free some space on its disk, then `llmrun resume`"],
+        f"cannot write the ledger {path}: {error.strerror}",
+        hints=["free space on its disk, then run `llmrun resume`"],
     )
 
 
 def cut_back(path: Path, step: int | None, tail_path: Path, disk: Disk = DISK) -> Path | None:
-    """Cut the ledger at `path` behind the record of `step`; None keeps not even record 0.
+    """Cut the ledger at `path` after the record of `step`; None: before record 0.
 
-    The records that follow become a ledger of their own at `tail_path`, with their first step and the chain
-    before it in its header.  A last record that is torn belongs to neither.
-    Returns `tail_path`, or None where no record followed.
-    Raises RefusedError where the ledger is shorter than `step`, or where a record up to it does not hold.
+    The records that follow become a ledger at `tail_path`, whose header has their first step and the chain before it.
+    A torn last record is dropped.
+    Returns `tail_path`, or None if no record followed.
+    Raises RefusedError if the ledger is shorter than `step`, or if a record up to it does not fit the chain.
     """
     ledger = LedgerReader(path)
     n_kept = 0 if step is None else step - ledger.first_step + 1
@@ -183,14 +182,14 @@ def cut_back(path: Path, step: int | None, tail_path: Path, disk: Disk = DISK) -
 
 
 def _check_kept(ledger: LedgerReader, step: int | None, n_kept: int) -> None:
-    """See that the records to keep are there and hold.  Raises RefusedError."""
+    """Check that the records to keep exist and fit the chain.  Raises RefusedError."""
     if n_kept < 0:
         raise RefusedError(
-            f"the ledger {ledger.path} begins after step {ledger.first_step - 1}, it cannot be cut back to {step}"
+            f"cannot cut the ledger {ledger.path} back to step {step}: it begins after step {ledger.first_step - 1}"
         )
     if ledger.n_records < n_kept:
         raise RefusedError(
-            f"the ledger {ledger.path} ends at step {ledger.last_step}, before step {step} of the checkpoint",
+            f"the ledger {ledger.path} must reach step {step} of the checkpoint, got step {ledger.last_step}",
             hints=["restore the ledger from a copy, or resume from an older checkpoint: `--from STEP`"],
         )
     if step is not None:
@@ -198,10 +197,10 @@ def _check_kept(ledger: LedgerReader, step: int | None, n_kept: int) -> None:
 
 
 def refuse_broken(ledger: LedgerReader, step: int) -> None:
-    """See that all records up to `step` hold.  Raises RefusedError."""
+    """Check that all records up to `step` fit the chain.  Raises RefusedError."""
     broken = ledger.verify_chain()
     if broken is not None and broken <= step:
         raise RefusedError(
-            f"record {broken} of the ledger {ledger.path} does not hold: it was damaged or edited",
+            f"record {broken} of the ledger {ledger.path} does not fit its chain: it was damaged or edited",
             hints=["restore the ledger from a copy, or resume from a checkpoint before it: `--from STEP`"],
         )

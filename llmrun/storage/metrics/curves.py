@@ -1,4 +1,4 @@
-"""The course of one run, read back from its metrics.jsonl."""
+"""The loss curve of a run, read from its metrics.jsonl."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from llmrun.storage.metrics.jsonl import number, rows
 class Curve:
     """The smoothed loss of a run, and its evaluations.
 
-    loss_smooth: [steps], float64, nats; entry n is that of step n + 1, NaN where the file does not have it.
+    loss_smooth: [steps], float64, nats; entry n is that of step n + 1, NaN if the file does not have it.
     evaluations: step -> val_loss, nats.
     """
 
@@ -29,7 +29,7 @@ class Curve:
 
 
 def first_equal_pair(curves: Sequence[np.ndarray]) -> tuple[int, int] | None:
-    """The places of the first two curves that are equal wherever both go: one draw that is counted twice."""
+    """The indices of the first two curves that are equal over their common steps: one run counted twice; or None."""
     for later, curve in enumerate(curves):
         for earlier in range(later):
             common = min(len(curve), len(curves[earlier]))
@@ -39,9 +39,9 @@ def first_equal_pair(curves: Sequence[np.ndarray]) -> tuple[int, int] | None:
 
 
 def read_curve(path: Path) -> Curve:
-    """The curve in a metrics.jsonl; without steps where the file is missing or empty.
+    """The curve in a metrics.jsonl; without steps if the file is missing or empty.
 
-    A step that stands there twice counts as it was written last.
+    Of a step that is there twice, the last row counts.
     """
     losses: dict[int, float] = {}
     evaluations: dict[int, float] = {}

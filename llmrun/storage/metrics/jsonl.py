@@ -1,10 +1,10 @@
-"""metrics.jsonl: one JSON object per step, appended, read while it grows, and searched by step."""
+"""metrics.jsonl: one JSON object per step.  Writing, reading while it grows, and searching by step."""
 
 import json
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ from llmrun.storage.durable import DISK, DISK_FULL, Disk, json_bytes, open_to_ap
 from llmrun.storage.metrics.names import STEP
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
-"""What may wait for room; beyond it the run stops."""
+"""Rows that wait in memory for disk space; beyond it writing fails."""
 
 
 @contextmanager
@@ -25,16 +25,16 @@ def disk_errors_named(path: Path) -> Iterator[None]:
     except OSError as error:
         kind = DiskFullError if error.errno in DISK_FULL else RunFailedError
         raise kind(
-            f"{path.name} could not be written: {error.strerror or error}",
+            f"cannot write {path.name}: {error.strerror or error}",
             where=str(path),
-            hints=["see that the disk has room and can be written, then run `llmrun resume`"],
+            hints=["make sure that the disk has room and is writable, then run `llmrun resume`"],
         ) from error
 
 
 class AppendedFile:
-    """Unbuffered appends.  Every method raises RunFailedError where the disk refuses: nothing is lost in silence.
+    """Unbuffered appends to a file.  Every method raises RunFailedError if the disk fails.
 
-    One thread may sync while another writes: the loop goes on while a checkpoint is committed.
+    Thread-safe: one thread may sync while another writes, because training goes on while a checkpoint is committed.
     """
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
@@ -47,9 +47,9 @@ class AppendedFile:
             self._size = disk.size(self._descriptor)
 
     def write(self, content: bytes) -> None:
-        """Append `content`: after this the process may be killed without losing it.
+        """Append `content`, which then survives a kill of the process.
 
-        On a full disk it waits in memory.  Raises DiskFullError where too much waits already.
+        On a full disk it waits in memory.  Raises DiskFullError if more than WAITING_BYTES_MAX wait.
         """
         try:
             self._append(content)
@@ -58,9 +58,9 @@ class AppendedFile:
                 raise
 
     def sync(self) -> None:
-        """Force all that was written to the device: a power cut does not take it either.
+        """Force all content to the device, so that it survives a power cut.
 
-        Raises DiskFullError where something still waits for room.
+        Raises DiskFullError if content still waits for disk space.
         """
         self._append(b"")
         with disk_errors_named(self._path):
@@ -74,7 +74,7 @@ class AppendedFile:
             self._disk.close(self._descriptor)
 
     def _append(self, content: bytes) -> None:
-        """Write what waits and `content`; a part that a full disk took is not written again."""
+        """Write what waits and `content`; what a full disk took before it failed is not written twice."""
         with self._appending, disk_errors_named(self._path):
             self._waiting += content
             if not self._waiting:
@@ -90,7 +90,7 @@ Row = dict[str, Any]
 
 
 def spell(value: Any) -> Any:
-    """`value` with every non-finite number as a string, dicts and lists included."""
+    """`value` with each non-finite number as a string, also inside dicts and lists."""
     if isinstance(value, dict):
         return {key: spell(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -101,7 +101,7 @@ def spell(value: Any) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A number of a row as a float, strings of non-finite numbers included; None for anything else."""
+    """A value of a row as a float (`spell` undone); None if it is not a number."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -110,7 +110,7 @@ def number(value: Any) -> float | None:
 
 
 def row_of(line: bytes) -> Row | None:
-    """The object of one whole line; None where the line is torn or not a row."""
+    """The row in one line with its newline; None if the line is torn or not a row."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -121,7 +121,7 @@ def row_of(line: bytes) -> Row | None:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """All whole rows of a file in order; none where there is no file."""
+    """All whole rows of a file in order; none if there is no file."""
     if path.exists():
         with path.open("rb") as file:
             for line in file:
@@ -131,11 +131,11 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 TAIL_BYTES = 256 * 1024
-"""Holds the last rows of any file of ours: a row has about 500 bytes."""
+"""Enough for the last rows of a file: a row has about 500 bytes."""
 
 
 def last_step(path: Path) -> int | None:
-    """The step of the last whole row, from the file's end alone; None if there is none."""
+    """The step of the last whole row in the file's last TAIL_BYTES; None if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -162,28 +162,49 @@ def missing_steps(path: Path, steps: range) -> list[range]:
 
 
 class JsonLines:
-    """Appends rows to a file.  `cut_back` comes first where the file may have a torn last line."""
+    """The MetricsSink of metrics.jsonl."""
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
-        self._file = AppendedFile(path, disk)
+        self._path = path
+        self._disk = disk
+        self._file: AppendedFile | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self._path.name
+
+    def open(self, from_step: int) -> None:
+        """Drop rows above `from_step` and a torn last line, then open.  Raises RunFailedError."""
+        cut_back(self._path, from_step, self._disk)
+        self._file = AppendedFile(self._path, self._disk)
+
+    def write_texts(self, texts: Mapping[str, str]) -> None:
+        """Nothing: the run's directory holds the texts."""
 
     def write(self, row: Row) -> None:
-        """Append one row: after this the process may be killed without losing it."""
-        self._file.write(json_bytes(spell(row), indent=None))
+        """Append one row.  Raises RunFailedError."""
+        self._opened.write(json_bytes(spell(row), indent=None))
 
     def sync(self) -> None:
-        """Force the rows to the device: before a checkpoint commits, so that none below it is missing."""
-        self._file.sync()
+        """Force the rows to the device.  Raises RunFailedError."""
+        self._opened.sync()
 
     def close(self) -> None:
-        """Force the rows to the device and close the file."""
-        self._file.close()
+        """Force the rows to the device and close the file.  Raises RunFailedError."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def _opened(self) -> AppendedFile:
+        assert self._file is not None, f"{self._path} is not open"
+        return self._file
 
 
 def cut_back(path: Path, step: int, disk: Disk = DISK) -> int:
-    """Drop all rows above `step` and a torn last line, durably; returns how many lines were dropped.
+    """Remove all rows above `step` and a torn last line, durably.  Returns the number of lines removed.
 
-    Nothing is touched where nothing is to be dropped.
+    Raises RunFailedError.
     """
     if not path.exists():
         return 0
@@ -195,7 +216,7 @@ def cut_back(path: Path, step: int, disk: Disk = DISK) -> int:
 
 
 def _lines(path: Path, step: int, *, kept: bool) -> Iterator[bytes]:
-    """The lines with a row up to `step`, or all the others."""
+    """The lines with a row up to `step` (kept=True), or all others."""
     with path.open("rb") as file:
         for line in file:
             row = row_of(line)
@@ -204,10 +225,7 @@ def _lines(path: Path, step: int, *, kept: bool) -> Iterator[bytes]:
 
 
 class Tail:
-    """The rows of a file that came since the last look.
-
-    A file that was replaced or cut back is read again from its start.
-    """
+    """Follows a file that grows.  A file that was replaced or cut back is read again from its start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -215,7 +233,7 @@ class Tail:
         self._offset = 0
 
     def new_rows(self) -> list[Row]:
-        """The whole rows that came since the last call; a torn last line waits for its end."""
+        """The whole rows written since the last call; a torn last line is left for the next call."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -228,14 +246,14 @@ class Tail:
         return [row for line in whole if (row := row_of(line)) is not None]
 
     def _follow(self, descriptor: int) -> None:
-        """Start again where the name now leads to another file or to a shorter one."""
+        """Start again if the path now leads to another file or a shorter one."""
         status = os.fstat(descriptor)
         if status.st_ino != self._inode or status.st_size < self._offset:
             self._inode, self._offset = status.st_ino, 0
 
 
 def row_at(path: Path, step: int) -> Row | None:
-    """The last row at or before `step`; None where there is no file or no such row."""
+    """The last row at or before `step`, by binary search; None if there is no file or no such row."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -253,7 +271,7 @@ def row_at(path: Path, step: int) -> Row | None:
 
 
 def _row_from(file: BinaryIO, offset: int) -> tuple[int, Row | None]:
-    """(where it starts, the first whole row that starts at `offset` or after it); None where there is none."""
+    """(offset, row) of the first whole row that starts at `offset` or later; row is None at the end of the file."""
     file.seek(max(offset - 1, 0))
     if offset:
         file.readline()

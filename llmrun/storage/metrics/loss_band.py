@@ -1,4 +1,4 @@
-"""The noise band of a group of runs' smoothed losses, and the rule by which a run is said to have left it."""
+"""The noise band of the smoothed losses of a group of runs, and the rule for a run that leaves it."""
 
 import json
 import math
@@ -25,7 +25,7 @@ RUNS_MIN = 2
 class Band:
     """The band of n runs.
 
-    mean, sd: [steps], float64, nats; entry k is that of step k + 1, NaN where a run lacks the step.
+    mean, sd: [steps], float64, nats; entry k is that of step k + 1, NaN if a run lacks the step.
     n:        runs behind it, at least 2.
     """
 
@@ -48,9 +48,9 @@ class Band:
         return t_quantile(alpha / 2.0, self.n - 1) * self.spread
 
     def z(self, step: int, loss: float) -> float | None:
-        """How far `loss` lies from the mean, as a standard normal deviate; None beyond the band's steps.
+        """The distance of `loss` from the mean as a standard normal deviate; None beyond the band's steps.
 
-        The t value of the prediction, turned into the z of the same tail: |z| > 2 means the same for every n.
+        The t value of the prediction converted to the z of the same tail probability, so that it does not depend on n.
         """
         if not 1 <= step <= self.steps:
             return None
@@ -72,9 +72,9 @@ def band_of(curves: Sequence[np.ndarray]) -> Band:
 
 @dataclass(frozen=True)
 class Baseline:
-    """baseline.json of a run: the band that it is watched against, and where that came from.
+    """baseline.json of a run: the band that its loss is compared with, and the origin of the band.
 
-    asked: `monitor.baseline` as it was when the band was made.  runs: identities of the runs behind it.
+    asked: `monitor.baseline` when the band was made.  runs: identities of the runs in the band.
     """
 
     asked: tuple[str, ...]
@@ -82,7 +82,7 @@ class Baseline:
     band: Band
 
     def write(self, path: Path) -> None:
-        """Write the file durably: nothing of the baseline's runs is needed afterwards."""
+        """Write the file durably; the runs of the baseline are not needed afterwards."""
         document = {
             "format": BASELINE_FORMAT,
             "asked": list(self.asked),
@@ -95,57 +95,57 @@ class Baseline:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote.  Raises InputError where the file cannot be read or is damaged."""
+        """Read what `write` wrote.  Raises InputError if the file cannot be read or is damaged."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             found = document["format"]
             if found != BASELINE_FORMAT:
-                raise InputError(f"{path} is no baseline: its format is {found}, this is {BASELINE_FORMAT}")
+                raise InputError(f"{path}: unsupported baseline format {found} (expected {BASELINE_FORMAT})")
             return cls(tuple(document["asked"]), tuple(document["runs"]), _band_of_json(document))
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path} is damaged: {error}", hints=["remove the file: the next start makes it anew"]
+                f"{path} is damaged: {error}", hints=["remove the file; the next start creates it again"]
             ) from error
 
 
 def _band_of_json(document: Mapping[str, Any]) -> Band:
-    """The band in a baseline.json.  Raises ValueError, KeyError, TypeError where it is damaged."""
+    """The band in a baseline.json.  Raises ValueError, KeyError, TypeError."""
     band = Band(_array(document["mean"]), _array(document["sd"]), int(document["n"]))
     if band.mean.shape != band.sd.shape or band.n < RUNS_MIN:
-        raise ValueError("mean, sd and n do not belong together")
+        raise ValueError(f"mean and sd must have one length, and n must be at least {RUNS_MIN}")
     return band
 
 
 def _short(values: np.ndarray) -> list[Any]:
-    """Numbers for JSON, with 9 digits: far below the noise, a third of the bytes."""
+    """Numbers for JSON with 9 digits, far more precise than the noise."""
     return [spell(float(f"{value:.9g}")) for value in values]
 
 
 def _array(values: Sequence[Any]) -> np.ndarray:
-    """[n], float64.  Raises ValueError where an entry is no number."""
+    """[n], float64.  Raises ValueError if an entry is not a number."""
     found = [number(value) for value in values]
     if any(value is None for value in found):
-        raise ValueError("an entry of mean or sd is no number")
+        raise ValueError("mean and sd must hold numbers only")
     return np.array(found, dtype=np.float64)
 
 
 ALPHA = 0.05
-"""The band that is shown is the one that one more run leaves with this probability, at each step by itself."""
+"""At each step, one more run leaves the displayed band with this probability."""
 Z_OUT = 3.0
-"""A step counts as outside where its |z| is larger: 27 of 10,000 steps by chance."""
+"""A step is outside if its |z| is larger: 27 of 10,000 steps by chance."""
 OUT_OF = 20
-"""Steps that the rule looks back."""
+"""The last steps that the rule considers."""
 OUT_MIN = 15
-"""So many of them on one side, and the run has left the band."""
+"""With this many of them outside on one side, the run has left the band."""
 
 
 class BaselineWatch:
-    """Looks at each step; warns once when the smoothed loss has left the band, and again after it was back.
+    """Compares each step with the band; warns each time the smoothed loss leaves it.
 
-    The rule: at least OUT_MIN of the last OUT_OF steps lie beyond Z_OUT on the same side.  It is back when none of
-    the last OUT_OF does.  What it costs in false alarms was measured: docs/verify-statistical.md.
+    The loss has left if at least OUT_MIN of the last OUT_OF steps are beyond Z_OUT on one side, and is back if none is.
+    False alarm rates were measured: docs/verify-statistical.md.
     """
 
     def __init__(self, band: Band) -> None:
@@ -155,9 +155,9 @@ class BaselineWatch:
         self._is_out = False
 
     def step(self, step: int, loss_smooth: float) -> tuple[dict[str, Any], str | None]:
-        """What metrics.jsonl says of the step, and a warning where the run leaves the band there.
+        """(fields for the row in metrics.jsonl, warning if the loss leaves the band at this step or None).
 
-        loss_smooth: nats.  Beyond the baseline's last step nothing is said.
+        loss_smooth: nats.  Returns ({}, None) beyond the baseline's last step.
         """
         z = self._band.z(step, loss_smooth)
         if z is None:
@@ -176,7 +176,7 @@ class BaselineWatch:
         )
 
     def _left(self) -> int:
-        """The side on which the run leaves the band at this step, 0 where it does not."""
+        """The side on which the run leaves the band at this step: 1 above, -1 below, 0 if it does not."""
         if self._is_out:
             self._is_out = any(self._sides)
             return 0
@@ -188,9 +188,9 @@ class BaselineWatch:
 
 
 def first_left(band: Band, loss_smooth: np.ndarray) -> int | None:
-    """The step at which BaselineWatch would first warn of a whole curve; None where it would not.
+    """The step at which BaselineWatch would first warn for a whole curve; None if it would not.
 
-    loss_smooth: [steps], float64, nats, from step 1 on; steps beyond the band are not looked at.
+    loss_smooth: [steps], float64, nats, from step 1 on; steps beyond the band are ignored.
     """
     steps = min(band.steps, len(loss_smooth))
     t_out = t_quantile(NormalDist().cdf(-Z_OUT), band.n - 1)

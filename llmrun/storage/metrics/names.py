@@ -17,29 +17,29 @@ TOKENS_PER_SECOND_PER_GPU = "tokens_per_second_per_gpu"
 """Over the last steps; a rank on CPU counts as one GPU."""
 TOTAL_TOKENS_PER_SECOND = "total_tokens_per_second"
 STEP_SECONDS = "step_seconds"
-"""What the step took, from its first micro-batch to its record; evaluation and saving are not in it."""
+"""Seconds from the first micro-batch of the step to its record, without evaluation and saving."""
 MFU = "mfu"
-"""Model FLOPs utilisation, 0 … 1; null where the peak is unknown."""
+"""Model FLOPs utilisation, 0 … 1; null if the peak is unknown."""
 VAL_LOSS = "val_loss"
-"""Mean loss per target token of the validation windows, nats.  Only where evaluated, as are the next two."""
+"""Mean loss per target token of the validation windows, nats.  Only at evaluations, as are the next two."""
 VAL_PPL = "val_ppl"
 VAL_BITS_PER_BYTE = "val_bits_per_byte"
-"""Only where the dataset's bytes per token are known."""
+"""Only if the dataset's bytes per token are known."""
 BITS_PER_BYTE = "bits_per_byte"
-"""The training loss in bits per byte of text; only where the dataset's bytes per token are known."""
+"""The training loss in bits per byte of text; only if the dataset's bytes per token are known."""
 CHECKPOINT_STEP = "checkpoint_step"
 """Step of a checkpoint that was found committed since the last row.  The next two are of its save."""
 CHECKPOINT_STALL_SECONDS = "checkpoint_stall_seconds"
-"""How long training waited: for room to be looked up, for the save before it, for the private copy."""
+"""Seconds that training waited: for the check of free space, the previous save and the copy to host buffers."""
 CHECKPOINT_SECONDS = "checkpoint_seconds"
-"""From the step boundary until the checkpoint was committed."""
+"""Seconds from the step boundary until the checkpoint was committed."""
 BASELINE_LOW = "baseline_low"
 """Lower end of the baseline's 95 % band for the smoothed loss; only with `monitor.baseline`, as are the next two."""
 BASELINE_HIGH = "baseline_high"
 BASELINE_Z = "baseline_z"
-"""How far the smoothed loss lies from the baseline's mean, as a standard normal deviate."""
+"""The distance of the smoothed loss from the baseline's mean as a standard normal deviate."""
 WARNINGS = "warnings"
-"""A list of sentences; only on a step that has something to say."""
+"""A list of messages; only at steps with warnings."""
 
 EVERY_STEP = (
     STEP,
@@ -52,11 +52,11 @@ EVERY_STEP = (
     TOTAL_TOKENS_PER_SECOND,
     MFU,
 )
-"""What each object of metrics.jsonl has at least."""
+"""The quantities in every row of metrics.jsonl."""
 
 
 def perplexity(loss: float) -> float:
-    """The exponential of a mean loss in nats per token; infinite where fp64 cannot hold it."""
+    """The exponential of a mean loss in nats per token; infinity if it overflows fp64."""
     try:
         return math.exp(loss)
     except OverflowError:

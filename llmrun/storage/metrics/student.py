@@ -1,4 +1,4 @@
-"""Student's t distribution, for noise bands and tests: a hundred lines instead of a large library.
+"""Student's t distribution without scipy, for the noise band that every trainer can use.
 
 Sources: NIST Digital Library of Mathematical Functions (DLMF) 8.17 for the incomplete beta function; Student 1908.
 """
@@ -15,7 +15,7 @@ _TERMS_MAX = 10_000
 def incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b), 0 <= x <= 1, a, b > 0.
 
-    By its continued fraction, DLMF 8.17.22, on the side where that converges fast (8.17.4 turns it around).
+    By its continued fraction, DLMF 8.17.22, on the side on which that converges fast (8.17.4 gives the other).
     """
     assert 0.0 <= x <= 1.0
     if x in (0.0, 1.0):
@@ -44,7 +44,7 @@ def _continued_fraction(x: float, a: float, b: float) -> float:
 
 
 def t_above(t: float, df: float) -> float:
-    """P(T > t) of Student's t with `df` > 0 degrees of freedom, whole or not; exact far into the tail."""
+    """P(T > t) of Student's t with `df` > 0 degrees of freedom, integer or not; accurate far into the tail."""
     assert df > 0
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
@@ -69,9 +69,9 @@ def t_quantile(above: float, df: float) -> float:
 
 
 def as_normal(t: float, df: float) -> float:
-    """The z that is as far out in the standard normal distribution as `t` is in Student's.
+    """The z with the tail probability in the standard normal distribution that `t` has in Student's; |z| <= 38.
 
-    So one threshold means the same false-alarm rate whatever the number of runs behind `t`.  At most 38 in size.
+    One threshold on z has the same false alarm rate for every number of runs.
     """
     tail = t_above(abs(t), df)
     z = -NormalDist().inv_cdf(tail) if tail > 1e-300 else 38.0

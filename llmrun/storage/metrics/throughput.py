@@ -1,4 +1,4 @@
-"""Running figures of a segment: tokens per second, MFU, and the smoothed loss."""
+"""Running averages of a segment: tokens per second, MFU, smoothed loss."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ WINDOW_STEPS = 20
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed over the last steps.  mfu is 0 … 1, None where the peak is unknown."""
+    """Speed over the last steps.  mfu: 0 … 1, None if the peak is unknown."""
 
     tokens_per_second_per_gpu: float
     total_tokens_per_second: float
@@ -22,11 +22,11 @@ class Throughput:
 
     D:                  ranks that share a step.
     flops_per_token:    FLOPs of forward and backward per token.
-    peak_flops_per_gpu: FLOP/s of one GPU at the run's precision, None where unknown.
+    peak_flops_per_gpu: FLOP/s of one GPU at the run's precision, None if unknown.
 
     MFU = total tokens/s · FLOPs per token / (D · peak) (PaLM, Chowdhery et al. 2022, appendix B).
     A segment's first step (allocations, compilation) counts only until there is a second.
-    What happens between steps (evaluation, a save) is not in it.
+    Time between steps (evaluation, saving) does not count.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Throughput:
         self._count = 0
 
     def step(self, begun_s: float, ended_s: float, tokens: int) -> Rates:
-        """Take in one step of `tokens` over all ranks, between two readings of one monotonic clock."""
+        """Add one step of `tokens` over all ranks, between two readings of one monotonic clock in seconds."""
         if self._count == 1:
             self._steps.clear()
         self._count += 1
@@ -53,7 +53,7 @@ class Throughput:
         return self._rates()
 
     def _rates(self) -> Rates:
-        # A clock may stand still between two readings: a nanosecond keeps the division defined.
+        # Two readings of a clock may be equal: a nanosecond avoids a division by zero.
         seconds = max(sum(seconds for seconds, _ in self._steps), 1e-9)
         total = sum(tokens for _, tokens in self._steps) / seconds
         peak = self._peak_flops_per_gpu
@@ -78,17 +78,17 @@ class MovingAverage:
         self._weight = 0.0
 
     def add(self, value: float) -> float:
-        """Take in one value; returns the average."""
+        """Add one value; returns the average."""
         self._total = self.decay * self._total + value
         self._weight = self.decay * self._weight + 1.0
         return self._total / self._weight
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps; JSON's shortest floats bring every bit back."""
+        """The state for a checkpoint; JSON keeps every bit of its floats."""
         return {"decay": self.decay, "total": self._total, "weight": self._weight}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from a checkpoint's state.  Raises KeyError where it is not one."""
+        """Continue from the state in a checkpoint.  Raises KeyError if it is incomplete."""
         self.decay = state["decay"]
         self._total = state["total"]
         self._weight = state["weight"]

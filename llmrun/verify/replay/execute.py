@@ -16,7 +16,7 @@ from llmrun.launch.torchrun import ProcessBackend, WorkerJob
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import RunLock
-from llmrun.run.signals import StopRequest
+from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.layout import step_name, step_of, steps_in
 from llmrun.storage.durable import make_directories, replace_file
@@ -110,7 +110,7 @@ def run_leg(directory: Path, leg: Leg, backend: ProcessBackend, observer: Segmen
     with RunLock.acquire(run.lock_file) as lock:
         ranks = leg.replay_environment.resolved.batch.D
         workers = backend.start(WorkerJob(run, SEGMENT, ranks, leg.replay_environment.environment))
-        watch = Watch(run, SEGMENT, ranks, leg.from_step, workers, StopRequest(), lock, observer)
+        watch = Watch(run, SEGMENT, ranks, leg.from_step, workers, LauncherStopRequest(), lock, observer)
         end = watch.until_end()
     wall_seconds = time.monotonic() - begun_s
     ledger = LedgerReader(run.ledger_file) if run.ledger_file.exists() else None

@@ -16,10 +16,9 @@ from llmrun.launch.torchrun import ProcessBackend, worker_environment
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.variables import with_recorded_variables
 from llmrun.run.directory import RunDirectory
-from llmrun.run.history import Stretch, recorded_config, recorded_fingerprint, stretches_of
+from llmrun.run.history import StepRange, dataset_paths, recorded_config, recorded_fingerprint, step_ranges
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.recorded_state import compare_with_record
-from llmrun.run.settings import dataset_places
+from llmrun.run.record_check import compare_with_record
 from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
@@ -95,7 +94,7 @@ def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: i
 def dataset_of(run: RunDirectory, record: RunRecord, given: Path | None) -> Path:
     """Where the run's dataset lies.  Raises InputError."""
     return locate_dataset(
-        [given] if given is not None else dataset_places(run, record),
+        [given] if given is not None else dataset_paths(run, record),
         f"the dataset of {run.name} is not where it was",
         hints=["`--data DIR` says where it lies now"],
     )
@@ -136,7 +135,7 @@ class Audited:
     record: RunRecord
     last_step: int
     broken_step: int | None
-    stretches: list[Stretch]
+    stretches: list[StepRange]
     damage: list[str] = field(default_factory=list)
     _starts: dict[int, StartState] = field(default_factory=dict)
     _grounds: dict[tuple[int, int | None], ReplayEnvironment] = field(default_factory=dict)
@@ -167,7 +166,7 @@ class Audited:
         steps = sorted(step for step in self.operand.checkpoints if after < step <= last)
         return [self.run.checkpoints / step_name(step) for step in steps]
 
-    def stretch_of(self, step: int) -> Stretch:
+    def stretch_of(self, step: int) -> StepRange:
         """The stretch that made `step`."""
         return next(stretch for stretch in self.stretches if stretch.from_step < step <= stretch.to_step)
 
@@ -195,6 +194,4 @@ def open_audited(path: Path, label: str = "A") -> Audited:
     last_step = ledger.last_step if broken is None else broken - 1
     if last_step < 1:
         raise InputError(f"nothing to execute again: no step of {path} is on record")
-    return Audited(
-        operand, ledger, operand.record, last_step, broken, stretches_of(operand.record, last_step)
-    )
+    return Audited(operand, ledger, operand.record, last_step, broken, step_ranges(operand.record, last_step))

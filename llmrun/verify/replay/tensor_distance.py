@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrun.storage.ulps import ulps_max
+
 INTEGERS = {"float64": np.int64, "float32": np.int32, "bfloat16": np.int16, "float16": np.int16}
 """The integer type that carries a float's bits: neighbours among floats are neighbours among these."""
 
@@ -52,7 +54,7 @@ def gap_between(dtype: str, a: bytes, b: bytes) -> Gap | None:
         n_elements=len(bits_a),
         n_differing=int(unequal.sum()),
         first_index=first,
-        ulps_max=None if carrier is None else _ulps_max(bits_a[unequal], bits_b[unequal]),
+        ulps_max=None if carrier is None else ulps_max(bits_a[unequal], bits_b[unequal]),
         absolute_max=absolute,
         a=float(values_a[first]),
         b=float(values_b[first]),
@@ -71,13 +73,3 @@ def _values(dtype: str, bits: NDArray[Any]) -> NDArray[np.float64]:
     if dtype in INTEGERS:
         return bits.view(np.dtype(dtype)).astype(np.float64)
     return bits.astype(np.float64)
-
-
-def _ulps_max(a: NDArray[Any], b: NDArray[Any]) -> int:
-    """The largest distance in positions among all floats; -0.0 lies directly below 0.0."""
-    ranks = []
-    for bits in (a, b):
-        below = np.iinfo(bits.dtype).min
-        wide = bits.astype(object) if bits.dtype == np.int64 else bits.astype(np.int64)
-        ranks.append(np.where(bits < 0, int(below) - wide - 1, wide))
-    return int(np.abs(ranks[0] - ranks[1]).max())

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from llmrun.config.differences import leaf_differences
 from llmrun.errors import DamagedError, InputError
-from llmrun.provenance.fingerprint import leaf_differences
 from llmrun.run.directory import RunDirectory
 from llmrun.run.groups import find_runs
 from llmrun.run.record import RunRecord, read_record

@@ -1,7 +1,7 @@
-"""Holds a checkpoint against what its run recorded of the same step: ledger and origin.  Needs no torch.
+"""Compares a checkpoint with what its run recorded of the same step, in the ledger or at its origin.  Needs no torch.
 
-Weights, manifest and SHA256SUMS of a checkpoint can agree with each other and still be another state than the
-one that was trained.  The ledger's record of the step decides: its digests combine those in the manifest.
+The files of a checkpoint can agree with each other and still hold another state than the one that was trained.  The
+ledger's record of the step decides: its digests combine those in the manifest.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from llmrun.storage.checkpoint.errors import Damage
 from llmrun.storage.checkpoint.layout import MANIFEST
 from llmrun.storage.checkpoint.manifest import CheckpointManifest
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.storage.checkpoint.verification import ForecastKeeper
+from llmrun.storage.checkpoint.verification import RecordCheck
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.record import LedgerRecord
 
 
 def groups_of(manifest: CheckpointManifest) -> dict[str, dict[str, TensorDigest]]:
-    """The digests in a manifest, by quantity: weights (parameters, buffers, extra) and optimizer."""
+    """The digests in a manifest by quantity (weights: parameters, buffers, extra; optimizer), then by tensor."""
     groups: dict[str, dict[str, TensorDigest]] = {"weights": {}, "optimizer": {}}
     for name, entry in manifest.tensors.items():
         quantity = "optimizer" if entry.kind.startswith("optimizer/") else "weights"
@@ -30,13 +30,13 @@ def groups_of(manifest: CheckpointManifest) -> dict[str, dict[str, TensorDigest]
 
 
 def parameters_of(manifest: CheckpointManifest) -> dict[str, TensorDigest]:
-    """The digests of the parameters: what the ledger calls weights."""
+    """The digests of the parameters, which the ledger's `weights_digest` combines."""
     weights = groups_of(manifest)["weights"]
     return {name: weights[name] for name, entry in manifest.tensors.items() if entry.kind == "parameter"}
 
 
 def compare_with_record(checkpoint: Checkpoint, record: LedgerRecord) -> list[str]:
-    """In what a checkpoint differs from the ledger's record of its step.
+    """The quantities in which a checkpoint differs from the ledger's record of its step.
 
     Returns some of weights, optimizer, tokens, chain.  What the record does not hold is not compared.
     """
@@ -48,13 +48,13 @@ def compare_with_record(checkpoint: Checkpoint, record: LedgerRecord) -> list[st
     ]
 
 
-def judge_of(run: RunDirectory) -> ForecastKeeper:
-    """The judge of a run's checkpoints.
+def record_check_of(run: RunDirectory) -> RecordCheck:
+    """The check of a run's checkpoints against its records.
 
-    Compares weights and tokens, and the optimizer state at the steps at which the ledger holds its digest;
-    the state that a migrated run begins with is compared with `provenance/migration.json`.  The judge is
-    silent if the ledger itself cannot be read, does not hold up to the step, or has another chain there than
-    the checkpoint: then it is not the checkpoint that is in doubt, and the caller checks the ledger.
+    Compares weights and tokens, and the optimizer state at the steps whose ledger record has its digest.  The state
+    that a migrated run begins with is compared with `provenance/migration.json`.  The check passes if the ledger
+    cannot be read, is damaged up to the step, or has another chain there than the checkpoint: then the ledger is in
+    doubt, not the checkpoint, and the caller checks the ledger.
     """
     try:
         ledger = LedgerReader(run.ledger_file)
@@ -63,7 +63,7 @@ def judge_of(run: RunDirectory) -> ForecastKeeper:
     except (OSError, LlmrunError):
         return lambda _: ()
 
-    def judge(checkpoint: Checkpoint) -> Sequence[Damage]:
+    def check(checkpoint: Checkpoint) -> Sequence[Damage]:
         step, manifest = checkpoint.step, checkpoint.manifest
         if broken is not None and broken <= step:
             return ()
@@ -77,23 +77,24 @@ def judge_of(run: RunDirectory) -> ForecastKeeper:
             return ()
         return _damages(checkpoint, unequal, f"the ledger recorded at step {step}")
 
-    return judge
+    return check
 
 
-def judge_beside(path: Path) -> ForecastKeeper:
-    """The judge for a checkpoint's directory: that of the run it lies in, silent if it lies in none."""
-    return judge_of(RunDirectory(path.resolve().parent.parent))
+def record_check_for(path: Path) -> RecordCheck:
+    """The check of the run whose `checkpoints/` holds the checkpoint directory `path`; it passes if there is none."""
+    return record_check_of(RunDirectory(path.resolve().parent.parent))
 
 
 def _damages(checkpoint: Checkpoint, unequal: Sequence[str], stated: str) -> list[Damage]:
-    """One line for all that is unequal."""
+    """One damage that names all unequal quantities; [] if there are none."""
     if not unequal:
         return []
-    return [Damage(checkpoint.path.name, MANIFEST, f"has other {' and '.join(unequal)} than {stated}")]
+    message = f"has other {' and '.join(unequal)} than {stated}"
+    return [Damage(checkpoint.path.name, MANIFEST, message, "contradiction")]
 
 
 def _unequal_digests(manifest: CheckpointManifest, weights: int | None, optimizer: int | None) -> list[str]:
-    """Which of the two combined digests are not those of a manifest; None is not compared."""
+    """Which of two combined digests (None: not compared) differ from those of a manifest."""
     stated = {
         "weights": (weights, parameters_of(manifest)),
         "optimizer": (optimizer, groups_of(manifest)["optimizer"]),

@@ -1,4 +1,4 @@
-"""Orders and outcomes survive the way through their files."""
+"""Worker specs and outcomes are read back from their files as they were written."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from llmrun.errors import InputError, RunFailedError, error_of
 from llmrun.run.worker_spec import Outcome, WorkerSpec
 
-ORDERS = WorkerSpec(
+SPEC = WorkerSpec(
     segment=2,
     D=3,
     from_step=40,
@@ -22,25 +22,25 @@ ORDERS = WorkerSpec(
 )
 
 
-def test_orders_round_trip(tmp_path):
+def test_a_worker_spec_round_trip(tmp_path):
     """What a launcher writes is what a worker reads."""
-    ORDERS.write(tmp_path / "orders.json")
+    SPEC.write(tmp_path / "orders.json")
 
-    assert WorkerSpec.read(tmp_path / "orders.json") == ORDERS
+    assert WorkerSpec.read(tmp_path / "orders.json") == SPEC
 
 
-def test_orders_keep_the_users_symbols_readable(tmp_path):
+def test_a_worker_spec_keep_the_users_symbols_readable(tmp_path):
     """A person who opens the file sees μ_tok, not an escape."""
-    ORDERS.write(tmp_path / "orders.json")
+    SPEC.write(tmp_path / "orders.json")
 
     assert "μ_tok" in (tmp_path / "orders.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["finished", "reached", "preempted"])
 def test_outcome_round_trip(tmp_path, kind):
-    """An outcome without an error is read back equal, remarks as a tuple."""
+    """An outcome without an error is read back equal, warnings as a tuple."""
     outcome = Outcome(
-        1, kind, 40, proven_steps=7, checkpoint="step-00000040", remarks=("one", "two"), loop_s=1.5
+        1, kind, 40, proven_steps=7, checkpoint="step-00000040", warnings=("one", "two"), loop_s=1.5
     )
     outcome.write(tmp_path / "outcome.json")
 
@@ -60,8 +60,8 @@ def test_outcome_carries_an_error_by_class(tmp_path):
 
 
 def test_a_file_of_another_format_is_not_taken(tmp_path):
-    """Orders are not read as an outcome."""
-    ORDERS.write(tmp_path / "orders.json")
+    """A worker spec is not read as an outcome."""
+    SPEC.write(tmp_path / "orders.json")
 
     with pytest.raises(AssertionError, match="llmrun-orders/1"):
         Outcome.read(tmp_path / "orders.json")
@@ -73,3 +73,12 @@ def test_a_whole_file_or_none(tmp_path):
 
     assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
     assert json.loads((tmp_path / "outcome.json").read_text())["format"] == "llmrun-outcome/1"
+
+
+def test_renamed_fields_keep_their_keys_on_disk(tmp_path):
+    """orders.json says `twin_ledger` and an outcome `remarks`, as earlier versions wrote and read them."""
+    SPEC.write(tmp_path / "orders.json")
+    Outcome(0, "finished", 1, warnings=("slow disk",)).write(tmp_path / "outcome.json")
+
+    assert "twin_ledger" in json.loads((tmp_path / "orders.json").read_text())
+    assert json.loads((tmp_path / "outcome.json").read_text())["remarks"] == ["slow disk"]

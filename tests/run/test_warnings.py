@@ -1,6 +1,6 @@
-"""Remarks of a running segment: read line by line while they are written, in room that was kept."""
+"""Warnings of a running segment are read line by line while they are written, in allocated room."""
 
-from llmrun.run.warnings import REMARKS_BYTES, WarningsTail, WarningsWriter
+from llmrun.run.warnings import WARNINGS_BYTES, WarningsTail, WarningsWriter
 from llmrun.storage.durable import Disk
 
 
@@ -24,18 +24,18 @@ def test_the_room_is_kept_and_never_outgrown(tmp_path):
     """The file has its full size from the start, and what does not fit is left to the outcome."""
     path = tmp_path / "remarks.txt"
     writer = WarningsWriter(path)
-    assert path.stat().st_size == REMARKS_BYTES
+    assert path.stat().st_size == WARNINGS_BYTES
 
     for number in range(10_000):
-        writer.write(f"remark {number}")
-    assert path.stat().st_size == REMARKS_BYTES
+        writer.write(f"warning {number}")
+    assert path.stat().st_size == WARNINGS_BYTES
     lines = WarningsTail(path).new_lines()
-    assert lines == [f"remark {number}" for number in range(len(lines))]
+    assert lines == [f"warning {number}" for number in range(len(lines))]
     assert len(lines) > 4_000
 
 
 def test_no_room_at_the_start_is_no_error(tmp_path):
-    """Where not even that file can be made, remarks only come at the end."""
+    """If the file cannot be made, warnings only come at the end."""
 
     class Full(Disk):
         def create(self, path):
