@@ -84,7 +84,7 @@ def test_a_fingerprint_that_changed_on_the_way_is_seen(runs):
     assert verify_runs(b, c).fingerprints.parts == ()
     assert verify_runs(a, runs.make("d", later=(12, {}))).fingerprints.equal
     anew = verify_runs(a, runs.make("e", later=(0, changed)))
-    assert [era.from_step for era in anew.fingerprints.b] == [0]
+    assert [span.from_step for span in anew.fingerprints.b] == [0]
     assert anew.fingerprints.parts == ("code",)
 
 
@@ -130,7 +130,7 @@ def test_any_quantity_of_a_step_is_named(runs, field, quantity, step):
 
 
 @pytest.mark.parametrize(
-    ("preimages", "says"),
+    ("preimages", "message"),
     [
         (
             {},
@@ -277,7 +277,7 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda _: None, "there is nothing at x"),
         (lambda path: path.mkdir(), "x is neither a run's directory nor a checkpoint"),
