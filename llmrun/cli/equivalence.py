@@ -2,9 +2,13 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmrun.verify.statistical.equivalence import Margin
+    from llmrun.verify.statistical.groups import Group
 
 
 def equivalence(
@@ -53,8 +57,7 @@ def equivalence(
     Groups of runs with other seeds, or on other hardware, are shown equivalent up to a margin, or different, or the
     number of runs that would show it is named.  Needs scipy, and --plot needs matplotlib.
     """
-    from llmrun.cli.verdict import print_report
-    from llmrun.errors import EXIT_DIFFERENT, InputError
+    from llmrun.errors import InputError
 
     if not 0.0 < alpha < 0.5:
         raise InputError(f"--alpha must be between 0 and 0.5, got {alpha:g}")
@@ -63,28 +66,54 @@ def equivalence(
     if plot is not None and not candidate:
         raise InputError("--plot needs --candidate", hints=["add `--candidate RUNS`"])
     require("scipy", "stats", "llmrun equivalence")
-    from llmrun.verify.statistical.equivalence import compare_groups, parse_margin
+    from llmrun.verify.statistical.equivalence import parse_margin
     from llmrun.verify.statistical.groups import load_group
-    from llmrun.verify.statistical.plot import check_plot_file, write_plot
-    from llmrun.verify.statistical.report import lines_of, lines_of_plan
-    from llmrun.verify.statistical.sample_size import plan_seeds
 
     allowed = parse_margin(margin)
-    file = None if plot is None else Path(plot)
-    if file is not None:
+    if plot is not None:
+        from llmrun.verify.statistical.plot import check_plot_file
+
         require("matplotlib", "plot", "--plot")
-        check_plot_file(file)
+        check_plot_file(Path(plot))
     base = load_group("baseline", baseline, runs_dir)
-    if not candidate:
-        plan = plan_seeds(base, allowed, alpha, power)
-        print_report(plan.as_json(), lines_of_plan(plan), as_json=as_json)
-        return
-    found = compare_groups(base, load_group("candidate", candidate, runs_dir), allowed, alpha, power)
-    if file is not None:
-        write_plot(found, file)
+    if candidate:
+        compare(base, load_group("candidate", candidate, runs_dir), allowed, alpha, power, plot, as_json)
+    else:
+        plan(base, allowed, alpha, power, as_json)
+
+
+def compare(
+    baseline: "Group",
+    candidate: "Group",
+    margin: "Margin",
+    alpha: float,
+    power: float,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Compare two groups; ends with exit code 1 if they are not shown equivalent."""
+    from llmrun.cli.verdict import print_report
+    from llmrun.errors import EXIT_DIFFERENT
+    from llmrun.verify.statistical.equivalence import compare_groups
+    from llmrun.verify.statistical.plot import write_plot
+    from llmrun.verify.statistical.report import lines_of
+
+    found = compare_groups(baseline, candidate, margin, alpha, power)
+    if plot is not None:
+        write_plot(found, Path(plot))
     print_report({**found.as_json(), "plot": plot}, lines_of(found), as_json=as_json)
     if found.answer != "equivalent":
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+def plan(baseline: "Group", margin: "Margin", alpha: float, power: float, as_json: bool) -> None:
+    """Print the number of runs that a comparison with `baseline` needs."""
+    from llmrun.cli.verdict import print_report
+    from llmrun.verify.statistical.report import lines_of_plan
+    from llmrun.verify.statistical.sample_size import plan_seeds
+
+    found = plan_seeds(baseline, margin, alpha, power)
+    print_report(found.as_json(), lines_of_plan(found), as_json=as_json)
 
 
 def require(package: str, extra: str, user: str) -> None:

@@ -1,4 +1,4 @@
-"""Student's t distribution, for noise bands and tests: a hundred lines instead of a large library.
+"""Student's t distribution for the noise band, so that a worker needs no scipy.
 
 Sources: NIST Digital Library of Mathematical Functions (DLMF) 8.17 for the incomplete beta function; Student 1908.
 """
