@@ -3,7 +3,7 @@
     python benchmarks/replay_cost.py [STEPS]
 
 Trains configs/demo.yaml's shape (3.4 M parameters, 8Ki tokens a step) for STEPS (default 24) steps on the CPU at D = 1
-with a checkpoint every third of them, then replays the last two thirds with `llmrun verify RUN`, in two lengths.
+with a checkpoint every third of them, then replays the last two thirds with `llmrun replay RUN`, in two lengths.
 Prints seconds a step in training (between the starts of forward passes, as the workers measure it) and in the replay,
 what a replay takes beside its steps (starting two processes, reading the checkpoint, comparing), and the bytes of the checkpoint.
 """
@@ -77,10 +77,10 @@ def main() -> None:
         )
         for count in (third, 2 * third):
             output, whole_s = llmrun(
-                directory, "verify", "run", "--from", str(third), "--steps", str(count), "--json"
+                directory, "replay", "run", "--from", str(third), "--steps", str(count), "--json"
             )
-            (route,) = json.loads(output)["replay"]["routes"]
-            here, then = route["step_seconds"], route["training_step_seconds"]
+            (executed,) = json.loads(output)["replay"]["executed"]
+            here, then = executed["step_seconds"], executed["training_step_seconds"]
             rest = whole_s - count * here
             print(
                 f"{count:>9}{here:>10.3f}{then:>10.3f}{here / then:>8.3f}{rest:>17.2f}{whole_s:>18.2f}{os.getloadavg()[0]:>7.1f}",

@@ -1,4 +1,4 @@
-"""How often `llmrun verify --statistical` and the live monitor are right, by simulation.
+"""How often `llmrun equivalence` and the live monitor are right, by simulation.
 
     python benchmarks/statistical_power.py [--draws 2000]
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from llmrun.storage.metrics.loss_band import band_of, first_left
 from llmrun.storage.metrics.throughput import DECAY
-from llmrun.verify.statistical.compare import ComparisonRequest, Measurement, answer_of, judge
+from llmrun.verify.statistical.equivalence import ComparisonRequest, Measurement, answer_of, compare_measures
 from llmrun.verify.statistical.tests import Sample, power
 
 ALPHA = 0.05
@@ -40,11 +40,11 @@ def answers(
 ) -> dict[str, float]:
     """Shares of the verdicts.  sd: of the candidate, that of the baseline being 1."""
     counts = dict.fromkeys(("equivalent", "different", "not_shown"), 0)
-    asked = ComparisonRequest(margin, ALPHA, 0.8)
+    request = ComparisonRequest(margin, ALPHA, 0.8)
     for _ in range(draws):
         pairs = zip(draw_group(rng, n, 0.0, 1.0), draw_group(rng, n, difference, sd), strict=True)
         found = [Measurement(name, 1, pair) for name, pair in zip(MEASURES, pairs, strict=True)]
-        counts[answer_of(judge(found, asked))] += 1
+        counts[answer_of(compare_measures(found, request))] += 1
     return {answer: count / draws for answer, count in counts.items()}
 
 

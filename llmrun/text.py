@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 _NEEDS_ANSI_QUOTES = re.compile(r"[^\x20-\x7e]")
@@ -57,3 +58,20 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2,000 steps`; regular plurals only."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def cut(items: Sequence[str], most: int, what: str = "more") -> list[str]:
+    """The first `most` items, and `and 3 more` in the place of the others."""
+    left = len(items) - most
+    return [*items[:most], f"and {left:,} {what}"] if left > 0 else list(items)
+
+
+def listed(items: Sequence[str], most: int, what: str = "more") -> str:
+    """`a, b`; beyond `most` items `a, b and 3 more`."""
+    left = len(items) - most
+    return ", ".join(items[:most]) + (f" and {left:,} {what}" if left > 0 else "")

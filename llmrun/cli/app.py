@@ -299,7 +299,19 @@ def _usage_problem(error: Any) -> InputError:
     message = _with_value_given(error, message[:1].lower() + message[1:].rstrip("."))
     hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
     path = error.ctx.command_path if error.ctx is not None else "llmrun"
+    moved = _command_with_option(error)
+    if moved is not None:
+        return InputError(f"{path} has no option {error.option_name}: use `llmrun {moved}`")
     return InputError(message, hints=[*hints, f"`{path} --help` shows what it takes"])
+
+
+def _command_with_option(error: Any) -> str | None:
+    """The command that an unknown option was moved to."""
+    entry = COMMANDS.get(error.ctx.info_name) if error.ctx is not None else None
+    option = getattr(error, "option_name", None)
+    if not isinstance(entry, CommandEntry):
+        return None
+    return next((name for name, options in entry.moved.items() if option in options), None)
 
 
 def _with_value_given(error: Any, message: str) -> str:

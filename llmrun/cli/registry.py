@@ -3,7 +3,8 @@
 Help lists them from here without importing any command's module.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MEANINGS = {
     0: "done",
@@ -21,8 +22,9 @@ MEANINGS = {
 class CommandEntry:
     """One command: `function` of `module`.
 
-    says: the first line of the function's docstring, repeated here so that help needs no import.
-    exits: the exit codes that it can end with, beside 70.
+    message: the first line of the function's docstring, repeated here so that help needs no import.
+    exits: the exit codes that it can end with, other than 70.
+    moved: by command, the options of this command that are options of that one now.
     """
 
     module: str
@@ -30,6 +32,7 @@ class CommandEntry:
     message: str
     exits: tuple[int, ...]
     meanings: tuple[tuple[int, str], ...] = ()
+    moved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def exit_table(self) -> str:
         """The table that ends the command's help."""
@@ -47,6 +50,12 @@ class CommandGroup:
 
 
 RUNS = (0, 2, 3, 4, 75)
+REPLAYED = (
+    (0, "equal: the steps are reproduced"),
+    (1, "different: the first divergent step and quantity are named; or damaged"),
+    (3, "refused: the steps cannot be executed here"),
+    (4, "the steps could not be executed to their end: a worker failed"),
+)
 
 DATA = CommandGroup(
     message="Make, check and show datasets.",
@@ -147,16 +156,49 @@ COMMANDS: dict[str, CommandEntry | CommandGroup] = {
     "verify": CommandEntry(
         module="llmrun.cli.verify",
         function="verify",
-        message="Prove two runs bitwise equal, or name the first difference; prove one run by executing steps again.",
-        exits=(0, 1, 2, 3, 4, 5),
+        message="Prove two runs bitwise equal, or name the first difference.",
+        exits=(0, 1, 2, 5),
         meanings=(
-            (0, "equal; groups of runs: equivalent"),
-            (
-                1,
-                "different: the first divergent step and quantity are named; damaged; groups: not shown equivalent",
+            (0, "equal"),
+            (1, "different: the first divergent step and quantity are named; or damaged"),
+        ),
+        moved={
+            "replay": ("--from", "--steps", "--D", "--windows", "--seed", "--data"),
+            "bisect": ("--bisect",),
+            "equivalence": (
+                "--statistical",
+                "--baseline",
+                "--candidate",
+                "--margin",
+                "--alpha",
+                "--power",
+                "--plot",
             ),
-            (3, "refused: the steps cannot be executed here"),
-            (4, "the steps could not be executed to their end: a worker failed"),
+        },
+    ),
+    "replay": CommandEntry(
+        module="llmrun.cli.replay",
+        function="replay",
+        message="Execute steps of a run again and compare every record with its ledger.",
+        exits=(0, 1, 2, 3, 4, 5),
+        meanings=REPLAYED,
+    ),
+    "bisect": CommandEntry(
+        module="llmrun.cli.bisect",
+        function="bisect",
+        message="Name the first module whose tensors differ in two executions of a step.",
+        exits=(0, 1, 2, 3, 4, 5),
+        meanings=REPLAYED,
+    ),
+    "equivalence": CommandEntry(
+        module="llmrun.cli.equivalence",
+        function="equivalence",
+        message="Compare two groups of runs, whose bits need not be equal, by their losses.",
+        exits=(0, 1, 2, 3),
+        meanings=(
+            (0, "equivalent; or the number of runs was planned"),
+            (1, "different, or not shown equivalent; or damaged"),
+            (3, "refused: scipy or matplotlib is not installed"),
         ),
     ),
     "migrate": CommandEntry(

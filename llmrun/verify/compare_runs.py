@@ -1,4 +1,4 @@
-"""`verify A B`: two runs compared by their ledgers and by the checkpoints that both hold."""
+"""Compares two runs by their ledgers and by the checkpoints that both hold."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,32 +21,40 @@ from llmrun.storage.ledger.compare import (
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.ledger.record import QUANTITIES
-from llmrun.verify.compare_checkpoints import state_finding, verify_checkpoint_with_run, verify_checkpoints
-from llmrun.verify.diagnosis import cause, diagnose, diagnose_state, explain_rate, explain_tokens, place_of
-from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras, eras_of_run
-from llmrun.verify.operands import Operand, open_subject
-from llmrun.verify.report import Finding, Verdict
-from llmrun.verify.states import (
+from llmrun.verify.compare_checkpoints import (
     QUANTITY_ORDER,
     StatesCompared,
     compare_states,
     differing_names,
-    sound_checkpoint,
+    open_sound,
+    state_finding,
+    verify_checkpoint_with_run,
+    verify_checkpoints,
 )
-from llmrun.verify.tensor_diff import TensorDistance, distances_of_tensors, name_tensors
+from llmrun.verify.diagnosis import cause, diagnose, explain_rate, explain_tokens, place_of
+from llmrun.verify.fingerprints import (
+    FingerprintComparison,
+    FingerprintSpan,
+    compare_fingerprints,
+    fingerprint_spans,
+)
+from llmrun.verify.operands import Operand, open_operand
+from llmrun.verify.report import Finding, Verdict
+from llmrun.verify.tensor_diff import name_tensors
+from llmrun.verify.tensor_distance import TensorDistance, distances_of_tensors
 
 
 @dataclass(frozen=True)
 class LedgersCompared:
-    """What a comparison of two ledgers found.
+    """The result of comparing two ledgers.
 
-    steps:        the steps whose records were compared: both hold them, and they are sound.
-    difference:   the first difference; None where there is none.
+    steps:        the steps whose records were compared: both hold them undamaged.
+    difference:   the first difference.
     n_different:  steps whose records differ.
-    equal_again:  the step from which on no record differs any more; None where the last one does, or none.
-    broken_step:  the first step whose record does not hold in one of them; None where all hold.
-    chain:        the chain after the last step, where it is the same in both; None otherwise.
-    extent:       how many of these steps tell bits in both, and which quantities do.
+    equal_again:  the step from which on all records are equal; None if the last one differs, or none does.
+    broken_step:  the first step whose record does not hold in one of them; None if all hold.
+    chain:        the chain after the last step, if it is the same in both.
+    extent:       the number of these steps with quantities that both hold, and which these are.
     complete:     both end at the same step, and neither is torn or damaged.
     """
 
@@ -94,7 +102,7 @@ def compare_ledgers(a: LedgerReader, b: LedgerReader) -> LedgersCompared:
 
 
 def _first_broken(a: LedgerReader, b: LedgerReader) -> dict[str, int | None]:
-    """The first step of each whose record does not hold.  Links that A holds and B has too are computed once."""
+    """The first step of each whose record does not hold.  Links of equal records are computed once."""
     broken = a.verify_chain()
     sound = equal_records(a, b) if broken is None else min(equal_records(a, b), broken - a.first_step)
     return {"A": broken, "B": b.verify_chain(b.first_step + sound)}
@@ -103,7 +111,7 @@ def _first_broken(a: LedgerReader, b: LedgerReader) -> dict[str, int | None]:
 def _later(
     a: LedgerReader, b: LedgerReader, difference: RecordDifference | None, steps: range
 ) -> tuple[int, int | None]:
-    """(steps that differ, the step from which on none does)."""
+    """(number of steps that differ, the step from which on none does)."""
     if difference is None:
         return 0, None
     count, last = differing_steps(a, b, range(difference.step, steps.stop))
@@ -111,7 +119,7 @@ def _later(
 
 
 def distances_of(compared: LedgersCompared, a: LedgerReader, b: LedgerReader) -> dict[str, list[Distance]]:
-    """How far loss and gradient norm lie apart from the first different step on, where they do."""
+    """The distances of loss and gradient norm from the first different step on, if they differ at all."""
     if compared.difference is None:
         return {}
     first, last = compared.difference.step, compared.steps[-1]
@@ -132,7 +140,7 @@ def _notes(label: str, ledger: LedgerReader) -> list[str]:
 
 
 def _unrecorded(a: LedgerReader, b: LedgerReader) -> list[str]:
-    """Which quantities only one of the two records."""
+    """One line for each side that lacks quantities of the other."""
     return [
         f"{label} does not record {', '.join(missing)}: not compared"
         for label, own, other in (("A", a, b), ("B", b, a))
@@ -143,10 +151,11 @@ def _unrecorded(a: LedgerReader, b: LedgerReader) -> list[str]:
 def compare_shared(
     a: Operand, b: Operand, steps: range, stop: int | None, progress: Progress | None = None
 ) -> StatesCompared:
-    """Compare the checkpoints of all `steps` before `stop` (None: all) that both runs hold.
+    """Compare the checkpoints of `steps` that both runs hold, up to the first difference.
 
-    Those are read byte by byte; of all others of `steps` the structure is checked.  Each is held against
-    its own run's ledger.  Ends at the first difference.
+    stop: checkpoints of this step and later ones are not compared; None compares all.
+    Compared checkpoints are read byte by byte; of all others of `steps` the structure is checked.  Each checkpoint is
+    compared with the ledger of its own run.
     """
     compared = StatesCompared()
     shared = {step for step in a.checkpoints.keys() & b.checkpoints.keys() if stop is None or step < stop}
@@ -165,7 +174,7 @@ def compare_shared(
 def _open_all(
     operand: Operand, steps: range, shared: set[int], compared: StatesCompared, progress: Progress | None
 ) -> dict[int, Checkpoint]:
-    """The sound checkpoints of one run that are what its ledger recorded; the others go into `compared`."""
+    """The checkpoints of one run that are sound and as its ledger recorded; the others go into `compared.damage`."""
     assert operand.ledger is not None
     opened = {}
     for step, path in operand.checkpoints.items():
@@ -176,9 +185,7 @@ def _open_all(
             )
         if step not in steps:
             continue
-        checkpoint = sound_checkpoint(
-            path, compared, operand.label, every_byte=step in shared, progress=progress
-        )
+        checkpoint = open_sound(path, compared, operand.label, every_byte=step in shared, progress=progress)
         if checkpoint is None:
             continue
         unequal = compare_with_record(checkpoint, operand.ledger.record(step))
@@ -195,14 +202,14 @@ def _open_all(
 def verify_runs(
     path_a: Path, path_b: Path, strict: bool = False, progress: Progress | None = None
 ) -> Verdict:
-    """Compare the bits of two subjects; with `strict` also their lengths and fingerprints.
+    """Compare the bits of two operands; with `strict` also their lengths and fingerprints.
 
-    path_a, path_b: directories of runs or checkpoints, or files of ledgers.
-    progress: told how many bytes of a checkpoint were read.
-    Raises InputError where a path is none of these, NothingComparedError if they have no step in common, DamagedError where
-    the header of a ledger is damaged, CheckpointDamage where a checkpoint given by its path is.
+    path_a, path_b: directories of runs or checkpoints, or ledger files.
+    progress: called with the bytes read of a checkpoint.
+    Raises InputError if a path is none of these, NothingComparedError if they have no step in common, DamagedError if
+    the header of a ledger is damaged, CheckpointDamage if a checkpoint given by its path is.
     """
-    a, b = open_subject("A", path_a), open_subject("B", path_b)
+    a, b = open_operand("A", path_a), open_operand("B", path_b)
     if a.kind == b.kind == "checkpoint":
         verdict = verify_checkpoints(a, b, progress)
     elif "checkpoint" in (a.kind, b.kind):
@@ -215,12 +222,12 @@ def verify_runs(
 
 
 def _verify_ledgers(a: Operand, b: Operand, progress: Progress | None) -> Verdict:
-    """Two subjects with ledgers."""
+    """Compare two operands that have ledgers."""
     assert a.ledger is not None
     assert b.ledger is not None
     ledgers = compare_ledgers(a.ledger, b.ledger)
-    eras_a, eras_b = _eras(a), _eras(b)
-    fingerprints = compare_eras(eras_a, eras_b)
+    spans_a, spans_b = _spans(a), _spans(b)
+    fingerprints = compare_fingerprints(spans_a, spans_b)
     stop = None if ledgers.difference is None else ledgers.difference.step
     states = compare_shared(a, b, ledgers.steps, stop, progress)
     damage = (*ledgers.damage, *states.damage, *a.contradictions, *b.contradictions)
@@ -249,22 +256,26 @@ def _verify_ledgers(a: Operand, b: Operand, progress: Progress | None) -> Verdic
 
 
 def _quantities(ledgers: LedgersCompared, states: StatesCompared) -> tuple[str, ...]:
-    """What was compared: of the ledgers, and of the checkpoints that were equal."""
+    """The compared quantities, of the ledgers and of the equal checkpoints."""
     of_states = QUANTITY_ORDER if states.steps else ()
     return tuple(dict.fromkeys([*ledgers.extent.quantities, *of_states]))
 
 
-def _eras(operand: Operand) -> tuple[Era, ...]:
-    """The fingerprints of a run; () if they are not known, or run.json contradicts itself."""
-    return () if operand.record is None or operand.contradictions else eras_of_run(operand.record)
+def _spans(operand: Operand) -> tuple[FingerprintSpan, ...]:
+    """The fingerprints of a run; () if they are unknown, or run.json contradicts itself."""
+    return () if operand.record is None or operand.contradictions else fingerprint_spans(operand.record)
 
 
 def _finding(
-    a: Operand, b: Operand, ledgers: LedgersCompared, states: StatesCompared, fingerprints: Fingerprints
+    a: Operand,
+    b: Operand,
+    ledgers: LedgersCompared,
+    states: StatesCompared,
+    fingerprints: FingerprintComparison,
 ) -> Finding | None:
-    """The first difference: of saved states before that of the ledgers, where there is one."""
+    """The first difference.  Saved states are compared only up to the first different record, so theirs comes first."""
     if states.difference is not None:
-        return state_finding(states.difference, diagnose_state(states.difference, fingerprints))
+        return state_finding(states.difference, fingerprints)
     difference = ledgers.difference
     if difference is None:
         return None
@@ -289,9 +300,9 @@ def _finding(
 def _tensor_distances(
     a: Operand, b: Operand, finding: Finding | None, last_step: int
 ) -> tuple[TensorDistance, ...]:
-    """How far apart the differing tensors are in the first checkpoints from the difference on that both hold.
+    """The distances of differing tensors in the first checkpoints after the difference that both hold.
 
-    Checkpoints that cannot be read are passed over: damage is told elsewhere.
+    Checkpoints that cannot be read are skipped: their damage is in `Verdict.damage`.
     """
     if finding is None or finding.step is None or finding.quantity in {None, "config"}:
         return ()
@@ -305,16 +316,17 @@ def _tensor_distances(
 
 
 def _damage_finding(ledgers: LedgersCompared, damage: tuple[str, ...]) -> Finding | None:
-    """Damage, where nothing differs before it."""
-    return Finding(ledgers.broken_step, None, damage[0]) if damage else None
+    """The finding if files are damaged and nothing differs before the damage."""
+    return Finding(ledgers.broken_step, None, damage[0], kind="damage") if damage else None
 
 
 def _strict_finding(verdict: Verdict) -> Finding | None:
-    """What `strict` demands beyond equal bits, and does not find."""
+    """The finding if equal bits are not enough for `strict`: other lengths or fingerprints."""
     if not verdict.complete:
         ends = "" if verdict.ends is None else f": A at step {verdict.ends[0]}, B at step {verdict.ends[1]}"
         message = f"the bits are equal up to step {verdict.last_step}, but not both end there{ends}"
-        return Finding(verdict.last_step + 1, None, message)
+        return Finding(verdict.last_step + 1, None, message, kind="strict")
     if verdict.fingerprints.equal:
         return None
-    return Finding(None, "config", f"the bits are equal, but {cause(verdict.fingerprints)}")
+    message = f"the bits are equal, but {cause(verdict.fingerprints)}"
+    return Finding(None, "config", message, kind="strict")

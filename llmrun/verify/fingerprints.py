@@ -1,4 +1,4 @@
-"""Compares the fingerprints of two subjects: parts, and where the preimages are known, field by field."""
+"""Compares the fingerprints of two operands: by part, and field by field if the preimages are known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from llmrun.storage.checkpoint.manifest import CheckpointManifest
 
 
 @dataclass(frozen=True)
-class Era:
-    """The steps of a run under one fingerprint.
+class FingerprintSpan:
+    """Consecutive steps of a run under one fingerprint, from `from_step` + 1 on.
 
-    from_step: finished steps at its start.  preimages: of all parts; None where they are not known.
+    preimages: of all parts; None if they are not known.
     """
 
     from_step: int
@@ -24,57 +24,61 @@ class Era:
 
 
 @dataclass(frozen=True)
-class Fingerprints:
-    """What is known of the fingerprints of A and B.
+class FingerprintComparison:
+    """The comparison of the fingerprints of A and B.
 
-    equal:    whether both are known and equal over the whole length; None where one is not known.
-    a, b:     the eras of each.
+    equal:    whether both are equal over the whole length; None if one is not known.
+    a, b:     the spans of each.
     parts:    the parts that differ.
-    changes:  the fields that differ, where the preimages are known.
+    changes:  the fields that differ, if the preimages are known.
     """
 
     equal: bool | None
-    a: tuple[Era, ...]
-    b: tuple[Era, ...]
+    a: tuple[FingerprintSpan, ...]
+    b: tuple[FingerprintSpan, ...]
     parts: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
 
 
-def eras_of_run(record: RunRecord) -> tuple[Era, ...]:
-    """The fingerprints that the steps of a run were made under, in the order of steps.
+def fingerprint_spans(record: RunRecord) -> tuple[FingerprintSpan, ...]:
+    """The fingerprints under which the steps of a run were made, in the order of steps.
 
-    A segment replaces what earlier ones did beyond its start.  Neighbours that are equal are one era.
+    A segment replaces what earlier ones did after its first step.  Adjacent equal fingerprints are one span.
     """
     own, segments = record.fingerprint, effective_segments(record)
-    eras = [
-        Era(segment.from_step, segment.fingerprint, segment.parts, record.preimages_of(segment))
+    spans = [
+        FingerprintSpan(segment.from_step, segment.fingerprint, segment.parts, record.preimages_of(segment))
         for segment in segments
     ]
     if not segments or segments[0].from_step > 0:
-        eras.insert(0, Era(0, own["digest"], own["parts"], own["preimages"]))
-    return tuple(era for index, era in enumerate(eras) if index == 0 or era.digest != eras[index - 1].digest)
+        spans.insert(0, FingerprintSpan(0, own["digest"], own["parts"], own["preimages"]))
+    return tuple(
+        span for index, span in enumerate(spans) if index == 0 or span.digest != spans[index - 1].digest
+    )
 
 
-def era_of_checkpoint(manifest: CheckpointManifest) -> tuple[Era, ...]:
-    """The fingerprint in a checkpoint's manifest."""
-    return (Era(0, manifest.fingerprint, manifest.parts, None),)
+def fingerprint_of_checkpoint(manifest: CheckpointManifest) -> tuple[FingerprintSpan, ...]:
+    """The fingerprint in a checkpoint's manifest, as one span."""
+    return (FingerprintSpan(0, manifest.fingerprint, manifest.parts, None),)
 
 
-def compare_eras(a: tuple[Era, ...], b: tuple[Era, ...]) -> Fingerprints:
-    """Compare two histories of fingerprints; what differs is told of the first pair of eras that differs."""
+def compare_fingerprints(
+    a: tuple[FingerprintSpan, ...], b: tuple[FingerprintSpan, ...]
+) -> FingerprintComparison:
+    """Compare the fingerprints of two runs; `parts` and `changes` are those of the first spans that differ."""
     if not a or not b:
-        return Fingerprints(None, a, b)
-    if [(era.from_step, era.digest) for era in a] == [(era.from_step, era.digest) for era in b]:
-        return Fingerprints(True, a, b)
+        return FingerprintComparison(None, a, b)
+    if [(span.from_step, span.digest) for span in a] == [(span.from_step, span.digest) for span in b]:
+        return FingerprintComparison(True, a, b)
     pairs = [*zip(a, b, strict=False), (a[-1], b[-1])]
     old, new = next((pair for pair in pairs if pair[0].digest != pair[1].digest), pairs[0])
     parts = tuple(part for part in PARTS if old.parts.get(part) != new.parts.get(part))
-    return Fingerprints(False, a, b, parts, tuple(_changes(old, new)))
+    return FingerprintComparison(False, a, b, parts, tuple(_changes(old, new)))
 
 
-def _changes(old: Era, new: Era) -> list[Change]:
-    """The fields that differ; [] where the preimages are not known."""
-    known = all(era.preimages is not None and set(era.preimages) == set(PARTS) for era in (old, new))
+def _changes(old: FingerprintSpan, new: FingerprintSpan) -> list[Change]:
+    """The fields that differ; [] if the preimages are not known."""
+    known = all(span.preimages is not None and set(span.preimages) == set(PARTS) for span in (old, new))
     if not known or old.preimages is None or new.preimages is None:
         return []
     return compare(Fingerprint(old.preimages), Fingerprint(new.preimages))

@@ -1,4 +1,4 @@
-"""What `llmrun verify` is given: a run's directory, a checkpoint, or the file of a ledger."""
+"""The operands of `llmrun verify`: run directories, checkpoints and ledger files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ class Operand:
 
     label:       A or B.
     ledger:      of a run or a ledger file; None for a checkpoint.
-    record:      run.json, where there is one.
+    record:      run.json, if there is one.
     checkpoints: committed checkpoints by step.
     """
 
@@ -33,32 +33,32 @@ class Operand:
 
     @property
     def ledger_tensors(self) -> Path:
-        """Where digests of single tensors are kept; need not exist."""
+        """The directory with digests of single tensors; need not exist."""
         return RunDirectory(self.path).ledger_tensors
 
     @cached_property
     def contradictions(self) -> tuple[str, ...]:
-        """What run.json states twice with different values, one line each: then none of it is believed."""
+        """One line for each value that run.json states twice and differently; if there are any, none of it is used."""
         found = [] if self.record is None else contradictions_of(self.record)
         return tuple(f"run.json of {self.label} contradicts itself: {line}" for line in found)
 
     @property
     def running(self) -> bool:
-        """Whether run.json says that the run is going on (or was killed before it could say otherwise)."""
+        """Whether run.json says that the run is in progress (it may have been killed)."""
         return self.record is not None and self.record.status == "running"
 
 
-def open_subject(label: str, path: Path) -> Operand:
-    """Open what lies at `path`.
+def open_operand(label: str, path: Path) -> Operand:
+    """Open the run, checkpoint or ledger at `path`.
 
-    Raises InputError where it is none of the three, DamagedError where a ledger's header is damaged.
+    Raises InputError if it is none of the three, DamagedError if a ledger's header is damaged.
     """
     if path.is_dir():
         return _open_directory(label, path)
     if not path.exists():
-        raise InputError(f"there is nothing at {path}", hints=[WANTED])
+        raise InputError(f"no such file or directory: {path}", hints=[WANTED])
     if not path.is_file() or not is_ledger(path):
-        raise InputError(f"{path} is neither a run, nor a checkpoint, nor a ledger", hints=[WANTED])
+        raise InputError(f"{path} must be a run, a checkpoint or a ledger", hints=[WANTED])
     return Operand(label, path, "ledger", LedgerReader(path), None, {})
 
 
@@ -71,9 +71,9 @@ def _open_directory(label: str, path: Path) -> Operand:
         return Operand(label, path, "checkpoint", None, None, {})
     if run.ledger_file.is_file():
         record = read_record(run.record_file, compared=False) if run.is_run else None
-        # The ledger is opened last: a run that goes on records a step before it saves it.
+        # The ledger is opened last: a run in progress records a step before it saves it.
         found = {step: run.checkpoints / step_name(step) for step in steps_in(run.checkpoints)}
         return Operand(label, path, "run", LedgerReader(run.ledger_file), record, found)
     if run.is_run:
-        raise InputError(f"{path} has no ledger yet: no step of this run was recorded")
-    raise InputError(f"{path} is neither a run's directory nor a checkpoint", hints=[WANTED])
+        raise InputError(f"{path} has no ledger: no step was recorded yet")
+    raise InputError(f"{path} must be a run or a checkpoint", hints=[WANTED])

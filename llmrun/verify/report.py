@@ -1,29 +1,33 @@
-"""What `llmrun verify A B` found, and its JSON."""
+"""The verdict of a comparison, and its JSON."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from llmrun.config.differences import ABSENT
 from llmrun.storage.ledger.distance import Distance
-from llmrun.verify.fingerprints import Fingerprints
-from llmrun.verify.tensor_diff import ElementChange, TensorDistance
+from llmrun.verify.fingerprints import FingerprintComparison
+from llmrun.verify.tensor_diff import ElementChange
+from llmrun.verify.tensor_distance import TensorDistance
+
+FindingKind = Literal["difference", "damage", "strict"]
+Outcome = Literal["equal", "different", "damaged", "nothing_compared"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why two subjects are not equal: where they part, or what is damaged.
+    """Why two operands are not equal.
 
-    step:          the first step that differs or is damaged; 0 means before the first step.  None where the
-                   damage is of no step, or only the fingerprints differ (`strict`).
-    quantity:      what differs first there: data, loss, gradients, grad_norm, optimizer, weights, rng, config.
-                   None for damage, and where only the lengths differ (`strict`).
+    step:          the first step that differs or is damaged; 0 means before the first step.  None if the damage
+                   belongs to no step, or only the fingerprints differ (`strict`).
+    quantity:      the first quantity that differs there: data, loss, gradients, grad_norm, optimizer, weights, rng,
+                   config.  None for damage, and if only the lengths differ (`strict`).
     diagnosis:     what it means, in words.
-    quantities:    all that differs at that step, in causal order.
-    tensors:       names of the tensors that differ, as far as their digests were kept.
-    tensors_step:  the step of which those digests are; None where there are none.
-    tensors_quantity:  whose tensors these are: gradients, optimizer, weights or rng.
-    module:        the part of the model that they point at, where they point at one.
+    quantities:    all quantities that differ at that step, in causal order.
+    tensors:       names of the tensors that differ, if their digests were kept.
+    tensors_step, tensors_quantity:  step and quantity (gradients, optimizer, weights, rng) of those digests.
+    module:        the part of the model that the tensors point at, if it is one.
     elements:      single elements that explain the digests of their tensors.
+    kind:          different bits; a damaged file; or equal bits that `--strict` does not accept.
     """
 
     step: int | None
@@ -35,30 +39,30 @@ class Finding:
     tensors_quantity: str | None = None
     module: str | None = None
     elements: tuple[ElementChange, ...] = ()
+    kind: FindingKind = "difference"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two subjects are equal, and where they part.
+    """Whether two operands are equal, and the first difference.
 
-    a, b:              the subjects as the user named them.
-    finding:           why they are not equal; None where they are.
-    steps_compared:    finished steps of which something that tells bits was compared.
-    quantities_compared: what both hold and was compared: some of data, loss, gradients, grad_norm, optimizer,
-                       weights, rng.
+    a, b:              the operands as the user named them.
+    finding:           why they are not equal; None if no difference was found.
+    steps_compared:    finished steps of which a quantity other than `data` was compared.
+    quantities_compared: quantities that both hold and were compared: some of data, loss, gradients, grad_norm,
+                       optimizer, weights, rng.
     complete:          both end at the same step, and neither is torn or damaged.
     last_step:         the last step that was compared.
-    ends:              the last steps of A and B; None where there are not two ledgers.
-    fingerprints:      the comparison of fingerprints.
-    chain:             the chain after the last step, where it is the same in both.
-    checkpoints:       steps whose checkpoints were read byte by byte in both, and are equal.
+    ends:              the last steps of A and B, if both have ledgers.
+    chain:             the chain after the last step, if it is the same in both.
+    checkpoints:       steps of the checkpoints that were read byte by byte in both, and are equal.
     tensors_compared:  tensors in those checkpoints.
-    distances:         by quantity (loss, grad_norm) how far apart both are from the first different step on.
-    tensor_distances:  how far apart some of the differing tensors are, in the next checkpoints of both.
-    differing_steps:   steps whose records differ.
-    equal_again_from:  the step from which on no record differs any more; None where the last compared one does.
-    damage:            what is damaged or was edited, in words.
-    notes:             what was left out, and why.
+    distances:         distances of loss and grad_norm from the first different step on, by quantity.
+    tensor_distances:  distances of some differing tensors, in the next checkpoint that both have.
+    differing_steps:   the number of steps whose records differ.
+    equal_again_from:  the step from which on all records are equal; None if the last compared one differs.
+    damage:            one line for each damaged or edited file.
+    notes:             one line for each thing that was left out, with the reason.
     """
 
     a: str
@@ -68,7 +72,7 @@ class Verdict:
     complete: bool
     last_step: int
     quantities_compared: tuple[str, ...]
-    fingerprints: Fingerprints
+    fingerprints: FingerprintComparison
     ends: tuple[int, int] | None = None
     chain: str | None = None
     checkpoints: tuple[int, ...] = ()
@@ -81,14 +85,16 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     @property
-    def equal(self) -> bool | None:
-        """Same bits wherever both hold something; with `strict` also same length and fingerprint.
-
-        None: nothing that tells bits of the result was compared, so neither equal nor different can be said.
-        """
+    def outcome(self) -> Outcome:
+        """The verdict in one word; `nothing_compared` if nothing but the data, or nothing at all, was compared."""
         if self.finding is not None:
-            return False
-        return True if set(self.quantities_compared) - {"data"} else None
+            return "damaged" if self.finding.kind == "damage" else "different"
+        return "equal" if set(self.quantities_compared) - {"data"} else "nothing_compared"
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether all compared bits (with `strict` also length and fingerprint) are equal; None: nothing compared."""
+        return None if self.outcome == "nothing_compared" else self.outcome == "equal"
 
     def as_json(self) -> dict[str, Any]:
         """The verdict with stable keys."""
@@ -115,7 +121,7 @@ class Verdict:
 
 
 def _finding_json(finding: Finding | None) -> dict[str, Any]:
-    """The keys that tell where two subjects part; null and [] where they are equal."""
+    """The keys of a finding; null and [] without one."""
     return {
         "first_step": finding.step if finding else None,
         "quantity": finding.quantity if finding else None,
@@ -129,13 +135,13 @@ def _finding_json(finding: Finding | None) -> dict[str, Any]:
     }
 
 
-def _fingerprints_json(found: Fingerprints) -> dict[str, Any]:
-    """The keys that tell of fingerprints; a field that one side lacks is null there."""
+def _fingerprints_json(found: FingerprintComparison) -> dict[str, Any]:
+    """The keys of the fingerprints; a field that one side lacks is null there."""
     return {
         "fingerprints_equal": found.equal,
         "fingerprints": {
-            side: [{"from_step": era.from_step, "fingerprint": era.digest} for era in eras]
-            for side, eras in (("a", found.a), ("b", found.b))
+            side: [{"from_step": span.from_step, "fingerprint": span.digest} for span in spans]
+            for side, spans in (("a", found.a), ("b", found.b))
         },
         "fingerprint_parts": list(found.parts),
         "fingerprint_changes": [

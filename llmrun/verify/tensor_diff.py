@@ -1,17 +1,14 @@
-"""Which tensors differ, named from the nearest kept digests, and how far they lie apart."""
+"""Names the tensors that differ between two runs, from the nearest digests of single tensors that both kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError, InputError
 from llmrun.run.record_check import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
-from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
+from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.tensors import (
     TENSOR_QUANTITIES,
@@ -21,7 +18,6 @@ from llmrun.storage.ledger.tensors import (
     steps_kept,
 )
 from llmrun.storage.ledger.word_search import find_changed_word
-from llmrun.storage.ulps import ulps_max
 from llmrun.verify.operands import Operand
 
 Groups = dict[str, dict[str, TensorDigest]]
@@ -29,11 +25,10 @@ Groups = dict[str, dict[str, TensorDigest]]
 
 @dataclass(frozen=True)
 class ElementChange:
-    """The only element of a tensor that differs, found from two digests.
+    """The only element of a tensor that differs, found from the two digests of the tensor.
 
     index:  its place in the tensor.
-    ulps:   how many floats lie between the two values, those of A and B; negative where the integer of A's bits
-            is the larger one.
+    ulps:   bits of B less bits of A as integers: the number of float32 values from A to B, signed.
     """
 
     tensor: str
@@ -47,18 +42,16 @@ class ElementChange:
 
 @dataclass(frozen=True)
 class DifferingTensors:
-    """The tensors that differ at one step.
+    """The tensors of one quantity that differ after one step.
 
-    step, quantity:  whose digests these are; None where none were kept.
+    step, quantity:  of the digests; None if none were kept.
     names:           in the order of the model's parameters.
-    total:           tensors of the quantity.
-    changes:         of the tensors of which one element explains the two digests.
+    changes:         for tensors whose two digests are explained by one changed element.
     """
 
     step: int | None = None
     quantity: str | None = None
     names: tuple[str, ...] = ()
-    total: int = 0
     changes: tuple[ElementChange, ...] = ()
 
 
@@ -66,10 +59,10 @@ _CHANGES_MAX = 8
 
 
 def name_tensors(a: Operand, b: Operand, difference: RecordDifference, last_step: int) -> DifferingTensors:
-    """The tensors that differ at the difference's step, or at the first step after it that both kept.
+    """The tensors that differ at the first step from `difference.step` to `last_step` of which both kept digests.
 
-    Those of the differing quantity where its digests were kept at the difference's step, of gradients,
-    optimizer or weights otherwise; none where nothing was kept up to `last_step`.
+    Those of the differing quantity if its digests were kept at `difference.step`; otherwise of weights, or of
+    gradients or optimizer if no weight differs.
     """
     for step in _steps_of_both(a, b, difference.step, last_step):
         groups_a, groups_b = _groups(a, step), _groups(b, step)
@@ -86,12 +79,12 @@ def name_tensors(a: Operand, b: Operand, difference: RecordDifference, last_step
             names = differing[quantity]
             group_a, group_b = groups_a[quantity], groups_b[quantity]
             changes = changed_elements(group_a, group_b, names)
-            return DifferingTensors(step, quantity, tuple(names), len(group_a.keys() | group_b), changes)
+            return DifferingTensors(step, quantity, tuple(names), changes)
     return DifferingTensors()
 
 
 def changed_elements(a: Group, b: Group, names: list[str]) -> tuple[ElementChange, ...]:
-    """Of each differing tensor the one element that explains both digests; nothing where many tensors differ."""
+    """The single changed elements that explain the digests of `names`; () for more than 8 tensors."""
     if len(names) > _CHANGES_MAX:
         return ()
     found = [_changed_element(name, a.get(name), b.get(name)) for name in names]
@@ -115,9 +108,9 @@ def _steps_of_both(a: Operand, b: Operand, first: int, last: int) -> list[int]:
 
 
 def _groups(operand: Operand, step: int) -> Groups:
-    """The digests kept at `step`, those of the ledger before those of a checkpoint.
+    """The digests kept at `step`: from `ledger-tensors/`, else from a checkpoint's manifest.
 
-    What does not combine to the digest in the ledger is another state's, left behind, and is passed over.
+    A group that does not combine to the ledger's digest belongs to another state (a stale file) and is left out.
     """
     groups = _groups_of_ledger(operand, step) or _groups_of_checkpoint(operand, step)
     assert operand.ledger is not None
@@ -135,7 +128,7 @@ def _groups(operand: Operand, step: int) -> Groups:
 
 
 def _groups_of_ledger(operand: Operand, step: int) -> Groups:
-    """The digests in `ledger-tensors/`; {} where there are none, or only a damaged file."""
+    """The digests in `ledger-tensors/`; {} if there are none or the file is damaged."""
     try:
         return read_tensors(operand.ledger_tensors, step) or {}
     except DamagedError:
@@ -143,88 +136,10 @@ def _groups_of_ledger(operand: Operand, step: int) -> Groups:
 
 
 def _groups_of_checkpoint(operand: Operand, step: int) -> Groups:
-    """The digests in a checkpoint's manifest; {} where it is not there or damaged, which is told elsewhere."""
+    """The digests in a checkpoint's manifest; {} if it is missing or damaged (reported by compare_runs)."""
     if step not in operand.checkpoints:
         return {}
     try:
         return groups_of(open_checkpoint(operand.checkpoints[step]).manifest)
     except (CheckpointDamage, InputError):
         return {}
-
-
-TENSORS_MAX = 8
-_BLOCK_ELEMENTS = 1 << 22
-
-
-@dataclass(frozen=True)
-class TensorDistance:
-    """Two tensors of one name and shape, float32.
-
-    elements, differing:  in all, and those whose bits differ.
-    absolute, relative:   the largest |a - b|, and the largest |a - b| / max(|a|, |b|).  NaN counts as not measurable
-                          and is left out.
-    ulps:                 the most floats between two values.
-    """
-
-    tensor: str
-    step: int
-    elements: int
-    differing: int
-    absolute: float
-    relative: float
-    ulps: int
-
-    def as_json(self) -> dict[str, Any]:
-        """As one JSON object; an infinite distance as a string."""
-        numbers = {"absolute": self.absolute, "relative": self.relative}
-        return {
-            "tensor": self.tensor,
-            "step": self.step,
-            "elements": self.elements,
-            "differing": self.differing,
-            **{name: value if np.isfinite(value) else str(value) for name, value in numbers.items()},
-            "ulps": self.ulps,
-        }
-
-
-def distances_of_tensors(a: Checkpoint, b: Checkpoint, names: Sequence[str]) -> tuple[TensorDistance, ...]:
-    """The distances of the first few of `names` that both checkpoints hold as float32 of one shape."""
-    both = [name for name in names if _is_comparable(a, b, name)]
-    found = [_distance(a, b, name) for name in both[:TENSORS_MAX]]
-    return tuple(distance for distance in found if distance.differing)
-
-
-def _is_comparable(a: Checkpoint, b: Checkpoint, name: str) -> bool:
-    one, other = a.manifest.tensors.get(name), b.manifest.tensors.get(name)
-    return (
-        one is not None
-        and other is not None
-        and one.dtype == other.dtype == "F32"
-        and one.shape == other.shape
-    )
-
-
-def _distance(a: Checkpoint, b: Checkpoint, name: str) -> TensorDistance:
-    """Reads both tensors block by block."""
-    numel = a.tensor(name).numel
-    differing, ulps, absolute, relative = 0, 0, 0.0, 0.0
-    for start in range(0, numel, _BLOCK_ELEMENTS):
-        count = min(_BLOCK_ELEMENTS, numel - start)
-        one, other = (c.read(name, start, count).view(np.float32) for c in (a, b))
-        unequal = one.view(np.uint32) != other.view(np.uint32)
-        x, y = one[unequal], other[unequal]
-        if not len(x):
-            continue
-        differing += len(x)
-        ulps = max(ulps, ulps_max(x, y))
-        with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and left out
-            far = np.abs(x.astype(np.float64) - y)
-            scale = np.maximum(np.abs(x), np.abs(y)).astype(np.float64)
-            relative = max(relative, _largest(far / np.where(scale == 0, 1.0, scale)))
-        absolute = max(absolute, _largest(far))
-    return TensorDistance(name, a.step, numel, differing, absolute, relative, ulps)
-
-
-def _largest(values: NDArray[np.float64]) -> float:
-    """The largest value that is not NaN; 0 where there is none."""
-    return float(np.nanmax(values, initial=0.0))

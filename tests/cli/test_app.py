@@ -99,7 +99,7 @@ def test_help_ends_with_the_exit_codes(
     ("words", "arguments"),
     [
         ("plan", "CONFIG"),
-        ("verify", "[A] [B]"),
+        ("verify", "A [B]"),
         ("data prepare", "INPUT..."),
         ("checkpoints check", "RUN|DIR [STEP]"),
         ("runs list", ""),

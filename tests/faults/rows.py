@@ -166,7 +166,7 @@ FAULTS = [
     Fault(
         "one sample skipped", "from step 7 on every sample is the next one of the order",
         trained("data.order_file=never", mutation="shift_samples", step=7, by=1, until=8),
-        Expected(7, "data", message="stand 1 place later in the order"),
+        Expected(7, "data", message="are 1 place later in the order"),
         "tokens come first in causal order",
     ),
     Fault(
@@ -178,7 +178,7 @@ FAULTS = [
     Fault(
         "one sample repeated", "from step 7 on every sample is the one before",
         trained(mutation="shift_samples", step=7, by=-1, until=8),
-        Expected(7, "data", message="stand 1 place earlier in the order"),
+        Expected(7, "data", message="are 1 place earlier in the order"),
         "step 7 begins with the last sample of step 6",
     ),
     Fault(
@@ -319,7 +319,7 @@ FAULTS = [
     Fault(
         "ledger forged", "the loss in record 8, and all links from there on",
         damaged(lambda run, _: disk.forge_record(run, 8)),
-        Expected(8, "loss", message="or the record was edited; equal again from step 9 on"),
+        Expected(8, "loss", message="or the record was edited; all records are equal again from step 9 on"),
         "A's record 8 has another loss, and nothing that follows from the loss differs",
     ),
     Fault(

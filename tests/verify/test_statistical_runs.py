@@ -59,7 +59,7 @@ def verdict(trained, monkeypatch, capsys):
 
     def call(candidate):
         groups = ["--baseline", "base-*", "--candidate", f"{candidate}-*", "--margin", MARGIN]
-        code = run(["verify", "--statistical", *groups, "--json"], as_json=True)
+        code = run(["equivalence", *groups, "--json"], as_json=True)
         return code, json.loads(capsys.readouterr().out)
 
     return call
@@ -71,7 +71,7 @@ def test_other_seeds_are_equivalent(verdict):
 
     assert (code, found["verdict"]) == (0, "equivalent")
     assert found["differing"] == []
-    assert [entry["left_band_at"] for entry in found["course"]["candidates"]] == [None] * 5
+    assert [entry["left_band_at"] for entry in found["curves"]["candidates"]] == [None] * 5
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_was_changed_is_found(verdict, candidate, differing, sign):
     for measure in found["measures"]:
         assert sign * measure["difference"] > found["margin"]["nats"]
         assert measure["p_difference_holm"] < 0.001
-    assert all(entry["left_band_at"] for entry in found["course"]["candidates"])
+    assert all(entry["left_band_at"] for entry in found["curves"]["candidates"])
 
 
 def test_the_monitor_sees_it_while_it_trains(trained, server):

@@ -60,7 +60,7 @@ def test_the_chance_is_what_happens(p, how):
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 20), st.integers(0, 2**63 - 1))
 def test_windows_are_whole_blocks_without_overlap(n_steps, length, count, seed):
-    """Ascending, inside the run, `length` steps each but the last; as many as asked for, or all there are."""
+    """Ascending, inside the run, `length` steps each but the last; as many as request for, or all there are."""
     draw = draw_windows(CHAIN, seed, n_steps, length, count)
 
     assert len(draw.windows) == min(count, draw.n_blocks)

@@ -1,33 +1,33 @@
-"""`llmrun verify RUN`: executes steps of a run again and compares every record with its ledger."""
+"""Executes steps of a run again and compares every record with its ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.errors import InputError
 from llmrun.storage.ledger.compare import common_extent
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.explain import explain
-from llmrun.verify.fingerprints import Era, Fingerprints, compare_eras
+from llmrun.text import listed
+from llmrun.verify.fingerprints import FingerprintComparison, FingerprintSpan, compare_fingerprints
 from llmrun.verify.operands import Operand
-from llmrun.verify.replay.execute import Crew, Route, RouteDone, execute
+from llmrun.verify.replay.execute import ExecutedSteps, Executor, PlannedSteps, execute
 from llmrun.verify.replay.plan import Draw, draw_windows
-from llmrun.verify.replay.recorded_run import Audited, open_audited
-from llmrun.verify.replay.report import Replay
+from llmrun.verify.replay.recorded_run import RecordedRun, open_recorded_run
+from llmrun.verify.replay.report import ReplayReport
 from llmrun.verify.report import Finding, Verdict
 from llmrun.verify.tensor_diff import name_tensors
 
 DEFAULT_STEPS = 20
-"""Steps of a window where the user does not say."""
+"""Steps of a window by default."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReplayRequest:
     """Which steps to execute again.
 
-    from_step: steps `from_step` + 1 and on; None: those after the last checkpoint that has steps after it.
-    steps:     how many, or the length of each window.
-    windows:   how many windows to draw; None draws none.  seed: of the draw.
+    from_step: the step before them; None: that of the last checkpoint that has steps after it.
+    steps:     the number of steps, or the length of each window.
+    windows:   the number of windows to draw; None draws none.  seed: of the draw.
     """
 
     from_step: int | None = None
@@ -36,59 +36,53 @@ class Wish:
     seed: int = 0
 
 
-def verify_replay(path: Path, wish: Wish, crew: Crew) -> Replay:
-    """Execute steps of the run at `path` again.
+def replay_run(path: Path, request: ReplayRequest, executor: Executor) -> ReplayReport:
+    """Execute steps of the run at `path` again, up to the first difference.
 
-    Raises InputError, RefusedError where they cannot be executed here, DamagedError where run.json does not hold,
-    RunFailedError where the workers fail.
+    Raises InputError or RefusedError if they cannot be executed here, DamagedError if run.json contradicts itself,
+    RunFailedError if the workers fail.
     """
-    audited = open_audited(path)
+    recorded = open_recorded_run(path)
     draw = None
-    if wish.windows is not None:
-        chain = audited.ledger.chain_at(audited.last_step)
-        draw = draw_windows(chain, wish.seed, audited.last_step, wish.steps, wish.windows)
-    routes = routes_of(audited, [window_of(audited, wish)] if draw is None else draw.windows)
-    done: list[RouteDone] = []
+    if request.windows is not None:
+        chain = recorded.ledger.chain_at(recorded.last_step)
+        draw = draw_windows(chain, request.seed, recorded.last_step, request.steps, request.windows)
+    windows = [_window_of(recorded, request)] if draw is None else draw.windows
+    executed: list[ExecutedSteps] = []
     finding = None
-    for route in routes:
-        finding = start_finding(route)
+    for planned in plan_steps(recorded, windows):
+        finding = _start_finding(planned)
         if finding is not None:
             break
-        done.append(execute(audited, route, crew))
-        finding = route_finding(audited, done[-1])
+        executed.append(execute(recorded, planned, executor))
+        finding = _finding_of(recorded, executed[-1])
         if finding is not None:
             break
-    return conclude(audited, draw, done, finding)
+    return _conclude(recorded, draw, executed, finding)
 
 
-def window_of(audited: Audited, wish: Wish) -> tuple[int, int]:
-    """(first step, last step) that the user asks for.  Raises InputError where the ledger has none of them."""
-    if wish.from_step is None:
-        after = audited.start_at_or_before(audited.last_step - 1).step
-    elif wish.from_step >= audited.last_step:
-        raise InputError(
-            f"there is no step after {wish.from_step:,} on record: the ledger of {audited.run.name} "
-            f"{'holds' if audited.broken_step is None else 'is sound'} up to step {audited.last_step:,}",
-            where="--from",
-        )
-    else:
-        after = wish.from_step
-    return after + 1, min(after + wish.steps, audited.last_step)
+def _window_of(recorded: RecordedRun, request: ReplayRequest) -> tuple[int, int]:
+    """(first step, last step) of the request.  Raises InputError if the ledger has none of them."""
+    after = request.from_step
+    if after is None:
+        after = recorded.start_at_or_before(recorded.last_step - 1).step
+    recorded.check_step_after(after)
+    return after + 1, min(after + request.steps, recorded.last_step)
 
 
-def routes_of(audited: Audited, windows: Sequence[tuple[int, int]]) -> list[Route]:
-    """Windows that start from the same checkpoint are executed in one go."""
-    routes: dict[int, Route] = {}
+def plan_steps(recorded: RecordedRun, windows: Sequence[tuple[int, int]]) -> list[PlannedSteps]:
+    """The steps that reach all windows; windows with the same checkpoint before them are executed in one go."""
+    found: dict[int, PlannedSteps] = {}
     for first, last in windows:
-        start = audited.start_at_or_before(first - 1)
-        known = routes.get(start.step)
-        routes[start.step] = Route(start, last if known is None else max(last, known.until_step))
-    return list(routes.values())
+        start = recorded.start_at_or_before(first - 1)
+        known = found.get(start.step)
+        found[start.step] = PlannedSteps(start, last if known is None else max(last, known.until_step))
+    return list(found.values())
 
 
-def start_finding(route: Route) -> Finding | None:
-    """A checkpoint that is not the state that the ledger recorded is a finding before anything is executed."""
-    start = route.start
+def _start_finding(planned: PlannedSteps) -> Finding | None:
+    """The finding if the checkpoint to start from is not the state that the ledger recorded."""
+    start = planned.start
     if not start.unequal:
         return None
     assert start.path is not None
@@ -98,35 +92,35 @@ def start_finding(route: Route) -> Finding | None:
         quantities[0] if quantities else None,
         f"checkpoint {start.path.name} is not the state that the ledger recorded: {', '.join(start.unequal)}",
         quantities,
+        kind="damage",
     )
 
 
-def route_finding(audited: Audited, done: RouteDone) -> Finding | None:
-    """Where the executed steps, or the checkpoints on their way, part from the run."""
-    fingerprints = fingerprints_of([done])
-    for state in done.saved_states:
-        if state.differing:
-            weights = tuple(
-                name for name in state.differing if not name.endswith((".exp_avg", ".exp_avg_sq"))
-            )
+def _finding_of(recorded: RecordedRun, executed: ExecutedSteps) -> Finding | None:
+    """The first difference of the executed steps, or of the checkpoints on their way, from the run."""
+    fingerprints = fingerprints_of([executed])
+    for compared in executed.checkpoints:
+        if compared.differing:
+            moments = (".exp_avg", ".exp_avg_sq")
+            weights = tuple(name for name in compared.differing if not name.endswith(moments))
             return Finding(
-                state.step,
+                compared.step,
                 "weights" if weights else "optimizer",
-                f"checkpoint {state.name} is not the state that the steps before it lead to, although the "
-                f"ledger is: {meaning(fingerprints)}",
-                ("optimizer", "weights") if len(weights) != len(state.differing) else ("weights",),
-                state.differing,
-                state.step,
+                f"checkpoint {compared.name} is not the state that the steps before it lead to, although the "
+                f"ledger is: {_meaning(fingerprints)}",
+                ("optimizer", "weights") if len(weights) != len(compared.differing) else ("weights",),
+                compared.differing,
+                compared.step,
             )
-    difference = done.difference
+    difference = executed.difference
     if difference is None:
         return None
-    again = Operand("B", done.done.run.path, "run", done.done.ledger, None, {})
-    named = name_tensors(audited.operand, again, difference, difference.step)
+    again = Operand("B", executed.last_segment.run.path, "run", executed.last_segment.ledger, None, {})
+    named = name_tensors(recorded.operand, again, difference, difference.step)
     return Finding(
         step=difference.step,
         quantity=difference.quantity,
-        diagnosis=f"{explain(difference)}; {meaning(fingerprints)}",
+        diagnosis=f"{explain(difference)}; {_meaning(fingerprints)}",
         quantities=difference.quantities,
         tensors=named.names,
         tensors_step=named.step,
@@ -135,100 +129,98 @@ def route_finding(audited: Audited, done: RouteDone) -> Finding | None:
     )
 
 
-def meaning(fingerprints: Fingerprints) -> str:
+def _meaning(fingerprints: FingerprintComparison) -> str:
     """What the fingerprints say about a difference from what is executed here."""
     if fingerprints.equal:
         return (
             "the fingerprint here is that of the run, so a record or a checkpoint was edited, hardware erred, or a "
             "kernel is not deterministic"
         )
-    shown = [str(change) for change in fingerprints.changes[:3]]
-    more = len(fingerprints.changes) - len(shown)
-    listed = ", ".join([*shown, *([f"{more} more"] if more > 0 else [])])
+    changes = listed([str(change) for change in fingerprints.changes], 3)
+    verb = "differs" if len(fingerprints.parts) == 1 else "differ"
     return (
-        f"{' and '.join(fingerprints.parts)} here {'is' if len(fingerprints.parts) == 1 else 'are'} not as in the run "
-        f"({listed}): that may be all, so this proves nothing against the run"
+        f"{' and '.join(fingerprints.parts)} {verb} here from the run ({changes}): that may be the cause, so this "
+        "proves nothing against the run"
     )
 
 
-def fingerprints_of(done: Sequence[RouteDone]) -> Fingerprints:
+def fingerprints_of(executed: Sequence[ExecutedSteps]) -> FingerprintComparison:
     """The fingerprints of the executed steps: A as recorded, B as here."""
-    replay_environments = {
-        id(replay_environment): replay_environment
-        for route in done
-        for replay_environment in route.replay_environments
-    }.values()
+    environments = {id(found): found for steps in executed for found in steps.replay_environments}.values()
     recorded = tuple(
-        Era(i, g.recorded.digest, g.recorded.parts, g.recorded.preimages)
-        for i, g in enumerate(replay_environments)
+        FingerprintSpan(i, e.recorded.digest, e.recorded.parts, e.recorded.preimages)
+        for i, e in enumerate(environments)
     )
     here = tuple(
-        Era(i, g.here.digest, g.here.parts, g.here.preimages) for i, g in enumerate(replay_environments)
+        FingerprintSpan(i, e.here.digest, e.here.parts, e.here.preimages) for i, e in enumerate(environments)
     )
-    return compare_eras(recorded, here)
+    return compare_fingerprints(recorded, here)
 
 
-def conclude(audited: Audited, draw: Draw | None, done: list[RouteDone], finding: Finding | None) -> Replay:
+def _conclude(
+    recorded: RecordedRun, draw: Draw | None, executed: list[ExecutedSteps], finding: Finding | None
+) -> ReplayReport:
     """The verdict over all that was executed."""
-    starts = [(route.route.start.step, route.n_equal) for route in done]
-    n_equal = len({step for start, count in starts for step in range(start + 1, start + count + 1)})
-    last_step = max((route.route.start.step + route.n_equal for route in done), default=0)
-    damage = list(audited.damage)
-    if audited.broken_step is not None:
-        damage.append(f"record {audited.broken_step} of the ledger does not hold: it was damaged or edited")
+    ranges = [(steps.planned.start.step, steps.n_equal) for steps in executed]
+    n_equal = len({step for start, count in ranges for step in range(start + 1, start + count + 1)})
+    last_step = max((start + count for start, count in ranges), default=0)
+    damage = [] if finding is None or finding.kind != "damage" else [finding.diagnosis]
+    if recorded.broken_step is not None:
+        damage.append(f"record {recorded.broken_step} of the ledger does not hold: it was damaged or edited")
+    damage += recorded.damage
     if finding is None and damage:
-        finding = Finding(audited.broken_step, None, damage[-1])
-    met = [state for route in done for state in route.saved_states if not state.differing]
+        finding = Finding(recorded.broken_step, None, damage[0], kind="damage")
+    equal = [compared for steps in executed for compared in steps.checkpoints if not compared.differing]
     verdict = Verdict(
-        a=str(audited.run.path),
+        a=str(recorded.run.path),
         b="replay",
         finding=finding,
         steps_compared=n_equal,
-        quantities_compared=quantities_of(audited, done, bool(met)),
-        complete=n_equal == audited.ledger.last_step,
+        quantities_compared=_quantities_of(recorded, executed, bool(equal)),
+        complete=n_equal == recorded.ledger.last_step,
         last_step=last_step,
-        ends=(audited.ledger.last_step, last_step),
-        fingerprints=fingerprints_of(done),
-        chain=audited.ledger.chain_at(last_step).hex() if finding is None else None,
-        checkpoints=tuple(state.step for state in met),
-        tensors_compared=sum(state.n_tensors for state in met),
-        distances=distances_of(audited, done),
+        ends=(recorded.ledger.last_step, last_step),
+        fingerprints=fingerprints_of(executed),
+        chain=recorded.ledger.chain_at(last_step).hex() if finding is None else None,
+        checkpoints=tuple(compared.step for compared in equal),
+        tensors_compared=sum(compared.n_tensors for compared in equal),
+        distances=_distances_of(recorded, executed),
         damage=tuple(damage),
-        notes=tuple(notes_of(audited)),
+        notes=tuple(_notes_of(recorded)),
     )
-    D = done[-1].replay_environments[-1].resolved.batch.D if done else 0
-    return Replay(verdict, tuple(done), draw, D)
+    D = executed[-1].replay_environments[-1].resolved.batch.D if executed else 0
+    return ReplayReport(verdict, tuple(executed), draw, D)
 
 
-def quantities_of(audited: Audited, done: Sequence[RouteDone], saved: bool) -> tuple[str, ...]:
-    """What the executed steps were compared in: they record everything, so it is what the run's ledger holds.
+def _quantities_of(recorded: RecordedRun, executed: Sequence[ExecutedSteps], saved: bool) -> tuple[str, ...]:
+    """The compared quantities: an execution records all, so they are those of the run's ledger.
 
-    saved: whether checkpoints on the way were compared too.
+    saved: whether checkpoints were compared too.
     """
-    steps = [range(route.route.start.step + 1, route.route.start.step + route.n_equal + 1) for route in done]
-    found = [name for some in steps for name in common_extent(audited.ledger, None, some).quantities]
+    ranges = [
+        range(steps.planned.start.step + 1, steps.planned.start.step + steps.n_equal + 1)
+        for steps in executed
+    ]
+    found = [name for steps in ranges for name in common_extent(recorded.ledger, None, steps).quantities]
     return tuple(dict.fromkeys([*found, *(("optimizer", "weights") if saved else ())]))
 
 
-def distances_of(audited: Audited, done: Sequence[RouteDone]) -> dict[str, list[Distance]]:
-    """How far apart loss and norm are at the first difference; the replay ends there."""
-    last = done[-1] if done else None
-    if last is None or last.difference is None or last.done.ledger is None:
+def _distances_of(recorded: RecordedRun, executed: Sequence[ExecutedSteps]) -> dict[str, list[Distance]]:
+    """The distances of loss and gradient norm at the first difference, which ends the replay."""
+    last = executed[-1] if executed else None
+    if last is None or last.difference is None or last.last_segment.ledger is None:
         return {}
-    step = last.difference.step
-    rows = {
-        name: growth(audited.ledger, last.done.ledger, name, step, step) for name in ("loss", "grad_norm")
-    }
+    step, ledger = last.difference.step, last.last_segment.ledger
+    rows = {name: growth(recorded.ledger, ledger, name, step, step) for name in ("loss", "grad_norm")}
     return {name: row for name, row in rows.items() if any(distance.ulps for distance in row)}
 
 
-def notes_of(audited: Audited) -> list[str]:
-    """What the reader must know."""
+def _notes_of(recorded: RecordedRun) -> list[str]:
     notes = []
-    if audited.ledger.torn_step is not None:
+    if recorded.ledger.torn_step is not None:
         notes.append(
-            f"the ledger ends within the record of step {audited.ledger.torn_step}, which is left out"
+            f"the ledger ends within the record of step {recorded.ledger.torn_step}, which is left out"
         )
-    if audited.operand.running:
-        notes.append("the run is still going on, or was killed: what it had recorded was audited")
+    if recorded.operand.running:
+        notes.append("the run is in progress or was killed: the steps recorded so far were replayed")
     return notes

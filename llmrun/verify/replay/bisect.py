@@ -1,28 +1,48 @@
-"""`llmrun verify --bisect`: executes a step twice and names the first tensor, and so the module, that differs.
+"""Executes a step twice and names the first tensor, and so the module, that differs.
 
-Both executions start from the same state and run on one rank, with hooks that only read.  Each also records the step
-as any worker does, so it is known whether it gives what a run recorded.
+The two executions are those of two runs at their first different step, or of one run under the same settings.  Both
+start from the same state and run on one rank, with hooks that only read.  Each records the step as any worker does,
+so that it is known whether it reproduces the record of its run.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrun.errors import DamagedError
+from llmrun.provenance.fingerprint import compare
 from llmrun.run.trace import TRACE_NAME, TraceEntry, first_different, read_kept, read_trace
 from llmrun.storage.ledger.compare import RecordDifference, first_difference
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.text import command
-from llmrun.verify.replay.execute import Crew, Leg, LegDone, Route, execute, run_leg, saved_checkpoint
-from llmrun.verify.replay.recorded_run import Audited, ReplayEnvironment
-from llmrun.verify.replay.tensor_distance import Gap, gap_between
+from llmrun.text import command, listed
+from llmrun.verify.compare_runs import verify_runs
+from llmrun.verify.fingerprints import FingerprintComparison
+from llmrun.verify.replay.execute import (
+    ExecutedSegment,
+    Executor,
+    PlannedSteps,
+    ReplaySegment,
+    execute,
+    execute_segment,
+    saved_checkpoint,
+)
+from llmrun.verify.replay.recorded_run import RecordedRun, ReplayEnvironment, open_recorded_run
+from llmrun.verify.replay.report import SAME_SETTINGS, Bisection, BisectReport, describe
+from llmrun.verify.report import Finding, Verdict
+from llmrun.verify.tensor_distance import ElementDistance, element_distance
+
+QUANTITIES_OF_MODULES = ("loss", "gradients")
+"""The quantities in which modules can differ first; data precede them, sums and updates follow."""
+
+_CHANGES_MAX = 3
 
 
 @dataclass(frozen=True)
 class Side:
     """One of the two executions.
 
-    label:      as it is told: `A`, `B`, `first`, `second`.
-    ground:     what it is executed with, on one rank.  ledger: what the run recorded of these steps.
+    label:   `A`, `B`, `first` or `second`.
+    replay_environment: for one rank.
+    ledger:  what the run recorded of the steps.
     """
 
     label: str
@@ -30,132 +50,188 @@ class Side:
     ledger: LedgerReader
 
 
-@dataclass(frozen=True)
-class Bisection:
-    """What two executions of the same steps gave.
+def bisect_runs(path_a: Path, path_b: Path, executor: Executor) -> BisectReport:
+    """Execute the first different step of two runs under A's and under B's settings.
 
-    steps:      the steps that were executed.
-    labels:     of the two.
-    n_tensors:  digests that were compared, up to the first difference.
-    entry:      the first tensor that differs, as the second execution made it; None where none does.
-    gap:        how far it lies apart; None where that could not be caught.
-    difference: the first difference between what the two executions recorded; None where none is.
-    recorded:   by label, the first difference between what a run had recorded (a) and its execution here (b).
-    unsteady:   a third execution, under the first one's settings, differs from the first.
+    Raises InputError if one is not a run, DamagedError if the steps before are not reproduced, and the workers' error
+    if they fail.
     """
+    verdict = verify_runs(path_a, path_b)
+    if verdict.finding is None:
+        return BisectReport(verdict, None)
+    step, quantity = verdict.finding.step, verdict.finding.quantity
+    if step is None or quantity not in QUANTITIES_OF_MODULES:
+        return BisectReport(verdict, None)
+    a, b = open_recorded_run(path_a, "A"), open_recorded_run(path_b, "B")
+    nearest = max((a, b), key=lambda run: run.start_at_or_before(step - 1).step)
+    state = state_before(nearest, step - 1, executor)
+    sides = (side_of("A", a, step, executor), side_of("B", b, step, executor))
+    found = compare_executions(sides, state, range(step, step + 1), executor)
+    settings = tuple(compare(sides[0].replay_environment.here, sides[1].replay_environment.here))
+    notes = tuple(note for side in sides for note in unrestored_settings(side))
+    return BisectReport(replace(verdict, notes=(*verdict.notes, *notes)), found, settings, notes)
 
-    steps: range
-    labels: tuple[str, str]
-    n_tensors: int
-    entry: TraceEntry | None
-    gap: Gap | None
-    difference: RecordDifference | None
-    recorded: dict[str, RecordDifference | None]
-    unsteady: bool = False
 
+def bisect_run(path: Path, from_step: int | None, n_steps: int, executor: Executor) -> BisectReport:
+    """Execute steps of one run twice under the same settings, which shows a kernel that is not deterministic.
 
-def state_before(audited: Audited, step: int, crew: Crew) -> Path | None:
-    """A checkpoint of the state after `step`: one of the run's, or one made by executing the steps up to there.
-
-    None for step 0.  Raises DamagedError where these steps do not come out as they were recorded.
+    from_step: the step before them; None: that of the last checkpoint that has steps after it.
+    Raises InputError if there are no such steps, DamagedError if the steps before are not reproduced, and the workers'
+    error if they fail.
     """
-    start = audited.start_at_or_before(step)
+    recorded = open_recorded_run(path)
+    if from_step is None:
+        from_step = recorded.start_at_or_before(recorded.last_step - 1).step
+    recorded.check_step_after(from_step)
+    last = min(from_step + n_steps, recorded.span_of(from_step + 1).to_step)
+    steps = range(from_step + 1, last + 1)
+    state = state_before(recorded, from_step, executor)
+    side = side_of(SAME_SETTINGS[0], recorded, steps.start, executor)
+    found = compare_executions((side, replace(side, label=SAME_SETTINGS[1])), state, steps, executor)
+    notes = tuple(unrestored_settings(side))
+    verdict = Verdict(
+        a=str(path),
+        b="replay",
+        finding=_finding_of(found),
+        steps_compared=len(steps),
+        quantities_compared=QUANTITIES_OF_MODULES,
+        complete=False,
+        last_step=last,
+        fingerprints=FingerprintComparison(
+            side.replay_environment.here.digest == side.replay_environment.recorded.digest, (), ()
+        ),
+        notes=notes,
+    )
+    return BisectReport(verdict, found, notes=notes, two_runs=False)
+
+
+def side_of(label: str, recorded: RecordedRun, step: int, executor: Executor) -> Side:
+    """What a run's `step` is executed with: D = 1, because a trace needs all micro-batches on one rank."""
+    environment = recorded.replay_environment(step, executor.backend, 1, executor.data)
+    return Side(label, environment, recorded.ledger)
+
+
+def unrestored_settings(side: Side) -> list[str]:
+    """A note if code, data or environment here are not as they were recorded."""
+    changes = compare(side.replay_environment.recorded, side.replay_environment.here)
+    if not changes:
+        return []
+    who = "the step" if side.label in SAME_SETTINGS else side.label
+    shown = listed([str(change) for change in changes], _CHANGES_MAX)
+    return [f"{who} is executed under another fingerprint than recorded: {shown}"]
+
+
+def _finding_of(found: Bisection) -> Finding | None:
+    """The finding of two executions of one run; None if both reproduce its record in every tensor."""
+    difference = found.difference or next(iter(found.not_reproduced.values()), None)
+    if difference is not None:
+        return Finding(difference.step, difference.quantity, describe(found), difference.quantities)
+    if found.entry is not None:
+        quantity = "loss" if found.entry.phase == "forward" else "gradients"
+        return Finding(found.entry.step, quantity, describe(found), (quantity,))
+    return None
+
+
+def state_before(recorded: RecordedRun, step: int, executor: Executor) -> Path | None:
+    """A checkpoint of the state after `step`: the run's own, or one made by executing the steps up to there.
+
+    None for step 0.  Raises DamagedError if these steps are not reproduced.
+    """
+    start = recorded.start_at_or_before(step)
     if start.unequal:
         assert start.path is not None
         raise DamagedError(
-            f"{start.path.name} is not the state that the ledger of {audited.run.name} recorded: "
+            f"{start.path.name} is not the state that the ledger of {recorded.run.name} recorded: "
             f"{', '.join(start.unequal)}"
         )
     if start.step == step:
         return start.path
-    done = execute(audited, Route(start, step), crew, saves=True)
+    done = execute(recorded, PlannedSteps(start, step), executor, saves=True)
     if done.difference is not None:
+        again = command("llmrun", "bisect", recorded.run.path)
         raise DamagedError(
-            f"the steps before do not come out as {audited.run.name} recorded them: step "
+            f"cannot reproduce the steps before as {recorded.run.name} recorded them: step "
             f"{done.difference.step} differs in {done.difference.quantity}",
-            hints=[
-                f"`{command('llmrun', 'verify', audited.run.path)} --bisect --from {done.difference.step - 1}` looks into it"
-            ],
+            hints=[f"`{again} --from {done.difference.step - 1}`"],
         )
-    return saved_checkpoint(done.done)
+    return saved_checkpoint(done.last_segment)
 
 
-def bisect(sides: tuple[Side, Side], state: Path | None, steps: range, crew: Crew) -> Bisection:
-    """Execute `steps` (finished steps after each) under both sides' settings, from `state`.
+def compare_executions(
+    sides: tuple[Side, Side], state: Path | None, steps: range, executor: Executor
+) -> Bisection:
+    """Execute `steps` under the settings of both sides, from `state`, and compare every tensor.
 
-    Raises the workers' error where one of them fails.
+    If a tensor differs, a third execution keeps its bytes and shows whether the first one is reproduced.
+    Raises the workers' error if one of them fails.
     """
     one, other = sides
-    first = run_traced(one, state, steps, crew)
-    second = run_traced(other, state, steps, crew, against=first.run.path / TRACE_NAME)
+    first = _execute_traced(one, state, steps, executor)
+    second = _execute_traced(other, state, steps, executor, against=first.run.path / TRACE_NAME)
     entries, entries_other = (read_trace(done.run.path / TRACE_NAME) for done in (first, second))
     number = first_different(entries, entries_other)
-    entry, gap, unsteady = None, None, False
+    entry, distance, is_nondeterministic = None, None, False
     if number is not None:
         entry = (entries_other if number < len(entries_other) else entries)[number]
-        third = run_traced(one, state, steps, crew, kept=number)
+        third = _execute_traced(one, state, steps, executor, kept=number)
         again = first_different(entries, read_trace(third.run.path / TRACE_NAME))
-        unsteady = again is not None and again <= number
-        gap = gap_of(entry, third, second)
-    recorded = {
-        side.label: differs_from(side.ledger, done, steps) for side, done in ((one, first), (other, second))
-    }
+        is_nondeterministic = again is not None and again <= number
+        distance = _distance_of_kept(entry, third, second)
     assert first.ledger is not None
+    assert second.ledger is not None
     return Bisection(
         steps=steps,
         labels=(one.label, other.label),
         n_tensors=min(len(entries), len(entries_other)) if number is None else number + 1,
         entry=entry,
-        gap=gap,
-        difference=differs_from(first.ledger, second, steps),
-        recorded=recorded,
-        unsteady=unsteady,
+        distance=distance,
+        difference=_first_difference(first.ledger, second.ledger, steps),
+        recorded={
+            one.label: _first_difference(one.ledger, first.ledger, steps),
+            other.label: _first_difference(other.ledger, second.ledger, steps),
+        },
+        is_nondeterministic=is_nondeterministic,
     )
 
 
-def run_traced(
+def _execute_traced(
     side: Side,
     state: Path | None,
     steps: range,
-    crew: Crew,
+    executor: Executor,
     against: Path | None = None,
     kept: int | None = None,
-) -> LegDone:
-    """One execution.  Raises the workers' error where it does not come to its end."""
-    leg = Leg(
+) -> ExecutedSegment:
+    """One execution.  Raises the workers' error if they do not record the last step."""
+    segment = ReplaySegment(
         replay_environment=side.replay_environment,
         ledger=side.ledger,
         from_step=steps.start - 1,
         checkpoint=state,
         until_step=steps[-1],
-        audits=False,
+        stops_at_difference=False,
         traced=True,
         trace_against=against,
         trace_kept=kept,
     )
-    done = run_leg(crew.place(), leg, crew.backend, crew.observer)
+    done = execute_segment(executor.new_directory(), segment, executor.backend, executor.observer)
     if done.ledger is None or done.ledger.last_step < steps[-1]:
         raise done.error
     return done
 
 
-def differs_from(ledger: LedgerReader, done: LedgerReader | LegDone, steps: range) -> RecordDifference | None:
-    """The first of `steps` whose record in `ledger` (a) is not that of an execution (b)."""
-    again = done.ledger if isinstance(done, LegDone) else done
-    assert again is not None
-    return first_difference(ledger, again, range(steps.start, min(steps.stop, ledger.last_step + 1)))
+def _first_difference(a: LedgerReader, b: LedgerReader, steps: range) -> RecordDifference | None:
+    """The first difference in `steps`, as far as `a` holds them."""
+    return first_difference(a, b, range(steps.start, min(steps.stop, a.last_step + 1)))
 
 
-def gap_of(entry: TraceEntry, one: LegDone, other: LegDone) -> Gap | None:
-    """How far the tensor of the first difference lies apart; None where one of the two did not make it."""
+def _distance_of_kept(
+    entry: TraceEntry, one: ExecutedSegment, other: ExecutedSegment
+) -> ElementDistance | None:
+    """The distance of the tensor whose bytes both executions kept; None if one of them did not make it."""
     kept_one, kept_other = read_kept(one.run.path), read_kept(other.run.path)
     if kept_one is None or kept_other is None or kept_one[0] != kept_other[0]:
         return None
     if len(kept_one[1]) != len(kept_other[1]):
         return None
-    return gap_between(entry.dtype, kept_one[1], kept_other[1])
-
-
-def on_one_rank(crew: Crew) -> Crew:
-    """The same crew with D = 1: a trace needs all micro-batches on one rank."""
-    return replace(crew, D=1)
+    return element_distance(entry.dtype, kept_one[1], kept_other[1])

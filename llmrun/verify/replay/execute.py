@@ -1,6 +1,6 @@
-"""Executes recorded steps again, in real workers, in a scratch directory, and compares each record.
+"""Executes recorded steps again with real workers, in scratch directories, and compares each record.
 
-Nothing is written into the run itself.
+Nothing is written into the run.
 """
 
 import json
@@ -24,21 +24,21 @@ from llmrun.storage.ledger.compare import RecordDifference, first_difference
 from llmrun.storage.ledger.reader import Header, LedgerReader
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.jsonl import number, row_at
-from llmrun.verify.replay.recorded_run import Audited, ReplayEnvironment, StartState
+from llmrun.verify.replay.recorded_run import RecordedRun, ReplayEnvironment, StartState
 
 SEGMENT = 1
-"""Each leg of a replay is the only segment of a run directory of its own."""
+"""Each segment of a replay is the only one of a scratch run directory."""
 
 
 @dataclass(frozen=True)
-class Leg:
-    """Steps to execute in one go: `from_step` + 1 to `until_step`.
+class ReplaySegment:
+    """Steps to execute with one start of the workers: `from_step` + 1 to `until_step`.
 
-    ledger:      what was recorded.
-    checkpoint:  the state after `from_step`; None starts anew.
-    audits:      whether the leg ends at the first step that differs from `ledger`, after it is recorded anew.
+    ledger:      what the run recorded.
+    checkpoint:  the state after `from_step`; None makes the initial state.
+    stops_at_difference: whether the segment ends after the first record that differs from `ledger`.
     saves:       whether the state after `until_step` is saved.
-    compared:    checkpoints that the state must equal at their steps.
+    compared:    checkpoints that the state is compared with at their steps.
     traced, trace_against, trace_kept: see `WorkerSpec`.
     """
 
@@ -47,7 +47,7 @@ class Leg:
     from_step: int
     checkpoint: Path | None
     until_step: int
-    audits: bool = True
+    stops_at_difference: bool = True
     saves: bool = False
     compared: Sequence[Path] = ()
     traced: bool = False
@@ -56,12 +56,13 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class LegDone:
-    """A leg that has ended.
+class ExecutedSegment:
+    """A segment that has ended.
 
-    ledger:       what was recorded anew; its first record is that of `from_step`.  None where nothing was.
+    run:          its scratch directory.
+    ledger:       its own records, from that of `from_step` on; None if nothing was recorded.
     end:          how the workers ended.
-    step_seconds: of a step, over the last steps; None where no step was recorded.
+    step_seconds: seconds per step over the last steps; None if no step was recorded.
     wall_seconds: from the start of the workers to their end.
     """
 
@@ -73,16 +74,16 @@ class LegDone:
 
     @property
     def error(self) -> LlmrunError:
-        """Why the leg ended early."""
+        """Why the segment ended early."""
         assert self.end.error is not None, f"{self.run.path} ended early: {self.end.why}"
         return self.end.error
 
 
-def only_training(config: Config, *, traced: bool) -> Config:
+def replay_config(config: Config, *, traced: bool) -> Config:
     """`config` without evaluation, saving by steps or time, and comparison with other runs.
 
-    All of these are operational.  The tokens are checked by their digests in the ledger, so whole shards are not
-    hashed.  A trace sees each module once where no block is executed twice.
+    All of these fields are operational.  Shards are not hashed: the ledger holds the digests of the tokens.  A traced
+    execution does not recompute activations, so that each module is traced once.
     """
     found = config.model_copy(
         update={
@@ -95,64 +96,66 @@ def only_training(config: Config, *, traced: bool) -> Config:
     return found.model_copy(update={"activation_checkpointing": "none"}) if traced else found
 
 
-def run_leg(directory: Path, leg: Leg, backend: ProcessBackend, observer: SegmentObserver) -> LegDone:
-    """Execute a leg in `directory`, which must not exist.
+def execute_segment(
+    directory: Path, segment: ReplaySegment, backend: ProcessBackend, observer: SegmentObserver
+) -> ExecutedSegment:
+    """Execute a segment in `directory`, which must not exist.
 
-    The end of a leg whose steps differ from what was recorded is a failure too: compare the ledgers first.
+    A segment that stops at a difference ends with an error, so compare the ledgers before looking at it.
     """
     run = RunDirectory(directory)
     make_directories(run.segment_logs(SEGMENT))
     make_directories(run.checkpoints)
-    if leg.checkpoint is not None:
-        begin_ledger(run.ledger_file, leg.ledger, leg.from_step)
-    orders_of(leg).write(run.worker_spec_file(SEGMENT))
+    if segment.checkpoint is not None:
+        begin_ledger(run.ledger_file, segment.ledger, segment.from_step)
+    worker_spec_of(segment).write(run.worker_spec_file(SEGMENT))
     begun_s = time.monotonic()
     with RunLock.acquire(run.lock_file) as lock:
-        ranks = leg.replay_environment.resolved.batch.D
-        workers = backend.start(WorkerJob(run, SEGMENT, ranks, leg.replay_environment.environment))
-        watch = Watch(run, SEGMENT, ranks, leg.from_step, workers, LauncherStopRequest(), lock, observer)
+        ranks = segment.replay_environment.resolved.batch.D
+        workers = backend.start(WorkerJob(run, SEGMENT, ranks, segment.replay_environment.variables))
+        watch = Watch(run, SEGMENT, ranks, segment.from_step, workers, LauncherStopRequest(), lock, observer)
         end = watch.until_end()
     wall_seconds = time.monotonic() - begun_s
     ledger = LedgerReader(run.ledger_file) if run.ledger_file.exists() else None
-    return LegDone(run, ledger, end, step_seconds_of(run, leg.until_step), wall_seconds)
+    return ExecutedSegment(run, ledger, end, step_seconds_of(run, segment.until_step), wall_seconds)
 
 
 def begin_ledger(path: Path, recorded: LedgerReader, step: int) -> None:
-    """A ledger that begins with the record of `step` and nothing else."""
+    """Write a ledger that holds the record of `step` only."""
     before = recorded.chain_at(step - 1) if step else b""
     header = Header(recorded.header.producer, recorded.header.quantities, step, before)
     index = step - recorded.first_step
     replace_file(path, [header.to_bytes(), recorded.words[index : index + 1].data])
 
 
-def orders_of(leg: Leg) -> WorkerSpec:
-    """What the workers of a leg are told."""
-    replay_environment = leg.replay_environment
-    config = only_training(replay_environment.resolved.config, traced=leg.traced)
+def worker_spec_of(segment: ReplaySegment) -> WorkerSpec:
+    """The worker spec of a segment."""
+    replay_environment = segment.replay_environment
+    config = replay_config(replay_environment.resolved.config, traced=segment.traced)
     spec = make_worker_spec(
         replace(replay_environment.resolved, config=config),
         replay_environment.data_path,
         replay_environment.here,
         segment=SEGMENT,
-        from_step=leg.from_step,
-        checkpoint=None if leg.checkpoint is None else str(leg.checkpoint.resolve()),
-        until_step=leg.until_step,
-        audit_tails=[str(leg.ledger.path.resolve())] if leg.audits else [],
+        from_step=segment.from_step,
+        checkpoint=None if segment.checkpoint is None else str(segment.checkpoint.resolve()),
+        until_step=segment.until_step,
+        audit_tails=[str(segment.ledger.path.resolve())] if segment.stops_at_difference else [],
     )
     return replace(
         spec,
-        saves=leg.saves,
-        compared=[str(path.resolve()) for path in leg.compared],
-        traced=leg.traced,
-        trace_against=None if leg.trace_against is None else str(leg.trace_against.resolve()),
-        trace_kept=leg.trace_kept,
+        saves=segment.saves,
+        compared=[str(path.resolve()) for path in segment.compared],
+        traced=segment.traced,
+        trace_against=None if segment.trace_against is None else str(segment.trace_against.resolve()),
+        trace_kept=segment.trace_kept,
     )
 
 
 def step_seconds_of(run: RunDirectory, until_step: int) -> float | None:
-    """Seconds a step took on the last steps up to `until_step`, from the tokens per second in metrics.jsonl.
+    """Seconds per step over the last steps up to `until_step`, from the tokens per second in metrics.jsonl.
 
-    None where these are gone.  What happens between steps (evaluation, a save) is not in it.
+    None if metrics.jsonl lacks the step.  Evaluation and saving between steps are not included.
     """
     row = row_at(run.metrics_file, until_step)
     if row is None:
@@ -163,10 +166,10 @@ def step_seconds_of(run: RunDirectory, until_step: int) -> float | None:
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Who executes, and where.
+class Executor:
+    """Executes steps of a run in scratch directories.
 
-    scratch: a directory for what the workers write.  D, data: as for `ground_for`.
+    scratch: the directory of these directories.  D, data: as for `replay_environment_for`.
     """
 
     backend: ProcessBackend
@@ -175,13 +178,13 @@ class Crew:
     D: int | None = None
     data: Path | None = None
 
-    def place(self) -> Path:
-        """A directory that does not exist yet."""
-        return self.scratch / f"leg-{sum(1 for _ in self.scratch.iterdir()) + 1:03d}"
+    def new_directory(self) -> Path:
+        """A path below `scratch` that does not exist yet."""
+        return self.scratch / f"segment-{sum(1 for _ in self.scratch.iterdir()) + 1:03d}"
 
 
 @dataclass(frozen=True)
-class Route:
+class PlannedSteps:
     """Steps to execute again: `start.step` + 1 to `until_step`."""
 
     start: StartState
@@ -189,8 +192,11 @@ class Route:
 
 
 @dataclass(frozen=True)
-class SavedState:
-    """A checkpoint that the executed state was compared with.  differing: tensors with other bytes."""
+class ComparedCheckpoint:
+    """A checkpoint of the run that the executed state was compared with, byte by byte.
+
+    differing: names of the tensors that differ.
+    """
 
     name: str
     step: int
@@ -199,111 +205,123 @@ class SavedState:
 
 
 @dataclass(frozen=True)
-class RouteDone:
-    """What came of a route.
+class ExecutedSteps:
+    """The result of executing planned steps.
 
-    n_equal:       steps whose records were equal.
-    difference:    the first difference; `a` is what the run recorded.  done: the last leg, which met it.
-    saved_states:  the checkpoints on the way.
-    step_seconds:  of a step here.  training_step_seconds: of these steps in the run.  None where not known.
+    n_equal:       steps whose records are equal.
+    difference:    the first difference; `a` is the run's record.
+    last_segment:  the last segment that was executed.
+    checkpoints:   the run's checkpoints that were compared.
+    step_seconds:  seconds per step here; training_step_seconds: of these steps in the run.  None if unknown.
     wall_seconds:  from start to end.
     """
 
-    route: Route
+    planned: PlannedSteps
     replay_environments: tuple[ReplayEnvironment, ...]
     n_equal: int
     difference: RecordDifference | None
-    done: LegDone
-    saved_states: tuple[SavedState, ...]
+    last_segment: ExecutedSegment
+    checkpoints: tuple[ComparedCheckpoint, ...]
     step_seconds: float | None
     training_step_seconds: float | None
     wall_seconds: float
 
 
-def execute(audited: Audited, route: Route, crew: Crew, saves: bool = False) -> RouteDone:
-    """Execute a route: one leg for each stretch of steps under one fingerprint.
+def execute(
+    recorded: RecordedRun, planned: PlannedSteps, executor: Executor, saves: bool = False
+) -> ExecutedSteps:
+    """Execute planned steps, with one segment for each fingerprint, up to the first difference.
 
-    saves: whether the state after the last step is saved, in the last leg's directory.
-    Raises the workers' error where they fail without having recorded a difference.
+    saves: whether the state after the last step is saved, in the directory of the last segment.
+    Raises the workers' error if they fail without having recorded a difference.
     """
-    legs = legs_of(audited, route, crew, saves)
-    checkpoint = route.start.path
-    done: LegDone | None = None
+    segments = plan_segments(recorded, planned, executor, saves)
+    checkpoint = planned.start.path
+    done: ExecutedSegment | None = None
     difference: RecordDifference | None = None
-    saved: list[SavedState] = []
+    compared: list[ComparedCheckpoint] = []
     wall_seconds = 0.0
-    for leg in legs:
-        done = run_leg(crew.place(), replace(leg, checkpoint=checkpoint), crew.backend, crew.observer)
+    for segment in segments:
+        done = execute_segment(
+            executor.new_directory(),
+            replace(segment, checkpoint=checkpoint),
+            executor.backend,
+            executor.observer,
+        )
         wall_seconds += done.wall_seconds
-        difference = compare_leg(leg, done)
-        saved += saved_states_of(done)
-        if difference is not None or any(state.differing for state in saved):
+        difference = compare_segment(segment, done)
+        compared += compared_checkpoints(done)
+        if difference is not None or any(checkpoint.differing for checkpoint in compared):
             break
         checkpoint = saved_checkpoint(done)
     assert done is not None
-    reached = route.until_step if difference is None else difference.step - 1
-    return RouteDone(
-        route=route,
-        replay_environments=tuple(leg.replay_environment for leg in legs),
-        n_equal=max(reached - route.start.step, 0),
+    reached = planned.until_step if difference is None else difference.step - 1
+    return ExecutedSteps(
+        planned=planned,
+        replay_environments=tuple(segment.replay_environment for segment in segments),
+        n_equal=max(reached - planned.start.step, 0),
         difference=difference,
-        done=done,
-        saved_states=tuple(saved),
+        last_segment=done,
+        checkpoints=tuple(compared),
         step_seconds=done.step_seconds,
-        training_step_seconds=step_seconds_of(audited.run, route.until_step),
+        training_step_seconds=step_seconds_of(recorded.run, planned.until_step),
         wall_seconds=wall_seconds,
     )
 
 
-def legs_of(audited: Audited, route: Route, crew: Crew, saves: bool) -> list[Leg]:
-    """The legs of a route; all but the first get their checkpoint from the leg before."""
-    legs = []
-    for stretch in audited.stretches:
-        first, last = max(stretch.from_step, route.start.step), min(stretch.to_step, route.until_step)
+def plan_segments(
+    recorded: RecordedRun, planned: PlannedSteps, executor: Executor, saves: bool
+) -> list[ReplaySegment]:
+    """The segments of planned steps; all but the first start from the checkpoint of the segment before."""
+    segments = []
+    for span in recorded.spans:
+        first, last = max(span.from_step, planned.start.step), min(span.to_step, planned.until_step)
         if first < last:
-            legs.append(
-                Leg(
-                    replay_environment=audited.replay_environment(last, crew.backend, crew.D, crew.data),
-                    ledger=audited.ledger,
+            segments.append(
+                ReplaySegment(
+                    replay_environment=recorded.replay_environment(
+                        last, executor.backend, executor.D, executor.data
+                    ),
+                    ledger=recorded.ledger,
                     from_step=first,
                     checkpoint=None,
                     until_step=last,
-                    saves=saves or last < route.until_step,
-                    compared=audited.checkpoints_within(first, last),
+                    saves=saves or last < planned.until_step,
+                    compared=recorded.checkpoints_within(first, last),
                 )
             )
-    assert legs, f"no step from {route.start.step} to {route.until_step}"
-    return legs
+    assert segments, f"no step from {planned.start.step} to {planned.until_step}"
+    return segments
 
 
-def compare_leg(leg: Leg, done: LegDone) -> RecordDifference | None:
-    """The first difference between what a leg recorded and what the run did.
+def compare_segment(segment: ReplaySegment, done: ExecutedSegment) -> RecordDifference | None:
+    """The first difference between the records of the run (a) and those of its execution (b).
 
-    Raises the workers' error where they came to their end neither by finishing nor by a difference.
+    Raises the workers' error if they ended early without a difference.
     """
     found = None
     if done.ledger is not None and done.ledger.n_records:
-        start = leg.from_step + 1 if leg.from_step else 0
-        found = first_difference(leg.ledger, done.ledger, range(start, done.ledger.last_step + 1))
-    if found is None and (done.ledger is None or done.ledger.last_step < leg.until_step):
+        start = segment.from_step + 1 if segment.from_step else 0
+        found = first_difference(segment.ledger, done.ledger, range(start, done.ledger.last_step + 1))
+    if found is None and (done.ledger is None or done.ledger.last_step < segment.until_step):
         raise done.error
     return found
 
 
-def saved_states_of(done: LegDone) -> list[SavedState]:
-    """What the workers found of the checkpoints on their way; those that went away are left out."""
+def compared_checkpoints(done: ExecutedSegment) -> list[ComparedCheckpoint]:
+    """The checkpoints that the workers compared; those that were removed meanwhile are left out."""
     path = done.run.path / "saved-states.json"
     if not path.exists():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     return [
-        SavedState(name, step_of(name) or 0, entry["tensors"], tuple(entry["differing"]))
+        ComparedCheckpoint(name, step_of(name) or 0, entry["tensors"], tuple(entry["differing"]))
         for name, entry in found.items()
         if entry is not None
     ]
 
 
-def saved_checkpoint(done: LegDone) -> Path | None:
-    """The checkpoint that a leg saved at its end; None where it saved none."""
+def saved_checkpoint(done: ExecutedSegment) -> Path | None:
+    """The checkpoint that a segment saved at its end; None if it saved none."""
     steps = steps_in(done.run.checkpoints)
     return done.run.checkpoints / step_name(steps[-1]) if steps else None

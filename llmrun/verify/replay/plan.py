@@ -1,4 +1,4 @@
-"""Spot checks: which windows of a run are executed again, and what escapes such a check.
+"""Spot checks: the draw of windows to execute again, and the probability that falsified steps are in none of them.
 
 The steps 1 … n are cut into blocks of `length` steps (the last may be shorter).  Block b has the rank
 sha256("llmrun-windows/1" ‖ 0 ‖ chain after step n ‖ 0 ‖ seed in decimal ‖ 0 ‖ b in decimal), and the k blocks of smallest
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 WINDOWS_NAME = b"llmrun-windows/1"
 FRACTIONS = (0.001, 0.01, 0.05, 0.1)
-"""Falsified fractions of the steps for which the chance of an escape is told."""
+"""Falsified fractions of the steps for which the probability of an escape is reported."""
 
 
 @dataclass(frozen=True)
 class Draw:
     """Windows drawn from a run.
 
-    n_steps: steps of the run.  length: of a window.  n_blocks: windows that there are.
+    n_steps: steps of the run.  length: steps of a window.
     windows: (first step, last step) of each that was drawn, ascending.
     """
 
@@ -29,17 +29,17 @@ class Draw:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks that windows are drawn from."""
+        """The number of blocks that windows are drawn from."""
         return n_blocks_of(self.n_steps, self.length)
 
 
 @dataclass(frozen=True)
 class Escape:
-    """How likely it is that no drawn window holds a falsified step.
+    """The probability that no drawn window holds a falsified step.
 
-    fraction:  of the steps that are falsified; n_falsified: their number, rounded up.
-    at_most:   where they fill whole windows: the best that a forger can do.
-    if_spread: where each lies in a window of its own as long as there are some.
+    fraction:  the falsified fraction of the steps; n_falsified: their number, rounded up.
+    at_most:   if they fill whole windows, which is the best case for a forger.
+    if_spread: if each lies in a window of its own, as far as there are enough.
     """
 
     fraction: float
@@ -49,14 +49,14 @@ class Escape:
 
 
 def n_blocks_of(n_steps: int, length: int) -> int:
-    """Blocks of `length` steps that cover `n_steps`."""
+    """The number of blocks of `length` steps that cover `n_steps`."""
     return -(-n_steps // length)
 
 
 def draw_windows(chain: bytes, seed: int, n_steps: int, length: int, count: int) -> Draw:
-    """`count` windows of a run, all of them where there are no more.
+    """Draw `count` windows of a run, or all if there are fewer.
 
-    chain: 32 bytes, after step `n_steps`: whoever made the run could not choose the windows before the run.
+    chain: 32 bytes, after step `n_steps`, so that the windows are unknown before the run has ended.
     """
     assert n_steps >= 1
     assert length >= 1
@@ -73,7 +73,7 @@ def draw_windows(chain: bytes, seed: int, n_steps: int, length: int, count: int)
 
 
 def escape_probability(n_blocks: int, n_bad: int, n_drawn: int) -> float:
-    """The chance that none of `n_drawn` blocks of `n_blocks` is one of `n_bad`: C(W - b, k) / C(W, k).
+    """The probability that none of `n_drawn` of `n_blocks` blocks is one of `n_bad`: C(W - b, k) / C(W, k).
 
     The hypergeometric distribution at zero, as a product of k factors (W - b - i) / (W - i).
     """
@@ -85,7 +85,7 @@ def escape_probability(n_blocks: int, n_bad: int, n_drawn: int) -> float:
 
 
 def escape_of(draw: Draw, fraction: float) -> Escape:
-    """The chance that a falsified fraction of the steps escapes a draw."""
+    """The probability that a falsified fraction of the steps escapes a draw."""
     n_falsified = math.ceil(fraction * draw.n_steps)
     k = len(draw.windows)
     clustered = n_blocks_of(n_falsified, draw.length)

@@ -1,4 +1,4 @@
-"""The run that is replayed: its ledger, its record, and what its steps can be executed with here and now."""
+"""The run that is replayed: its ledger, its record, and what its steps can be executed with here."""
 
 import os
 from collections.abc import Mapping
@@ -23,26 +23,26 @@ from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.verify.operands import Operand, open_subject
+from llmrun.verify.operands import Operand, open_operand
 
 
 @dataclass(frozen=True)
 class ReplayEnvironment:
-    """What steps of one segment are executed with, here and now.
+    """What steps of one segment are executed with here.
 
-    resolved:    the recorded config for the ranks of the replay.
-    environment: variables of the workers: those that may change bits are as they were recorded.
-    recorded:    the fingerprint that the steps were made under.  here: the one they are executed under.
+    resolved:  the recorded config for the ranks of the replay.
+    variables: environment variables of the workers; those that may change bits are as they were recorded.
+    recorded:  the fingerprint under which the run made the steps.  here: the one under which they are executed.
     """
 
     resolved: Resolved
     data_path: Path
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
     recorded: Fingerprint
     here: Fingerprint
 
 
-def ground_for(
+def replay_environment_for(
     run: RunDirectory,
     record: RunRecord,
     segment: Segment,
@@ -52,29 +52,28 @@ def ground_for(
 ) -> ReplayEnvironment:
     """What the steps of a segment can be executed with here.
 
-    D: ranks; None takes the segment's, on GPUs no more than there are.
+    D: ranks; None takes the segment's number, on GPUs at most as many as there are.
     data: the dataset's directory; None looks where the run had it.
-    Raises InputError, RefusedError where it cannot be, DamagedError where run.json does not hold.
+    Raises InputError or RefusedError if they cannot be executed, DamagedError if run.json contradicts itself.
     """
     recorded = recorded_fingerprint(run, record, segment)
     config = recorded_config(run, record, segment)
     if config.reproducibility.mode != "bitwise":
         raise RefusedError(
-            f"{run.name} was trained in mode {config.reproducibility.mode}: its bits were never promised",
-            hints=["`llmrun verify --statistical` compares such runs"],
+            f"cannot replay {run.name}: reproducibility.mode must be bitwise, got {config.reproducibility.mode}",
+            hints=["`llmrun equivalence --baseline RUNS --candidate RUNS` compares such runs"],
         )
     resolved = resolved_for(run, config, segment.D, D)
     data_path = dataset_of(run, record, data)
     manifest = read_manifest(data_path)
-    variables = recorded.preimages["environment"].get("variables", {})
-    base = with_recorded_variables(os.environ, variables)
-    environment = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
-    probe = backend.probe(config.hardware.device, environment, lambda: None)
+    base = with_recorded_variables(os.environ, recorded.preimages["environment"].get("variables", {}))
+    variables = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
+    probe = backend.probe(config.hardware.device, variables, lambda: None)
     here = assemble_fingerprint(config, manifest, probe)
-    return ReplayEnvironment(resolved, data_path, environment, recorded, here)
+    return ReplayEnvironment(resolved, data_path, variables, recorded, here)
 
 
-def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: int | None) -> Resolved:
+def resolved_for(run: RunDirectory, config: Config, recorded_D: int, requested_D: int | None) -> Resolved:
     """The config for the ranks of a replay.  Raises InputError, RefusedError."""
     on_gpus = config.hardware.device == "cuda"
     usable = usable_gpus() if on_gpus else UsableGpus(0)
@@ -82,21 +81,23 @@ def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: i
     gpus = usable.count
     if on_gpus and gpus == 0:
         raise RefusedError(
-            f"{run.name} was trained on GPUs, and this machine shows none",
+            f"cannot replay {run.name}: it was trained on GPUs, and this machine has none",
             hints=["replay it on a machine with the same GPU model: other devices give other bits"],
         )
-    D = wished_D or (min(recorded_D, gpus) if on_gpus else recorded_D)
+    D = requested_D or (min(recorded_D, gpus) if on_gpus else recorded_D)
     if on_gpus and gpus < D:
-        raise InputError(f"D = {D} ranks need {D} GPUs, this machine shows {gpus}", where="--D")
+        raise InputError(
+            f"--D must be at most {gpus}, the number of GPUs of this machine, got {D}", where="--D"
+        )
     return resolve_for_D(resolved_of(config, recorded_D), D)
 
 
 def dataset_of(run: RunDirectory, record: RunRecord, given: Path | None) -> Path:
-    """Where the run's dataset lies.  Raises InputError."""
+    """The directory of the run's dataset.  Raises InputError if it does not exist."""
     return locate_dataset(
         [given] if given is not None else dataset_paths(run, record),
-        f"the dataset of {run.name} is not where it was",
-        hints=["`--data DIR` says where it lies now"],
+        f"cannot find the dataset of {run.name}",
+        hints=["`--data DIR` names its directory"],
     )
 
 
@@ -104,8 +105,8 @@ def dataset_of(run: RunDirectory, record: RunRecord, given: Path | None) -> Path
 class StartState:
     """The state that a replay starts from.
 
-    checkpoint: None is the initial state, made anew from the seed.
-    unequal:    in what the checkpoint is not the state that the ledger recorded; empty where it is.
+    checkpoint: None is the initial state, made from the seed.
+    unequal:    what of the checkpoint is not as the ledger recorded it: some of tokens, weights, optimizer, chain.
     """
 
     checkpoint: Checkpoint | None
@@ -113,21 +114,22 @@ class StartState:
 
     @property
     def step(self) -> int:
-        """Finished steps."""
+        """The number of finished steps."""
         return 0 if self.checkpoint is None else self.checkpoint.step
 
     @property
     def path(self) -> Path | None:
-        """The checkpoint's directory."""
+        """The checkpoint's directory; None for the initial state."""
         return None if self.checkpoint is None else self.checkpoint.path
 
 
 @dataclass
-class Audited:
-    """One run, read only.
+class RecordedRun:
+    """A run, opened for reading.
 
     last_step:   the last step whose record holds.  broken_step: the first one whose record does not.
-    damage:      what is wrong with checkpoints that were looked at, in words.
+    spans:       the steps by fingerprint.
+    damage:      one line for each damaged checkpoint that was tried.
     """
 
     operand: Operand
@@ -135,14 +137,14 @@ class Audited:
     record: RunRecord
     last_step: int
     broken_step: int | None
-    stretches: list[StepRange]
+    spans: list[StepRange]
     damage: list[str] = field(default_factory=list)
     _starts: dict[int, StartState] = field(default_factory=dict)
-    _grounds: dict[tuple[int, int | None], ReplayEnvironment] = field(default_factory=dict)
+    _environments: dict[tuple[int, int | None], ReplayEnvironment] = field(default_factory=dict)
 
     @property
     def run(self) -> RunDirectory:
-        """Its directory."""
+        """The run's directory."""
         return RunDirectory(self.operand.path)
 
     def start_at_or_before(self, step: int) -> StartState:
@@ -162,36 +164,48 @@ class Audited:
         return start
 
     def checkpoints_within(self, after: int, last: int) -> list[Path]:
-        """The checkpoints of the steps from `after` + 1 to `last`, ascending."""
+        """The paths of the checkpoints of steps `after` + 1 to `last`, ascending."""
         steps = sorted(step for step in self.operand.checkpoints if after < step <= last)
         return [self.run.checkpoints / step_name(step) for step in steps]
 
-    def stretch_of(self, step: int) -> StepRange:
-        """The stretch that made `step`."""
-        return next(stretch for stretch in self.stretches if stretch.from_step < step <= stretch.to_step)
+    def check_step_after(self, step: int) -> None:
+        """Raises InputError if the ledger holds no sound record after `step`."""
+        if step >= self.last_step:
+            held = "holds" if self.broken_step is None else "is sound"
+            raise InputError(
+                f"--from must be less than {self.last_step:,}, got {step:,}: the ledger of {self.run.name} {held} up to "
+                f"step {self.last_step:,}",
+                where="--from",
+            )
+
+    def span_of(self, step: int) -> StepRange:
+        """The span that holds `step`."""
+        return next(span for span in self.spans if span.from_step < step <= span.to_step)
 
     def replay_environment(
         self, step: int, backend: ProcessBackend, D: int | None, data: Path | None
     ) -> ReplayEnvironment:
-        """What `step` can be executed with here.  Raises InputError, RefusedError, DamagedError."""
-        segment = self.stretch_of(step).segment
+        """What `step` can be executed with here.  Raises as `replay_environment_for` does."""
+        segment = self.span_of(step).segment
         key = (segment.segment, D)
-        if key not in self._grounds:
-            self._grounds[key] = ground_for(self.run, self.record, segment, backend, D, data)
-        return self._grounds[key]
+        if key not in self._environments:
+            self._environments[key] = replay_environment_for(self.run, self.record, segment, backend, D, data)
+        return self._environments[key]
 
 
-def open_audited(path: Path, label: str = "A") -> Audited:
-    """Open a run for a replay.  Raises InputError where `path` is none, or no step of it was recorded."""
-    operand = open_subject(label, path)
+def open_recorded_run(path: Path, label: str = "A") -> RecordedRun:
+    """Open a run for a replay.  Raises InputError if `path` is not a run, or no step of it was recorded."""
+    operand = open_operand(label, path)
     if operand.record is None or operand.ledger is None:
         raise InputError(
-            f"{path} is no run: only a run can be executed again",
-            hints=["give two paths to compare them: `llmrun verify A B`"],
+            f"{path} must be a run: only the steps of a run can be executed again",
+            hints=["`llmrun verify A B` compares two ledgers or checkpoints"],
         )
     ledger = operand.ledger
     broken = ledger.verify_chain()
     last_step = ledger.last_step if broken is None else broken - 1
     if last_step < 1:
-        raise InputError(f"nothing to execute again: no step of {path} is on record")
-    return Audited(operand, ledger, operand.record, last_step, broken, step_ranges(operand.record, last_step))
+        raise InputError(f"cannot replay {path}: no step was recorded")
+    return RecordedRun(
+        operand, ledger, operand.record, last_step, broken, step_ranges(operand.record, last_step)
+    )

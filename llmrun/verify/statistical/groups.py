@@ -1,4 +1,4 @@
-"""Groups of runs that are compared: their curves, and what the comparison has to know of their making."""
+"""Groups of runs to compare: their loss curves, and checks that they can be compared."""
 
 import math
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The run's directory, by its name."""
+        """The run's name."""
         return self.run.name
 
     @property
     def seed(self) -> int:
-        """The seed that it was trained with."""
+        """The seed of the run."""
         return int(self.record.config["seed"])
 
     def preimage(self, part: str) -> Any:
@@ -47,7 +47,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """At least two runs that are draws from one distribution: the same but for their seeds, or for hardware.
+    """At least two runs that differ only in their seeds, or in hardware.
 
     label: baseline or candidate.
     """
@@ -57,34 +57,33 @@ class Group:
 
     @property
     def n(self) -> int:
-        """Runs."""
+        """The number of runs."""
         return len(self.members)
 
     @property
     def names(self) -> list[str]:
-        """Names of the runs."""
+        """The names of the runs."""
         return [member.name for member in self.members]
 
 
 def load_group(label: str, wanted: Sequence[str], runs_dir: str | Path) -> Group:
     """The runs that `wanted` names: names, paths, patterns, several in one entry with commas.
 
-    Raises InputError where they are not there, fewer than two, or without metrics, DamagedError if the metrics
+    Raises InputError if they do not exist, are fewer than two, or have no metrics, DamagedError if the metrics
     or run.json of one contradict its ledger or themselves.
     """
     entries = [part.strip() for entry in wanted for part in entry.split(",") if part.strip()]
     runs = find_runs(entries, runs_dir)
     if len(runs) < RUNS_MIN:
-        found = f"only {runs[0].name}" if runs else "no run"
         raise InputError(
-            f"--{label} names {found}: a group needs at least {RUNS_MIN} runs, five make a useful one",
+            f"--{label} must name at least {RUNS_MIN} runs (5 are useful), got {len(runs)}",
             hints=[f"`--{label} RUN,RUN,…`, or a pattern in quotes: `--{label} 'base-*'`"],
         )
     members = []
     for run in runs:
         curve = read_curve(run.metrics_file)
         if not curve.steps:
-            raise InputError(f"{run.path} has no metrics: it has trained no step", hints=["leave it out"])
+            raise InputError(f"cannot compare {run.path}: it has no metrics", hints=["leave it out"])
         refuse_other_losses(run, curve)
         members.append(Member(run, read_record(run.record_file), curve))
     return Group(label, tuple(members))
@@ -117,15 +116,15 @@ def refuse_other_losses(run: RunDirectory, curve: Curve) -> None:
 
 
 def check_comparable(groups: Sequence[Group]) -> None:
-    """The runs must be different draws, and a step and a token mean the same in all.  Raises InputError."""
+    """Check that runs are different and that their steps and tokens mean the same.  Raises InputError."""
     members = [member for group in groups for member in group.members]
     pair = first_equal_pair([member.curve.loss_smooth for member in members])
     if pair is not None:
         a, b = (members[place] for place in pair)
         raise InputError(
-            f"{a.run.path} and {b.run.path} have equal losses: they are one draw, not two",
+            f"runs must have different losses, got equal ones in {a.run.path} and {b.run.path}",
             hints=[
-                "groups are of different seeds, or of hardware that gives other bits; leave one of the two out",
+                "leave one of the two out: groups are of different seeds, or of hardware that gives other bits",
                 f"`{command('llmrun', 'verify', a.run.path, b.run.path)}` compares their bits",
             ],
         )
@@ -134,17 +133,17 @@ def check_comparable(groups: Sequence[Group]) -> None:
 
 
 def _check_same(members: Sequence[Member], what: str, values: Sequence[Any], whose: str) -> None:
-    """Raises InputError where a run has another value than the first one."""
+    """Raises InputError if a run has another value than the first one."""
     for member, value in zip(members, values, strict=True):
         if value != values[0]:
             raise InputError(
-                f"{member.name} has another {what} than {members[0].name}: {whose} cannot be compared",
-                caused_by=[f"{what}: {values[0]} and {value}"],
+                f"cannot compare {member.name} with {members[0].name}: {what} must be the same for {whose}",
+                caused_by=[f"{member.name} has {value}, {members[0].name} has {values[0]}"],
             )
 
 
 def differing_within(group: Group) -> list[str]:
-    """What the runs of one group differ in beside the seed, as dotted keys and parts of the fingerprint."""
+    """Differences within a group other than the seed: dotted keys and parts of the fingerprint."""
     first, found = group.members[0], set()
     for member in group.members[1:]:
         found |= _differing(first, member)
@@ -152,7 +151,7 @@ def differing_within(group: Group) -> list[str]:
 
 
 def differing_between(a: Group, b: Group) -> list[str]:
-    """What the first runs of two groups differ in beside the seed."""
+    """Differences between the first runs of two groups other than the seed."""
     return sorted(_differing(a.members[0], b.members[0]))
 
 

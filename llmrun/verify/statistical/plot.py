@@ -1,4 +1,4 @@
-"""The picture of two groups: the losses with the baseline's band, and the difference with the margin."""
+"""Plots two groups: the losses with the baseline's band, and the difference with the margin."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from llmrun.errors import InputError
 from llmrun.storage.durable import replace_file
-from llmrun.verify.statistical.compare import Comparison
+from llmrun.verify.statistical.equivalence import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,21 +16,19 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 POINTS_MAX = 2000
 BASELINE, CANDIDATE, MARGIN = "#0072B2", "#D55E00", "#444444"
-"""Blue and vermilion of Okabe and Ito's palette: told apart by everybody."""
+"""Blue and vermilion of Okabe and Ito's palette: distinguishable with any colour vision."""
 
 
 def check_plot_file(path: Path) -> None:
-    """Raises InputError where a picture cannot be written there."""
+    """Raises InputError if a plot cannot be written to `path`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"--plot {path} has no suffix of a picture", hints=[f"one of {', '.join(SUFFIXES)} is known"]
-        )
+        raise InputError(f"--plot must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"--plot {path}: there is no directory {path.parent}")
+        raise InputError(f"cannot write {path}: no such directory: {path.parent}", where="--plot")
 
 
 def write_plot(found: Comparison, path: Path) -> None:
-    """Draw the comparison.  Raises InputError where the file cannot be written."""
+    """Draw the comparison.  Raises InputError if the file cannot be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7), layout="constrained")
@@ -44,7 +42,7 @@ def write_plot(found: Comparison, path: Path) -> None:
     try:
         replace_file(path, [content.getvalue()])
     except OSError as error:
-        raise InputError(f"--plot {path} cannot be written: {error.strerror}") from error
+        raise InputError(f"cannot write {path}: {error.strerror}", where="--plot") from error
 
 
 def _shown_steps(steps: int) -> np.ndarray:
@@ -54,7 +52,7 @@ def _shown_steps(steps: int) -> np.ndarray:
 
 def _draw_losses(axes: "Axes", found: Comparison) -> None:
     """All smoothed losses, and the band in which one more run of the baseline is expected."""
-    band = found.course.band
+    band = found.curves.band
     at = _shown_steps(band.steps)
     mean, half = band.mean[at - 1], band.half_width(found.alpha)[at - 1]
     label = f"{1 - found.alpha:.0%} band of {found.baseline.n} baseline runs"
@@ -64,7 +62,7 @@ def _draw_losses(axes: "Axes", found: Comparison) -> None:
         label = f"{found.candidate.n} candidate runs" if number == 0 else ""
         axes.plot(at, member.curve.loss_smooth[at - 1], color=CANDIDATE, lw=0.8, alpha=0.8, label=label)
     axes.set_ylabel("smoothed loss, nats per token")
-    # The first steps fall so far that they would hide all the rest.
+    # The steep first steps are left out of the limits.
     seen = np.concatenate(
         [
             mean[len(at) // 20 :],
@@ -77,8 +75,8 @@ def _draw_losses(axes: "Axes", found: Comparison) -> None:
 
 
 def _draw_differences(axes: "Axes", found: Comparison) -> None:
-    """Each candidate less the baseline's mean, the band, the margin, and the interval that decides."""
-    band = found.course.band
+    """Each candidate minus the baseline's mean, the band, the margin, and the confidence interval."""
+    band = found.curves.band
     at = _shown_steps(band.steps)
     half = band.half_width(found.alpha)[at - 1]
     axes.fill_between(at, -half, half, color=BASELINE, alpha=0.2, lw=0)
@@ -104,5 +102,5 @@ def _draw_differences(axes: "Axes", found: Comparison) -> None:
         label=f"mean difference, {1 - 2 * found.alpha:.0%} interval",
     )
     axes.set_xlabel("step")
-    axes.set_ylabel("less the baseline's mean, nats")
+    axes.set_ylabel("minus the baseline's mean, nats")
     axes.legend(edgecolor="none", framealpha=0.8, loc="upper left", ncols=2)

@@ -1,11 +1,17 @@
-"""Before a candidate is trained: the scatter of a baseline, and how many seeds a margin takes."""
+"""Plans a comparison: the number of runs that a margin needs, from the variance of a baseline."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from llmrun.verify.statistical.compare import Measurement, group_json, last_common_step, measure_groups
+from llmrun.verify.statistical.equivalence import (
+    Margin,
+    Measurement,
+    group_json,
+    last_common_step,
+    measure_groups,
+    parse_margin,
+)
 from llmrun.verify.statistical.groups import Group, check_comparable
-from llmrun.verify.statistical.margin import Margin, parse_margin
 from llmrun.verify.statistical.tests import seeds_needed
 
 MARGINS = ("0.5%", "1%", "2%", "5%")
@@ -13,13 +19,16 @@ MARGINS = ("0.5%", "1%", "2%", "5%")
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """The scatter of each measure, and for each margin the runs in each group that show it; None: too many."""
+    """The number of runs in each group that show equivalence, by margin and measure; None: more than 10,000.
+
+    samples: the baseline in each measure.
+    """
 
     baseline: Group
     alpha: float
     power: float
     step: int
-    scatter: list[Measurement]
+    samples: list[Measurement]
     seeds: list[tuple[Margin, dict[str, int | None]]]
 
     def as_json(self) -> dict[str, Any]:
@@ -39,7 +48,7 @@ class SeedPlan:
                     "baseline_mean": measured.samples[0].mean,
                     "baseline_sd": measured.samples[0].sd,
                 }
-                for measured in self.scatter
+                for measured in self.samples
             ],
             "seeds": [
                 {"margin": {"text": margin.text, "nats": margin.nats}, "needed": needed}
@@ -49,20 +58,20 @@ class SeedPlan:
 
 
 def plan_seeds(baseline: Group, margin: Margin, alpha: float, power: float) -> SeedPlan:
-    """What the scatter of the baseline asks of a comparison, at the wished margin and at some round ones."""
+    """What the samples of the baseline asks of a comparison, at the allowed margin and at some round ones."""
     check_comparable((baseline,))
     step = last_common_step((baseline,))
-    scatter = measure_groups((baseline,), step)
-    level = alpha / len(scatter)
-    margins = {wished.nats: wished for wished in (*map(parse_margin, MARGINS), margin)}
+    samples = measure_groups((baseline,), step)
+    level = alpha / len(samples)
+    margins = {allowed.nats: allowed for allowed in (*map(parse_margin, MARGINS), margin)}
     seeds = [
         (
-            wished,
+            allowed,
             {
-                measured.name: seeds_needed(wished.nats, measured.samples[0].sd, level, power)
-                for measured in scatter
+                measured.name: seeds_needed(allowed.nats, measured.samples[0].sd, level, power)
+                for measured in samples
             },
         )
-        for wished in sorted(margins.values(), key=lambda wished: wished.nats)
+        for allowed in sorted(margins.values(), key=lambda allowed: allowed.nats)
     ]
-    return SeedPlan(baseline, alpha, power, step, scatter, seeds)
+    return SeedPlan(baseline, alpha, power, step, samples, seeds)

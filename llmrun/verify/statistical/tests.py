@@ -4,17 +4,17 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 
-import numpy as np
-
-from llmrun.storage.metrics.student import t_above, t_quantile
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import chdtr, chdtrc
+from scipy.stats import t as student_t
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given: those at most alpha may be acted on together.
+    """Adjusted p values, in the order given: all hypotheses with a value of at most alpha may be rejected.
 
-    The chance that any true hypothesis is among them is at most alpha, however they depend on each other
+    The probability that any true hypothesis is among them is at most alpha, however they depend on each other
     (Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 65-70).
     """
     n = len(p_values)
@@ -28,7 +28,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Sample:
-    """n >= 2 numbers, by their mean and their standard deviation (n - 1)."""
+    """The mean and the standard deviation (with n - 1) of n >= 2 numbers."""
 
     n: int
     mean: float
@@ -46,15 +46,21 @@ class Sample:
         return self.sd * self.sd / self.n
 
 
+def pooled_sd(*samples: Sample) -> float:
+    """The standard deviation within samples of equal variance."""
+    df = sum(sample.n - 1 for sample in samples)
+    return math.sqrt(sum((sample.n - 1) * sample.sd**2 for sample in samples) / df)
+
+
 @dataclass(frozen=True)
 class MeansCompared:
-    """The difference of two means, candidate less baseline.
+    """The difference of two means, candidate minus baseline, in the unit of the samples.
 
     error:         its standard error.  df: degrees of freedom after Welch and Satterthwaite.
-    p_equivalence: of the hypothesis that the true difference is as large as the margin or larger (TOST).
+    p_equivalence: of the hypothesis that the true difference is at least the margin (TOST).
     p_difference:  of the hypothesis that there is no difference (two-sided).
-    low, high:     interval of confidence 1 - 2·alpha: it lies within the margin exactly where TOST at alpha says
-                   equivalent (before any correction for several comparisons).
+    low, high:     interval of confidence 1 - 2·alpha; it lies within the margin exactly if TOST at alpha shows
+                   equivalence (before any correction for several comparisons).
     """
 
     difference: float
@@ -67,22 +73,21 @@ class MeansCompared:
 
 
 def compare_means(baseline: Sample, candidate: Sample, margin: float, alpha: float) -> MeansCompared:
-    """TOST and Welch's test.  margin > 0, in the unit of the samples."""
+    """TOST (Schuirmann 1987) and the t test, both in Welch's form.  margin > 0, in the unit of the samples."""
     assert margin > 0
     difference = candidate.mean - baseline.mean
     error = math.sqrt(baseline.variance_of_mean + candidate.variance_of_mean)
     df = welch_df(baseline, candidate)
-    if error == 0.0:  # no scatter at all: the means are known
+    if error == 0.0:  # no variance at all: the means are known
         certain = float(abs(difference) >= margin), float(difference == 0.0)
         return MeansCompared(difference, 0.0, df, *certain, difference, difference)
-    below, above = t_above((difference + margin) / error, df), t_above((margin - difference) / error, df)
-    half = t_quantile(alpha, df) * error
+    half = float(student_t.isf(alpha, df)) * error
     return MeansCompared(
         difference=difference,
         error=error,
         df=df,
-        p_equivalence=max(below, above),
-        p_difference=min(1.0, 2.0 * t_above(abs(difference) / error, df)),
+        p_equivalence=float(student_t.sf((margin - abs(difference)) / error, df)),
+        p_difference=min(1.0, 2.0 * float(student_t.sf(abs(difference) / error, df))),
         low=difference - half,
         high=difference + half,
     )
@@ -97,74 +102,68 @@ def welch_df(a: Sample, b: Sample) -> float:
     return 1.0 / (shares[0] ** 2 / (a.n - 1) + shares[1] ** 2 / (b.n - 1))
 
 
-_NODES = 400
-_FAR = 12.0
-"""Standard errors of s that are gone through: beyond them nothing is left in float64."""
+_FAR = 9.0
+"""Less than 1e-18 of a standard normal variable lies beyond."""
+
+_SD = (0.0, 0.3, 0.7, 1.0, 1.4, 2.0, 4.0)
+"""Ratios of a sample's standard deviation to the true one, between which an integrand changes smoothly."""
 
 
-@lru_cache(maxsize=256)
-def sd_nodes(df: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes s [400] and weights [400], float64, with Σ weights·f(s) ≈ E f(s) for s = √(χ²_df / df).
+def normal_mean(function: Callable[[float], float], breaks: Sequence[float]) -> float:
+    """The mean of `function` over a standard normal variable.  breaks: where the function changes quickly."""
 
-    Gauss-Legendre on the density 2·(df/2)^(df/2)/Γ(df/2) · s^(df-1) · exp(-df·s²/2).
-    """
-    width = _FAR / math.sqrt(2.0 * df)
-    low, high = max(0.0, 1.0 - width), 1.0 + width
-    points, weights = _legendre()
-    s = (high - low) / 2.0 * points + (high + low) / 2.0
-    log_density = (
-        math.log(2.0)
-        + df / 2.0 * math.log(df / 2.0)
-        - math.lgamma(df / 2.0)
-        + (df - 1.0) * np.log(s)
-        - df / 2.0 * s * s
-    )
-    weights = weights * (high - low) / 2.0 * np.exp(log_density)
-    return s, weights / weights.sum()
+    def weighted(z: float) -> float:
+        return math.exp(-z * z / 2.0) * function(z)
 
-
-@cache
-def _legendre() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [-1, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(_NODES)
-    return points, weights
-
-
-def normal_below(x: np.ndarray) -> np.ndarray:
-    """The standard normal distribution function, elementwise, float64."""
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in x])
-
-
-def noncentral_t_below(t: float, df: float, shift: float) -> float:
-    """P(T <= t) of the noncentral t distribution: E Φ(t·s - shift) (Johnson and Welch 1940, equation 1)."""
-    s, weights = sd_nodes(df)
-    return float(weights @ normal_below(t * s - shift))
+    points = sorted({z for z in breaks if -_FAR < z < _FAR})
+    total = quad(weighted, -_FAR, _FAR, points=points or None, epsabs=1e-11, epsrel=1e-10, limit=200)[0]
+    return float(total) / math.sqrt(2.0 * math.pi)
 
 
 SEEDS_MAX = 10_000
 
 
 def power(n: int, margin: float, sd: float, alpha: float, difference: float = 0.0) -> float:
-    """The chance that TOST at `alpha` shows two groups of n runs equivalent.
+    """The probability that TOST at `alpha` shows two groups of n runs equivalent.
 
     sd: from run to run, in both groups.  difference: the true one.  Exact for normal samples of equal variance
-    (Phillips 1990, J. Pharmacokinet. Biopharm. 18, 137-144): given the pooled s the means are equivalent where
-    their difference is below margin - t·s·√(2/n), which is normal.
+    (Phillips 1990, J. Pharmacokinet. Biopharm. 18, 137-144): given the difference of means, which is normal, the
+    groups are shown equivalent if the pooled s is below (margin - |difference|) / (t·√(2/n)), and df·s²/sd² has the
+    chi-square distribution.
     """
     assert n >= 2
     error, df = sd * math.sqrt(2.0 / n), 2 * n - 2
     if error == 0.0:
         return float(abs(difference) < margin)
-    s, weights = sd_nodes(df)
-    room = margin / error - t_quantile(alpha, df) * s
-    inside = normal_below(room - difference / error) - normal_below(-room - difference / error)
-    return float(weights @ np.where(room > 0.0, inside, 0.0))
+    t, shift = float(student_t.isf(alpha, df)), difference / error
+
+    def shown_given(z: float) -> float:
+        room = max(margin / error - abs(z + shift), 0.0)
+        return float(chdtr(df, df * (room / t) ** 2))
+
+    rooms = [margin / error - t * s for s in _SD if t * s < margin / error]
+    return normal_mean(shown_given, [-shift, *(sign * room - shift for room in rooms for sign in (-1, 1))])
+
+
+def noncentral_t_below(t: float, df: float, shift: float) -> float:
+    """P(T <= t) of the noncentral t distribution, also for values far beyond those of `scipy.stats.nct`.
+
+    T = (Z + shift) / √(χ²/df): given Z, a probability of the chi-square distribution.
+    """
+    if t < 0.0:
+        return 1.0 - noncentral_t_below(-t, df, -shift)
+
+    def below_given(z: float) -> float:
+        over = max(z + shift, 0.0)
+        return float(chdtrc(df, df * (over / t) ** 2)) if t else float(over == 0.0)
+
+    return normal_mean(below_given, [t * s - shift for s in _SD])
 
 
 def seeds_needed(
     margin: float, sd: float, alpha: float, wanted: float, difference: float = 0.0
 ) -> int | None:
-    """The smallest n for each group with `power` of at least `wanted`; None where not even SEEDS_MAX are enough."""
+    """The smallest n for each group with a `power` of at least `wanted`; None if it is above SEEDS_MAX."""
     if abs(difference) >= margin:
         return None
     low, high = 1, 2
@@ -181,12 +180,9 @@ def seeds_needed(
     return high
 
 
-_PRECISION = 1e-9
-
-
 @dataclass(frozen=True)
 class Effect:
-    """Hedges' g of candidate less baseline, and its interval; None where there is no scatter to measure by."""
+    """Hedges' g of candidate minus baseline, and its interval; None if neither group has any variance."""
 
     g: float | None
     low: float | None
@@ -196,23 +192,31 @@ class Effect:
 def hedges_g(baseline: Sample, candidate: Sample, alpha: float) -> Effect:
     """Hedges' g = J·(difference of means)/(pooled standard deviation), with an interval of confidence 1 - alpha.
 
-    J removes the bias of small samples (Hedges 1981, J. Educ. Statist. 6, 107-128, equation 6e).  The interval holds
-    exactly for normal samples of equal variance: the shifts under which the t value found is the alpha/2 or
+    J removes the bias of small samples (Hedges 1981, J. Educ. Statist. 6, 107-128, equation 6e).  The interval is
+    exact for normal samples of equal variance: the noncentralities for which the observed t value is the alpha/2 or
     1 - alpha/2 quantile of the noncentral t distribution (Steiger and Fouladi 1997).
     """
     df = baseline.n + candidate.n - 2
-    pooled = math.sqrt(((baseline.n - 1) * baseline.sd**2 + (candidate.n - 1) * candidate.sd**2) / df)
+    pooled = pooled_sd(baseline, candidate)
     if pooled == 0.0:
         return Effect(None, None, None)
     d = (candidate.mean - baseline.mean) / pooled
     root = math.sqrt(baseline.n * candidate.n / (baseline.n + candidate.n))
-    t = d * root
     J = correction(df)
+    low, high = (noncentrality(d * root, df, below) for below in (1.0 - alpha / 2.0, alpha / 2.0))
+    return Effect(J * d, J * low / root, J * high / root)
 
-    def shift_where(below: float) -> float:
-        return _solve(lambda shift: noncentral_t_below(t, df, shift) - below, t)
 
-    return Effect(J * d, J * shift_where(1.0 - alpha / 2.0) / root, J * shift_where(alpha / 2.0) / root)
+def noncentrality(t: float, df: float, below: float) -> float:
+    """The noncentrality for which P(T <= t) of the noncentral t distribution is `below`."""
+
+    def excess(shift: float) -> float:
+        return noncentral_t_below(t, df, shift) - below
+
+    width = 1.0
+    while excess(t - width) < 0.0 or excess(t + width) > 0.0:
+        width *= 2.0
+    return float(brentq(excess, t - width, t + width, xtol=1e-9))
 
 
 def correction(df: float) -> float:
@@ -220,15 +224,3 @@ def correction(df: float) -> float:
     if df <= 1:
         return 0.0
     return math.exp(math.lgamma(df / 2.0) - math.lgamma((df - 1.0) / 2.0)) / math.sqrt(df / 2.0)
-
-
-def _solve(falling: Callable[[float], float], near: float) -> float:
-    """The root of a function that falls, by bisection outwards from `near`."""
-    width = 1.0
-    while falling(near - width) < 0.0 or falling(near + width) > 0.0:
-        width *= 2.0
-    low, high = near - width, near + width
-    while high - low > _PRECISION * max(1.0, abs(low), abs(high)):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if falling(middle) > 0.0 else (low, middle)
-    return (low + high) / 2.0

@@ -1,21 +1,20 @@
-"""Two groups of runs compared: at the end, on the way, and the conclusion."""
+"""Compares two groups of runs: equivalent within a margin, different, or not shown to be either."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from llmrun.errors import InputError
 from llmrun.storage.metrics import names
-from llmrun.storage.metrics.loss_band import Band, band_of, first_left
+from llmrun.text import listed
+from llmrun.verify.statistical.curves import CurveComparison, compare_curves
 from llmrun.verify.statistical.groups import (
     Group,
     check_comparable,
     differing_between,
     differing_within,
 )
-from llmrun.verify.statistical.margin import Margin
 from llmrun.verify.statistical.tests import (
     Effect,
     MeansCompared,
@@ -23,13 +22,47 @@ from llmrun.verify.statistical.tests import (
     compare_means,
     hedges_g,
     holm,
+    pooled_sd,
     seeds_needed,
 )
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d+))?"
+_WRITTEN = re.compile(rf"({_NUMBER})\s*(%|nats?|)")
+NATS_MAX = 10.0
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The largest difference that does not matter, as the user wrote it and in nats.
+
+    One margin serves every measure: a difference of x nats in a mean loss is a factor of exp(x) in perplexity, so
+    `1%` asks for perplexities whose ratio lies between 1/1.01 and 1.01.
+    """
+
+    text: str
+    nats: float
+
+    def show(self) -> str:
+        """`±1 % of perplexity, ±0.00995 nats`."""
+        return f"±{100 * math.expm1(self.nats):.3g} % of perplexity, ±{self.nats:.3g} nats"
+
+
+def parse_margin(text: str) -> Margin:
+    """`1%` of perplexity, or `0.01` nats (also `0.01 nats`).  Raises InputError."""
+    found = _WRITTEN.fullmatch(text.strip())
+    number = float(found.group(1)) if found else 0.0
+    nats = math.log1p(number / 100.0) if found and found.group(4) == "%" else number
+    if not 0.0 < nats <= NATS_MAX:
+        raise InputError(
+            f"--margin must be a positive percentage of perplexity or number of nats, got {text}",
+            hints=["`--margin 1%`, or `--margin 0.01` (nats)"],
+        )
+    return Margin(text.strip(), nats)
 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What the user asks: margin in nats, error rate alpha, and the power that planned groups shall have."""
+    """The margin in nats, the error rate alpha, and the power wanted of planned groups."""
 
     margin: float
     alpha: float
@@ -38,9 +71,9 @@ class ComparisonRequest:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One quantity at one step in all runs of a group or two.
+    """One quantity at one step in all runs of one or two groups.
 
-    name: as in metrics.jsonl.  samples: nats; of val_ppl the logarithm, which is val_loss.
+    name: as in metrics.jsonl.  samples: by group, in nats (the logarithm of val_ppl, which is val_loss).
     """
 
     name: str
@@ -50,11 +83,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measure:
-    """One comparison.
+    """The comparison of one quantity in two groups.
 
     p_equivalence, p_difference: after Holm's correction over all measures of the verdict.
-    seeds_needed:    runs in each group that would show equivalence with the wanted power if there is no
-                     difference at all; seeds_at_difference: if the true difference is the one found.  None: never.
+    seeds_needed:    runs in each group that show equivalence with the wanted power if there is no difference;
+                     seeds_at_difference: if the true difference is the observed one.  None: more than 10,000.
     """
 
     measured: Measurement
@@ -68,12 +101,12 @@ class Measure:
 
     @property
     def is_equivalent(self) -> bool:
-        """Shown to differ by less than the margin."""
+        """Whether the groups are shown to differ by less than the margin."""
         return self.p_equivalence <= self.alpha
 
     @property
     def is_different(self) -> bool:
-        """Shown to differ at all."""
+        """Whether the groups are shown to differ."""
         return self.p_difference <= self.alpha
 
     def as_json(self) -> dict[str, Any]:
@@ -107,7 +140,7 @@ class Measure:
 
 
 def measure_groups(groups: tuple[Group, ...], step: int) -> list[Measurement]:
-    """The final smoothed loss at `step`, and the last val_ppl up to there that every run has."""
+    """The smoothed loss at `step`, and the last val_ppl up to there that all runs have."""
     found = [
         Measurement(
             names.LOSS_SMOOTH,
@@ -134,126 +167,40 @@ def common_evaluation(groups: tuple[Group, ...], step: int) -> int | None:
     return max((s for s in finite if s <= step), default=None)
 
 
-def judge(found: list[Measurement], asked: ComparisonRequest) -> list[Measure]:
+def compare_measures(found: list[Measurement], request: ComparisonRequest) -> list[Measure]:
     """Compare baseline and candidate in every quantity, with Holm's correction over all of them."""
     compared = [
-        compare_means(measured.samples[0], measured.samples[1], asked.margin, asked.alpha)
+        compare_means(measured.samples[0], measured.samples[1], request.margin, request.alpha)
         for measured in found
     ]
     equivalence = holm([means.p_equivalence for means in compared])
     difference = holm([means.p_difference for means in compared])
     return [
-        Measure(measured, means, Effect(None, None, None), p_equal, p_different, asked.alpha, None, None)
+        Measure(measured, means, Effect(None, None, None), p_equal, p_different, request.alpha, None, None)
         for measured, means, p_equal, p_different in zip(
             found, compared, equivalence, difference, strict=True
         )
     ]
 
 
-def with_effect(measure: Measure, asked: ComparisonRequest, n_measures: int) -> Measure:
-    """`measure` with its effect size and the seeds that it would take.
+def with_effect(measure: Measure, request: ComparisonRequest, n_measures: int) -> Measure:
+    """`measure` with its effect size and the number of seeds needed.
 
-    The seeds are counted at alpha / n_measures, the strictest level that Holm's correction may demand.
+    The seeds are for alpha / n_measures, the strictest level that Holm's correction can demand.
     """
     baseline, candidate = measure.measured.samples
-    sd, level = pooled_sd(baseline, candidate), asked.alpha / n_measures
+    sd, level = pooled_sd(baseline, candidate), request.alpha / n_measures
     difference = abs(measure.means.difference)
     return replace(
         measure,
-        effect=hedges_g(baseline, candidate, asked.alpha),
-        seeds_needed=seeds_needed(asked.margin, sd, level, asked.power),
-        seeds_at_difference=seeds_needed(asked.margin, sd, level, asked.power, difference),
+        effect=hedges_g(baseline, candidate, request.alpha),
+        seeds_needed=seeds_needed(request.margin, sd, level, request.power),
+        seeds_at_difference=seeds_needed(request.margin, sd, level, request.power, difference),
     )
 
 
-def pooled_sd(*samples: Sample) -> float:
-    """The standard deviation from run to run within groups."""
-    df = sum(sample.n - 1 for sample in samples)
-    return math.sqrt(sum((sample.n - 1) * sample.sd**2 for sample in samples) / df)
-
-
-LOOKS = 20
-
-
-@dataclass(frozen=True)
-class Look:
-    """The difference of the mean smoothed losses at one step, nats; p_difference after Holm over all looks."""
-
-    step: int
-    difference: float
-    p_difference: float
-
-
-@dataclass(frozen=True)
-class Course:
-    """The smoothed losses from the first step to the last common one.
-
-    band:    of the baseline.
-    outside: for each run of the candidate the share of its steps outside the band; 1 - confidence is expected.
-    left_at: for each run the step at which the live monitor would have warned; None where it would not.
-    looks:   the difference at evenly spaced steps, the last included.
-    """
-
-    band: Band
-    outside: dict[str, float]
-    left_at: dict[str, int | None]
-    looks: list[Look]
-    alpha: float
-
-    @property
-    def first_different(self) -> int | None:
-        """The first look at which the groups differ."""
-        return next((look.step for look in self.looks if look.p_difference <= self.alpha), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """The course with stable keys."""
-        return {
-            "band": {
-                "confidence": 1.0 - self.alpha,
-                "runs": self.band.n,
-                "steps": self.band.steps,
-                "expected_outside": self.alpha,
-            },
-            "candidates": [
-                {"run": name, "outside": share, "left_band_at": self.left_at[name]}
-                for name, share in self.outside.items()
-            ],
-            "looks": [vars(look) for look in self.looks],
-            "first_different_look": self.first_different,
-        }
-
-
-def course_of(baseline: Group, candidate: Group, step: int, alpha: float) -> Course:
-    """The course of two groups up to `step`, which all runs have."""
-    base = np.stack([member.curve.loss_smooth[:step] for member in baseline.members])
-    other = np.stack([member.curve.loss_smooth[:step] for member in candidate.members])
-    band = band_of(list(base))
-    half = band.half_width(alpha)
-    with np.errstate(invalid="ignore"):
-        out = np.abs(other - band.mean) > half
-    steps = sorted({max(1, round(step * look / LOOKS)) for look in range(1, LOOKS + 1)})
-    return Course(
-        band=band,
-        outside={name: float(row.mean()) for name, row in zip(candidate.names, out, strict=True)},
-        left_at={name: first_left(band, row) for name, row in zip(candidate.names, other, strict=True)},
-        looks=_looks(base, other, steps),
-        alpha=alpha,
-    )
-
-
-def _looks(base: np.ndarray, other: np.ndarray, steps: list[int]) -> list[Look]:
-    """Welch's test at each of the steps, corrected over all; steps that a run lacks are left out.
-
-    base, other: [runs, steps], float64, nats.
-    """
-    whole = [s for s in steps if np.isfinite(base[:, s - 1]).all() and np.isfinite(other[:, s - 1]).all()]
-    compared = [
-        compare_means(Sample.of(base[:, s - 1].tolist()), Sample.of(other[:, s - 1].tolist()), 1.0, 0.05)
-        for s in whole
-    ]
-    adjusted = holm([means.p_difference for means in compared])
-    return [Look(s, means.difference, p) for s, means, p in zip(whole, compared, adjusted, strict=True)]
-
+LISTED = 5
+"""Names in a list before it is cut."""
 
 Answer = Literal["equivalent", "different", "not_shown"]
 
@@ -263,9 +210,10 @@ class Comparison:
     """The verdict over two groups.
 
     step:      the last step that all runs have.
-    measures:  the final smoothed loss, and val_ppl where all runs have it.
-    differing: what the groups differ in beside their seeds.
-    notes:     what the reader should know before believing it.
+    complete:  whether all runs end there.
+    measures:  of the final smoothed loss, and of val_ppl if all runs have it.
+    differing: differences of the groups other than their seeds.
+    notes:     limits of the comparison, one sentence each.
     """
 
     baseline: Group
@@ -276,13 +224,13 @@ class Comparison:
     step: int
     complete: bool
     measures: list[Measure]
-    course: Course
+    curves: CurveComparison
     differing: list[str]
     notes: list[str]
 
     @property
     def answer(self) -> Answer:
-        """Equivalent where every measure is; different where one is shown to be, and not to be equivalent."""
+        """Equivalent if every measure is; different if one is, and is not equivalent; otherwise `not_shown`."""
         return answer_of(self.measures)
 
     def as_json(self) -> dict[str, Any]:
@@ -300,7 +248,7 @@ class Comparison:
             "candidate": group_json(self.candidate),
             "differing": self.differing,
             "measures": [measure.as_json() for measure in self.measures],
-            "course": self.course.as_json(),
+            "curves": self.curves.as_json(),
             "notes": self.notes,
         }
 
@@ -317,7 +265,7 @@ def group_json(group: Group) -> dict[str, Any]:
 
 
 def answer_of(measures: list[Measure]) -> Answer:
-    """The verdict over all measures; no measure is left out of it."""
+    """The verdict over all measures."""
     assert measures
     if all(measure.is_equivalent for measure in measures):
         return "equivalent"
@@ -329,15 +277,15 @@ def answer_of(measures: list[Measure]) -> Answer:
 def compare_groups(
     baseline: Group, candidate: Group, margin: Margin, alpha: float, power: float
 ) -> Comparison:
-    """Compare two groups of runs over the steps that all of them have.
+    """Compare two groups of runs at the last step that all of them have.
 
-    Raises InputError where they cannot be compared.
+    Raises InputError if they cannot be compared.
     """
     groups = (baseline, candidate)
     check_comparable(groups)
-    asked = ComparisonRequest(margin.nats, alpha, power)
+    request = ComparisonRequest(margin.nats, alpha, power)
     step = last_common_step(groups)
-    measures = judge(measure_groups(groups, step), asked)
+    measures = compare_measures(measure_groups(groups, step), request)
     return Comparison(
         baseline=baseline,
         candidate=candidate,
@@ -346,50 +294,47 @@ def compare_groups(
         power=power,
         step=step,
         complete=all(member.curve.steps == step for group in groups for member in group.members),
-        measures=[with_effect(measure, asked, len(measures)) for measure in measures],
-        course=course_of(baseline, candidate, step, alpha),
+        measures=[with_effect(measure, request, len(measures)) for measure in measures],
+        curves=compare_curves(baseline, candidate, step, alpha),
         differing=differing_between(baseline, candidate),
         notes=notes_of(groups, step, {measure.measured.name for measure in measures}),
     )
 
 
 def last_common_step(groups: tuple[Group, ...]) -> int:
-    """The last step that all runs have.  Raises InputError where a run lacks its loss there."""
+    """The last step that all runs have.  Raises InputError if a run has no finite loss there."""
     members = [member for group in groups for member in group.members]
     step = min(member.curve.steps for member in members)
     for member in members:
         if not math.isfinite(member.curve.loss_smooth[step - 1]):
-            raise InputError(f"{member.run.metrics_file} has no loss_smooth at step {step:,}")
+            raise InputError(
+                f"cannot compare {member.name}: loss_smooth is not finite at step {step:,}",
+                where=str(member.run.metrics_file),
+            )
     return step
 
 
 def notes_of(groups: tuple[Group, ...], step: int, measured: set[str]) -> list[str]:
-    """What the reader should know: lengths, unfinished runs, mixed groups, single seeds, a missing val_ppl."""
+    """Notes on lengths, unfinished runs, mixed groups, single seeds, small groups and a missing val_ppl."""
     members = [member for group in groups for member in group.members]
     found = []
     longest = max(member.curve.steps for member in members)
     if longest > step:
         shortest = [member.name for member in members if member.curve.steps == step]
-        found.append(f"compared at step {step:,} of {longest:,}: {listed(shortest)} ended there")
+        found.append(f"compared at step {step:,} of {longest:,}: {listed(shortest, LISTED)} ended there")
     unfinished = [member.name for member in members if member.record.status not in ("finished", "reached")]
     if unfinished:
-        found.append(f"not finished: {listed(unfinished)}")
+        found.append(f"not finished: {listed(unfinished, LISTED)}")
     for group in groups:
         mixed = differing_within(group)
         if mixed:
-            found.append(f"the runs of the {group.label} differ among themselves in {listed(mixed)}")
+            found.append(f"the runs of the {group.label} differ from each other in {listed(mixed, LISTED)}")
         if len({member.seed for member in group.members}) == 1:
             found.append(
-                f"all runs of the {group.label} have seed {group.members[0].seed}: their scatter is not that of seeds"
+                f"all runs of the {group.label} have seed {group.members[0].seed}: their variance is not that of seeds"
             )
         if group.n < 5:
-            found.append(f"{group.n} runs in the {group.label}: its scatter is itself little known")
+            found.append(f"{group.n} runs in the {group.label}: the estimate of its variance is uncertain")
     if names.VAL_PPL not in measured:
-        found.append("val_ppl is not compared: not all runs were evaluated at one step on the same split")
+        found.append("val_ppl is not compared: the runs have no evaluation at one step on the same split")
     return found
-
-
-def listed(entries: list[str], most: int = 5) -> str:
-    """The first entries, and how many more."""
-    more = f" and {len(entries) - most} more" if len(entries) > most else ""
-    return ", ".join(entries[:most]) + more

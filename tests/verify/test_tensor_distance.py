@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.verify.replay.tensor_distance import gap_between
+from llmrun.verify.tensor_distance import element_distance
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -21,20 +21,20 @@ def test_neighbours_are_one_ulp_apart(dtype, data):
     a[place] = value
     b = a.copy()
     b[place] = np.nextafter(a[place], np.array(np.inf, dtype))
-    gap = gap_between(dtype, a.tobytes(), b.tobytes())
+    distance = element_distance(dtype, a.tobytes(), b.tobytes())
 
     crosses_zero = value == 0.0
-    assert (gap.n_elements, gap.n_differing, gap.first_index) == (5, 1, place)
-    assert gap.ulps_max == (2 if crosses_zero and np.signbit(a[place]) else 1)
-    assert (gap.a, gap.b) == (float(a[place]), float(b[place]))
+    assert (distance.n_elements, distance.n_differing, distance.first_index) == (5, 1, place)
+    assert distance.ulps_max == (2 if crosses_zero and np.signbit(a[place]) else 1)
+    assert (distance.a, distance.b) == (float(a[place]), float(b[place]))
 
 
 def test_bfloat16_is_the_upper_half_of_a_float():
     """0x3f80 is 1, the next one 1.0078125."""
     a, b = struct.pack("<2h", 0x3F80, 0x4000), struct.pack("<2h", 0x3F81, 0x4000)
-    gap = gap_between("bfloat16", a, b)
+    distance = element_distance("bfloat16", a, b)
 
-    assert (gap.n_differing, gap.ulps_max, gap.a, gap.b, gap.absolute_max) == (
+    assert (distance.n_differing, distance.ulps_max, distance.a, distance.b, distance.absolute_max) == (
         1,
         1,
         1.0,
@@ -47,13 +47,13 @@ def test_equal_bytes_have_no_gap():
     """Also where they are no numbers."""
     nan = np.full(3, np.nan, np.float32).tobytes()
 
-    assert gap_between("float32", nan, nan) is None
+    assert element_distance("float32", nan, nan) is None
 
 
 def test_integers_have_no_ulps_and_infinities_are_text_in_json():
     """Tokens are compared as numbers; JSON has no infinity."""
-    tokens = gap_between("int64", np.array([1, 5]).tobytes(), np.array([1, 9]).tobytes())
-    infinite = gap_between("float32", np.array([np.inf], "f4").tobytes(), np.array([1], "f4").tobytes())
+    tokens = element_distance("int64", np.array([1, 5]).tobytes(), np.array([1, 9]).tobytes())
+    infinite = element_distance("float32", np.array([np.inf], "f4").tobytes(), np.array([1], "f4").tobytes())
 
     assert (tokens.ulps_max, tokens.absolute_max) == (None, 4.0)
     assert (infinite.as_json()["a"], infinite.as_json()["absolute_max"]) == ("inf", "inf")
