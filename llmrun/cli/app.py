@@ -24,7 +24,7 @@ import typer.main
 
 from llmrun.cli import console, screen
 from llmrun.cli.registry import COMMANDS, CommandEntry, CommandGroup
-from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, RefusedError, hints_for
+from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, Place, RefusedError, hints_for
 from llmrun.machine import UNINTERRUPTIBLE
 from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
 from llmrun.text import command as as_command
@@ -325,7 +325,7 @@ def _bug(error: Exception) -> LlmrunError:
         replace_text(log, f"{as_command('llmrun', *sys.argv[1:])}\n{text}")
     except OSError:
         return LlmrunError(message, caused_by=text.splitlines())
-    return LlmrunError(message, where=f"{log}  (traceback)")
+    return LlmrunError(message, where=Place(str(log), note="traceback"))
 
 
 def _never_for_everybody_to_write() -> None:

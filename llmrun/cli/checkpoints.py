@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
+from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.storage.checkpoint.errors import Damage
@@ -26,7 +27,7 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
     """List a run's checkpoints: steps, sizes, val_ppl, whole or damaged."""
     from llmrun.run.directory import find_run_or_path
     from llmrun.storage.checkpoint.listing import find_checkpoints, leftovers, row_of
-    from llmrun.storage.checkpoint.space import shown_bytes
+    from llmrun.text import format_bytes
 
     path = find_run_or_path(where, runs_dir)
     rows = [row for found in find_checkpoints(path) if (row := row_of(found)) is not None]
@@ -37,23 +38,23 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
     best_step = next((row.best_step for row in reversed(rows) if not row.damages), None)
     for row in rows:
         console.out(console.printable(_line(row, best_step)))
-    total = shown_bytes(sum(row.bytes or 0 for row in rows))
+    total = format_bytes(sum(row.bytes or 0 for row in rows))
     console.note(
-        f"{console.counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
+        f"{counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
         if rows
         else "no checkpoints yet"
     )
     for left in leftovers(path):
-        console.note(console.printable(f"{left.name}: {shown_bytes(left.bytes)}, {left.message}"))
+        console.note(console.printable(f"{left.name}: {format_bytes(left.bytes)}, {left.message}"))
 
 
 def _line(row: "CheckpointRow", best_step: int | None) -> str:
     """One checkpoint as a line of the table; `-` where a value cannot be known."""
-    from llmrun.storage.checkpoint.space import shown_bytes
+    from llmrun.text import format_bytes
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
     ranks = "-" if row.ranks is None else str(row.ranks)
-    size = "-" if row.bytes is None else shown_bytes(row.bytes)
+    size = "-" if row.bytes is None else format_bytes(row.bytes)
     val_ppl = "-" if row.val_ppl is None else f"{row.val_ppl:.4g}"
     whole = "whole, best" if best_step is not None and row.step == best_step else "whole"
     state = f"damaged: {row.damages[0].file} {row.damages[0].message}" if row.damages else whole
@@ -70,14 +71,14 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger."""
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.run.directory import find_run_or_path
     from llmrun.run.recorded_state import judge_beside
     from llmrun.storage.checkpoint.listing import damages_of, find_checkpoints
 
     paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
     found = {}
-    with verifying() as progress:
+    with byte_progress("verifying checkpoint") as progress:
         for path in paths:
             of_one = damages_of(path, judge_beside(path), progress)
             if of_one is None:

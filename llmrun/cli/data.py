@@ -7,6 +7,7 @@ import typer
 
 from llmrun.cli import console
 from llmrun.errors import DamagedError, InputError
+from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.data.manifest import DatasetManifest, SplitRecord
@@ -56,19 +57,20 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Turn text into a dataset directory of token shards."""
-    from llmrun.cli.progress import stage_report
+    from llmrun.cli.progress import ProgressDisplay
     from llmrun.data.prepare import prepare as prepare_dataset
 
-    prepared = prepare_dataset(
-        inputs,
-        out,
-        tokenizer,
-        vocab_size=None if vocab_size is None else _quantity("--vocab-size", vocab_size),
-        val_fraction=val_fraction,
-        shard_tokens=_quantity("--shard-tokens", shard_tokens),
-        eot=eot,
-        report=stage_report(),
-    )
+    with ProgressDisplay() as progress:
+        prepared = prepare_dataset(
+            inputs,
+            out,
+            tokenizer,
+            vocab_size=None if vocab_size is None else _quantity("--vocab-size", vocab_size),
+            val_fraction=val_fraction,
+            shard_tokens=_quantity("--shard-tokens", shard_tokens),
+            eot=eot,
+            report=progress,
+        )
     for text in prepared.notes:
         console.note(f"note: {text}")
     if as_json:
@@ -92,13 +94,13 @@ def check(directory: Directory, as_json: AsJson = False) -> None:
         raise typer.Exit(DamagedError.exit_code)
     if damages:
         raise DamagedError(
-            f"the dataset {directory} is damaged: {console.counted(len(damages), 'problem')}",
+            f"the dataset {directory} is damaged: {counted(len(damages), 'problem')}",
             caused_by=[f"{damage.file} {damage.message}" for damage in damages],
             hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
         )
     if not as_json:
         n_files = len(files_of(read_manifest(directory)))
-        console.out(f"sound: {directory} ({console.counted(n_files, 'file')} checked)")
+        console.out(f"sound: {directory} ({counted(n_files, 'file')} checked)")
 
 
 def show(
@@ -144,7 +146,7 @@ def _show_window(
     split = open_split(directory, manifest, name, L_ctx, verify=True)
     if window >= split.n_windows:
         raise InputError(
-            f"the split {name} has {console.counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
+            f"the split {name} has {counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
             f" there is no window {window:,}",
             hints=[f"the last one is `--window {split.n_windows - 1}`"],
         )

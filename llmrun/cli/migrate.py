@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
-from llmrun.text import command
+from llmrun.text import command, counted
 
 if TYPE_CHECKING:
     from llmrun.migrate.run import Migrated
@@ -35,7 +35,7 @@ def migrate(
     The script says what each tensor of the new model is made of (docs/migration.md); `llmrun resume DIR`
     then trains on from the checkpoint's step.  CKPT is only read.
     """
-    from llmrun.cli.progress import BytesBar, verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.config.load import load_config
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.migrate.run import MigrationRequest
@@ -44,7 +44,10 @@ def migrate(
 
     loaded = load_config(Path(config), overrides or [])
     order = MigrationRequest(find_run_or_path(source, runs_dir), Path(script), loaded, Path(out))
-    with verifying() as reading, BytesBar("writing checkpoint", console.rich_console()) as writing:
+    with (
+        byte_progress("verifying checkpoint") as reading,
+        byte_progress("writing checkpoint") as writing,
+    ):
         migrated = migrate_run(order, TorchrunBackend(), console.note, reading, writing)
     if json:
         console.emit_json(
@@ -66,7 +69,7 @@ def lines_of(migrated: "Migrated") -> list[str]:
     lines = [
         f"run: {migrated.run.path}",
         (
-            f"{console.counted(len(state.tensors), 'tensor')} from {migrated.parent.path} at step {step:,}: "
+            f"{counted(len(state.tensors), 'tensor')} from {migrated.parent.path} at step {step:,}: "
             f"{kept} carried over, {len(state.mixed)} old and new, {len(state.initialised)} initialised anew"
         ),
     ]

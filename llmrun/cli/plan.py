@@ -89,7 +89,7 @@ def _plan_of(
     loaded = load_config(Path(path), overrides)
     dataset = _dataset(loaded)
     resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
-    place = _place(loaded, "hardware.accelerator")
+    place = loaded.place_of("hardware.accelerator")
     timed = timed_here(resolved) if calibrate else None
     measured = as_measured(timed, translate) if timed else None
     plan = make_plan(resolved, dataset, place, measured)
@@ -148,9 +148,3 @@ def _gpus(loaded: "LoadedConfig") -> int:
         hint = "`hardware.accelerator` and `batch.D` plan for another machine"
         console.warn(f"cannot count the GPUs of this machine: {survey.problem}", hint)
     return len(survey.gpus)
-
-
-def _place(loaded: "LoadedConfig", key: str) -> str | None:
-    """Where the config gives `key`: `file:line  key`."""
-    given = loaded.locations.get(key)
-    return given if given is None or given.endswith(key) else f"{given}  {key}"

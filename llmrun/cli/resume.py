@@ -54,7 +54,7 @@ def resume(
     Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
     they were, nothing starts until you say which kind of change is meant.
     """
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.cli.running import run_prepared
     from llmrun.launch.options import launch_options
     from llmrun.launch.resume import ResumeCommand, prepare_resume
@@ -65,7 +65,7 @@ def resume(
     command = ResumeCommand(f"{typed('llmrun', 'resume', Path(run))}{options.as_typed()}")
 
     def prepare(backend: "ProcessBackend", stop: "StopRequest") -> "PreparedSegment | NothingToDo":
-        with verifying() as progress:
+        with byte_progress("verifying checkpoint") as progress:
             return prepare_resume(found, options, command, backend, stop, console.note, progress)
 
     run_prepared(prepare, json)

@@ -7,7 +7,7 @@ import typer
 
 from llmrun.cli import console, screen
 from llmrun.errors import LlmrunError
-from llmrun.text import command
+from llmrun.text import command, counted
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
@@ -118,21 +118,22 @@ def tell_plan(resolved: "Resolved") -> None:
 
 def plan_in_short(plan: "Plan") -> list[str]:
     """The plan in four lines."""
-    from llmrun.plan.render.amounts import show_bytes, show_FLOPs
+    from llmrun.plan.render.amounts import show_FLOPs
     from llmrun.plan.render.batch_diagram import equation
     from llmrun.plan.render.summary import describe
+    from llmrun.text import format_bytes
 
     batch = plan.batch
     return [
         f"plan: {describe(plan.shape)}",
         f"  {equation(batch)}, added in V = {batch.V:,} lanes",
         (
-            f"  {console.counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
+            f"  {counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
             f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)} FLOPs"
         ),
         (
-            f"  a checkpoint is {show_bytes(plan.checkpoint.total)}, a rank needs "
-            f"{show_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
+            f"  a checkpoint is {format_bytes(plan.checkpoint.total)}, a rank needs "
+            f"{format_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
         ),
     ]
 
@@ -209,7 +210,7 @@ def closing_lines(prepared: "PreparedSegment", ended: "Ended") -> list[str]:
     run, record = prepared.run, ended.record
     lines = [f"{ended.end.why}: step {ended.step:,} of {record.steps:,}"]
     if ended.end.proven_steps:
-        proven = console.counted(ended.end.proven_steps, "step")
+        proven = counted(ended.end.proven_steps, "step")
         lines.append(f"proven: {proven} equal to what an earlier ledger recorded")
     steps = steps_in(run.checkpoints)
     if steps:

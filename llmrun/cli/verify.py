@@ -91,12 +91,12 @@ def run_of_checkpoint(path: Path) -> Path | None:
 
 def compare(path_a: Path, path_b: Path, strict: bool, as_json: bool) -> None:
     """Two runs, checkpoints or ledgers."""
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.cli.verdict import show
     from llmrun.verify.compare_runs import verify_runs
     from llmrun.verify.render import lines_of
 
-    with verifying() as progress:
+    with byte_progress("verifying checkpoint") as progress:
         verdict = verify_runs(path_a, path_b, strict, progress)
     if as_json:
         console.emit_json(verdict.as_json())

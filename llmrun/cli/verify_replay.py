@@ -1,8 +1,6 @@
 """What `llmrun verify` does where steps are executed again: one run, or the step at which two part."""
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,8 @@ from llmrun.cli import console
 from llmrun.cli.verdict import show
 
 if TYPE_CHECKING:
-    from llmrun.storage.metrics.jsonl import Row
     from llmrun.verify.replay.execute import Crew
 
-INTERVAL_S = 0.2
-PLAIN_INTERVAL_S = 10.0
 BISECT_STEPS = 1
 
 
@@ -111,56 +106,22 @@ def crew_for(asked: ReplayRequest) -> "Iterator[Crew]":
     """Workers under torchrun and a scratch directory, which stays only where an error names a log in it."""
     import tempfile
 
+    from llmrun.cli.progress import ReplayProgress
     from llmrun.errors import LlmrunError
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.storage.durable import DISK
     from llmrun.verify.replay.execute import Crew
 
     scratch = Path(tempfile.mkdtemp(prefix="llmrun-replay-"))
-    view = StepView(live=console.colours(sys.stderr))
+    view = ReplayProgress()
     keep = False
     try:
         yield Crew(TorchrunBackend(), view, scratch, asked.D, asked.data)
     except LlmrunError as error:
-        keep = str(scratch) in (error.where or "")
+        named = None if error.where is None else error.where.file
+        keep = named is not None and Path(named).is_relative_to(scratch)
         raise
     finally:
         view.close()
         if not keep:
             DISK.remove_tree(scratch)
-
-
-class StepView:
-    """Says which step was executed last: on a terminal in place, elsewhere now and then."""
-
-    def __init__(self, *, live: bool) -> None:
-        self._live = live
-        self._said_at_s = time.monotonic()
-
-    def rows(self, rows: "Sequence[Row]") -> None:
-        """New steps."""
-        now_s = time.monotonic()
-        if now_s - self._said_at_s < (INTERVAL_S if self._live else PLAIN_INTERVAL_S):
-            return
-        self._said_at_s = now_s
-        line = f"executed step {rows[-1]['step']:,}"
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{line}")
-            sys.stderr.flush()
-        else:
-            console.note(line)
-
-    def checkpoint(self, step: int) -> None:
-        """The state before a bisection was saved."""
-
-    def warn(self, message: str) -> None:
-        """A scratch segment has nothing to say that its verdict does not."""
-
-    def stopping(self, message: str) -> None:
-        """Nobody asks a replay to save."""
-
-    def close(self) -> None:
-        """Leave an empty line to what follows."""
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -1,8 +1,8 @@
 """Problems gathered from all passes over a config, in the order in which the user wrote it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llmrun.errors import ConfigError, Problem
+from llmrun.errors import ConfigError, Place, Problem
 
 
 @dataclass(frozen=True, order=True)
@@ -10,7 +10,7 @@ class SourcePlace:
     """Where something was written: its rank among all places, and the words for it (`gpt.yaml:14`)."""
 
     order: int
-    where: str
+    where: Place = field(compare=False)
 
 
 class Findings:

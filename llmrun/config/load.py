@@ -1,7 +1,7 @@
 """From a YAML file and `--set` to a Config, or to all of its problems at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from llmrun.config.raw import Given, Raw, read_tree
 from llmrun.config.rules import RULES, check_rules
 from llmrun.config.schema import Config
 from llmrun.config.words import allowed, hint_for_value, shorten
+from llmrun.errors import Place
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,18 @@ class LoadedConfig:
     """A config that is sound by itself, with where each of its values was given.
 
     source:    the file's name, as the user gave it.
-    locations: dotted ASCII key -> `file.yaml:14` or `--set batch.GB_tok`, for the keys that were given.
+    locations: dotted ASCII key -> the file and line, or the option, that gave it.
     spelled:   dotted ASCII key -> the dotted key in the user's spelling.
     """
 
     config: Config
     source: str
-    locations: Mapping[str, str] = field(default_factory=dict)
+    locations: Mapping[str, Place] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
+
+    def place_of(self, key: str) -> Place:
+        """The place that gave `key`, or the whole file, with the key."""
+        return replace(self.locations.get(key, Place(self.source)), key=key)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -60,7 +65,7 @@ def _read_file(path: Path, findings: Findings) -> Raw:
     text = yaml_source.read_text(path)
 
     def place_of(line: int) -> SourcePlace:
-        return SourcePlace(line, f"{path}:{line}")
+        return SourcePlace(line, Place(str(path), line))
 
     try:
         tree = yaml_source.parse_yaml(text, place_of, findings)
@@ -71,7 +76,7 @@ def _read_file(path: Path, findings: Findings) -> Raw:
         is_empty = tree is None or (isinstance(tree, yaml_source.Scalar) and tree.value is None)
         what = "is empty" if is_empty else f"holds {_kind_of(tree)}, not a mapping of keys to values"
         findings.add(
-            SourcePlace(0, str(path)),
+            SourcePlace(0, Place(str(path))),
             f"the config {what}",
             None,
             "write keys such as `T_tokens: 4Mi`, one a line",
@@ -127,7 +132,7 @@ def _with_preset(config: Config, raw: Raw, findings: Findings) -> Config:
 
 def _beside(raw: Raw, key: str) -> list[str]:
     """The keys that were given where `key` was: all of them, or those of `--set` where it came from there."""
-    options = [found for found, given in raw.given.items() if given.place.where.startswith("--set ")]
+    options = [found for found, given in raw.given.items() if given.place.where.option is not None]
     return options if key in options else list(raw.given)
 
 

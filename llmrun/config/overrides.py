@@ -3,6 +3,7 @@
 from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.raw import Raw, merge, read_tree
 from llmrun.config.yaml_source import Mapping, Node, UnreadableError, YamlEntry, parse_yaml
+from llmrun.errors import Place
 
 FIRST_ORDER = 10**9
 """Overrides come after every line of the file."""
@@ -12,7 +13,7 @@ def apply_override(raw: Raw, text: str, index: int, findings: Findings) -> None:
     """Put the value of the `index`-th override `a.b=c` into `raw`; what is wrong with it goes to `findings`."""
     key, equals, written = text.partition("=")
     key = key.strip()
-    place = SourcePlace(FIRST_ORDER + index, f"--set {key}")
+    place = SourcePlace(FIRST_ORDER + index, Place(option=f"--set {key}"))
     example = "write it as `--set optimizer.lr=1e-3`"
     if not equals or not all(key.split(".")):
         findings.add(place, f"--set {text} is not of the form key=value", None, example)

@@ -12,7 +12,7 @@ from llmrun.config.schema import Config, ScheduleConfig
 from llmrun.core.batch import Batch, default_D, default_V
 from llmrun.core.model.shape import ModelShape
 from llmrun.core.training_spec import TrainingSpec
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
 
 def _add(findings: Findings, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
     """Note a problem at a key, wherever that was given."""
-    place = SourcePlace(0, loaded.locations.get(key, loaded.source))
+    place = SourcePlace(0, loaded.locations.get(key, Place(loaded.source)))
     findings.add(place, message, loaded.spelled.get(key, shown_key(key)), hint)
 
 

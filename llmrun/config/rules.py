@@ -13,7 +13,7 @@ from llmrun.config.keys import shown_key
 from llmrun.config.remedies import hint_for
 from llmrun.config.schema import Config
 from llmrun.core.batch import show_quotient
-from llmrun.errors import Problem
+from llmrun.errors import Place, Problem
 
 Check = Callable[[Config], list[Problem]]
 
@@ -46,7 +46,7 @@ def check_rules(
     for rule in rules:
         for problem in rule.check(config):
             key = next((key for key in rule.reads if key in given), None)
-            place = given[key].place if key else SourcePlace(0, findings.source)
+            place = given[key].place if key else SourcePlace(0, Place(findings.source))
             spelled = given[key].spelled if key else shown_key(rule.reads[0])
             findings.add(place, problem.message, spelled, problem.hint)
 

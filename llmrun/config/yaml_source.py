@@ -17,7 +17,7 @@ import yaml
 
 from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.quantities import DIGITS, LONGEST
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 LARGEST_BYTES = 1024 * 1024
 DEEPEST = 20
@@ -93,7 +93,7 @@ def read_text(path: Path, what: str = "config") -> str:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
             f"the {what} file {path} is not UTF-8: byte 0x{content[error.start]:02x}",
-            where=f"{path}:{line}",
+            where=Place(str(path), line),
             hints=["save the file as UTF-8"],
         ) from error
 

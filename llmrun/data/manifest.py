@@ -11,7 +11,7 @@ from typing import Any
 from llmrun.config.resolve import DatasetFacts
 from llmrun.core.shards import DTYPES
 from llmrun.data.regular_file import read_regular_file
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.storage.durable import DISK, Disk, write_new
 
 FORMAT = "llmrun-dataset/1"
@@ -155,7 +155,9 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"dataset.json is not UTF-8 at byte {error.start:,}", where=str(path)) from error
     except json.JSONDecodeError as error:
-        raise InputError(f"dataset.json is not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+        raise InputError(
+            f"dataset.json is not JSON: {error.msg}", where=Place(str(path), error.lineno)
+        ) from error
     except RecursionError as error:
         raise InputError("dataset.json is nested too deeply", where=str(path)) from error
     except ValueError as error:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmrun.errors import RefusedError
+from llmrun.errors import Place, RefusedError
 from llmrun.machine import nvidia_is_visible, survey_gpus
 
 COUNT_MODULE = "llmrun.runtime.gpus"
@@ -71,6 +71,6 @@ def refuse_unusable(device: str, gpus: UsableGpus) -> None:
     named = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
     raise RefusedError(
         f"cannot use the NVIDIA devices of this machine{named}: {gpus.problem}",
-        where="hardware.device",
+        where=Place(key="hardware.device"),
         hints=["`nvidia-smi` shows their state", "`--set hardware.device=cpu` trains on the CPU"],
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.errors import LlmrunError, RunFailedError, error_of
+from llmrun.errors import Hint, LlmrunError, Place, RunFailedError, error_of
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome
 from llmrun.text import command
@@ -125,11 +125,11 @@ def failure_of(run: RunDirectory, segment: int, outcome: Outcome) -> LlmrunError
     """The error that a rank reported itself, in its own words and class."""
     assert outcome.error is not None
     error = error_of(outcome.error)
-    rank = f"rank {outcome.rank}, {run.rank_log(segment, outcome.rank)}"
+    log = run.rank_log(segment, outcome.rank)
     if error.where is None:
-        error.where = rank
+        error.where = Place(str(log), note=f"rank {outcome.rank}")
     else:
-        error.caused_by = (*error.caused_by, f"found by {rank}")
+        error.caused_by = (*error.caused_by, f"found by rank {outcome.rank}, {log}")
     if isinstance(error, RunFailedError):
         error.hints = (*error.hints, resume_hint(run))
     return error
@@ -147,9 +147,10 @@ def death_of(run: RunDirectory, segment: int, death: Death) -> RunFailedError:
     )
 
 
-def resume_hint(run: RunDirectory) -> str:
+def resume_hint(run: RunDirectory) -> Hint:
     """What to do next."""
-    return f"`{command('llmrun', 'resume', run.path)}` continues from the newest sound checkpoint"
+    resume = command("llmrun", "resume", run.path)
+    return Hint.command(f"`{resume}` continues from the newest sound checkpoint", run.path)
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:

@@ -18,7 +18,7 @@ from llmrun.data.manifest import (
     recorded_of,
 )
 from llmrun.data.stream_check import START_TOKENS, contradicted_streams, within_start
-from llmrun.errors import ConfigError, InputError, Problem, RefusedError
+from llmrun.errors import ConfigError, InputError, Place, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
 from llmrun.launch.unwritable import attempting
@@ -87,13 +87,12 @@ def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
     if written is None:
         message = "data.path is not given: a run needs a dataset"
         hint = "make one: `llmrun data prepare TEXT… --out DIR`, then `--set data.path=DIR`"
-        raise ConfigError(loaded.source, [Problem(message, "data.path", loaded.source, hint)])
+        raise ConfigError(loaded.source, [Problem(message, "data.path", Place(loaded.source), hint)])
     data_path = next((base / written for base in bases if (base / written).exists()), bases[0] / written)
-    where = loaded.locations.get("data.path", loaded.source)
     if not data_path.exists():
         raise InputError(
             f"there is no dataset at {written}",
-            where=where if where.endswith("data.path") else f"{where}  data.path",
+            where=loaded.place_of("data.path"),
             hints=[
                 "relative paths start at the working directory",
                 "`--set data.path=DIR` names another place",
@@ -116,9 +115,7 @@ def check_accelerator(loaded: LoadedConfig) -> None:
     """
     hardware = loaded.config.hardware
     if hardware.accelerator is not None:
-        given = loaded.locations.get("hardware.accelerator", loaded.source)
-        where = given if given.endswith("hardware.accelerator") else f"{given}  hardware.accelerator"
-        accelerator_named(hardware.accelerator, where, hardware.table)
+        accelerator_named(hardware.accelerator, loaded.place_of("hardware.accelerator"), hardware.table)
     elif hardware.table is not None:
         read_rows(hardware.table)
 
@@ -211,7 +208,7 @@ def check_torch_has(resolved: Resolved, probe: Probe) -> None:
     if resolved.config.hardware.device == "cuda" and shown is not None and shown < D:
         raise RefusedError(
             f"D = {D} ranks need {D} GPUs, torch {probe.environment.get('torch')} can use {shown}",
-            where="hardware.device",
+            where=Place(key="hardware.device"),
             hints=["install a torch that is built for this driver", "`--set hardware.device=cpu`"],
         )
 

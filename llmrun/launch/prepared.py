@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrun.config.resolve import Resolved
 from llmrun.core.model.parameters import count_parameters
-from llmrun.errors import SHARED_MEMORY_HINTS, InputError, RefusedError
+from llmrun.errors import SHARED_MEMORY_HINTS, InputError, Place, RefusedError
 from llmrun.launch.devices import usable_gpus
 from llmrun.launch.preflight import Notify, Preflight, RunInputs
 from llmrun.launch.reference_run import find_twin, named_twin
@@ -56,7 +56,7 @@ def check_devices(resolved: Resolved) -> None:
     if gpus < D:
         raise InputError(
             f"D = {D} ranks need {D} GPUs, this machine shows {gpus}",
-            where="batch.D",
+            where=Place(key="batch.D"),
             hints=[
                 f"any D from 1 to {max(gpus, 1)} has the same bits: `llmrun resume RUN --D {max(gpus, 1)}`"
             ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmrun.config.keys import shown_key
-from llmrun.errors import DamagedError, InputError, LlmrunError, RefusedError
+from llmrun.errors import DamagedError, InputError, LlmrunError, Place, RefusedError
 from llmrun.launch.preflight import Notify, Preflight
 from llmrun.launch.unwritable import attempting
 from llmrun.provenance.fingerprint import Fingerprint, compare, leaf_differences
@@ -54,13 +54,15 @@ def named_twin(
     """
     run = find_run_from(name, apart_from.path.resolve().parent, bases)
     if run.path.resolve() == apart_from.path.resolve():
-        raise InputError(f"compare_with names this run itself, {run.name}", where=KEY, hints=[AUTO_HINT])
+        raise InputError(
+            f"compare_with names this run itself, {run.name}", where=Place(key=KEY), hints=[AUTO_HINT]
+        )
     record = believed_record(run)
     if record.fingerprint["digest"] != fingerprint.digest:
         raise another_fingerprint(run, Fingerprint.of_json(record.fingerprint), fingerprint)
     if not is_twin(record, fingerprint.digest):
         raise RefusedError(
-            f"{run.name} is no run to compare with: {unfit(record)}", where=KEY, hints=[AUTO_HINT]
+            f"{run.name} is no run to compare with: {unfit(record)}", where=Place(key=KEY), hints=[AUTO_HINT]
         )
     if not has_sound_ledger(run):
         raise RefusedError(
@@ -79,7 +81,7 @@ def another_fingerprint(run: RunDirectory, theirs: Fingerprint, ours: Fingerprin
         lines.append(f"and {len(changes) - CHANGES_SHOWN} more")
     return RefusedError(
         f"{run.name} has another fingerprint than this run: their bits need not be equal",
-        where=KEY,
+        where=Place(key=KEY),
         caused_by=lines,
         hints=["make this run as that one was made", AUTO_HINT],
     )
@@ -142,7 +144,7 @@ def baseline_for(
         count = "only one run" if runs else "no run"
         raise InputError(
             f"{BASELINE_KEY} names {count}: a band needs at least {RUNS_MIN}, five or more make it a useful one",
-            where=BASELINE_KEY,
+            where=Place(key=BASELINE_KEY),
             hints=[
                 f"`--set '{BASELINE_KEY}=[RUN, RUN, …]'`, or a pattern: `--set '{BASELINE_KEY}=[base-*]'`"
             ],
@@ -169,12 +171,14 @@ def curves_of(runs: Sequence[RunDirectory]) -> list[np.ndarray]:
     curves = [read_curve(run.metrics_file).loss_smooth for run in runs]
     for run, curve in zip(runs, curves, strict=True):
         if not len(curve):
-            raise InputError(f"{run.path} has no metrics yet", where=BASELINE_KEY, hints=["leave it out"])
+            raise InputError(
+                f"{run.path} has no metrics yet", where=Place(key=BASELINE_KEY), hints=["leave it out"]
+            )
     pair = first_equal_pair(curves)
     if pair is not None:
         raise InputError(
             f"{runs[pair[0]].path} and {runs[pair[1]].path} have equal losses: they are one draw, not two",
-            where=BASELINE_KEY,
+            where=Place(key=BASELINE_KEY),
             hints=["the runs of a baseline differ in their seeds; leave one of the two out"],
         )
     return curves
@@ -188,7 +192,7 @@ def check_batches(records: Sequence[RunRecord], preflight: Preflight) -> None:
         if found != GB_tok:
             raise InputError(
                 f"{record.identity} has GB_tok = {found:,}, this run {GB_tok:,}: their steps cannot be compared",
-                where=BASELINE_KEY,
+                where=Place(key=BASELINE_KEY),
                 hints=[f"leave it out of `{BASELINE_KEY}`"],
             )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrun import __version__
 from llmrun.config.load import LoadedConfig
-from llmrun.errors import InputError, LlmrunError, RefusedError
+from llmrun.errors import Hint, InputError, LlmrunError, Place, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.preflight import Notify, Preflight, RunInputs, examine, find_run_inputs, with_origin
 from llmrun.launch.prepared import check_space, windows_and_entries
@@ -78,7 +78,7 @@ def migrate(
     if order.out.exists():
         raise InputError(f"{order.out} exists", hints=["`--out` names a new run's directory"])
     with _hints_for_out():
-        refuse_inside_run(order.out.parent, "--out")
+        refuse_inside_run(order.out.parent, Place(option="--out"))
     script = read_script(order.script)
     inputs = find_run_inputs(order.config, [Path.cwd()])
     parent = open_parent(order.source, notify, reading)
@@ -108,8 +108,8 @@ def _hints_for_out() -> Iterator[None]:
     try:
         yield
     except LlmrunError as error:
-        if any("--set" in hint or "runs_dir" in hint for hint in error.hints):
-            error.hints = ("free space, or choose another place with `--out`",)
+        if any(hint.kind == "setting" for hint in error.hints):
+            error.hints = (Hint.setting("free space, or choose another directory with `--out`", "--out"),)
         raise
 
 

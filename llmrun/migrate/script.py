@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from llmrun.errors import InputError, LlmrunError
+from llmrun.errors import InputError, LlmrunError, Place
 
 SCRIPT_BYTES_MAX = 1024 * 1024
 FUNCTION = "migrate"
@@ -35,9 +35,9 @@ class Script:
         """Of its bytes, in hex."""
         return hashlib.sha256(self.content).hexdigest()
 
-    def where(self, line: int | None) -> str:
+    def where(self, line: int | None) -> Place:
         """A place in the script."""
-        return str(self.path) if line is None else f"{self.path}:{line}"
+        return Place(str(self.path), line)
 
 
 def read_script(path: Path) -> Script:
@@ -52,8 +52,9 @@ def read_script(path: Path) -> Script:
     try:
         return Script(path, content, compile(content, str(path), "exec", dont_inherit=True))
     except SyntaxError as error:
-        place = str(path) if error.lineno is None else f"{path}:{error.lineno}"
-        raise InputError(f"the script is not Python: {error.msg}", where=place) from error
+        raise InputError(
+            f"the script is not Python: {error.msg}", where=Place(str(path), error.lineno)
+        ) from error
     except ValueError as error:  # null bytes
         raise InputError(f"the script is not Python: {error}", where=str(path)) from error
 

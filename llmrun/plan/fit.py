@@ -10,8 +10,8 @@ from llmrun.core.model.flops import checkpointing_flops_per_token, flops_per_tok
 from llmrun.core.model.parameters import count_parameters
 from llmrun.core.model.shape import ModelShape
 from llmrun.plan.memory import Setting, memory_of
-from llmrun.plan.render.amounts import show_bytes
 from llmrun.plan.render.language import Said
+from llmrun.text import format_bytes
 
 MOST_SEQUENCES = 65_536
 """Sequences in one micro-batch that the search for the largest μ_tok looks at."""
@@ -152,7 +152,7 @@ def _ways(shape: ModelShape, setting: Setting, batch: Batch, largest: int | None
             Way("activation_checkpointing", ("activation_checkpointing=block",), True, _recomputing, price)
         )
     if setting.strategy == "replicate" and setting.D > 1:
-        gathered = show_bytes(2 * 4 * count_parameters(shape).N_params_total)
+        gathered = format_bytes(2 * 4 * count_parameters(shape).N_params_total)
         price = Said("each rank receives {gathered} of weights per micro-batch", {"gathered": gathered})
         ways.append(Way("shard", ("strategy=shard",), True, _sharding, price))
     smaller = largest or batch.L_ctx

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from llmrun.config.findings import Findings, SourcePlace
 from llmrun.config.words import nearest, one_of
 from llmrun.config.yaml_source import Mapping, UnreadableError, YamlEntry, parse_yaml, plain_value, read_text
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 TABLE_NAME = "hardware.yaml"
 
@@ -49,7 +49,7 @@ def hardware_table() -> dict[str, Accelerator]:
     return {name: Accelerator(name=name, **row) for name, row in rows.items()}
 
 
-def accelerator_named(name: str, where: str | None = None, table: str | None = None) -> Accelerator:
+def accelerator_named(name: str, where: Place | None = None, table: str | None = None) -> Accelerator:
     """The row called `name`, whatever its case.
 
     where: the config's place that names it, for the message.
@@ -69,7 +69,7 @@ def accelerator_named(name: str, where: str | None = None, table: str | None = N
     hints = [f"the nearest row is {by_folded_name[nearest[0]]}"] if nearest else []
     raise InputError(
         f"the hardware table has no accelerator {name!r}",
-        where=where or "hardware.accelerator",
+        where=where or Place(key="hardware.accelerator"),
         hints=[
             *hints,
             f"its rows are {', '.join(rows)}",
@@ -93,7 +93,7 @@ def read_rows(path: str) -> dict[str, Accelerator]:
     findings = Findings(path)
 
     def place_of(line: int) -> SourcePlace:
-        return SourcePlace(line, f"{path}:{line}")
+        return SourcePlace(line, Place(path, line))
 
     text = read_text(Path(path), "hardware table")
     try:
@@ -103,7 +103,10 @@ def read_rows(path: str) -> dict[str, Accelerator]:
         raise findings.error() from error
     if not isinstance(tree, Mapping):
         findings.add(
-            SourcePlace(0, path), "a hardware table holds rows by name", None, f"write `my-GPU: {EXAMPLE}`"
+            SourcePlace(0, Place(path)),
+            "a hardware table holds rows by name",
+            None,
+            f"write `my-GPU: {EXAMPLE}`",
         )
         raise findings.error()
     rows = {entry.key: _row(entry, path, findings) for entry in tree.entries}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from llmrun.errors import InputError
+from llmrun.errors import Hint, InputError, Place
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.text import command
 
@@ -177,7 +177,7 @@ def draft_directory(runs_dir: Path, identity: str) -> RunDirectory:
     return RunDirectory(path)
 
 
-def refuse_inside_run(path: Path, where: str) -> None:
+def refuse_inside_run(path: Path, where: Place) -> None:
     """A run must not lie inside another one, whose files are swept, pruned and moved.
 
     where: the setting that gave `path`.  Raises InputError.
@@ -192,20 +192,20 @@ def refuse_inside_run(path: Path, where: str) -> None:
 
 def prepare_runs_dir(runs_dir: Path) -> None:
     """Make `runs_dir` and see that it can be written.  Raises InputError."""
-    refuse_inside_run(runs_dir, "runs_dir")
+    refuse_inside_run(runs_dir, Place(key="runs_dir"))
     try:
         make_directories(runs_dir)
     except OSError as error:
         raise InputError(
-            f"{runs_dir} cannot be made: {error.strerror}", where="runs_dir", hints=[RUNS_DIR_HINT]
+            f"{runs_dir} cannot be made: {error.strerror}", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT]
         ) from error
     if not runs_dir.is_dir():
-        raise InputError(f"{runs_dir} is not a directory", where="runs_dir", hints=[RUNS_DIR_HINT])
+        raise InputError(f"{runs_dir} is not a directory", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT])
     if not os.access(runs_dir, os.W_OK | os.X_OK):
-        raise InputError(f"{runs_dir} cannot be written", where="runs_dir", hints=[RUNS_DIR_HINT])
+        raise InputError(f"{runs_dir} cannot be written", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT])
 
 
-RUNS_DIR_HINT = "choose another place: `--set runs_dir=DIR`"
+RUNS_DIR_HINT = Hint.setting("choose another directory: `--set runs_dir=DIR`", "runs_dir")
 
 
 def runs_below(runs_dir: Path) -> Iterator[RunDirectory]:

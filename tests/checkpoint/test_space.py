@@ -9,7 +9,8 @@ import pytest
 
 from llmrun.errors import RefusedError
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
-from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight, shown_bytes
+from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight
+from llmrun.text import format_bytes
 
 
 class Room(NamedTuple):
@@ -38,7 +39,7 @@ def test_too_little_disk_is_refused_with_numbers(small_disk, tmp_path):
         preflight(tmp_path, checkpoint_bytes=2**28 + 1, count=4, where=Path("runs"))
 
     assert raised.value.message == "4 checkpoints of 268 MB need 1.07 GB more disk, 1.07 GB are free"
-    assert raised.value.where == "runs"
+    assert str(raised.value.where) == "runs"
     assert raised.value.exit_code == 3
 
 
@@ -68,7 +69,7 @@ def test_every_operation_of_the_trial_may_fail(states, tmp_path, fails_at):
     with pytest.raises(RefusedError, match=r"checkpoints cannot be written: ") as raised:
         preflight(tmp_path, 0, 1, Path("runs"), states.FaultyDisk(fails_at, for_ever=True))
 
-    assert raised.value.where == "runs"
+    assert str(raised.value.where) == "runs"
     assert raised.value.hints == ("make the directory writable, or set another `runs_dir`",)
 
 
@@ -108,4 +109,4 @@ def test_free_space_is_that_of_the_nearest_parent(tmp_path):
 )
 def test_bytes_for_a_person(n_bytes, text):
     """Three digits and a unit of 1000."""
-    assert shown_bytes(int(n_bytes)) == text
+    assert format_bytes(int(n_bytes)) == text

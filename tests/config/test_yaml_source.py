@@ -23,11 +23,11 @@ from llmrun.config.yaml_source import (
     read_text,
     value_of,
 )
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 
 def parse(text: str) -> Node | None:
-    return parse_yaml(text, lambda line: SourcePlace(line, f"x:{line}"), Findings("x"))
+    return parse_yaml(text, lambda line: SourcePlace(line, Place("x", line)), Findings("x"))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,11 @@ def test_nesting_is_bounded_before_it_hurts() -> None:
 def test_duplicate_keys_are_all_found() -> None:
     """Every duplicate is a problem of its own; the first value counts."""
     findings = Findings("x")
-    tree = parse_yaml("a: 1\na: 2\nb: {c: 1, c: 2}\n", lambda line: SourcePlace(line, f"x:{line}"), findings)
+    tree = parse_yaml(
+        "a: 1\na: 2\nb: {c: 1, c: 2}\n", lambda line: SourcePlace(line, Place("x", line)), findings
+    )
 
-    assert [(p.message, p.where, p.key) for p in findings.error().problems] == [
+    assert [(p.message, str(p.where), p.key) for p in findings.error().problems] == [
         ("a is given twice, first at x:1", "x:2", "a"),
         ("b.c is given twice, first at x:3", "x:3", "b.c"),
     ]
@@ -143,7 +145,7 @@ def test_duplicate_keys_are_all_found() -> None:
 def refused(path: Path) -> tuple[str, str | None]:
     with pytest.raises(InputError) as caught:
         read_text(path)
-    return caught.value.message.replace(str(path.parent), "DIR"), caught.value.where
+    return caught.value.message.replace(str(path.parent), "DIR"), str(caught.value.where)
 
 
 def test_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:

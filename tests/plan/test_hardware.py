@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.plan.costs import Prices, costs_of
 from llmrun.plan.hardware import accelerator_named, hardware_table
 
@@ -45,10 +45,10 @@ def test_a_row_is_found_whatever_its_case() -> None:
 def test_an_unknown_row_names_the_nearest_and_all() -> None:
     """A misspelt accelerator is refused with the nearest row, the list, and the place in the config."""
     with pytest.raises(InputError) as caught:
-        accelerator_named("H100SXM", "gpt.yaml:9  hardware.accelerator")
+        accelerator_named("H100SXM", Place("gpt.yaml", 9, "hardware.accelerator"))
 
     assert caught.value.message == "the hardware table has no accelerator 'H100SXM'"
-    assert caught.value.where == "gpt.yaml:9  hardware.accelerator"
+    assert str(caught.value.where) == "gpt.yaml:9  hardware.accelerator"
     assert caught.value.hints[0] == "the nearest row is H100-SXM"
     assert all(name in caught.value.hints[1] for name in hardware_table())
 

@@ -95,7 +95,7 @@ def test_a_lost_loader_worker_is_named(batches, death):
     batches.disturbance = death
     told = told_by_a_rank(batches)
 
-    assert (told["error"], told["exit_code"]) == ("a loader worker was killed", 4)
+    assert (told["message"], told["exit_code"]) == ("a loader worker was killed", 4)
 
 
 def test_a_bug_in_a_loader_worker_is_a_bug(batches):
@@ -103,5 +103,5 @@ def test_a_bug_in_a_loader_worker_is_a_bug(batches):
     batches.disturbance = lambda: 1 // 0
     told = told_by_a_rank(batches)
 
-    assert "ZeroDivisionError" in told["error"]
+    assert "ZeroDivisionError" in told["message"]
     assert told["exit_code"] == EXIT_BUG

@@ -43,7 +43,7 @@ def test_options_that_do_not_go_together(runs, capsys, arguments, message):
     code = command(["verify", *arguments, "--json"], as_json=True)
     error = json.loads(capsys.readouterr().err)
 
-    assert (code, error["error"]) == (2, message)
+    assert (code, error["message"]) == (2, message)
 
 
 def test_a_run_that_trained_nothing_real_is_refused(runs, capsys):

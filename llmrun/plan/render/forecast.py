@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from llmrun.plan.costs import SECONDS_PER_HOUR
 from llmrun.plan.forecast import FORECASTS_LEAST, ForecastRecord, Quantity
-from llmrun.plan.render.amounts import show_bytes, show_hours, show_kWh, show_real
+from llmrun.plan.render.amounts import show_hours, show_kWh, show_real
 from llmrun.plan.render.language import Translate
+from llmrun.text import format_bytes
 
 if TYPE_CHECKING:
     from llmrun.plan.forecast import TimeEstimate
@@ -66,7 +67,7 @@ def memory_lines(record: ForecastRecord | None, planned_bytes: int, translate: T
     interval = None if record is None else record.interval(planned_bytes)
     if interval is None:
         return []
-    low, high = (show_bytes(round(bound)) for bound in interval)
+    low, high = (format_bytes(round(bound)) for bound in interval)
     return [translate("by that record the memory of a rank is {low} to {high}", low=low, high=high)]
 
 

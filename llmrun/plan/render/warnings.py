@@ -7,8 +7,8 @@ from llmrun.cgroups import cgroup_limits
 from llmrun.machine import memory_bytes
 from llmrun.plan.fit import Remedy
 from llmrun.plan.plan import Plan, fitting
-from llmrun.plan.render.amounts import show_bytes
 from llmrun.plan.render.language import Said
+from llmrun.text import format_bytes
 
 
 class Remark(NamedTuple):
@@ -72,9 +72,9 @@ def _memory(plan: Plan) -> list[Remark]:
     message = Said(
         "a rank needs {needs}, {name} has {has}",
         {
-            "needs": show_bytes(plan.memory.device_bytes),
+            "needs": format_bytes(plan.memory.device_bytes),
             "name": plan.accelerator.name,
-            "has": show_bytes(plan.accelerator.memory_bytes),
+            "has": format_bytes(plan.accelerator.memory_bytes),
         },
     )
     remedy = next((remedy for remedy in found.remedies if remedy.fits), None)
@@ -97,7 +97,7 @@ def _machine(plan: Plan) -> list[Remark]:
     if needs > has:
         message = Said(
             "the run needs {needs} on this machine, which lets it have {has}",
-            {"needs": show_bytes(needs), "has": show_bytes(has)},
+            {"needs": format_bytes(needs), "has": format_bytes(has)},
         )
         found.append(Remark(message, Said("lower batch.D, or batch.μ_tok (other bits)", {})))
     threads, allowed = D * plan.config.hardware.threads_per_rank, cgroup_limits().cpus
@@ -114,7 +114,7 @@ def _way(remedy: Remedy) -> Said:
     """What makes it fit, and its price."""
     values = {
         "settings": " ".join(f"--set {setting}" for setting in remedy.settings),
-        "bytes": show_bytes(remedy.bytes),
+        "bytes": format_bytes(remedy.bytes),
     }
     if remedy.same_bits:
         return Said(

@@ -4,10 +4,11 @@ import errno
 import os
 from pathlib import Path
 
-from llmrun.errors import RefusedError
+from llmrun.errors import Hint, RefusedError
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk, write_new
+from llmrun.text import format_bytes
 
 
 def free_bytes(path: Path) -> int:
@@ -39,10 +40,14 @@ def preflight(
     free = free_bytes(checkpoints_dir)
     if needed > free:
         raise RefusedError(
-            f"{count} checkpoints of {shown_bytes(checkpoint_bytes)} need {shown_bytes(needed)} more disk, "
-            f"{shown_bytes(free)} are free",
+            f"{count} checkpoints of {format_bytes(checkpoint_bytes)} need {format_bytes(needed)} more disk, "
+            f"{format_bytes(free)} are free",
             where=str(where),
-            hints=["free space, set another `runs_dir`, or lower `checkpoint.keep_last`"],
+            hints=[
+                Hint.setting(
+                    "free space, set another `runs_dir`, or lower `checkpoint.keep_last`", "runs_dir"
+                )
+            ],
         )
     _trial(checkpoints_dir, where, disk)
 
@@ -60,7 +65,7 @@ def _trial(directory: Path, where: Path, disk: Disk) -> None:
         raise RefusedError(
             f"checkpoints cannot be written: {error.strerror}",
             where=str(where),
-            hints=["make the directory writable, or set another `runs_dir`"],
+            hints=[Hint.setting("make the directory writable, or set another `runs_dir`", "runs_dir")],
         ) from error
 
 
@@ -72,18 +77,6 @@ def check_room(checkpoints_dir: Path, checkpoint_bytes: int) -> None:
     free = free_bytes(checkpoints_dir)
     if checkpoint_bytes > free:
         raise CheckpointWriteError(
-            f"a checkpoint of {shown_bytes(checkpoint_bytes)} does not fit: {shown_bytes(free)} are free",
+            f"a checkpoint of {format_bytes(checkpoint_bytes)} does not fit: {format_bytes(free)} are free",
             code=errno.ENOSPC,
         )
-
-
-def shown_bytes(count: int) -> str:
-    """Bytes for a person: powers of 1000, three digits."""
-    if count < 1000:
-        return f"{count} B"
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.storage.ledger.compare import common_extent
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.explain import explain
@@ -69,7 +69,7 @@ def window_of(audited: Audited, wish: Wish) -> tuple[int, int]:
         raise InputError(
             f"there is no step after {wish.from_step:,} on record: the ledger of {audited.run.name} "
             f"{'holds' if audited.broken_step is None else 'is sound'} up to step {audited.last_step:,}",
-            where="--from",
+            where=Place(option="--from"),
         )
     else:
         after = wish.from_step

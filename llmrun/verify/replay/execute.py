@@ -76,7 +76,7 @@ class LegDone:
         """Why the leg ended early: without hints that speak of the scratch directory."""
         error = self.end.error
         assert error is not None, f"{self.run.path} ended early: {self.end.why}"
-        error.hints = tuple(hint for hint in error.hints if str(self.run.path) not in hint)
+        error.hints = tuple(hint for hint in error.hints if hint.subject != str(self.run.path))
         return error
 
 

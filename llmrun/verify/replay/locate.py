@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.provenance.fingerprint import Change, compare
 from llmrun.run.trace import TraceEntry
 from llmrun.storage.ledger.compare import RecordDifference
@@ -106,7 +106,7 @@ def locate_in(path: Path, from_step: int | None, n_steps: int, crew: Crew) -> Lo
         raise InputError(
             f"there is no step after {from_step:,} on record: the ledger of {audited.run.name} ends at step "
             f"{audited.last_step:,}",
-            where="--from",
+            where=Place(option="--from"),
         )
     last = min(from_step + n_steps, audited.stretch_of(from_step + 1).to_step)
     steps = range(from_step + 1, last + 1)

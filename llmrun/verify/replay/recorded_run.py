@@ -9,7 +9,7 @@ from llmrun.config.dump import numeric_fields
 from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.manifest import fingerprint_of, read_manifest
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, Place, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
 from llmrun.provenance.code import code_preimage
@@ -95,7 +95,7 @@ def resolved_for(run: RunDirectory, config: Config, recorded_D: int, wished_D: i
         )
     D = wished_D or (min(recorded_D, gpus) if on_gpus else recorded_D)
     if on_gpus and gpus < D:
-        raise InputError(f"D = {D} ranks need {D} GPUs, this machine shows {gpus}", where="--D")
+        raise InputError(f"D = {D} ranks need {D} GPUs, this machine shows {gpus}", where=Place(option="--D"))
     return resolve_for_D(resolved_of(config, recorded_D), D)
 
 
