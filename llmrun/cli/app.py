@@ -57,7 +57,7 @@ class LazyGroup(typer.core.TyperGroup):
         return list(self.registry)
 
     def get_command(self, _ctx: Any, cmd_name: str) -> Any:
-        """The command called `cmd_name`, its module imported now; None where there is none."""
+        """The command called `cmd_name`, its module imported now; None if there is none."""
         entry = self.registry.get(cmd_name)
         return None if entry is None else build(cmd_name, entry)
 
@@ -133,7 +133,7 @@ def _app(**options: Any) -> typer.Typer:
 
 
 def _show_help(ctx: typer.Context) -> None:
-    """Print the help where no command is given."""
+    """Print the help if no command is given."""
     if ctx.invoked_subcommand is None:
         console.out(ctx.get_help())
 
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         _use_utf8()
     screen.install()
-    _never_for_everybody_to_write()
+    _remove_write_permission_for_others()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     options = given[:cut]
@@ -255,7 +255,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _use_utf8() -> None:
-    """Begin again in Python's UTF-8 mode if the locale wants another encoding of names and arguments.
+    """Restart in Python's UTF-8 mode if the locale wants another encoding of names and arguments.
 
     A config is UTF-8, so a name in it and the same name on the command line are the same bytes in every locale.
     """
@@ -303,7 +303,7 @@ def _usage_problem(error: Any) -> InputError:
 
 
 def _with_value_given(error: Any, message: str) -> str:
-    """`says` with the value given, where pydantic converted it for Typer and only speaks of an "Input"."""
+    """`message` with the value given, if pydantic converted it for Typer and only speaks of an "Input"."""
     before, found, wanted = message.partition("Input should be ")
     if not found:
         return message
@@ -328,9 +328,9 @@ def _bug(error: Exception) -> LlmrunError:
     return LlmrunError(message, where=Place(str(log), note="traceback"))
 
 
-def _never_for_everybody_to_write() -> None:
-    """Take the bit that lets others write from all files of this process and of those that it starts.
+def _remove_write_permission_for_others() -> None:
+    """Set a umask without write permission for others.
 
-    Also from those that torchrun and TensorBoard make.
+    It also holds for the processes that this one starts, so for what torchrun and TensorBoard write.
     """
     os.umask(os.umask(0o077) | 0o002)

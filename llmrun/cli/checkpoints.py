@@ -49,7 +49,7 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
 
 
 def _line(row: "CheckpointRow", best_step: int | None) -> str:
-    """One checkpoint as a line of the table; `-` where a value cannot be known."""
+    """One checkpoint as a line of the table; `-` for an unknown value."""
     from llmrun.text import format_bytes
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
@@ -82,11 +82,11 @@ def check(
         for path in paths:
             of_one = damages_of(path, judge_beside(path), progress)
             if of_one is None:
-                console.note(f"{path.name} was deleted meanwhile by its run")
+                console.note(f"{path.name} was deleted by its run in the meantime")
                 continue
             found[path] = of_one
             if not json:
-                _tell(path, of_one)
+                _print_damages(path, of_one)
     damages = [damage for of_one in found.values() for damage in of_one]
     if json:
         sound = [{"path": str(path), "sound": not of_one} for path, of_one in found.items()]
@@ -95,15 +95,15 @@ def check(
         raise typer.Exit(1)
 
 
-def _tell(path: Path, damages: "list[Damage]") -> None:
-    """What was found in one checkpoint, as soon as it is known: the next one may take minutes."""
+def _print_damages(path: Path, damages: "list[Damage]") -> None:
+    """Print what was found in one checkpoint at once: the next one may take minutes."""
     console.out(console.printable(f"{path.name}  {'damaged' if damages else 'sound'}"))
     for damage in damages:
         console.out(console.printable(f"  {damage}"))
 
 
 def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
-    """The checkpoint of one step, or all of them.  Raises InputError where there is nothing to check."""
+    """The checkpoint of one step, or all of them.  Raises InputError if there is nothing to check."""
     from llmrun.errors import InputError
     from llmrun.storage.checkpoint.layout import step_name
 
@@ -121,13 +121,13 @@ def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
 def prune(
     run: Run,
     keep_last: Annotated[int, typer.Option("--keep-last", min=1, help="Newest checkpoints to keep.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     runs_dir: RunsDir = "runs",
     json: AsJson = False,
 ) -> None:
     """Delete all checkpoints but the newest and the best, after the newest was read and found sound.
 
-    The run must not be under way.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
+    The run must not be training.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
     """
     from llmrun.launch.prune import prune_run
     from llmrun.run.directory import find_run
@@ -139,7 +139,7 @@ def prune(
     for name in pruned.left:
         console.warn(
             f"checkpoints/{name} could not be removed yet: a file in it is in use or may not be removed",
-            "it is no checkpoint any more; the run's next save tries again, or remove it yourself",
+            "it is not a checkpoint any more; the run's next save tries again, or remove it yourself",
         )
     if json:
         left = list(pruned.left)

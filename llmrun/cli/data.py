@@ -96,7 +96,7 @@ def check(directory: Directory, as_json: AsJson = False) -> None:
         raise DamagedError(
             f"the dataset {directory} is damaged: {counted(len(damages), 'problem')}",
             caused_by=[f"{damage.file} {damage.message}" for damage in damages],
-            hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
+            hints=["copy the files again, or make the dataset again with `llmrun data prepare`"],
         )
     if not as_json:
         n_files = len(files_of(read_manifest(directory)))
@@ -112,7 +112,14 @@ def show(
             "--window", metavar="N", help="Print the text of this window, from 0.", show_default=False
         ),
     ] = None,
-    L_ctx: Annotated[str, typer.Option("--L-ctx", metavar="N", help="Tokens in a window, less one.")] = "256",
+    L_ctx: Annotated[
+        str,
+        typer.Option(
+            "--L-ctx",
+            metavar="N",
+            help="Context length in tokens (a window holds one more, for the last target).",
+        ),
+    ] = "256",
     as_json: AsJson = False,
 ) -> None:
     """Print what a dataset holds."""
@@ -142,7 +149,7 @@ def _show_window(
     from llmrun.data.tokenizers import load_tokenizer
 
     if name not in manifest.splits:
-        raise InputError(f"--split must be train or val, not {name!r}")
+        raise InputError(f"--split must be train or val, got {name!r}")
     split = open_split(directory, manifest, name, L_ctx, verify=True)
     if window >= split.n_windows:
         raise InputError(
@@ -183,7 +190,7 @@ def summary(directory: Path, manifest: "DatasetManifest") -> dict[str, Any]:
 
 
 def _asked_share(manifest: "DatasetManifest") -> float | None:
-    """`--val-fraction` as the recipe records it; None for a dataset that was made otherwise."""
+    """`--val-fraction` as the recipe records it; None if the dataset was made otherwise."""
     options = manifest.recipe.get("options")
     asked = options.get("val_fraction") if isinstance(options, dict) else None
     return asked if isinstance(asked, int | float) else None
@@ -232,5 +239,5 @@ def _quantity(option: str, text: str, least: int = 1) -> int:
     except ValueError as error:
         raise InputError(f"{option} {error}", where=f"{option} {text}") from error
     if value < least:
-        raise InputError(f"{option} must be at least {least}, not {value:,}")
+        raise InputError(f"{option} must be at least {least}, got {value:,}")
     return value

@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.jsonl import Row, number
+from llmrun.text import format_duration
 
 BARS = "▁▂▃▄▅▆▇█"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `3 min 20 s`, `2 h 05 min`, `4 d 03 h`."""
-    whole = max(0, math.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
 
 
 def rate(value: float) -> str:
@@ -129,7 +118,7 @@ class RunView:
     def time_left(self) -> str:
         """`seconds_left` in words."""
         left = self.seconds_left()
-        return UNKNOWN if left is None else duration(left)
+        return UNKNOWN if left is None else format_duration(left)
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
-from llmrun.text import command, counted
+from llmrun.text import command, counted, cut
 
 if TYPE_CHECKING:
     from llmrun.migrate.run import Migrated
@@ -70,10 +70,10 @@ def lines_of(migrated: "Migrated") -> list[str]:
         f"run: {migrated.run.path}",
         (
             f"{counted(len(state.tensors), 'tensor')} from {migrated.parent.path} at step {step:,}: "
-            f"{kept} carried over, {len(state.mixed)} old and new, {len(state.initialised)} initialised anew"
+            f"{kept} carried over, {len(state.mixed)} old and new, {len(state.initialised)} newly initialised"
         ),
     ]
-    lines += _named("initialised anew", state.initialised)
+    lines += _named("newly initialised", state.initialised)
     lines += _named("old and new", state.mixed)
     lines += _named("carried over with moments of zero", state.without_moments)
     lines += _named("of the old model, left out", state.dropped)
@@ -87,5 +87,4 @@ def _named(what: str, names: list[str]) -> list[str]:
     """The names under their heading, cut after six."""
     if not names:
         return []
-    more = [f"    and {len(names) - NAMED_MAX} more"] if len(names) > NAMED_MAX else []
-    return [f"  {what}:", *(f"    {name}" for name in names[:NAMED_MAX]), *more]
+    return [f"  {what}:", *(f"    {name}" for name in cut(names, NAMED_MAX))]

@@ -21,8 +21,9 @@ MEANINGS = {
 class CommandEntry:
     """One command: `function` of `module`.
 
-    says: the first line of the function's docstring, repeated here so that help needs no import.
-    exits: the exit codes that it can end with, beside 70.
+    message:  the first line of the function's docstring, repeated here so that help needs no import.
+    exits:    the exit codes that it can end with, besides 70.
+    meanings: those whose meaning differs from MEANINGS.
     """
 
     module: str
@@ -104,7 +105,7 @@ RUNS_GROUP = CommandGroup(
     commands={
         "list": CommandEntry(
             module="llmrun.cli.runs",
-            function="list_runs",
+            function="list_",
             message="List all runs below a directory.",
             exits=(0, 2),
         ),

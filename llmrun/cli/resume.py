@@ -31,7 +31,9 @@ def resume(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="STEP|best", help="Start from this checkpoint; 0 starts anew."),
+        typer.Option(
+            "--from", metavar="STEP|best", help="Start from this checkpoint; 0 starts from the beginning."
+        ),
     ] = None,
     until: Annotated[
         int | None, typer.Option("--until", metavar="STEP", help="Stop with a checkpoint after this step.")
@@ -51,8 +53,8 @@ def resume(
 ) -> None:
     """Continue a run from its newest sound checkpoint.
 
-    Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
-    they were, nothing starts until you say which kind of change is meant.
+    Damaged checkpoints are named and skipped.  If code, config, data or environment changed, nothing starts
+    until `--allow` names the kind of change.
     """
     from llmrun.cli.progress import byte_progress
     from llmrun.cli.running import run_prepared

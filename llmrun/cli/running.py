@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run_prepared(
     prepare: "Callable[[ProcessBackend, StopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
-    """Prepare a segment, say where it lies, run it, say how it ended.
+    """Prepare a segment, print its run directory, run it, print how it ended.
 
     Ends with exit code 0, or raises the segment's error.  A screen that cannot be written changes neither.
     """
@@ -43,13 +43,13 @@ def _run_prepared(
     with StopRequest() as stop:
         with stop.interrupting():
             ready = prepare(backend, stop)
-        say_run = console.note if as_json else console.out
+        print_run = console.note if as_json else console.out
         if isinstance(ready, NothingToDo):
-            say_run(f"run: {ready.run.path}")
-            close_idle(ready, as_json)
+            print_run(f"run: {ready.run.path}")
+            print_nothing_to_do(ready, as_json)
             return
-        tell_plan(ready.preflight.resolved)
-        say_run(f"run: {ready.run.path}")
+        print_plan(ready.preflight.resolved)
+        print_run(f"run: {ready.run.path}")
         console.note(segment_line(ready))
         display = LiveView(ready)
         try:
@@ -60,7 +60,7 @@ def _run_prepared(
 
 
 class LiveView:
-    """The display as a spectator of a segment."""
+    """The display as an observer of a segment."""
 
     def __init__(self, prepared: "PreparedSegment") -> None:
         from llmrun.cli.live_view import Display, RunFacts
@@ -100,8 +100,8 @@ class LiveView:
         self._display.close()
 
 
-def tell_plan(resolved: "Resolved") -> None:
-    """Say the plan in short, and what `llmrun plan` would warn of."""
+def print_plan(resolved: "Resolved") -> None:
+    """Print the plan in short, and what `llmrun plan` would warn of."""
     from llmrun.plan.plan import make_plan
     from llmrun.plan.render.warnings import remarks
 
@@ -149,7 +149,7 @@ def segment_line(prepared: "PreparedSegment") -> str:
     )
 
 
-def close_idle(ready: "NothingToDo", as_json: bool) -> None:
+def print_nothing_to_do(ready: "NothingToDo", as_json: bool) -> None:
     """The closing screen of a run that had nothing to do."""
     last = ready.record.last
     step = 0 if last is None or last.to_step is None else last.to_step
@@ -180,7 +180,7 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
 
 
 def close(prepared: "PreparedSegment", ended: "Ended", as_json: bool, warned: Collection[str]) -> None:
-    """The closing screen of a segment.  Raises its error where it was preempted or failed.
+    """The closing screen of a segment.  Raises its error if it was preempted or failed.
 
     warned: the remarks that were shown while it ran.
     """

@@ -11,6 +11,7 @@ from llmrun.data.input_files import InputFiles, find_files
 from llmrun.data.regular_file import read_regular_file
 from llmrun.data.text_rules import BYTE_ORDER_MARK, why_not_text, without_mark
 from llmrun.errors import InputError
+from llmrun.text import counted, cut
 
 SHOWN_PROBLEMS = 10
 
@@ -91,7 +92,7 @@ def read_corpus(inputs: Sequence[Path], report: Report = silent, out: Path | Non
         raise _joined(problems, len(found.files))
     corpus = reading.corpus()
     if not corpus.documents:
-        raise InputError(f"the input has no text: {_counted(corpus.n_empty, 'document')}, all empty")
+        raise InputError(f"the input has no text: {counted(corpus.n_empty, 'document')}, all empty")
     return corpus
 
 
@@ -162,20 +163,14 @@ def check_text(path: Path, content: bytes) -> None:
     raise InputError(f"{path} {wrong.reason}", hints=[hint])
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def _joined(problems: list[InputError], n_files: int) -> InputError:
     """One error for all files that cannot be used."""
     if len(problems) == 1:
         return problems[0]
-    shown = [problem.message for problem in problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        shown.append(f"… and {len(problems) - SHOWN_PROBLEMS:,} more")
+    shown = cut([problem.message for problem in problems], SHOWN_PROBLEMS)
     hints = dict.fromkeys(hint for problem in problems for hint in problem.hints)
     return InputError(
-        f"{len(problems):,} of {_counted(n_files, 'document')} cannot be used",
+        f"{len(problems):,} of {counted(n_files, 'document')} cannot be used",
         caused_by=shown,
         hints=list(hints),
     )

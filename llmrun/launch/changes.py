@@ -16,7 +16,7 @@ from llmrun.provenance.git_command import Limits
 from llmrun.provenance.git_difference import RepositoryDifference, compare_repository
 from llmrun.run.record import RunRecord, Segment
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.text import command
+from llmrun.text import command, cut, listed
 
 NAMED_MAX = 8
 """Files and fields that one message names; the rest are counted."""
@@ -108,8 +108,7 @@ def files_line(names: Sequence[str] | None, source_files: Mapping[str, str]) -> 
 
 def enumerate_names(names: Sequence[str]) -> str:
     """Up to eight names, then a count."""
-    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
-    return ", ".join(names[:NAMED_MAX]) + more
+    return listed(names, NAMED_MAX)
 
 
 def refuse_unless_allowed(
@@ -139,9 +138,8 @@ def refuse_unless_allowed(
 
 def part_lines(part: str, differences: Sequence[RunDifference]) -> list[str]:
     """The lines of one part, cut after eight."""
-    lines = [f"{part}: {difference.message}" for difference in differences if difference.part == part]
-    more = [f"{part}: {len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
-    return lines[:NAMED_MAX] + more
+    messages = [difference.message for difference in differences if difference.part == part]
+    return [f"{part}: {line}" for line in cut(messages, NAMED_MAX)]
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
@@ -184,12 +182,11 @@ def refuse_other_architecture(
         return
     model = resolved.config.model_dump(mode="json", by_alias=True)["model"]
     fields = changed_fields(old_config["model"], model, "model")
-    more = [f"{len(lines) - SHOWN_MAX} more tensors"] if len(lines) > SHOWN_MAX else []
     raise RefusedError(
         f"{checkpoint.path.name} is a state of another architecture: "
         + (", ".join(fields) or f"{len(lines)} tensors differ"),
         where=str(checkpoint.path),
-        caused_by=[*lines[:SHOWN_MAX], *more],
+        caused_by=cut(lines, SHOWN_MAX, "more tensors"),
         hints=[
             "undo the change to continue exactly",
             (

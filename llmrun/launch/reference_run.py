@@ -18,7 +18,7 @@ from llmrun.run.record import RunRecord, read_record
 from llmrun.storage.ledger.reader import LedgerReader
 from llmrun.storage.metrics.curves import first_equal_pair, read_curve
 from llmrun.storage.metrics.loss_band import RUNS_MIN, Baseline, band_of
-from llmrun.text import command
+from llmrun.text import command, cut, listed
 
 KEY = "reproducibility.compare_with"
 CHANGES_SHOWN = 6
@@ -76,9 +76,7 @@ def named_twin(
 def another_fingerprint(run: RunDirectory, theirs: Fingerprint, ours: Fingerprint) -> RefusedError:
     """Why two runs need not have equal bits, field by field."""
     changes = compare(theirs, ours)
-    lines = [f"{change.part}: {change}" for change in changes[:CHANGES_SHOWN]]
-    if len(changes) > CHANGES_SHOWN:
-        lines.append(f"and {len(changes) - CHANGES_SHOWN} more")
+    lines = cut([f"{change.part}: {change}" for change in changes], CHANGES_SHOWN)
     return RefusedError(
         f"{run.name} has another fingerprint than this run: their bits need not be equal",
         where=Place(key=KEY),
@@ -210,5 +208,4 @@ def notes(records: Sequence[RunRecord], preflight: Preflight) -> list[str]:
     if not found:
         return []
     shown = sorted(found)
-    more = f" and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else ""
-    return [f"this run and its baseline differ in {', '.join(shown[:SHOWN_MAX])}{more}"]
+    return [f"this run and its baseline differ in {listed(shown, SHOWN_MAX)}"]

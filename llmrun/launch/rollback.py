@@ -16,6 +16,7 @@ from llmrun.storage.ledger.writer import cut_back as cut_ledger
 from llmrun.storage.ledger.writer import refuse_broken
 from llmrun.storage.metrics.jsonl import cut_back as cut_metrics
 from llmrun.storage.metrics.jsonl import missing_steps
+from llmrun.text import listed
 
 
 def check_ledger(run: RunDirectory, start: Start) -> None:
@@ -76,13 +77,11 @@ def warn_of_lost_rows(run: RunDirectory, start: Start, notify: Notify) -> None:
     lost = missing_steps(run.metrics_file, range(first, start.step + 1))
     if not lost:
         return
-    shown = ", ".join(
-        f"{part[0]:,} to {part[-1]:,}" if len(part) > 1 else f"{part[0]:,}" for part in lost[:RANGES_SHOWN]
-    )
-    more = f" and {len(lost) - RANGES_SHOWN} more ranges" if len(lost) > RANGES_SHOWN else ""
+    ranges = [f"{part[0]:,} to {part[-1]:,}" if len(part) > 1 else f"{part[0]:,}" for part in lost]
+    shown = listed(ranges, RANGES_SHOWN, "more ranges")
     plural = "step" if sum(map(len, lost)) == 1 else "steps"
     notify(
-        f"warning: metrics.jsonl has no row of {plural} {shown}{more}: deleted, or not readable; the ledger has them"
+        f"warning: metrics.jsonl has no row of {plural} {shown}: deleted, or not readable; the ledger has them"
     )
 
 

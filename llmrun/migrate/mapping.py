@@ -10,6 +10,7 @@ from llmrun.errors import InputError
 from llmrun.migrate.script import FUNCTION, Script, blamed
 from llmrun.migrate.target import NewModel
 from llmrun.migrate.tensors import Array, Derived, NoSuchTensor, OldState, Tensor
+from llmrun.text import counted, cut
 
 SHOWN_MAX = 8
 
@@ -75,7 +76,13 @@ def mapped(script: Script, returned: Mapping[Any, Any], line: int, old: OldState
     if missing:
         lines = [f"{name} {new[name]} is missing" for name in missing]
         hint = "`state[name] = new.init(name)` or `new.zeros(name)` makes a new one; `new.missing(state)` lists them"
-        raise _refusal(f"{FUNCTION} forgot {_counted(missing)} of the new model", lines, script, line, [hint])
+        raise _refusal(
+            f"{FUNCTION} forgot {counted(len(missing), 'tensor')} of the new model",
+            lines,
+            script,
+            line,
+            [hint],
+        )
     tensors = {name: returned[name] for name in new}
     misfits = [
         (f"{name} has the shape {tensor.shape}, the new model wants {new[name]}", tensor.line)
@@ -105,10 +112,6 @@ def _unknown(returned: Mapping[Any, Any], new: NewModel) -> Iterator[str]:
             yield NoSuchTensor("new", name, new).message
 
 
-def _counted(names: Sequence[str]) -> str:
-    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-
-
 def _refusal(
     message: str, lines: Sequence[str], script: Script, line: int, hints: Sequence[str] = ()
 ) -> InputError:
@@ -116,5 +119,4 @@ def _refusal(
     where = script.where(line)
     if len(lines) == 1:
         return InputError(lines[0], where=where, hints=hints)
-    more = [f"{len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
-    return InputError(message, where=where, caused_by=[*lines[:SHOWN_MAX], *more], hints=hints)
+    return InputError(message, where=where, caused_by=cut(lines, SHOWN_MAX), hints=hints)

@@ -10,7 +10,6 @@ import pytest
 from llmrun.errors import RefusedError
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight
-from llmrun.text import format_bytes
 
 
 class Room(NamedTuple):
@@ -94,19 +93,3 @@ def test_before_a_save_a_full_disk_is_told(small_disk, tmp_path):
 def test_free_space_is_that_of_the_nearest_parent(tmp_path):
     """A directory that is not there yet has the room of the one above it."""
     assert free_bytes(tmp_path / "a" / "b") > 0
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (999_999, "1 MB"),
-        (1_234_567_890, "1.23 GB"),
-        (156e9, "156 GB"),
-    ],
-)
-def test_bytes_for_a_person(n_bytes, text):
-    """Three digits and a unit of 1000."""
-    assert format_bytes(int(n_bytes)) == text

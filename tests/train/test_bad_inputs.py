@@ -200,7 +200,7 @@ class Answer:
     def lines(self) -> list[str]:
         """What tests/error_cases.py compares."""
         warnings = len(re.findall(r"^warning: ", self.notes, re.MULTILINE))
-        noted, printed = facts(self.steady(self.notes), self.command), facts(self.steady(self.out))
+        noted, printed = facts(self.steady(f"{self.notes}\n"), self.command), facts(self.steady(self.out))
         return [
             f"exit {self.code}",
             *([] if self.error is None else lines_of_error(self.error, self.command, self.steady)),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.names import perplexity
+from llmrun.text import counted
 from llmrun.verify.statistical.compare import Comparison, Measure, listed
 from llmrun.verify.statistical.groups import Group
 from llmrun.verify.statistical.sample_size import SeedPlan
@@ -32,11 +33,6 @@ def group_line(group: Group) -> str:
     """`baseline: 5 runs, seeds 1, 2, 3, 4, 5 (base-1 … base-5)`."""
     seeds = listed([str(member.seed) for member in group.members])
     return f"{group.label}: {group.n} runs, seeds {seeds}: {listed(group.names, 3)}"
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 measure`, `2 measures`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def measure_lines(measure: Measure) -> Iterator[str]:
