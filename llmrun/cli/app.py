@@ -296,19 +296,31 @@ def _system_limit(error: Exception) -> LlmrunError | None:
 def _usage_problem(error: Any) -> InputError:
     """Wrong arguments, in our words."""
     message = error.message if getattr(error, "possibilities", None) else error.format_message()
-    message = _with_value_given(error, message[:1].lower() + message[1:].rstrip("."))
+    message = _wrong_value(error) or message[:1].lower() + message[1:].rstrip(".")
     hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
     path = error.ctx.command_path if error.ctx is not None else "llmrun"
     return InputError(message, hints=[*hints, f"`{path} --help` shows what it takes"])
 
 
-def _with_value_given(error: Any, message: str) -> str:
-    """`message` with the value given, if pydantic converted it for Typer and only speaks of an "Input"."""
-    before, found, wanted = message.partition("Input should be ")
-    if not found:
-        return message
-    given = error.__cause__.errors()[0]["input"]
-    return f"{before}{given} should be {wanted.partition(',')[0]}"
+_WANTED = {
+    "int_parsing": "an integer",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "greater than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
+}
+"""What an option must be, by the type and context of pydantic's error about another value."""
+
+
+def _wrong_value(error: Any) -> str | None:
+    """The message for a value that pydantic refused for Typer; None for any other error."""
+    if not hasattr(error.__cause__, "errors") or error.param is None:
+        return None
+    found = error.__cause__.errors()[0]
+    long = [name for name in error.param.opts if name.startswith("--")]
+    wanted = _WANTED.get(found["type"], "another value").format(**found.get("ctx", {}))
+    return f"{(long or [error.param.human_readable_name])[0]} must be {wanted}, got {found['input']}"
 
 
 def _bug(error: Exception) -> LlmrunError:
