@@ -318,9 +318,11 @@ def _wrong_value(error: Any) -> str | None:
     if not hasattr(error.__cause__, "errors") or error.param is None:
         return None
     found = error.__cause__.errors()[0]
-    long = [name for name in error.param.opts if name.startswith("--")]
+    param = error.param
+    long = [name for name in getattr(param, "opts", []) if name.startswith("--")]
     wanted = _WANTED.get(found["type"], "another value").format(**found.get("ctx", {}))
-    return f"{(long or [error.param.human_readable_name])[0]} must be {wanted}, got {found['input']}"
+    named = long[0] if long else param.metavar or str(param.name).upper()
+    return f"{named} must be {wanted}, got {found['input']}"
 
 
 def _bug(error: Exception) -> LlmrunError:

@@ -398,3 +398,24 @@ def test_every_exit_code_has_a_meaning() -> None:
     """No command can end with a code that the table cannot explain."""
     for _, command in commands():
         assert {*command.exits, 70} <= MEANINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "facts"),
+    [
+        ("train x.yaml --until end", ("--until", "integer", "end")),
+        ("sample x --tokens 0", ("--tokens", "1", "0")),
+        ("sample x --temperature hot", ("--temperature", "number", "hot")),
+        ("checkpoints check x newest", ("STEP", "integer", "newest")),
+    ],
+)
+def test_a_wrong_value_is_named(
+    line: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option or argument, what it takes and what was given, in our own words."""
+    assert run(line.split(), as_json=True) == 2
+    error = json.loads(capsys.readouterr().err)
+
+    assert error["kind"] == "input"
+    assert [fact for fact in facts if fact not in error["message"]] == []
+    assert "should be" not in error["message"]
