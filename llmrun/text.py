@@ -1,5 +1,9 @@
-"""Names and commands as text: printable, and so that a printed command can be pasted into a shell."""
+"""How names, commands, counts, sizes and durations are written.
 
+Printed commands can be pasted into a shell.
+"""
+
+import math
 import os
 import re
 import shlex
@@ -58,6 +62,32 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def format_bytes(n_bytes: int) -> str:
+    """Bytes with a decimal prefix and three digits: `512 B`, `1.50 GB` (1 GB is 10^9 bytes)."""
+    size, unit = float(n_bytes), 0
+    while abs(size) >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    if unit == 0:
+        return f"{n_bytes} B"
+    decimals = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
+    return f"{size:,.{decimals}f} {_BYTE_UNITS[unit]}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration, rounded up, in its two largest units: `3 min 20 s`, `2 h 05 min`, `4 d 03 h`."""
+    whole = max(0, math.ceil(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
 
 
 def counted(count: int, noun: str) -> str:

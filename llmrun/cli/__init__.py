@@ -28,6 +28,6 @@ for Typer; its docstring is its help (first line: what it does, one line).  What
   difference) ends with `raise typer.Exit(1)` after printing.
 - Data goes to stdout (`console.out`, `console.emit_json`), everything else to stderr (`console.note`,
   `console.warn`).  With `--json` stdout is exactly one JSON document.
-- A live display takes `console.rich_console()`, which knows about terminals, NO_COLOR and `--no-color`.
+- A live display uses `console.rich_console()`, which knows about terminals, NO_COLOR and `--no-color`.
 - `--no-color` is read by `main` in any position; commands do not declare it.
 """

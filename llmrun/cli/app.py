@@ -24,7 +24,7 @@ import typer.main
 
 from llmrun.cli import console, screen
 from llmrun.cli.registry import COMMANDS, CommandEntry, CommandGroup
-from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, RefusedError, hints_for
+from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, Place, RefusedError, hints_for
 from llmrun.machine import UNINTERRUPTIBLE
 from llmrun.run.signals import REPEAT_S, STOP_EXIT_CODE, signals_to_catch
 from llmrun.text import command as as_command
@@ -57,7 +57,7 @@ class LazyGroup(typer.core.TyperGroup):
         return list(self.registry)
 
     def get_command(self, _ctx: Any, cmd_name: str) -> Any:
-        """The command called `cmd_name`, its module imported now; None where there is none."""
+        """The command called `cmd_name`, its module imported now; None if there is none."""
         entry = self.registry.get(cmd_name)
         return None if entry is None else build(cmd_name, entry)
 
@@ -133,7 +133,7 @@ def _app(**options: Any) -> typer.Typer:
 
 
 def _show_help(ctx: typer.Context) -> None:
-    """Print the help where no command is given."""
+    """Print the help if no command is given."""
     if ctx.invoked_subcommand is None:
         console.out(ctx.get_help())
 
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         _use_utf8()
     screen.install()
-    _never_for_everybody_to_write()
+    _remove_write_permission_for_others()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     options = given[:cut]
@@ -255,7 +255,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _use_utf8() -> None:
-    """Begin again in Python's UTF-8 mode if the locale wants another encoding of names and arguments.
+    """Restart in Python's UTF-8 mode if the locale wants another encoding of names and arguments.
 
     A config is UTF-8, so a name in it and the same name on the command line are the same bytes in every locale.
     """
@@ -296,7 +296,7 @@ def _system_limit(error: Exception) -> LlmrunError | None:
 def _usage_problem(error: Any) -> InputError:
     """Wrong arguments, in our words."""
     message = error.message if getattr(error, "possibilities", None) else error.format_message()
-    message = _with_value_given(error, message[:1].lower() + message[1:].rstrip("."))
+    message = _wrong_value(error) or message[:1].lower() + message[1:].rstrip(".")
     hints = [f"the nearest is {name}" for name in (getattr(error, "possibilities", None) or [])[:1]]
     path = error.ctx.command_path if error.ctx is not None else "llmrun"
     moved = _command_with_option(error)
@@ -314,13 +314,27 @@ def _command_with_option(error: Any) -> str | None:
     return next((name for name, options in entry.moved.items() if option in options), None)
 
 
-def _with_value_given(error: Any, message: str) -> str:
-    """`says` with the value given, where pydantic converted it for Typer and only speaks of an "Input"."""
-    before, found, wanted = message.partition("Input should be ")
-    if not found:
-        return message
-    given = error.__cause__.errors()[0]["input"]
-    return f"{before}{given} should be {wanted.partition(',')[0]}"
+_WANTED = {
+    "int_parsing": "an integer",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "greater than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
+}
+"""What an option must be, by the type and context of pydantic's error about another value."""
+
+
+def _wrong_value(error: Any) -> str | None:
+    """The message for a value that pydantic refused for Typer; None for any other error."""
+    if not hasattr(error.__cause__, "errors") or error.param is None:
+        return None
+    found = error.__cause__.errors()[0]
+    param = error.param
+    long = [name for name in getattr(param, "opts", []) if name.startswith("--")]
+    wanted = _WANTED.get(found["type"], "another value").format(**found.get("ctx", {}))
+    named = long[0] if long else param.metavar or str(param.name).upper()
+    return f"{named} must be {wanted}, got {found['input']}"
 
 
 def _bug(error: Exception) -> LlmrunError:
@@ -337,12 +351,12 @@ def _bug(error: Exception) -> LlmrunError:
         replace_text(log, f"{as_command('llmrun', *sys.argv[1:])}\n{text}")
     except OSError:
         return LlmrunError(message, caused_by=text.splitlines())
-    return LlmrunError(message, where=f"{log}  (traceback)")
+    return LlmrunError(message, where=Place(str(log), note="traceback"))
 
 
-def _never_for_everybody_to_write() -> None:
-    """Take the bit that lets others write from all files of this process and of those that it starts.
+def _remove_write_permission_for_others() -> None:
+    """Set a umask without write permission for others.
 
-    Also from those that torchrun and TensorBoard make.
+    It also holds for the processes that this one starts, so for what torchrun and TensorBoard write.
     """
     os.umask(os.umask(0o077) | 0o002)

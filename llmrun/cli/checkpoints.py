@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
+from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.storage.checkpoint.errors import Damage
@@ -26,7 +27,7 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
     """List a run's checkpoints: steps, sizes, val_ppl, whole or damaged."""
     from llmrun.run.directory import find_run_or_path
     from llmrun.storage.checkpoint.listing import find_checkpoints, leftovers, row_of
-    from llmrun.storage.checkpoint.space import shown_bytes
+    from llmrun.text import format_bytes
 
     path = find_run_or_path(where, runs_dir)
     rows = [row for found in find_checkpoints(path) if (row := row_of(found)) is not None]
@@ -37,23 +38,23 @@ def list_(where: Where, runs_dir: RunsDir = "runs", json: AsJson = False) -> Non
     best_step = next((row.best_step for row in reversed(rows) if not row.damages), None)
     for row in rows:
         console.out(console.printable(_line(row, best_step)))
-    total = shown_bytes(sum(row.bytes or 0 for row in rows))
+    total = format_bytes(sum(row.bytes or 0 for row in rows))
     console.note(
-        f"{console.counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
+        f"{counted(len(rows), 'checkpoint')}, {total}; `llmrun checkpoints check` reads every byte"
         if rows
         else "no checkpoints yet"
     )
     for left in leftovers(path):
-        console.note(console.printable(f"{left.name}: {shown_bytes(left.bytes)}, {left.message}"))
+        console.note(console.printable(f"{left.name}: {format_bytes(left.bytes)}, {left.message}"))
 
 
 def _line(row: "CheckpointRow", best_step: int | None) -> str:
-    """One checkpoint as a line of the table; `-` where a value cannot be known."""
-    from llmrun.storage.checkpoint.space import shown_bytes
+    """One checkpoint as a line of the table; `-` for an unknown value."""
+    from llmrun.text import format_bytes
 
     tokens = "-" if row.tokens is None else f"{row.tokens:,}"
     ranks = "-" if row.ranks is None else str(row.ranks)
-    size = "-" if row.bytes is None else shown_bytes(row.bytes)
+    size = "-" if row.bytes is None else format_bytes(row.bytes)
     val_ppl = "-" if row.val_ppl is None else f"{row.val_ppl:.4g}"
     whole = "whole, best" if best_step is not None and row.step == best_step else "whole"
     state = f"damaged: {row.damages[0].file} {row.damages[0].message}" if row.damages else whole
@@ -70,22 +71,22 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check every byte of a run's checkpoints against SHA256SUMS, the manifest and the ledger."""
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.run.directory import find_run_or_path
     from llmrun.run.record_check import record_check_for
     from llmrun.storage.checkpoint.listing import damages_of, find_checkpoints
 
     paths = _only(find_checkpoints(find_run_or_path(where, runs_dir)), step, where)
     found = {}
-    with verifying() as progress:
+    with byte_progress("verifying checkpoint") as progress:
         for path in paths:
             of_one = damages_of(path, record_check_for(path), progress)
             if of_one is None:
-                console.note(f"{path.name} was deleted meanwhile by its run")
+                console.note(f"{path.name} was deleted by its run in the meantime")
                 continue
             found[path] = of_one
             if not json:
-                _tell(path, of_one)
+                _print_damages(path, of_one)
     damages = [damage for of_one in found.values() for damage in of_one]
     if json:
         sound = [{"path": str(path), "sound": not of_one} for path, of_one in found.items()]
@@ -94,15 +95,15 @@ def check(
         raise typer.Exit(1)
 
 
-def _tell(path: Path, damages: "list[Damage]") -> None:
-    """What was found in one checkpoint, as soon as it is known: the next one may take minutes."""
+def _print_damages(path: Path, damages: "list[Damage]") -> None:
+    """Print what was found in one checkpoint at once: the next one may take minutes."""
     console.out(console.printable(f"{path.name}  {'damaged' if damages else 'sound'}"))
     for damage in damages:
         console.out(console.printable(f"  {damage}"))
 
 
 def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
-    """The checkpoint of one step, or all of them.  Raises InputError where there is nothing to check."""
+    """The checkpoint of one step, or all of them.  Raises InputError if there is nothing to check."""
     from llmrun.errors import InputError
     from llmrun.storage.checkpoint.layout import step_name
 
@@ -120,13 +121,13 @@ def _only(paths: list[Path], step: int | None, where: str) -> list[Path]:
 def prune(
     run: Run,
     keep_last: Annotated[int, typer.Option("--keep-last", min=1, help="Newest checkpoints to keep.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     runs_dir: RunsDir = "runs",
     json: AsJson = False,
 ) -> None:
     """Delete all checkpoints but the newest and the best, after the newest was read and found sound.
 
-    The run must not be under way.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
+    The run must not be training.  Steps that its checkpoint.keep_every_steps keeps are kept here too.
     """
     from llmrun.launch.prune import prune_run
     from llmrun.run.directory import find_run
@@ -138,7 +139,7 @@ def prune(
     for name in pruned.left:
         console.warn(
             f"checkpoints/{name} could not be removed yet: a file in it is in use or may not be removed",
-            "it is no checkpoint any more; the run's next save tries again, or remove it yourself",
+            "it is not a checkpoint any more; the run's next save tries again, or remove it yourself",
         )
     if json:
         left = list(pruned.left)

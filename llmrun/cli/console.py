@@ -9,18 +9,36 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llmrun.errors import ConfigError, LlmrunError, Problem
+from llmrun.errors import ConfigError, LlmrunError, Place, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES = {"error:": "1;31", "warning:": "1;33", "hint:": "36", "-->": "36", "Caused by:": "1"}
-"""ANSI styles of the words that begin a line of a message."""
+"""ANSI styles of the labels of a message."""
 
-_LEADING_WORD = re.compile(rf"^( *)({'|'.join(STYLES)})", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a message: an indented text after its label, which is coloured on a terminal.
+
+    label: one of STYLES, or empty.
+    """
+
+    label: str = ""
+    text: str = ""
+    indent: int = 0
+
+    def show(self, *, colour: bool) -> str:
+        """The line as it is printed."""
+        label = f"\x1b[{STYLES[self.label]}m{self.label}\x1b[0m" if colour and self.label else self.label
+        return f"{' ' * self.indent}{' '.join(part for part in (label, printable(self.text)) if part)}"
 
 
 def out(text: str = "") -> None:
@@ -40,63 +58,80 @@ def _is_utf8(stream: TextIO) -> bool:
 
 
 def note(text: str) -> None:
-    """Say something on stderr."""
-    sys.stderr.write(f"{_coloured(text, sys.stderr)}\n")
+    """Print one line, or several, on stderr."""
+    sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def warn(message: str, *hints: str) -> None:
     """Warn on stderr: one statement, lower-case start, no final period; then hints."""
-    note("\n".join([f"warning: {printable(message)}", *(f"  hint: {printable(hint)}" for hint in hints)]))
+    _note_lines([Line("warning:", message), *(Line("hint:", hint, 2) for hint in hints)])
 
 
 def fail(error: LlmrunError, as_json: bool = False) -> int:
     """Print an error on stderr, as text or as one JSON object; returns its exit code."""
-    note(
-        json.dumps(error.as_json(), indent=2, ensure_ascii=not _is_utf8(sys.stderr))
-        if as_json
-        else render_error(error)
-    )
+    if as_json:
+        note(json.dumps(error.as_json(), indent=2, ensure_ascii=not _is_utf8(sys.stderr)))
+    else:
+        _note_lines(error_lines(error))
     return error.exit_code
 
 
+def _note_lines(lines: Iterable[Line]) -> None:
+    note("\n".join(line.show(colour=colours(sys.stderr)) for line in lines))
+
+
 def render_error(error: LlmrunError) -> str:
-    """An error as plain text: statement, where, causes, an empty line, hints."""
+    """An error as text without colour."""
+    return "\n".join(line.show(colour=False) for line in error_lines(error))
+
+
+def error_lines(error: LlmrunError) -> list[Line]:
+    """An error for the screen: statement, place, causes, an empty line, hints."""
     if isinstance(error, ConfigError):
-        return _render_problems(error)
-    where = [f"  --> {error.where}"] if error.where else []
-    causes = [f"  Caused by: {cause}" for cause in error.caused_by]
-    return _paragraphs([f"error: {error.message}", *where, *causes], error.hints)
+        return _problem_lines(error)
+    return [
+        Line("error:", error.message),
+        *_place_lines(error.where, 2),
+        *(Line("Caused by:", cause, 2) for cause in error.caused_by),
+        *_hint_lines(error.hints),
+    ]
 
 
-def _render_problems(error: ConfigError) -> str:
-    """All problems of a config: one like any other error, many under a header with their count."""
+def _problem_lines(error: ConfigError) -> list[Line]:
+    """All problems of a config: one like any other error, several under a header with their count."""
     if len(error.problems) == 1:
         (problem,) = error.problems
         hints = [problem.hint] if problem.hint else []
-        return _paragraphs([f"error: {problem.message}", *_place(problem, "  ")], hints)
+        return [
+            Line("error:", problem.message),
+            *_place_lines(_place_of(problem), 2),
+            *_hint_lines(hints),
+        ]
     repeated = Counter(problem.hint for problem in error.problems if problem.hint)
     shared = [hint for hint, count in repeated.items() if count > 1]
-    lines = [f"error: {error.message}"]
+    lines = [Line("error:", error.message)]
     for problem in error.problems:
-        own_hint = problem.hint if problem.hint and problem.hint not in shared else None
-        lines += ["", f"  {problem.message}", *_place(problem, "    ")]
-        lines += [f"    hint: {own_hint}"] if own_hint else []
-    return _paragraphs(lines, shared)
+        lines += [Line(), Line(text=problem.message, indent=2), *_place_lines(_place_of(problem), 4)]
+        if problem.hint and problem.hint not in shared:
+            lines.append(Line("hint:", problem.hint, 4))
+    return [*lines, *_hint_lines(shared)]
 
 
-def _place(problem: Problem, indent: str) -> list[str]:
+def _place_of(problem: Problem) -> Place | None:
     """Where a problem lies: file, line and key, whichever are known."""
-    where, key = problem.where or "", problem.key or ""
-    place = where if where.endswith(key) else f"{where}  {key}".strip()
-    return [f"{indent}--> {place}"] if place else []
+    if problem.key is None:
+        return problem.where
+    return replace(problem.where or Place(), key=problem.key)
 
 
-def _paragraphs(lines: list[str], hints: Any) -> str:
-    """Lines, then an empty line and each different hint once."""
-    unique = list(dict.fromkeys(hints))
-    block = ["", *(f"hint: {hint}" for hint in unique)] if unique else []
-    return printable("\n".join([*lines, *block]))
+def _place_lines(place: Place | None, indent: int) -> list[Line]:
+    return [] if place is None else [Line("-->", str(place), indent)]
+
+
+def _hint_lines(hints: Sequence[str]) -> list[Line]:
+    """An empty line, then each different hint once."""
+    return [Line(), *(Line("hint:", hint) for hint in dict.fromkeys(hints))] if hints else []
 
 
 def printable(text: str) -> str:
@@ -104,22 +139,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def colours(stream: TextIO) -> bool:
     """Whether `stream` shows colour."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
-
-
-def _coloured(text: str, stream: TextIO) -> str:
-    """`text` with the leading word of each line in its colour, where the stream shows any."""
-    if not colours(stream):
-        return text
-    return _LEADING_WORD.sub(lambda m: f"{m[1]}\x1b[{STYLES[m[2]]}m{m[2]}\x1b[0m", text)
 
 
 def rich_console(stream: TextIO | None = None) -> "Console":

@@ -7,6 +7,7 @@ import typer
 
 from llmrun.cli import console
 from llmrun.errors import DamagedError, InputError
+from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.data.manifest import DatasetManifest, SplitRecord
@@ -56,19 +57,20 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Turn text into a dataset directory of token shards."""
-    from llmrun.cli.progress import stage_report
+    from llmrun.cli.progress import ProgressDisplay
     from llmrun.data.prepare import prepare as prepare_dataset
 
-    prepared = prepare_dataset(
-        inputs,
-        out,
-        tokenizer,
-        vocab_size=None if vocab_size is None else _quantity("--vocab-size", vocab_size),
-        val_fraction=val_fraction,
-        shard_tokens=_quantity("--shard-tokens", shard_tokens),
-        eot=eot,
-        report=stage_report(),
-    )
+    with ProgressDisplay() as progress:
+        prepared = prepare_dataset(
+            inputs,
+            out,
+            tokenizer,
+            vocab_size=None if vocab_size is None else _quantity("--vocab-size", vocab_size),
+            val_fraction=val_fraction,
+            shard_tokens=_quantity("--shard-tokens", shard_tokens),
+            eot=eot,
+            report=progress,
+        )
     for text in prepared.notes:
         console.note(f"note: {text}")
     if as_json:
@@ -92,13 +94,13 @@ def check(directory: Directory, as_json: AsJson = False) -> None:
         raise typer.Exit(DamagedError.exit_code)
     if damages:
         raise DamagedError(
-            f"the dataset {directory} is damaged: {console.counted(len(damages), 'problem')}",
+            f"the dataset {directory} is damaged: {counted(len(damages), 'problem')}",
             caused_by=[f"{damage.file} {damage.message}" for damage in damages],
-            hints=["copy the files again, or make the dataset anew with `llmrun data prepare`"],
+            hints=["copy the files again, or make the dataset again with `llmrun data prepare`"],
         )
     if not as_json:
         n_files = len(files_of(read_manifest(directory)))
-        console.out(f"sound: {directory} ({console.counted(n_files, 'file')} checked)")
+        console.out(f"sound: {directory} ({counted(n_files, 'file')} checked)")
 
 
 def show(
@@ -110,7 +112,14 @@ def show(
             "--window", metavar="N", help="Print the text of this window, from 0.", show_default=False
         ),
     ] = None,
-    L_ctx: Annotated[str, typer.Option("--L-ctx", metavar="N", help="Tokens in a window, less one.")] = "256",
+    L_ctx: Annotated[
+        str,
+        typer.Option(
+            "--L-ctx",
+            metavar="N",
+            help="Context length in tokens (a window holds one more, for the last target).",
+        ),
+    ] = "256",
     as_json: AsJson = False,
 ) -> None:
     """Print what a dataset holds."""
@@ -140,11 +149,11 @@ def _show_window(
     from llmrun.data.tokenizers import load_tokenizer
 
     if name not in manifest.splits:
-        raise InputError(f"--split must be train or val, not {name!r}")
+        raise InputError(f"--split must be train or val, got {name!r}")
     split = open_split(directory, manifest, name, L_ctx, verify=True)
     if window >= split.n_windows:
         raise InputError(
-            f"the split {name} has {console.counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
+            f"the split {name} has {counted(split.n_windows, 'window')} of L_ctx = {L_ctx:,};"
             f" there is no window {window:,}",
             hints=[f"the last one is `--window {split.n_windows - 1}`"],
         )
@@ -181,7 +190,7 @@ def summary(directory: Path, manifest: "DatasetManifest") -> dict[str, Any]:
 
 
 def _asked_share(manifest: "DatasetManifest") -> float | None:
-    """`--val-fraction` as the recipe records it; None for a dataset that was made otherwise."""
+    """`--val-fraction` as the recipe records it; None if the dataset was made otherwise."""
     options = manifest.recipe.get("options")
     asked = options.get("val_fraction") if isinstance(options, dict) else None
     return asked if isinstance(asked, int | float) else None
@@ -230,5 +239,5 @@ def _quantity(option: str, text: str, least: int = 1) -> int:
     except ValueError as error:
         raise InputError(f"{option} {error}", where=f"{option} {text}") from error
     if value < least:
-        raise InputError(f"{option} must be at least {least}, not {value:,}")
+        raise InputError(f"{option} must be at least {least}, got {value:,}")
     return value

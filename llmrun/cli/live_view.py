@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.jsonl import Row, number
+from llmrun.text import format_duration
 
 BARS = "▁▂▃▄▅▆▇█"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `3 min 20 s`, `2 h 05 min`, `4 d 03 h`."""
-    whole = max(0, math.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
 
 
 def rate(value: float) -> str:
@@ -56,7 +45,7 @@ class RunFacts:
     """What does not change while a run is shown.
 
     steps: the step at which the run ends.  device: what a rank computes on, `GPU` or `CPU rank`.
-    grad_clip: the largest norm that an update keeps, None where nothing is clipped.
+    grad_clip: the largest norm that an update keeps, None if nothing is clipped.
     """
 
     name: str
@@ -67,7 +56,7 @@ class RunFacts:
 
 @dataclass
 class RunView:
-    """The newest numbers of a run, and the course of its loss.
+    """The newest numbers of a run, and the history of its loss.
 
     is_watched: whether a baseline has been seen in its rows.
     """
@@ -81,7 +70,7 @@ class RunView:
     _stride: int = 1
 
     def add(self, row: Row) -> None:
-        """Take in a row.  After a resume on the way, what was recorded from its step on is forgotten."""
+        """Take in a row.  After a resume, rows from its first step on are dropped."""
         step = row[names.STEP]
         if self.latest is not None and step <= self.latest[names.STEP]:
             self.losses = [entry for entry in self.losses if entry[0] < step]
@@ -104,7 +93,7 @@ class RunView:
         return 0 if self.latest is None else int(self.latest[names.STEP])
 
     def text(self, name: str, form: str, row: Row | None = None) -> str:
-        """One number of the newest row (or of `row`) in a format, `-` where it is not known."""
+        """One number of the newest row (or of `row`) in a format, `-` if it is not known."""
         row = row if row is not None else self.latest
         value = None if row is None else number(row.get(name))
         return UNKNOWN if value is None else format(value, form)
@@ -115,7 +104,7 @@ class RunView:
         return UNKNOWN if value is None else rate(value)
 
     def seconds_left(self) -> float | None:
-        """Time to the last step at the speed of the last steps; None where that is not known."""
+        """Time to the last step at the speed of the last steps; None if that is not known."""
         if self.latest is None:
             return None
         tokens, speed = (
@@ -129,7 +118,7 @@ class RunView:
     def time_left(self) -> str:
         """`seconds_left` in words."""
         left = self.seconds_left()
-        return UNKNOWN if left is None else duration(left)
+        return UNKNOWN if left is None else format_duration(left)
 
 
 if TYPE_CHECKING:
@@ -145,7 +134,7 @@ SPARKLINE_WIDTH = 32
 def can_animate(console: "Console") -> bool:
     """Whether the stream is a terminal that can move its cursor.
 
-    Asked of the stream itself: rich also says yes where FORCE_COLOR is set, as it often is in CI.
+    Asked of the stream itself: rich also says yes if FORCE_COLOR is set, as it often is in CI.
     """
     return console.file.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
@@ -194,7 +183,7 @@ class Display:
         self.notify(f"warning: {message}")
 
     def notify(self, text: str) -> None:
-        """One line of plain text that stays, above the panel where there is one."""
+        """One line of plain text that stays, above the panel if there is one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -238,7 +227,7 @@ def step_line(view: RunView) -> str:
 
 
 def loss_text(view: RunView) -> str:
-    """The loss, its moving average and, where known, bits per byte of text."""
+    """The loss, its moving average and, if known, bits per byte of text."""
     known = view.latest is not None and view.latest.get(names.BITS_PER_BYTE) is not None
     bits = f", {view.text(names.BITS_PER_BYTE, '.2f')} bits per byte" if known else ""
     return f"loss {view.text(names.LOSS, '.4f')} (average {view.text(names.LOSS_SMOOTH, '.4f')}{bits})"
@@ -258,7 +247,7 @@ def evaluation_line(view: RunView) -> str:
 
 
 def evaluation_text(view: RunView) -> str:
-    """val_loss, val_ppl and, where known, bits per byte."""
+    """val_loss, val_ppl and, if known, bits per byte."""
     row = view.evaluated
     if row is None:
         return "-"
@@ -298,7 +287,7 @@ def panel(view: RunView, console: "Console") -> "RenderableType":
 
 def panel_rows(view: RunView, sparkline_width: int) -> list[tuple[str, str]]:
     """The lines of the panel, as (name, text)."""
-    course = sparkline([loss for _, loss in view.losses], sparkline_width)
+    history = sparkline([loss for _, loss in view.losses], sparkline_width)
     clip = view.facts.grad_clip
     clipped = "" if clip is None else f", clipped at {clip:g}"
     evaluated = evaluation_text(view)
@@ -307,7 +296,7 @@ def panel_rows(view: RunView, sparkline_width: int) -> list[tuple[str, str]]:
     saved = "none yet" if view.checkpoint_step is None else f"saved at step {view.checkpoint_step:,}"
     watched = [("baseline", baseline_text(view))] if view.is_watched else []
     return [
-        ("loss", f"{view.text(names.LOSS, '.4f')}  average {view.text(names.LOSS_SMOOTH, '.4f')}  {course}"),
+        ("loss", f"{view.text(names.LOSS, '.4f')}  average {view.text(names.LOSS_SMOOTH, '.4f')}  {history}"),
         *watched,
         ("validation", evaluated),
         ("learning_rate", view.text(names.LEARNING_RATE, ".3g")),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli import console
-from llmrun.text import command
+from llmrun.text import command, counted, cut
 
 if TYPE_CHECKING:
     from llmrun.migrate.new_run import Migrated
@@ -35,7 +35,7 @@ def migrate(
     The script says what each tensor of the new model is made of (docs/migration.md); `llmrun resume DIR`
     then trains on from the checkpoint's step.  CKPT is only read.
     """
-    from llmrun.cli.progress import BytesBar, verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.config.load import load_config
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.migrate.new_run import MigrationRequest
@@ -44,7 +44,10 @@ def migrate(
 
     loaded = load_config(Path(config), overrides or [])
     order = MigrationRequest(find_run_or_path(source, runs_dir), Path(script), loaded, Path(out))
-    with verifying() as reading, BytesBar("writing checkpoint", console.rich_console()) as writing:
+    with (
+        byte_progress("verifying checkpoint") as reading,
+        byte_progress("writing checkpoint") as writing,
+    ):
         migrated = migrate_run(order, TorchrunBackend(), console.note, reading, writing)
     if json:
         console.emit_json(
@@ -66,11 +69,11 @@ def lines_of(migrated: "Migrated") -> list[str]:
     lines = [
         f"run: {migrated.run.path}",
         (
-            f"{console.counted(len(state.tensors), 'tensor')} from {migrated.parent.path} at step {step:,}: "
-            f"{kept} carried over, {len(state.mixed)} old and new, {len(state.initialised)} initialised anew"
+            f"{counted(len(state.tensors), 'tensor')} from {migrated.parent.path} at step {step:,}: "
+            f"{kept} carried over, {len(state.mixed)} old and new, {len(state.initialised)} newly initialised"
         ),
     ]
-    lines += _named("initialised anew", state.initialised)
+    lines += _named("newly initialised", state.initialised)
     lines += _named("old and new", state.mixed)
     lines += _named("carried over with moments of zero", state.without_moments)
     lines += _named("of the old model, left out", state.dropped)
@@ -84,5 +87,4 @@ def _named(what: str, names: list[str]) -> list[str]:
     """The names under their heading, cut after six."""
     if not names:
         return []
-    more = [f"    and {len(names) - NAMED_MAX} more"] if len(names) > NAMED_MAX else []
-    return [f"  {what}:", *(f"    {name}" for name in names[:NAMED_MAX]), *more]
+    return [f"  {what}:", *(f"    {name}" for name in cut(names, NAMED_MAX))]

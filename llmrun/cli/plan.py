@@ -88,7 +88,7 @@ def _plan_of(path: str, overrides: list[str], *, calibrate: bool) -> "tuple[Plan
     loaded = load_config(Path(path), overrides)
     dataset = _dataset(loaded)
     resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
-    place = _place(loaded, "hardware.accelerator")
+    place = loaded.place_of("hardware.accelerator")
     timed = timed_here(resolved) if calibrate else None
     measured = MeasuredRate(timed.tokens_per_second, "timed", timed) if timed else None
     plan = make_plan(resolved, dataset, place, measured)
@@ -143,9 +143,3 @@ def _gpus(loaded: "LoadedConfig") -> int:
         hint = "set `hardware.accelerator` and `batch.D` to plan for another machine"
         console.warn(f"cannot count the GPUs of this machine: {survey.problem}", hint)
     return len(survey.gpus)
-
-
-def _place(loaded: "LoadedConfig", key: str) -> str | None:
-    """Where the config gives `key`: `file:line  key`, or None."""
-    given = loaded.locations.get(key)
-    return given if given is None or given.endswith(key) else f"{given}  {key}"

@@ -1,71 +1,47 @@
-"""Progress on stderr: of long commands by stages, and a bar while large checkpoints are read."""
+"""Progress of long work on stderr: a bar on a terminal, a plain line per stage and every ten seconds elsewhere."""
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from llmrun.cli import console
-
-INTERVAL_S = 0.2
-PLAIN_INTERVAL_S = 10.0
-
-
-class StageReport:
-    """Says what is being done and how far it is; on a terminal in place, elsewhere now and then."""
-
-    def __init__(self, *, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._live = live
-        self._clock = clock
-        self._stage = ""
-        self._said_at = -INTERVAL_S
-
-    def __call__(self, stage: str, done: int, total: int, unit: str = "bytes", /) -> None:
-        """Report `done` of `total` units; bytes are shown in MB."""
-        now, fresh, last = self._clock(), stage != self._stage, done >= total
-        interval = INTERVAL_S if self._live else PLAIN_INTERVAL_S
-        if not (fresh or (last and self._live) or now - self._said_at >= interval):
-            return
-        self._stage, self._said_at = stage, now
-        whole = _quantity(total, unit)
-        line = f"{stage} {_quantity(done, unit).split()[0]} of {whole}"
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
-            sys.stderr.flush()
-        else:
-            console.note(line if not fresh else f"{stage} {whole}")
-
-
-def _quantity(count: int, unit: str) -> str:
-    return f"{count / 1e6:,.1f} MB" if unit == "bytes" else f"{count:,} {unit}"
-
-
-def stage_report() -> StageReport:
-    """The report for this process's stderr."""
-    return StageReport(live=console.colours(sys.stderr))
-
+from llmrun.text import counted, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from llmrun.storage.metrics.jsonl import Row
+
+PLAIN_INTERVAL_S = 10.0
+
 LARGE_BYTES = 256 * 1024 * 1024
-"""Below this the work takes well under a second."""
+"""Reading or writing less than this takes well under a second."""
 
 
-class BytesBar:
-    """Shows (bytes done, bytes in all) as a bar with speed and time left.
+class ProgressDisplay:
+    """The progress of one stage after another.
 
-    Call it from any thread, one call at a time; a total that changes begins a new bar.  Leave the context to
-    take the bar away.
+    Call it from any thread, one call at a time.  Leaving the context removes the bar.
+
+    least: totals below this are not shown.
     """
 
-    def __init__(self, doing: str, screen: "Console", large_bytes: int = LARGE_BYTES) -> None:
-        self._doing, self._screen, self._large_bytes = doing, screen, large_bytes
-        self._live: Progress | None = None
+    def __init__(
+        self,
+        stream: "Console | None" = None,
+        *,
+        least: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = stream or console.rich_console()
+        self._least, self._clock = least, clock
+        self._stage: tuple[str, int | None] | None = None
+        self._shown_at_s = 0.0
+        self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._total = -1
 
     def __enter__(self) -> Self:
         return self
@@ -73,49 +49,93 @@ class BytesBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.close()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
-        if not self._screen.is_terminal or total < self._large_bytes:
+    def __call__(self, stage: str, done: int, total: int | None, unit: str = "bytes", /) -> None:
+        """Show that `done` of `total` units of `stage` are done.
+
+        A new stage or another total begins a new bar.  total: None if it is not known.
+        """
+        if total is not None and total < self._least:
             return
-        if self._live is None or total != self._total:
-            self._start(total)
-        assert self._live is not None
+        is_new = (stage, total) != self._stage
+        self._stage = stage, total
+        if self._console.is_terminal:
+            self._draw(stage, done, total, unit, is_new=is_new)
+        elif is_new or self._clock() - self._shown_at_s >= PLAIN_INTERVAL_S:
+            self._shown_at_s = self._clock()
+            amount = amount_done(None if is_new else done, total, unit)
+            console.note(f"{stage}: {amount}")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _draw(self, stage: str, done: int, total: int | None, unit: str, *, is_new: bool) -> None:
+        if is_new or self._bar is None:
+            self.close()
+            self._bar = _bar(self._console)
+            self._task = self._bar.add_task(stage, total=total, amount="")
+            self._bar.start()
         assert self._task is not None
-        self._live.update(self._task, completed=done)
-        if done >= total:
-            self._stop()
-
-    def _start(self, total: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._stop()
-        self._live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self._screen,
-            transient=True,
-        )
-        self._task, self._total = self._live.add_task(self._doing, total=total), total
-        self._live.start()
-
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._bar.update(self._task, completed=done, amount=amount_done(done, total, unit))
+        if total is not None and done >= total:
+            self.close()
 
 
-def verifying() -> BytesBar:
-    """The bar of a verification."""
-    return BytesBar("verifying checkpoint", console.rich_console())
+def _bar(stream: "Console") -> "Progress":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(compact=True),
+        console=stream,
+        transient=True,
+    )
+
+
+def amount_done(done: int | None, total: int | None, unit: str = "bytes") -> str:
+    """`3.00 MB of 9.00 MB`, `12 of 300 merges`, `step 1,200`; without `done` only the total."""
+    if total is None:
+        return unit if done is None else f"{unit} {done:,}"
+    whole = format_bytes(total) if unit == "bytes" else counted(total, unit.removesuffix("s"))
+    if done is None:
+        return whole
+    return f"{format_bytes(done) if unit == 'bytes' else f'{done:,}'} of {whole}"
+
+
+@contextmanager
+def byte_progress(
+    stage: str, stream: "Console | None" = None, least: int = LARGE_BYTES
+) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of one stage in bytes: call it with (bytes done, bytes in all)."""
+    with ProgressDisplay(stream, least=least) as display:
+        yield lambda done, total: display(stage, done, total)
+
+
+class ReplayProgress:
+    """Shows which step a replay executed last: a `SegmentObserver` that has nothing else to show."""
+
+    def __init__(self) -> None:
+        self._display = ProgressDisplay()
+
+    def rows(self, rows: "Sequence[Row]") -> None:
+        """Show the newest step."""
+        self._display("replaying", rows[-1]["step"], None, "step")
+
+    def checkpoint(self, step: int) -> None:
+        """Ignore a checkpoint: it is scratch."""
+
+    def warn(self, message: str) -> None:
+        """Ignore a warning: the verdict covers it."""
+
+    def stopping(self, message: str) -> None:
+        """Ignore a stop request: a replay saves nothing."""
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._display.close()

@@ -22,9 +22,10 @@ MEANINGS = {
 class CommandEntry:
     """One command: `function` of `module`.
 
-    message: the first line of the function's docstring, repeated here so that help needs no import.
-    exits: the exit codes that it can end with, other than 70.
-    moved: by command, the options of this command that are options of that one now.
+    message:  the first line of the function's docstring, repeated here so that help needs no import.
+    exits:    the exit codes that it can end with, besides 70.
+    meanings: those whose meaning differs from MEANINGS.
+    moved:    by command, the options of this command that are options of that one now.
     """
 
     module: str
@@ -113,7 +114,7 @@ RUNS_GROUP = CommandGroup(
     commands={
         "list": CommandEntry(
             module="llmrun.cli.runs",
-            function="list_runs",
+            function="list_",
             message="List all runs below a directory.",
             exits=(0, 2),
         ),

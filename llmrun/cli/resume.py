@@ -31,7 +31,9 @@ def resume(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="STEP|best", help="Start from this checkpoint; 0 starts anew."),
+        typer.Option(
+            "--from", metavar="STEP|best", help="Start from this checkpoint; 0 starts from the beginning."
+        ),
     ] = None,
     until: Annotated[
         int | None, typer.Option("--until", metavar="STEP", help="Stop with a checkpoint after this step.")
@@ -51,10 +53,10 @@ def resume(
 ) -> None:
     """Continue a run from its newest sound checkpoint.
 
-    Damaged checkpoints are named and passed over.  Where code, config, data or environment are not what
-    they were, nothing starts until you say which kind of change is meant.
+    Damaged checkpoints are named and skipped.  If code, config, data or environment changed, nothing starts
+    until `--allow` names the kind of change.
     """
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.cli.running import run_prepared
     from llmrun.launch.options import LaunchContext, launch_options
     from llmrun.launch.resume import ResumeCommand, prepare_resume
@@ -65,7 +67,7 @@ def resume(
     command = ResumeCommand(f"{typed('llmrun', 'resume', Path(run))}{options.as_typed()}")
 
     def prepare(backend: "ProcessBackend", stop: "LauncherStopRequest") -> "PreparedSegment | NothingToDo":
-        with verifying() as progress:
+        with byte_progress("verifying checkpoint") as progress:
             return prepare_resume(
                 found, options, command, LaunchContext(backend, stop, console.note, progress)
             )

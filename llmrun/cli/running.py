@@ -7,7 +7,7 @@ import typer
 
 from llmrun.cli import console, screen
 from llmrun.errors import LlmrunError
-from llmrun.text import command
+from llmrun.text import command, counted
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run_prepared(
     prepare: "Callable[[ProcessBackend, LauncherStopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
-    """Prepare a segment, say where it lies, run it, say how it ended.
+    """Prepare a segment, print its run directory, run it, print how it ended.
 
     Ends with exit code 0, or raises the segment's error.  A screen that cannot be written changes neither.
     """
@@ -43,13 +43,13 @@ def _run_prepared(
     with LauncherStopRequest() as stop:
         with stop.interrupting():
             ready = prepare(backend, stop)
-        say_run = console.note if as_json else console.out
+        print_run = console.note if as_json else console.out
         if isinstance(ready, NothingToDo):
-            say_run(f"run: {ready.run.path}")
-            close_idle(ready, as_json)
+            print_run(f"run: {ready.run.path}")
+            print_nothing_to_do(ready, as_json)
             return
-        tell_plan(ready.preflight.resolved)
-        say_run(f"run: {ready.run.path}")
+        print_plan(ready.preflight.resolved)
+        print_run(f"run: {ready.run.path}")
         console.note(segment_line(ready))
         display = LiveView(ready)
         try:
@@ -60,7 +60,7 @@ def _run_prepared(
 
 
 class LiveView:
-    """The display as a spectator of a segment."""
+    """The display as an observer of a segment."""
 
     def __init__(self, prepared: "PreparedSegment") -> None:
         from llmrun.cli.live_view import Display, RunFacts
@@ -100,8 +100,8 @@ class LiveView:
         self._display.close()
 
 
-def tell_plan(resolved: "Resolved") -> None:
-    """Say the plan in short, and what `llmrun plan` would warn of."""
+def print_plan(resolved: "Resolved") -> None:
+    """Print the plan in short, and what `llmrun plan` would warn of."""
     from llmrun.plan.plan import make_plan
     from llmrun.plan.render.notes import warning_texts
 
@@ -118,21 +118,22 @@ def tell_plan(resolved: "Resolved") -> None:
 
 def plan_in_short(plan: "Plan") -> list[str]:
     """The plan in four lines."""
-    from llmrun.plan.render.amounts import show_bytes, show_FLOPs
+    from llmrun.plan.render.amounts import show_FLOPs
     from llmrun.plan.render.batch_diagram import equation
     from llmrun.plan.render.summary import describe
+    from llmrun.text import format_bytes
 
     batch = plan.batch
     return [
         f"plan: {describe(plan.shape)}",
         f"  {equation(batch)}, added in V = {batch.V:,} lanes",
         (
-            f"  {console.counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
+            f"  {counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
             f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)} FLOPs"
         ),
         (
-            f"  a checkpoint is {show_bytes(plan.checkpoint.total)}, a rank needs "
-            f"{show_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
+            f"  a checkpoint is {format_bytes(plan.checkpoint.total)}, a rank needs "
+            f"{format_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
         ),
     ]
 
@@ -148,7 +149,7 @@ def segment_line(prepared: "PreparedSegment") -> str:
     )
 
 
-def close_idle(ready: "NothingToDo", as_json: bool) -> None:
+def print_nothing_to_do(ready: "NothingToDo", as_json: bool) -> None:
     """The closing screen of a run that had nothing to do."""
     last = ready.record.last
     step = 0 if last is None or last.to_step is None else last.to_step
@@ -181,7 +182,7 @@ def closing_json(path: str, record: Any, step: int, why: str | None) -> dict[str
 def close(
     prepared: "PreparedSegment", ended: "SegmentResult", as_json: bool, warned: Collection[str]
 ) -> None:
-    """The closing screen of a segment.  Raises its error where it was preempted or failed.
+    """The closing screen of a segment.  Raises its error if it was preempted or failed.
 
     warned: the remarks that were shown while it ran.
     """
@@ -211,7 +212,7 @@ def closing_lines(prepared: "PreparedSegment", ended: "SegmentResult") -> list[s
     run, record = prepared.run, ended.record
     lines = [f"{ended.end.why}: step {ended.step:,} of {record.steps:,}"]
     if ended.end.proven_steps:
-        proven = console.counted(ended.end.proven_steps, "step")
+        proven = counted(ended.end.proven_steps, "step")
         lines.append(f"proven: {proven} equal to what an earlier ledger recorded")
     steps = steps_in(run.checkpoints)
     if steps:

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from llmrun.run.directory import RunDirectory
     from llmrun.run.overview import Overview
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Where runs lie.")]
+RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Directory of the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")]
 
 
-def list_runs(runs_dir: RunsDir = "runs", json: Json = False) -> None:
+def list_(runs_dir: RunsDir = "runs", json: Json = False) -> None:
     """List all runs below a directory."""
     from pathlib import Path
 
@@ -95,7 +95,7 @@ def diff(
 ) -> None:
     """Show how two runs differ in config, data, code and environment, as they were last trained.
 
-    What stands under `git` and `operational` cannot change a bit by itself.
+    Changes listed under `git` and `operational` cannot change a bit by themselves.
     """
     from llmrun.run.difference import difference_of
     from llmrun.run.directory import find_run

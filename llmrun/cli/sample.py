@@ -11,13 +11,15 @@ def sample(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")
     ],
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")] = "",
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write at most.")] = 200,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "",
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most tokens to generate.")] = 200,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+        float, typer.Option("--temperature", min=0.0, help="0 always takes the most likely token.")
     ] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest; 0 from all.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=0, help="Sample from the k most likely tokens; 0: from all.")
+    ] = 50,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
     runs_dir: Annotated[
         str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
     ] = "runs",

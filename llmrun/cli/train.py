@@ -43,7 +43,7 @@ def train(
 
     Validates, plans, records where everything came from, starts one worker per rank and shows the run live.
     """
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
     from llmrun.launch.fresh import check_identity, prepare_fresh
@@ -62,7 +62,7 @@ def train(
                 command = ResumeCommand(
                     f"{typed('llmrun', 'train', Path(config), '--run', run)}{options.as_typed()}", loaded
                 )
-                with verifying() as progress:
+                with byte_progress("verifying checkpoint") as progress:
                     return prepare_resume(
                         there, options, command, LaunchContext(backend, stop, console.note, progress)
                     )

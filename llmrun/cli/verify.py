@@ -29,7 +29,7 @@ def verify(
     `llmrun bisect` finds the module that made a difference, and `llmrun equivalence` compares groups of runs whose
     bits need not be equal.
     """
-    from llmrun.cli.progress import verifying
+    from llmrun.cli.progress import byte_progress
     from llmrun.cli.verdict import end_with
     from llmrun.run.directory import find_run_or_path
     from llmrun.verify.compare_runs import verify_runs
@@ -37,7 +37,7 @@ def verify(
 
     path_a = find_run_or_path(a, runs_dir)
     path_b = run_around(path_a) if b is None else find_run_or_path(b, runs_dir)
-    with verifying() as progress:
+    with byte_progress("verifying checkpoint") as progress:
         verdict = verify_runs(path_a, path_b, strict, progress)
     end_with(verdict, verdict.as_json(), lines_of(verdict), as_json=as_json)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from llmrun.config.quantities import QuantityError
 from llmrun.config.rules import RULES, check_rules
 from llmrun.config.schema import Config
 from llmrun.config.unvalidated import GivenValue, UnvalidatedConfig, read_tree
+from llmrun.errors import Place
 
 FIRST_OVERRIDE = 10**9
 """`SourceLocation.order` of the first `--set`: after every line of the file."""
@@ -27,14 +28,18 @@ class LoadedConfig:
     """A config that is valid by itself, and where each of its values was given.
 
     source:    the file's name, as the user gave it.
-    locations: dotted ASCII key -> `file.yaml:14` or `--set batch.GB_tok`, for the keys that were given.
+    locations: dotted ASCII key -> the file and line, or the option, that gave it.
     spelled:   dotted ASCII key -> the dotted key in the user's spelling.
     """
 
     config: Config
     source: str
-    locations: Mapping[str, str] = field(default_factory=dict)
+    locations: Mapping[str, Place] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
+
+    def place_of(self, key: str) -> Place:
+        """The place that gave `key`, or the whole file, with the key."""
+        return replace(self.locations.get(key, Place(self.source)), key=key)
 
 
 def load_config(
@@ -74,7 +79,7 @@ def _read_file(path: Path, problems: Problems) -> UnvalidatedConfig:
     text = yaml_reader.read_text(path)
 
     def location_of(line: int) -> SourceLocation:
-        return SourceLocation(line, f"{path}:{line}")
+        return SourceLocation(line, Place(str(path), line))
 
     try:
         tree = yaml_reader.parse_yaml(text, location_of, problems)
@@ -85,7 +90,7 @@ def _read_file(path: Path, problems: Problems) -> UnvalidatedConfig:
         is_empty = tree is None or (isinstance(tree, yaml_reader.Scalar) and tree.value is None)
         found = "nothing" if is_empty else _kind_of(tree)
         problems.add(
-            SourceLocation(0, str(path)),
+            SourceLocation(0, Place(str(path))),
             f"the config must be a mapping of keys to values, got {found}",
             None,
             "write keys such as `T_tokens: 4Mi`, one a line",
@@ -102,7 +107,7 @@ def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, probl
     """Apply one `--set a.b=c`.  Its value is read by the rules of the file."""
     key, equals, written = text.partition("=")
     key = key.strip()
-    location = SourceLocation(order, f"--set {key}")
+    location = SourceLocation(order, Place(option=f"--set {key}"))
     if not equals or not all(key.split(".")):
         message = f"--set must be of the form KEY=VALUE, got {text}"
         problems.add(location, message, None, "write it as `--set optimizer.lr=1e-3`")
@@ -127,7 +132,7 @@ def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, probl
 
 def _replace(unvalidated: UnvalidatedConfig, key: str, value: Any, source: str, problems: Problems) -> None:
     """Put a value of a dumped config at a dotted key.  source: where it comes from, for problems."""
-    location = SourceLocation(FIRST_OVERRIDE - 1, source)
+    location = SourceLocation(FIRST_OVERRIDE - 1, Place(source))
     unvalidated.override(read_tree(_nest(key, _node_of(value), location), problems))
 
 

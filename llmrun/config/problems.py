@@ -1,8 +1,8 @@
 """Problems collected from all passes over a config, sorted by where they are in the user's file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llmrun.errors import ConfigError, Problem
+from llmrun.errors import ConfigError, Place, Problem
 
 
 @dataclass(frozen=True, order=True)
@@ -10,11 +10,11 @@ class SourceLocation:
     """Where a value was written.
 
     order: sort key among all locations of a config.
-    where: as shown, `gpt.yaml:14` or `--set batch.D`.
+    where: the file and line, or the option.
     """
 
     order: int
-    where: str
+    where: Place = field(compare=False)
 
 
 class Problems:

@@ -13,7 +13,7 @@ from llmrun.core.batch import Batch, default_D, default_V
 from llmrun.core.model.shape import ModelShape
 from llmrun.core.model.spec import ModelSpec, TransformerSpec
 from llmrun.core.training_spec import TrainingSpec
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
 
 def _add(problems: Problems, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
     """Add a problem at a key, wherever it was given."""
-    location = SourceLocation(0, loaded.locations.get(key, loaded.source))
+    location = SourceLocation(0, loaded.locations.get(key, Place(loaded.source)))
     problems.add(location, message, loaded.spelled.get(key, shown_key(key)), hint)
 
 

@@ -10,7 +10,7 @@ from llmrun.config.keys import shown_key
 from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.schema import Config
 from llmrun.core.batch import show_quotient
-from llmrun.errors import Problem
+from llmrun.errors import Place, Problem
 
 Check = Callable[[Config], list[Problem]]
 
@@ -43,7 +43,7 @@ def check_rules(
     for rule in rules:
         for problem in rule.check(config):
             key = next((key for key in rule.reads if key in given), None)
-            location = given[key].location if key else SourceLocation(0, problems.source)
+            location = given[key].location if key else SourceLocation(0, Place(problems.source))
             spelled = given[key].spelled if key else shown_key(rule.reads[0])
             problems.add(location, problem.message, spelled, problem.hint)
 

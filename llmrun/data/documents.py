@@ -10,6 +10,7 @@ from typing import Protocol
 from llmrun.data.input_files import InputFiles, find_files
 from llmrun.errors import InputError
 from llmrun.storage.regular_file import read_regular_file
+from llmrun.text import counted, cut
 
 SHOWN_PROBLEMS = 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -138,7 +139,7 @@ def read_corpus(
         raise _joined(problems, len(found.files))
     corpus = reading.corpus()
     if not corpus.documents:
-        raise InputError(f"the input contains no text: all {_counted(corpus.n_empty, 'document')} are empty")
+        raise InputError(f"the input contains no text: all {counted(corpus.n_empty, 'document')} are empty")
     return corpus
 
 
@@ -211,20 +212,14 @@ def check_text(path: Path, content: bytes) -> None:
     raise InputError(f"{path} {wrong.reason}", hints=[hint])
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def _joined(problems: list[InputError], n_files: int) -> InputError:
     """One error for all unusable files."""
     if len(problems) == 1:
         return problems[0]
-    shown = [problem.message for problem in problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        shown.append(f"… and {len(problems) - SHOWN_PROBLEMS:,} more")
+    shown = cut([problem.message for problem in problems], SHOWN_PROBLEMS)
     hints = dict.fromkeys(hint for problem in problems for hint in problem.hints)
     return InputError(
-        f"{len(problems):,} of {_counted(n_files, 'document')} cannot be used",
+        f"{len(problems):,} of {counted(n_files, 'document')} cannot be used",
         caused_by=shown,
         hints=list(hints),
     )

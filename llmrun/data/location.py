@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 
 def locate_dataset(
-    places: Sequence[Path], message: str, *, where: str | None = None, hints: Sequence[str] = ()
+    places: Sequence[Path], message: str, *, where: Place | None = None, hints: Sequence[str] = ()
 ) -> Path:
     """The first of `places` that is a directory, absolute and without links.
 

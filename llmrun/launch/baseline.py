@@ -8,7 +8,7 @@ import numpy as np
 
 from llmrun.config.differences import leaf_differences
 from llmrun.config.keys import shown_key
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.preflight import Preflight
@@ -49,7 +49,7 @@ def baseline_for(
     if len(runs) < RUNS_MIN:
         raise InputError(
             f"{KEY} must name at least {RUNS_MIN} runs, got {len(runs)}",
-            where=KEY,
+            where=Place(key=KEY),
             hints=[
                 f"`--set '{KEY}=[RUN, RUN, …]'`, or a pattern: `--set '{KEY}=[base-*]'`",
                 "five runs or more make the band useful",
@@ -78,12 +78,14 @@ def read_curves(runs: Sequence[RunDirectory]) -> list[np.ndarray]:
     curves = [read_curve(run.metrics_file).loss_smooth for run in runs]
     for run, curve in zip(runs, curves, strict=True):
         if not len(curve):
-            raise InputError(f"{run.path} has no metrics yet", where=KEY, hints=[f"leave it out of `{KEY}`"])
+            raise InputError(
+                f"{run.path} has no metrics yet", where=Place(key=KEY), hints=[f"leave it out of `{KEY}`"]
+            )
     pair = first_equal_pair(curves)
     if pair is not None:
         raise InputError(
             f"{runs[pair[0]].path} and {runs[pair[1]].path} have equal losses: they are one sample, not two",
-            where=KEY,
+            where=Place(key=KEY),
             hints=["runs of a baseline must differ in their seeds: leave one of the two out"],
         )
     return curves
@@ -97,7 +99,7 @@ def check_batches(records: Sequence[RunRecord], preflight: Preflight) -> None:
         if found != GB_tok:
             raise InputError(
                 f"{record.identity} has GB_tok = {found:,}, this run {GB_tok:,}: their steps cannot be compared",
-                where=KEY,
+                where=Place(key=KEY),
                 hints=[f"leave it out of `{KEY}`"],
             )
 

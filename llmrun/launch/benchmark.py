@@ -13,7 +13,7 @@ from llmrun.core.lanes import cost_of
 from llmrun.core.windows import count_windows
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.synthetic import write_random_dataset
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.launch.devices import UsableGpus, usable_gpus
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.failure_report import segment_failure
@@ -158,7 +158,7 @@ def devices_here(resolved: Resolved) -> int:
     if wants_gpu and not gpus:
         raise InputError(
             "cannot time this config: there is no GPU here",
-            where="hardware.accelerator" if hardware.accelerator else "hardware.device",
+            where=Place(key="hardware.accelerator") if hardware.accelerator else "hardware.device",
             caused_by=[] if usable.problem is None else [usable.problem],
             hints=["run `llmrun plan --calibrate` on a machine that has one; without it the MFU is assumed"],
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrun.config.resolve import Resolved
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, Place, RefusedError
 from llmrun.machine import nvidia_is_visible, survey_gpus
 
 COUNT_MODULE = "llmrun.runtime.gpus"
@@ -72,7 +72,7 @@ def refuse_unusable(device: str, gpus: UsableGpus) -> None:
     named = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
     raise RefusedError(
         f"cannot use the NVIDIA devices of this machine{named}: {gpus.problem}",
-        where="hardware.device",
+        where=Place(key="hardware.device"),
         hints=["`nvidia-smi` shows their state", "`--set hardware.device=cpu` trains on the CPU"],
     )
 
@@ -85,7 +85,7 @@ def check_devices(resolved: Resolved) -> None:
     if gpus < D:
         raise InputError(
             f"D = {D} ranks need {D} GPUs, this machine shows {gpus}",
-            where="batch.D",
+            where=Place(key="batch.D"),
             hints=[
                 f"any D from 1 to {max(gpus, 1)} has the same bits: `llmrun resume RUN --D {max(gpus, 1)}`"
             ],

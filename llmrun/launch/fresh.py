@@ -12,7 +12,7 @@ from llmrun.config.schema import NAME_PATTERN
 from llmrun.config.yaml_writer import dump_yaml
 from llmrun.data.manifest import recorded_of
 from llmrun.data.order_file import prepare_order_file
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, Place, RefusedError
 from llmrun.launch.baseline import baseline_for
 from llmrun.launch.devices import check_devices
 from llmrun.launch.options import LaunchContext, LaunchOptions
@@ -47,7 +47,7 @@ def check_identity(identity: str) -> None:
     if not re.fullmatch(NAME_PATTERN, identity):
         raise InputError(
             f"invalid run name: {identity}",
-            where="--run",
+            where=Place(option="--run"),
             hints=[
                 "use letters, digits, `.`, `_` and `-`, not starting with a dot",
                 "`--set runs_dir=DIR` chooses the place",

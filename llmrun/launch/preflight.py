@@ -16,7 +16,7 @@ from llmrun.core.windows import count_windows
 from llmrun.data.check import START_TOKENS, contradicted_streams, within_start
 from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import MANIFEST_NAME, DatasetManifest, facts, fingerprint_of, read_manifest
-from llmrun.errors import SHARED_MEMORY_HINTS, ConfigError, Problem, RefusedError
+from llmrun.errors import SHARED_MEMORY_HINTS, ConfigError, Place, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
@@ -106,12 +106,14 @@ def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
     written = loaded.config.data.path
     if written is None:
         hint = "make one: `llmrun data prepare TEXT… --out DIR`, then `--set data.path=DIR`"
-        problem = Problem("data.path is not given: a run needs a dataset", "data.path", loaded.source, hint)
+        problem = Problem(
+            "data.path is not given: a run needs a dataset", "data.path", Place(loaded.source), hint
+        )
         raise ConfigError(loaded.source, [problem])
     data_path = locate_dataset(
         [base / written for base in bases],
         f"there is no dataset at {written}",
-        where=place_of(loaded, "data.path"),
+        where=loaded.place_of("data.path"),
         hints=[
             "relative paths start at the working directory",
             "`--set data.path=DIR` names another place",
@@ -127,12 +129,6 @@ def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
     return RunInputs(resolved, data_path, manifest)
 
 
-def place_of(loaded: LoadedConfig, key: str) -> str:
-    """Where a key was given, or the config's source, with the key: `gpt.yaml:14  data.path`."""
-    where = loaded.locations.get(key, loaded.source)
-    return where if where.endswith(key) else f"{where}  {key}"
-
-
 def check_accelerator(loaded: LoadedConfig) -> None:
     """Check that the row of the hardware table for plan, MFU and forecasts exists.
 
@@ -140,7 +136,7 @@ def check_accelerator(loaded: LoadedConfig) -> None:
     """
     hardware = loaded.config.hardware
     if hardware.accelerator is not None:
-        accelerator_named(hardware.accelerator, place_of(loaded, "hardware.accelerator"), hardware.table)
+        accelerator_named(hardware.accelerator, loaded.place_of("hardware.accelerator"), hardware.table)
     elif hardware.table is not None:
         read_rows(hardware.table)
 
@@ -288,6 +284,6 @@ def check_gpus_of_torch(resolved: Resolved, probe: Probe) -> None:
     if resolved.config.hardware.device == "cuda" and shown is not None and shown < D:
         raise RefusedError(
             f"D = {D} ranks need {D} GPUs, torch {probe.environment.get('torch')} can use {shown}",
-            where="hardware.device",
+            where=Place(key="hardware.device"),
             hints=["install a torch that is built for this driver", "`--set hardware.device=cpu`"],
         )

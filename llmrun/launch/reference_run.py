@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrun.errors import DamagedError, InputError, LlmrunError, RefusedError
+from llmrun.errors import DamagedError, InputError, LlmrunError, Place, RefusedError
 from llmrun.launch.options import Notify
 from llmrun.launch.preflight import Preflight
 from llmrun.provenance.fingerprint import Fingerprint, compare
@@ -12,7 +12,7 @@ from llmrun.run.groups import find_run_from
 from llmrun.run.history import read_record_or_refuse
 from llmrun.run.record import RunRecord, Segment, read_record
 from llmrun.storage.ledger.reader import LedgerReader
-from llmrun.text import command
+from llmrun.text import command, cut
 
 KEY = "reproducibility.compare_with"
 CHANGES_SHOWN = 6
@@ -79,14 +79,16 @@ def named_run(
     run = find_run_from(name, other_than.path.resolve().parent, bases)
     if run.path.resolve() == other_than.path.resolve():
         raise InputError(
-            f"{KEY} must name another run, got this run, {run.name}", where=KEY, hints=[AUTO_HINT]
+            f"{KEY} must name another run, got this run, {run.name}", where=Place(key=KEY), hints=[AUTO_HINT]
         )
     record = read_record_or_refuse(run)
     if record.fingerprint["digest"] != fingerprint.digest:
         raise another_fingerprint(run, Fingerprint.of_json(record.fingerprint), fingerprint)
     reason = why_not_comparable(record, fingerprint.digest)
     if reason is not None:
-        raise RefusedError(f"cannot compare with {run.name}: {reason}", where=KEY, hints=[AUTO_HINT])
+        raise RefusedError(
+            f"cannot compare with {run.name}: {reason}", where=Place(key=KEY), hints=[AUTO_HINT]
+        )
     if not has_sound_ledger(run):
         raise RefusedError(
             f"cannot compare with {run.name}: its ledger is damaged",
@@ -120,12 +122,10 @@ def has_sound_ledger(run: RunDirectory) -> bool:
 def another_fingerprint(run: RunDirectory, theirs: Fingerprint, ours: Fingerprint) -> RefusedError:
     """The error for a reference run of another fingerprint, with the fields that differ."""
     changes = compare(theirs, ours)
-    lines = [f"{change.part}: {change}" for change in changes[:CHANGES_SHOWN]]
-    if len(changes) > CHANGES_SHOWN:
-        lines.append(f"and {len(changes) - CHANGES_SHOWN} more")
+    lines = cut([f"{change.part}: {change}" for change in changes], CHANGES_SHOWN)
     return RefusedError(
         f"{run.name} has another fingerprint than this run: their bits need not be equal",
-        where=KEY,
+        where=Place(key=KEY),
         caused_by=lines,
         hints=["start this run with the settings of that one", AUTO_HINT],
     )

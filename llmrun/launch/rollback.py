@@ -15,6 +15,7 @@ from llmrun.storage.ledger.writer import cut_back as cut_ledger
 from llmrun.storage.ledger.writer import refuse_broken
 from llmrun.storage.metrics.jsonl import cut_back as cut_metrics
 from llmrun.storage.metrics.jsonl import missing_steps
+from llmrun.text import listed
 
 
 def check_ledger(run: RunDirectory, start: SegmentStart) -> None:
@@ -79,14 +80,10 @@ def warn_of_lost_rows(run: RunDirectory, start: SegmentStart, notify: Notify) ->
     lost = missing_steps(run.metrics_file, range(first, start.step + 1))
     if not lost:
         return
-    shown = ", ".join(
-        f"{part[0]:,} to {part[-1]:,}" if len(part) > 1 else f"{part[0]:,}" for part in lost[:RANGES_SHOWN]
-    )
-    more = f" and {len(lost) - RANGES_SHOWN} more ranges" if len(lost) > RANGES_SHOWN else ""
+    ranges = [f"{part[0]:,} to {part[-1]:,}" if len(part) > 1 else f"{part[0]:,}" for part in lost]
+    shown = listed(ranges, RANGES_SHOWN, "more ranges")
     plural = "step" if sum(map(len, lost)) == 1 else "steps"
-    notify(
-        f"warning: metrics.jsonl has no readable row of {plural} {shown}{more}; the ledger has their values"
-    )
+    notify(f"warning: metrics.jsonl has no readable row of {plural} {shown}; the ledger has their values")
 
 
 def tails_to_audit(

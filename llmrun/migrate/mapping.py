@@ -9,6 +9,7 @@ import numpy as np
 from llmrun.errors import InputError
 from llmrun.migrate.script import FUNCTION, Script, script_errors
 from llmrun.migrate.tensors import Array, Derived, NewModel, NoSuchTensor, OldState, Tensor
+from llmrun.text import cut
 
 SHOWN_MAX = 8
 
@@ -122,5 +123,4 @@ def _refusal(
     where = script.where(line)
     if len(lines) == 1:
         return InputError(lines[0], where=where, hints=hints)
-    more = [f"{len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
-    return InputError(message, where=where, caused_by=[*lines[:SHOWN_MAX], *more], hints=hints)
+    return InputError(message, where=where, caused_by=cut(lines, SHOWN_MAX), hints=hints)

@@ -9,7 +9,7 @@ from typing import Any
 from llmrun import __version__
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import Resolved
-from llmrun.errors import InputError, LlmrunError, RefusedError
+from llmrun.errors import Hint, InputError, LlmrunError, RefusedError
 from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import os_error_as
@@ -122,7 +122,7 @@ def _checking_out() -> Iterator[None]:
     try:
         yield
     except LlmrunError as error:
-        error.hints = (OUT_HINT,)
+        error.hints = (Hint.setting(OUT_HINT, "--out"),)
         raise
 
 

@@ -16,7 +16,7 @@ from llmrun.config.yaml_reader import (
     read_text,
     show_node,
 )
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 
 TABLE_NAME = "hardware.yaml"
 
@@ -57,7 +57,7 @@ def hardware_table() -> dict[str, Accelerator]:
     return {name: Accelerator(name=name, **row) for name, row in rows.items()}
 
 
-def accelerator_named(name: str, where: str | None = None, table: str | None = None) -> Accelerator:
+def accelerator_named(name: str, where: Place | None = None, table: str | None = None) -> Accelerator:
     """The row called `name`, ignoring case.
 
     where: the place in the config that names it, for the message.
@@ -77,7 +77,7 @@ def accelerator_named(name: str, where: str | None = None, table: str | None = N
     hints = [f"did you mean {by_folded_name[nearest[0]]}?"] if nearest else []
     raise InputError(
         f"unknown accelerator {name!r}",
-        where=where or "hardware.accelerator",
+        where=where or Place(key="hardware.accelerator"),
         hints=[
             *hints,
             f"the hardware table has {', '.join(rows)}",
@@ -101,7 +101,7 @@ def read_rows(path: str) -> dict[str, Accelerator]:
     problems = Problems(path)
 
     def location_of(line: int) -> SourceLocation:
-        return SourceLocation(line, f"{path}:{line}")
+        return SourceLocation(line, Place(str(path), line))
 
     text = read_text(Path(path), "hardware table")
     try:
@@ -111,7 +111,7 @@ def read_rows(path: str) -> dict[str, Accelerator]:
         raise problems.error() from error
     if not isinstance(tree, Mapping):
         problems.add(
-            SourceLocation(0, path),
+            SourceLocation(0, Place(str(path))),
             "a hardware table must be a mapping of names to rows",
             None,
             f"write `my-GPU: {EXAMPLE}`",

@@ -16,6 +16,7 @@ from llmrun.core.model.flops import (
 from llmrun.core.model.parameters import ParameterCount, count_parameters
 from llmrun.core.model.shape import ModelShape
 from llmrun.core.schedule import Rates, rates_of
+from llmrun.errors import Place
 from llmrun.plan.checkpoint_size import CheckpointSize, Retention, checkpoint_size, retention_in
 from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
 from llmrun.plan.degrees import micro_batches_per_rank
@@ -104,7 +105,7 @@ class Plan:
 def make_plan(
     resolved: Resolved,
     dataset: DatasetFacts | None = None,
-    where: str | None = None,
+    where: Place | None = None,
     measured: MeasuredRate | None = None,
 ) -> Plan:
     """The plan of a resolved config.
@@ -145,7 +146,7 @@ def make_plan(
     )
 
 
-def _accelerator(config: Config, where: str | None) -> Accelerator | None:
+def _accelerator(config: Config, where: Place | None) -> Accelerator | None:
     hardware = config.hardware
     return accelerator_named(hardware.accelerator, where, hardware.table) if hardware.accelerator else None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, make_directories
 from llmrun.text import command
 
@@ -202,12 +202,12 @@ def prepare_runs_dir(runs_dir: Path) -> None:
         make_directories(runs_dir)
     except OSError as error:
         raise InputError(
-            f"cannot create {runs_dir}: {error.strerror}", where="runs_dir", hints=[RUNS_DIR_HINT]
+            f"cannot create {runs_dir}: {error.strerror}", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT]
         ) from error
     if not runs_dir.is_dir():
-        raise InputError(f"{runs_dir} is not a directory", where="runs_dir", hints=[RUNS_DIR_HINT])
+        raise InputError(f"{runs_dir} is not a directory", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT])
     if not os.access(runs_dir, os.W_OK | os.X_OK):
-        raise InputError(f"{runs_dir} is not writable", where="runs_dir", hints=[RUNS_DIR_HINT])
+        raise InputError(f"{runs_dir} is not writable", where=Place(key="runs_dir"), hints=[RUNS_DIR_HINT])
 
 
 RUNS_DIR_HINT = "choose another directory: `--set runs_dir=DIR`"

@@ -18,6 +18,7 @@ from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped_libraries import FileSum
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.environment import environment
+from llmrun.text import cut
 
 NAMED_MAX = 8
 
@@ -59,10 +60,9 @@ def check_after_training(worker_spec: WorkerSpec, device: torch.device, rank: in
 
 
 def _differing(kind: type[LlmrunError], message: str, lines: list[str]) -> LlmrunError:
-    more = [f"{len(lines) - NAMED_MAX} more"] if len(lines) > NAMED_MAX else []
     return kind(
         message,
-        caused_by=[*lines[:NAMED_MAX], *more],
+        caused_by=cut(lines, NAMED_MAX),
         hints=["start it again: code and environment are read anew"],
     )
 

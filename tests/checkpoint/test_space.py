@@ -9,7 +9,7 @@ import pytest
 
 from llmrun.errors import RefusedError
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
-from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight, shown_bytes
+from llmrun.storage.checkpoint.space import check_room, free_bytes, held_bytes, preflight
 
 
 class Room(NamedTuple):
@@ -71,7 +71,7 @@ def test_every_operation_of_the_trial_may_fail(states, tmp_path, fails_at):
     with pytest.raises(RefusedError, match="cannot write checkpoints: ") as raised:
         preflight(tmp_path, 0, 1, Path("runs"), states.FaultyDisk(fails_at, for_ever=True))
 
-    assert raised.value.where == "runs"
+    assert str(raised.value.where) == "runs"
     assert raised.value.hints == ("make the directory writable, or set another `runs_dir`",)
 
 
@@ -94,19 +94,3 @@ def test_before_a_save_a_full_disk_is_told(small_disk, tmp_path):
 def test_free_space_is_that_of_the_nearest_parent(tmp_path):
     """A directory that is not there yet has the room of the one above it."""
     assert free_bytes(tmp_path / "a" / "b") > 0
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (999_999, "1 MB"),
-        (1_234_567_890, "1.23 GB"),
-        (156e9, "156 GB"),
-    ],
-)
-def test_bytes_for_a_person(n_bytes, text):
-    """Three digits and a unit of 1000."""
-    assert shown_bytes(int(n_bytes)) == text

@@ -19,12 +19,16 @@ from llmrun.cli.registry import COMMANDS, MEANINGS, CommandEntry, CommandGroup
 from llmrun.errors import (
     ConfigError,
     DamagedError,
+    DiskFullError,
+    Hint,
     InputError,
     LlmrunError,
+    Place,
     PreemptedError,
     Problem,
     RefusedError,
     RunFailedError,
+    error_of,
 )
 
 
@@ -206,7 +210,8 @@ def test_errors_are_json_where_json_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With --json an error is one JSON object on stderr, and stdout stays empty."""
-    raise_in_plan(RefusedError("locked", where="runs/a", hints=["wait"]), monkeypatch)
+    hints = [Hint.command("`llmrun watch runs/a`", "runs/a"), "wait"]
+    raise_in_plan(RefusedError("locked", where="runs/a", hints=hints), monkeypatch)
     monkeypatch.setattr(sys, "argv", ["llmrun", "plan", "--json"])
 
     with pytest.raises(SystemExit) as ending:
@@ -215,8 +220,44 @@ def test_errors_are_json_where_json_is_asked_for(
     assert ending.value.code == 3
     assert screen.out == ""
     assert json.loads(screen.err) == {
-        "error": "locked", "where": "runs/a", "caused_by": [], "hints": ["wait"], "exit_code": 3,
-    }  # fmt: skip
+        "kind": "refused",
+        "message": "locked",
+        "where": {"file": "runs/a", "line": None, "key": None, "option": None, "note": None},
+        "caused_by": [],
+        "hints": [
+            {"text": "`llmrun watch runs/a`", "kind": "command", "subject": "runs/a"},
+            {"text": "wait", "kind": "advice", "subject": None},
+        ],
+        "exit_code": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError(
+            "a", where=Place("x.yaml", 3, "batch.A"), caused_by=["b"], hints=[Hint.setting("c", "batch.A")]
+        ),
+        DiskFullError("a", where="runs/a"),
+        PreemptedError("a"),
+        LlmrunError("a", hints=["b"]),
+    ],
+    ids=lambda error: error.kind,
+)
+def test_an_error_survives_its_way_through_json(error: LlmrunError) -> None:
+    """A worker's error arrives at the launcher with its class and all its fields."""
+    again = error_of(json.loads(json.dumps(error.as_json())))
+
+    assert type(again) is type(error)
+    assert again.as_json() == error.as_json()
+
+
+def test_an_error_of_an_older_release_is_read() -> None:
+    """Runs made before kinds existed hold `error`, and strings for place and hints."""
+    error = error_of({"error": "x", "where": "a/b", "caused_by": ["c"], "hints": ["d"], "exit_code": 4})
+
+    assert type(error) is RunFailedError
+    assert (error.message, error.where, error.caused_by, error.hints) == ("x", Place("a/b"), ("c",), ("d",))
 
 
 def test_a_closed_pipe_is_no_bug(tmp_path: Path) -> None:
@@ -259,7 +300,10 @@ def test_python_m_llmrun_and_no_color() -> None:
 def test_text_of_an_error() -> None:
     """Statement, place, causes, an empty line, each hint once."""
     error = InputError(
-        "a ≠ b", where="x.yaml:3  batch.A", caused_by=["disk", "cable"], hints=["do c", "do d", "do c"]
+        "a ≠ b",
+        where=Place("x.yaml", 3, "batch.A"),
+        caused_by=["disk", "cable"],
+        hints=["do c", "do d", "do c"],
     )
 
     assert console.render_error(error) == (
@@ -269,7 +313,7 @@ def test_text_of_an_error() -> None:
 
 def test_text_of_one_problem() -> None:
     """A config with one problem reads like any other error."""
-    error = ConfigError("x.yaml", [Problem("a must be b", "batch.A", "x.yaml:3", "set b")])
+    error = ConfigError("x.yaml", [Problem("a must be b", "batch.A", Place("x.yaml", 3), "set b")])
 
     assert console.render_error(error) == "error: a must be b\n  --> x.yaml:3  batch.A\n\nhint: set b"
 
@@ -277,10 +321,10 @@ def test_text_of_one_problem() -> None:
 def test_text_of_many_problems() -> None:
     """Many problems stand under one header with their count; a hint they share stands once, at the end."""
     problems = [
-        Problem("a must be b", "batch.A", "x.yaml:3", "set b"),
-        Problem("c is unknown", None, "x.yaml:5", "read the docs"),
+        Problem("a must be b", "batch.A", Place("x.yaml", 3), "set b"),
+        Problem("c is unknown", None, Place("x.yaml", 5), "read the docs"),
         Problem("d is unknown", "d", None, "read the docs"),
-        Problem("e is unknown", "e", "--set e", None),
+        Problem("e is unknown", "e", Place(option="--set e"), None),
     ]
 
     assert console.render_error(ConfigError("x.yaml", problems)) == (
@@ -354,3 +398,24 @@ def test_every_exit_code_has_a_meaning() -> None:
     """No command can end with a code that the table cannot explain."""
     for _, command in commands():
         assert {*command.exits, 70} <= MEANINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "facts"),
+    [
+        ("train x.yaml --until end", ("--until", "integer", "end")),
+        ("sample x --tokens 0", ("--tokens", "1", "0")),
+        ("sample x --temperature hot", ("--temperature", "number", "hot")),
+        ("checkpoints check x newest", ("STEP", "integer", "newest")),
+    ],
+)
+def test_a_wrong_value_is_named(
+    line: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option or argument, what it takes and what was given, in our own words."""
+    assert run(line.split(), as_json=True) == 2
+    error = json.loads(capsys.readouterr().err)
+
+    assert error["kind"] == "input"
+    assert [fact for fact in facts if fact not in error["message"]] == []
+    assert "should be" not in error["message"]

@@ -2,13 +2,26 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from error_cases import (
+    assert_carries,
+    assert_readable,
+    is_writing,
+    lines_of_error,
+    read_cases,
+    write_expectation,
+)
 from llmrun.cli.app import run
+from llmrun.cli.console import render_error
+from llmrun.errors import error_of
+
+FILE = Path(__file__).with_name("bad_data.txt")
 
 
 @pytest.fixture
@@ -63,7 +76,7 @@ next: set `data.path: ds` in a config, then `llmrun plan CONFIG`
 made: ds
 """
     )
-    assert err == "reading 0.0 MB\ntokenizing 0.0 MB\n"
+    assert err == "reading: 8.63 kB\ntokenizing: 8.63 kB\n"
 
 
 def test_prepare_json(place, capsys):
@@ -142,52 +155,26 @@ def test_check(place, capsys):
     assert [d["file"] for d in json.loads(damaged_json[1])["damaged"]] == ["train-00001.bin"]
 
 
-ACCEPTED = "\nhint: accepted are files that end in .txt, and directories that hold some\n"
-MAKE = "\nhint: make a dataset with `llmrun data prepare INPUT… --out DIR --tokenizer bpe`\n"
-BAD = {
-    "data prepare missing --out o --tokenizer byte": "error: the input missing does not exist\n" + ACCEPTED,
-    "data prepare notes.md --out o --tokenizer byte": "error: the input notes.md does not end in .txt\n" + ACCEPTED,
-    "data prepare none --out o --tokenizer byte": "error: the directory none holds no .txt file\n" + ACCEPTED,
-    "data prepare blank --out o --tokenizer byte": "error: the input has no text: 1 document, all empty\n",
-    "data prepare bad --out o --tokenizer byte": "error: bad/latin.txt is not UTF-8: byte 0xe9 at offset 3\n\nhint: convert it, for example with `iconv -f ISO-8859-1 -t UTF-8`, or leave it out\n",
-    "data prepare corpus --out corpus --tokenizer byte": "error: --out corpus exists and is not a sound dataset\n  Caused by: corpus is not a dataset: it has no dataset.json\n\nhint: choose another --out, or remove it\n",
-    "data prepare corpus --out notes.md --tokenizer byte": "error: --out notes.md exists and is not a sound dataset\n  Caused by: notes.md is a file, not a dataset directory\n\nhint: choose another --out, or remove it\n",
-    "data prepare corpus --out o --tokenizer bep": "error: cannot read the tokenizer bep: No such file or directory\n\nhint: --tokenizer takes `byte`, `bpe`, or the path of a tokenizer.json\n",
-    "data prepare corpus --out o --tokenizer no.json": "error: no.json is not a tokenizer.json of Hugging Face's tokenizers\n  Caused by: Model missing. at line 1 column 2\n",
-    "data prepare corpus --out o --tokenizer byte --vocab-size 300": "error: --vocab-size goes with `--tokenizer bpe`; any other tokenizer has its own size\n\nhint: leave --vocab-size out\n",
-    "data prepare corpus --out o --tokenizer bpe --vocab-size 256": "error: --vocab-size must lie in 257 … 16Mi, not 256\n\nhint: 257 is the 256 bytes and the token that ends a document\n",
-    "data prepare corpus --out o --tokenizer bpe --vocab-size many": "error: --vocab-size must be a quantity such as 524288, 512Ki, 0.5M, 1T or 1e12\n  --> --vocab-size many\n",
-    "data prepare corpus --out o --tokenizer bpe --vocab-size 0.3K1": "error: --vocab-size must be a quantity such as 524288, 512Ki, 0.5M, 1T or 1e12\n  --> --vocab-size 0.3K1\n",
-    "data prepare corpus --out o --tokenizer byte --shard-tokens 0": "error: --shard-tokens must be at least 1, not 0\n",
-    "data prepare corpus --out o --tokenizer byte --shard-tokens 1.5": "error: --shard-tokens must be whole, not 1.5\n  --> --shard-tokens 1.5\n",
-    "data prepare corpus --out o --tokenizer byte --val-fraction 1": "error: --val-fraction must be at least 0 and less than 1, not 1.0\n\nhint: the default is `--val-fraction 0.01`\n",
-    "data prepare corpus --out o --tokenizer byte --val-fraction nan": "error: --val-fraction must be at least 0 and less than 1, not nan\n\nhint: the default is `--val-fraction 0.01`\n",
-    "data prepare corpus --out o --tokenizer byte --eot </s>": "error: --eot goes with a tokenizer.json; `--tokenizer byte` has its own token for the end\n\nhint: leave --eot out\n",
-    "data prepare corpus --out o": "error: missing option '--tokenizer'\n\nhint: `llmrun data prepare --help` shows what it takes\n",
-    "data check missing": "error: there is no dataset directory missing\n" + MAKE,
-    "data check corpus": "error: corpus is not a dataset: it has no dataset.json\n" + MAKE,
-    "data check notes.md": "error: notes.md is a file, not a dataset directory\n" + MAKE,
-    "data show missing": "error: there is no dataset directory missing\n" + MAKE,
-    "data show ds --window 99 --L-ctx 29": "error: the split val has 2 windows of L_ctx = 29; there is no window 99\n\nhint: the last one is `--window 1`\n",
-    "data show ds --window -1": "error: --window must be at least 0, not -1\n",
-    "data show ds --window 0 --split test": "error: --split must be train or val, not 'test'\n",
-    "data show ds --window 0 --L-ctx 0": "error: --L-ctx must be at least 1, not 0\n",
-    "data show ds --window 0 --L-ctx 1Mi": "error: the split val has 59 tokens; one window takes L_ctx + 1 = 1,048,577\n  --> ds\n\nhint: lower L_ctx, or prepare the dataset with a larger --val-fraction\n",
-}  # fmt: skip
+CASES = read_cases(FILE)
 
 
-@pytest.mark.parametrize("line", BAD)
-def test_bad_input(place, capsys, line):
-    """Every bad input ends with 2 and its message, prints nothing on stdout and leaves nothing behind."""
+@pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
+def test_bad_input(place, capsys, case):
+    """Every bad input ends with 2 and its error, prints nothing on stdout and leaves nothing behind."""
     call(capsys, PREPARE)
     before = sorted(path.name for path in place.iterdir())
-    code, out, err = call(capsys, line)
-    progress = ("reading ", "tokenizing ", "training ")
-    message = "".join(said for said in err.splitlines(keepends=True) if not said.startswith(progress))
+    code = run(shlex.split(case.given)[2:], as_json=True)
+    captured = capsys.readouterr()
+    error = json.loads(captured.err[captured.err.index("{\n") :])
+    lines = [f"exit {code}", *lines_of_error(error, case.given)]
 
-    assert (code, out) == (2, "")
-    assert message == BAD[line]
+    assert captured.out == ""
     assert sorted(path.name for path in place.iterdir()) == before
+    if is_writing():
+        write_expectation(FILE, case.title, lines=lines)
+        return
+    assert_carries(lines, case.expected)
+    assert_readable(render_error(error_of(error)))
 
 
 def test_error_as_json(place, capsys):
@@ -195,7 +182,7 @@ def test_error_as_json(place, capsys):
     code, out, err = call(capsys, "data check missing --json")
 
     assert (code, out) == (2, "")
-    assert json.loads(err)["error"] == "there is no dataset directory missing"
+    assert json.loads(err)["kind"] == "input"
 
 
 def test_help_is_quick_and_complete(capsys):

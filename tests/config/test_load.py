@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmrun.config.keys import leaves
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.schema import Config
-from llmrun.errors import ConfigError, InputError
+from llmrun.errors import ConfigError, InputError, Place
 
 EXAMPLE = Path(__file__).with_name("contract_example.yaml")
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -70,10 +70,10 @@ def test_locations_are_those_of_the_values_that_count(tmp_path: Path) -> None:
     loaded = load(tmp_path, "seed: 1\nbatch:\n  GB_tok: 64Ki\n  D: 1\n", "batch.D=2", "optimizer.lr=1e-3")
 
     assert loaded.locations == {
-        "seed": f"{tmp_path}/x.yaml:1",
-        "batch.gb_tok": f"{tmp_path}/x.yaml:3",
-        "batch.D": "--set batch.D",
-        "optimizer.lr": "--set optimizer.lr",
+        "seed": Place(f"{tmp_path}/x.yaml", 1),
+        "batch.gb_tok": Place(f"{tmp_path}/x.yaml", 3),
+        "batch.D": Place(option="--set batch.D"),
+        "optimizer.lr": Place(option="--set optimizer.lr"),
     }
 
 
@@ -135,9 +135,9 @@ def test_error_is_json_too(tmp_path: Path) -> None:
 
     report = caught.value.as_json()
     assert report["exit_code"] == 2
-    assert [(p["key"], p["where"]) for p in report["problems"]] == [
-        ("seed", f"{tmp_path}/x.yaml:1"),
-        ("T_tokens", f"{tmp_path}/x.yaml:2"),
+    assert [(p["key"], p["where"]["file"], p["where"]["line"]) for p in report["problems"]] == [
+        ("seed", f"{tmp_path}/x.yaml", 1),
+        ("T_tokens", f"{tmp_path}/x.yaml", 2),
     ]
 
 

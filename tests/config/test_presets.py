@@ -105,4 +105,4 @@ def test_what_cannot_be_trained_is_refused(empty: Path, name: str) -> None:
 
     (problem,) = refusal.value.problems
     assert problem.message.startswith(f"the preset {name} is for `llmrun plan` only: ")
-    assert problem.where == "--set model.preset"
+    assert str(problem.where) == "--set model.preset"

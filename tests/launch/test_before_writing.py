@@ -54,8 +54,8 @@ def test_the_place_of_a_misspelt_accelerator_is_named(project) -> None:
         .splitlines()
         .index("hardware: {device: cpu, accelerator: A100-80G-SMX}")
     )
-    assert f"demo.yaml:{line + 1}" in caught.value.where
-    assert "hardware.accelerator" in caught.value.where
+    assert f"demo.yaml:{line + 1}" in str(caught.value.where)
+    assert "hardware.accelerator" in str(caught.value.where)
 
 
 def test_a_resume_is_refused_before_files_are_cut_back(interrupted) -> None:
@@ -122,7 +122,7 @@ def test_inputs_that_cannot_be_read_are_named_with_their_role(project) -> None:
         project.prepare(overrides=["monitor.baseline=[base-*]"])
 
     assert caught.value.exit_code == 3
-    assert Path(caught.value.where).resolve() == unreadable.resolve()
+    assert Path(str(caught.value.where)).resolve() == unreadable.resolve()
     assert "baseline" in caught.value.message
     assert caught.value.message.startswith("cannot read ")
     assert not project.run.path.exists()

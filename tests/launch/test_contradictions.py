@@ -218,7 +218,7 @@ def test_a_foreign_stream_digest_with_sound_shards_starts_nothing(project, own_d
 
     for refused in (caught.value, error):
         assert f"the stream digest of {split}" in refused.message
-        assert refused.where.endswith("data/dataset.json")
+        assert str(refused.where).endswith("data/dataset.json")
 
 
 def test_a_damaged_shard_is_left_to_the_process_that_opens_it(project, own_data):

@@ -153,7 +153,7 @@ def test_training_does_not_fall_back_to_the_cpu(place, device) -> None:
     error = json.loads(ended.stderr[ended.stderr.index("{") :])
 
     assert (ended.returncode, error["exit_code"], error["where"]) == (3, 3, "hardware.device")
-    assert "GPU 0 does not answer: GPU is lost" in error["error"]
+    assert "GPU 0 does not answer: GPU is lost" in error["message"]
     assert not (place / "runs").exists()
 
 
@@ -190,6 +190,6 @@ def test_torch_has_the_last_word(project) -> None:
     error = json.loads(ended.stderr[ended.stderr.index("{") :])
 
     assert (ended.returncode, error["where"]) == (3, "hardware.device")
-    assert "need 2 GPUs" in error["error"]
-    assert "can use 0" in error["error"]
+    assert "need 2 GPUs" in error["message"]
+    assert "can use 0" in error["message"]
     assert list((project.path / "runs").glob("*")) == []

@@ -56,7 +56,7 @@ def test_too_little_room_names_the_place_for_runs(project, monkeypatch):
         project.prepare(overrides=["checkpoint.keep_last=500000"])
 
     assert caught.value.message.startswith("21 checkpoints of ")
-    assert caught.value.where == "runs"
+    assert str(caught.value.where) == "runs"
     assert list((project.path / "runs").iterdir()) == []
 
 

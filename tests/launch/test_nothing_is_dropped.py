@@ -117,5 +117,5 @@ def test_a_run_does_not_begin_inside_another(interrupted) -> None:
     with pytest.raises(InputError) as caught:
         interrupted.prepare(identity=None, overrides=["runs_dir=runs/demo/checkpoints"])
 
-    assert caught.value.where == "runs_dir"
+    assert str(caught.value.where) == "runs_dir"
     assert interrupted.files() == before

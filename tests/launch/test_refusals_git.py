@@ -42,7 +42,7 @@ def test_uncommitted_changes_are_refused_with_the_files_that_matter(in_repositor
     assert error.message == (
         "uncommitted changes differ; 2 files differ, the worker imports 1 of them: my_model/net.py"
     )
-    assert error.where == "code changed since step 10"
+    assert error.caused_by == ("code changed since step 10",)
 
 
 def test_another_commit_is_refused_though_no_file_that_matters_differs(in_repository):

@@ -4,25 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.cli.live_view import BARS, duration, rate, sparkline
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0 s"),
-        (0.2, "1 s"),
-        (59.5, "1 min 00 s"),
-        (200.0, "3 min 20 s"),
-        (3600.0, "1 h 00 min"),
-        (86_399.0, "23 h 59 min"),
-        (360_000.0, "4 d 04 h"),
-        (-3.0, "0 s"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    """Two largest units, rounded up to a second."""
-    assert duration(seconds) == text
+from llmrun.cli.live_view import BARS, rate, sparkline
 
 
 @pytest.mark.parametrize(("value", "text"), [(1_234_567.8, "1,234,568"), (100.0, "100"), (0.01234, "0.0123")])

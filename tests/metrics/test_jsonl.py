@@ -125,4 +125,4 @@ def test_full_disk_is_an_error_that_can_be_resumed() -> None:
         file.sync()
 
     assert caught.value.exit_code == 4
-    assert caught.value.where == "/dev/full"
+    assert str(caught.value.where) == "/dev/full"

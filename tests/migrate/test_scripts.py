@@ -90,7 +90,7 @@ def test_a_wrong_script_is_refused_before_anything_is_read(migrator, animal):
     assert message in error.message
     assert "\n" not in error.message
     assert error.exit_code == 2
-    assert error.where == (str(script) if line is None else f"{script}:{line}")
+    assert str(error.where) == (str(script) if line is None else f"{script}:{line}")
 
 
 LATE = {
@@ -116,7 +116,7 @@ def test_a_function_that_makes_something_wrong_is_named(migrator, animal):
         mapped.values(UP, slot)
 
     assert message.replace("{UP}", UP) in caught.value.message
-    assert caught.value.where == f"{migrator.driver.directory / 'script.py'}:3"
+    assert str(caught.value.where) == f"{migrator.driver.directory / 'script.py'}:3"
 
 
 def test_many_problems_are_shown_together_and_cut(migrator):

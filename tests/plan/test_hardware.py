@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.plan.costs import Costs, Prices, costs_of
 from llmrun.plan.hardware import accelerator_named, hardware_table
 from llmrun.plan.note import Note
@@ -46,7 +46,7 @@ def test_a_row_is_found_whatever_its_case() -> None:
 def test_an_unknown_row_names_the_nearest_and_all() -> None:
     """A misspelt accelerator is refused with the nearest row, the list, and the place in the config."""
     with pytest.raises(InputError) as caught:
-        accelerator_named("H100SXM", "gpt.yaml:9  hardware.accelerator")
+        accelerator_named("H100SXM", Place("gpt.yaml", 9, "hardware.accelerator"))
 
     assert "H100SXM" in caught.value.message
     assert caught.value.where == "gpt.yaml:9  hardware.accelerator"

@@ -6,7 +6,7 @@ import pytest
 
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, resolve
-from llmrun.errors import ConfigError, InputError
+from llmrun.errors import ConfigError, InputError, Place
 from llmrun.plan.hardware import accelerator_named, hardware_table, read_rows
 from llmrun.plan.plan import make_plan
 
@@ -53,7 +53,7 @@ def test_a_plan_for_a_device_of_ones_own(table: str, tmp_path: Path) -> None:
 def test_a_missing_row_names_the_users_rows_too(table: str) -> None:
     """The list of rows and the nearest one come from both tables."""
     with pytest.raises(InputError) as refusal:
-        accelerator_named("Ascend-Y", "x.yaml:3  hardware.accelerator", table)
+        accelerator_named("Ascend-Y", Place("x.yaml", 3, "hardware.accelerator"), table)
 
     assert "Ascend-X" in refusal.value.hints[0]
     assert "Ascend-X" in refusal.value.hints[1]

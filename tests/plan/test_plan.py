@@ -12,11 +12,12 @@ from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, Resolved, resolve, resolve_for_D
 from llmrun.plan.checkpoint_size import checkpoint_size
 from llmrun.plan.plan import make_plan
-from llmrun.plan.render.amounts import show_bytes, show_count, show_hours
+from llmrun.plan.render.amounts import show_count, show_hours
 from llmrun.plan.render.explain import explanation
 from llmrun.plan.render.json import as_json
 from llmrun.plan.render.summary import summary
 from llmrun.plan.warnings import plan_warnings
+from llmrun.text import format_bytes
 
 DEMO = """\
 name: demo
@@ -122,7 +123,7 @@ def test_the_13B_example() -> None:
 
     assert size.total == 156 * 10**9
     assert size.textbook_total == 130 * 10**9
-    assert show_bytes(size.textbook_per_rank) == "2.03 GB"
+    assert format_bytes(size.textbook_per_rank) == "2.03 GB"
 
 
 def test_a_fitting_plan_says_so_and_another_does_not(demo_file: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_fitting_plan_says_so_and_another_does_not(demo_file: Path) -> None:
 )
 def test_bytes_have_three_digits(n_bytes: int, shown: str) -> None:
     """Prefixes are decimal, and rounding up changes the prefix rather than showing 1,000."""
-    assert show_bytes(n_bytes) == shown
+    assert format_bytes(n_bytes) == shown
 
 
 @pytest.mark.parametrize(

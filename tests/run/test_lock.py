@@ -191,7 +191,7 @@ def test_a_pid_means_nothing_in_another_namespace(path):
         refused = json.loads(in_another_pid_namespace(ELSEWHERE, str(path)))
         assert not lock.is_lost
 
-    assert "is being trained by" in refused["error"]
+    assert "is being trained by" in refused["message"]
     if this_process().pid_namespace != INITIAL_PID_NAMESPACE:
         assert "kill" not in refused["hints"][0]
 

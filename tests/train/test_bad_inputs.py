@@ -1,4 +1,4 @@
-"""Every bad run, dataset, checkpoint and argument, with the whole screen that `llmrun` answers with."""
+"""Every bad run, dataset, checkpoint and argument, with the exit code, error and facts that `llmrun` answers with."""
 
 import contextlib
 import hashlib
@@ -11,14 +11,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from error_cases import (
+    Case,
+    assert_carries,
+    assert_readable,
+    facts,
+    is_writing,
+    lines_of_error,
+    read_cases,
+    write_expectation,
+)
 from llmrun.cli.app import run
+from llmrun.cli.console import render_error
+from llmrun.errors import error_of
 from llmrun.provenance.packages import Packages
 from llmrun.run.lock import RunLock
 from llmrun.storage.ledger.reader import HEADER_BYTES
@@ -26,7 +37,7 @@ from llmrun.storage.ledger.record import RECORD_DTYPE
 from warm.driver import CONFIG
 from warm.pool import PoolBackend
 
-GOLDEN = Path(__file__).with_name("bad_inputs.txt")
+FILE = Path(__file__).with_name("bad_inputs.txt")
 
 RUNS = {
     "done": [],
@@ -53,26 +64,7 @@ UNSTEADY = [
 of progress and for the plan, which tests/plan has."""
 
 
-@dataclass(frozen=True)
-class Case:
-    title: str
-    preparations: tuple[str, ...]
-    command: str
-    expected: str
-
-
-def read_cases(text: str) -> list[Case]:
-    cases = []
-    for block in text.split("\n=== ")[1:]:
-        title, _, rest = block.partition("\n")
-        given, _, expected = rest.partition("~~~~\n")
-        *preparations, command = given.splitlines()
-        assert command.startswith("$ llmrun "), title
-        cases.append(Case(title, tuple(preparations), command.removeprefix("$ "), expected.strip()))
-    return cases
-
-
-CASES = read_cases(GOLDEN.read_text(encoding="utf-8"))
+CASES = read_cases(FILE)
 
 
 class QuickQuestion:
@@ -90,12 +82,12 @@ class QuickQuestion:
         """Nothing to end."""
 
 
-def llmrun(*arguments: str) -> tuple[int, str]:
-    """One command line in this process: its exit code, and its screen with `| ` before what is data."""
+def llmrun(*arguments: str, error_as_json: bool = False) -> tuple[int, str, str]:
+    """One command line in this process: its exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(list(arguments), as_json="--json" in arguments)
-    return code, "".join(f"| {line}\n" for line in out.getvalue().splitlines()) + err.getvalue()
+        code = run(list(arguments), as_json=error_as_json)
+    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +99,8 @@ def made(tmp_path_factory, dataset, warm_starts):
     shutil.copytree(dataset, place / "data")
     with contextlib.chdir(place):
         for name, options in RUNS.items():
-            code, screen = llmrun("train", "config.yaml", "--run", name, *options)
-            assert code == 0, screen
+            code, _, words = llmrun("train", "config.yaml", "--run", name, *options)
+            assert code == 0, words
     # Where the runs were made is no place any more: nothing may be found there.
     return place.rename(place.with_name("made"))
 
@@ -133,7 +125,7 @@ def place(tmp_path, made, warm_starts, monkeypatch):
 
 def prepare(case: Case, cleanup: contextlib.ExitStack) -> None:
     """Do to the place what the case says, line by line."""
-    for line in case.preparations:
+    for line in case.given.splitlines()[:-1]:
         mark, _, deed = line.partition(" ")
         if mark == "$":
             subprocess.run(["bash", "-ec", deed], check=True, env=os.environ | {"PYTHON": sys.executable})
@@ -185,29 +177,73 @@ DEEDS: dict[str, Callable[..., None]] = {
 }
 
 
-def screen_of(case: Case, place: Path) -> str:
-    """What the command answers, with what is unsteady filtered out."""
-    with contextlib.ExitStack() as cleanup:
-        prepare(case, cleanup)
-        code, screen = llmrun(*shlex.split(case.command)[1:])
-    screen = screen.replace(str(place), "<tmp>").replace(os.path.realpath(place), "<tmp>")
-    for pattern, replacement in UNSTEADY:
-        screen = pattern.sub(replacement, screen)
-    return f"exit {code}\n{screen}".strip()
+class Answer:
+    """What a command answers.  place: its working directory."""
+
+    def __init__(self, case: Case, place: Path, *, error_as_json: bool) -> None:
+        self.command = command = case.given.splitlines()[-1]
+        assert command.startswith("$ llmrun "), case.title
+        with contextlib.ExitStack() as cleanup:
+            prepare(case, cleanup)
+            self.code, self.out, err = llmrun(*shlex.split(command)[2:], error_as_json=error_as_json)
+        self.place = place
+        self.notes, opening, rest = f"\n{err}".partition("\n{\n")
+        self.error = json.loads(f"{{\n{rest}") if opening else None
+
+    def steady(self, text: str) -> str:
+        """A text without what differs from machine to machine and from time to time."""
+        text = text.replace(str(self.place), "<tmp>").replace(os.path.realpath(self.place), "<tmp>")
+        for pattern, replacement in UNSTEADY:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def lines(self) -> list[str]:
+        """What tests/error_cases.py compares."""
+        warnings = len(re.findall(r"^warning: ", self.notes, re.MULTILINE))
+        noted, printed = facts(self.steady(f"{self.notes}\n"), self.command), facts(self.steady(self.out))
+        return [
+            f"exit {self.code}",
+            *([] if self.error is None else lines_of_error(self.error, self.command, self.steady)),
+            *([f"warnings {warnings}"] if warnings else []),
+            *([f"noted {' '.join(noted)}"] if noted else []),
+            *([f"stdout {' '.join(printed)}"] if printed else []),
+        ]
+
+    def screen(self) -> str:
+        """The whole screen, with `| ` before what is data."""
+        data = "".join(f"| {line}\n" for line in self.out.splitlines())
+        return self.steady(data + self.notes.removeprefix("\n")).strip()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
-def test_bad_input_says(case: Case, place: Path) -> None:
-    """A bad input ends with exactly the exit code and the screen that the golden file shows."""
-    assert screen_of(case, place) == case.expected
+def test_bad_input(case: Case, place: Path) -> None:
+    """A bad input ends with the exit code, the error and the facts that its case states, and a short screen."""
+    answer = Answer(case, place, error_as_json=True)
+    lines = answer.lines()
+    if is_writing():
+        write_expectation(FILE, case.title, lines=lines)
+        return
+
+    assert_carries(lines, case.expected)
+    if answer.error is not None:
+        assert_readable(render_error(error_of(answer.error)))
 
 
-def test_no_case_ends_in_a_bug() -> None:
-    """Every case has another title, and none of the screens is that of a bug of ours."""
-    screens = [case.expected for case in CASES]
+@pytest.mark.parametrize("case", [case for case in CASES if case.screen], ids=lambda case: case.title)
+def test_screen(case: Case, place: Path) -> None:
+    """One case per command is held with its whole screen."""
+    screen = Answer(case, place, error_as_json=False).screen()
+    if is_writing():
+        write_expectation(FILE, case.title, screen=screen)
+        return
 
-    assert len({case.title for case in CASES}) == len(CASES) >= 60
-    assert [screen for screen in screens if not re.match(r"exit [01234]\n", screen)] == []
-    assert [
-        word for word in ("Traceback", "bug", "Error:", "Input should") for s in screens if word in s
-    ] == []
+    assert screen == case.screen
+
+
+def test_cases() -> None:
+    """Every case has another title, ends as an error of the user, and states what is expected."""
+    codes = [case.expected[0] for case in CASES]
+
+    assert len({case.title for case in CASES}) == len(CASES) >= 90
+    assert set(codes) <= {f"exit {code}" for code in range(6)}
+    assert [case.title for case in CASES if len(case.expected) < 2] == []

@@ -103,7 +103,7 @@ def test_workers_of_a_launcher_that_lost_its_lock_stop_writing(driver, pool):
     assert ended.end.error.exit_code == 4
     assert read_record(run.record_file).status == "running"
     assert json.loads(run.lock_file.read_text())["token"] == "another"
-    assert "taken over" in outcome(run)["error"]["error"]
+    assert "taken over" in outcome(run)["error"]["message"]
 
 
 def outcome(run) -> dict:
@@ -138,7 +138,7 @@ def test_a_suspended_launcher_loses_its_run(driver):
         _, words = launcher.communicate(timeout=60)
 
         assert launcher.returncode == 4, words
-        assert "taken over" in outcome(run)["error"]["error"]
+        assert "taken over" in outcome(run)["error"]["message"]
         assert contents(run) == before
         assert not lock.is_lost
     assert not any(one.is_running() for one in workers)

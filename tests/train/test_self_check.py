@@ -70,7 +70,7 @@ def test_code_imported_later_is_not_executed(driver, server, tmp_path):
     error = ended.error(driver.run("one"))
 
     assert isinstance(error, RunFailedError)
-    assert error.where == str(tmp_path / "stranger.py")
+    assert str(error.where) == str(tmp_path / "stranger.py")
     assert not (tmp_path / "executed").exists()
 
 

@@ -4,16 +4,7 @@ from llmrun.plan.render.language import Translate, english
 
 UNKNOWN = "—"
 
-_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _COUNT_UNITS = ("", " K", " M", " B", " T")
-
-
-def show_bytes(n_bytes: int) -> str:
-    """Bytes with a decimal prefix: 1 GB is 10^9 bytes."""
-    size, unit = float(n_bytes), 0
-    while size >= 999.5 and unit < len(_BYTE_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{n_bytes} B" if unit == 0 else f"{size:,.{_decimals(size)}f} {_BYTE_UNITS[unit]}"
 
 
 def show_count(count: int) -> str:

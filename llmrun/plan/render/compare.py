@@ -6,7 +6,6 @@ from typing import NamedTuple
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.render.amounts import (
     UNKNOWN,
-    show_bytes,
     show_count,
     show_FLOPs,
     show_hours,
@@ -18,6 +17,7 @@ from llmrun.plan.render.amounts import (
 )
 from llmrun.plan.render.explain import table
 from llmrun.plan.render.language import Translate, english, padded, width
+from llmrun.text import format_bytes
 
 
 class Figure(NamedTuple):
@@ -77,13 +77,13 @@ def figures(translate: Translate) -> list[Figure]:
         Figure(
             translate("memory per rank"),
             lambda plan: plan.memory.device_bytes,
-            lambda n: show_bytes(round(n)),
+            lambda n: format_bytes(round(n)),
         ),
-        Figure(translate("checkpoint"), lambda plan: plan.checkpoint.total, lambda n: show_bytes(round(n))),
+        Figure(translate("checkpoint"), lambda plan: plan.checkpoint.total, lambda n: format_bytes(round(n))),
         Figure(
             translate("on disk"),
             lambda plan: plan.retention.count * plan.checkpoint.total,
-            lambda n: show_bytes(round(n)),
+            lambda n: format_bytes(round(n)),
         ),
         Figure(translate("save every"), lambda plan: plan.saving.daly.interval_s / 3600, hours),
         Figure("goodput", lambda plan: (plan.saving.configured or plan.saving.daly).goodput, show_percent),

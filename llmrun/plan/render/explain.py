@@ -23,7 +23,6 @@ from llmrun.plan.note import Note
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.render.amounts import (
     UNKNOWN,
-    show_bytes,
     show_FLOPs,
     show_hours,
     show_kWh,
@@ -35,6 +34,7 @@ from llmrun.plan.render.amounts import (
 from llmrun.plan.render.forecast import measured_basis
 from llmrun.plan.render.language import Translate, english, padded, width
 from llmrun.plan.render.notes import note_text
+from llmrun.text import format_bytes
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -86,7 +86,7 @@ def _degree_cells(row: Degree, plan: Plan, translate: Translate) -> list[str]:
         f"{row.idle_share:.1%}",
         UNKNOWN if row.sums_sent is None else f"{row.sums_sent:.2f}",
         UNKNOWN if row.buffers is None else f"{row.buffers}",
-        UNKNOWN if row.buffers is None else show_bytes(row.buffers * buffer_bytes),
+        UNKNOWN if row.buffers is None else format_bytes(row.buffers * buffer_bytes),
         warning,
     ]
 
@@ -102,7 +102,7 @@ def goodput_lines(plan: Plan, translate: Translate) -> list[str]:
         [
             show_hours(row.interval_s / 3600, translate),
             show_percent(row.goodput),
-            show_bytes(round(bytes_per_day(plan.checkpoint.total, row.interval_s))),
+            format_bytes(round(bytes_per_day(plan.checkpoint.total, row.interval_s))),
             named.get(row, ""),
         ]
         for row in shown
@@ -116,7 +116,7 @@ NAME_WIDTH = 20
 def _part_line(part: MemoryPart, translate: Translate) -> str:
     """Name, bytes, formula and its explanation."""
     formula = f"{part.formula} ({translate(part.means)})" if part.formula else translate(part.means)
-    return f"{padded(translate(part.name), NAME_WIDTH)}{show_bytes(part.bytes):>9}   {formula}"
+    return f"{padded(translate(part.name), NAME_WIDTH)}{format_bytes(part.bytes):>9}   {formula}"
 
 
 def explain_memory(plan: Plan, translate: Translate) -> list[str]:
@@ -124,7 +124,7 @@ def explain_memory(plan: Plan, translate: Translate) -> list[str]:
     memory = plan.memory
     return [
         *(_part_line(part, translate) for part in memory.parts),
-        f"{padded(translate('together'), NAME_WIDTH)}{show_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
+        f"{padded(translate('together'), NAME_WIDTH)}{format_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
         _part_line(memory.checkpoint_buffer, translate),
         translate("for comparison, formulas of papers:"),
         *(f"  {line}" for line in _memory_formulas_of_papers(plan, translate)),
@@ -133,16 +133,16 @@ def explain_memory(plan: Plan, translate: Translate) -> list[str]:
 
 def _memory_formulas_of_papers(plan: Plan, translate: Translate) -> list[str]:
     shape, batch, N = plan.shape, plan.batch, plan.parameters.N_params_total
-    states = ", ".join(f"ZeRO-{stage} {show_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
+    states = ", ".join(f"ZeRO-{stage} {format_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
     return [
         translate(
             "activations of a GPT block without a fused kernel = μ_tok·(34·d_model + 5·n_heads·L_ctx) = {bytes} "
             "(Korthikanti et al. 2022, arXiv 2205.05198, eq. 1)",
-            bytes=show_bytes(activation_bytes_per_block(shape, batch.mu_tok)),
+            bytes=format_bytes(activation_bytes_per_block(shape, batch.mu_tok)),
         ),
         translate(
             "inputs of all blocks in bf16, under full recomputation = 2·μ_tok·n_layers·d_model = {bytes}",
-            bytes=show_bytes(block_input_bytes(shape, batch.mu_tok)),
+            bytes=format_bytes(block_input_bytes(shape, batch.mu_tok)),
         ),
         translate(
             "weights, gradients and optimizer in mixed precision: {states} (Rajbhandari et al. 2020, arXiv 1910.02054)",
@@ -162,8 +162,8 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
         translate(
             "{name} has {has}, a rank needs {needs}",
             name=plan.accelerator.name,
-            has=show_bytes(found.has),
-            needs=show_bytes(found.needs),
+            has=format_bytes(found.has),
+            needs=format_bytes(found.needs),
         ),
         translate("largest μ_tok that fits, such that V divides M: {n}", n=largest),
     ]
@@ -172,7 +172,7 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
         verdict = translate("fits") if remedy.fits else translate("does not fit")
         price = "; ".join(note_text(each, translate) for each in remedy.price)
         lines.append(
-            f"--set {' --set '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {verdict}, {bits}; {price}"
+            f"--set {' --set '.join(remedy.settings)}: {format_bytes(remedy.bytes)}, {verdict}, {bits}; {price}"
         )
     if found.most_layers is not None:
         lines.append(
@@ -187,23 +187,23 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
 def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
     """What is written, the textbook's size, and what stays on disk."""
     size, N, D, kept = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D, plan.retention
-    parts = ", ".join(f"{name} {show_bytes(part)}" for name, part in size.parts.items())
+    parts = ", ".join(f"{name} {format_bytes(part)}" for name, part in size.parts.items())
     return [
         translate(
             "llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {total:,} bytes = {shown}; "
             "{per_rank} from each of D = {D:,}",
             N=N,
             total=size.total,
-            shown=show_bytes(size.total),
-            per_rank=show_bytes(size.per_rank),
+            shown=format_bytes(size.total),
+            per_rank=format_bytes(size.per_rank),
             D=D,
         ),
         translate("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
         translate(
             "textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
             total=size.textbook_total,
-            shown=show_bytes(size.textbook_total),
-            per_rank=show_bytes(size.textbook_per_rank),
+            shown=format_bytes(size.textbook_total),
+            per_rank=format_bytes(size.textbook_per_rank),
             D=D,
         ),
         translate(
@@ -212,7 +212,7 @@ def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
             best=kept.best,
             permanent=kept.permanent,
             n=kept.count,
-            total=show_bytes(kept.count * size.total),
+            total=format_bytes(kept.count * size.total),
         ),
     ]
 
@@ -223,7 +223,7 @@ def explain_saving(plan: Plan, translate: Translate) -> list[str]:
     lines = [
         translate(
             "δ = {bytes} / {GBps:g} GB/s = {delta} to write one; llmrun writes in the background, so training waits less",
-            bytes=show_bytes(plan.checkpoint.total),
+            bytes=format_bytes(plan.checkpoint.total),
             GBps=hardware.checkpoint_GBps,
             delta=show_hours(saving.delta_s / 3600, translate),
         ),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from llmrun.plan.costs import SECONDS_PER_HOUR
 from llmrun.plan.forecast import FORECASTS_LEAST, QUANTITIES, Forecast, ForecastRecord, Quantity
 from llmrun.plan.plan import MeasuredRate
-from llmrun.plan.render.amounts import show_bytes, show_hours, show_kWh, show_real
+from llmrun.plan.render.amounts import show_hours, show_kWh, show_real
 from llmrun.plan.render.language import Translate
+from llmrun.text import format_bytes
 
 if TYPE_CHECKING:
     from llmrun.plan.forecast import TimeEstimate
@@ -65,7 +66,7 @@ def memory_lines(record: ForecastRecord | None, planned_bytes: int, translate: T
     interval = None if record is None else record.interval(planned_bytes)
     if interval is None:
         return []
-    low, high = (show_bytes(round(bound)) for bound in interval)
+    low, high = (format_bytes(round(bound)) for bound in interval)
     return [
         translate("judging by these errors the memory of a rank will be {low} to {high}", low=low, high=high)
     ]

@@ -2,9 +2,9 @@
 
 from llmrun.plan.note import Note, NoteKind
 from llmrun.plan.plan import Plan
-from llmrun.plan.render.amounts import show_bytes
 from llmrun.plan.render.language import Translate, english
 from llmrun.plan.warnings import plan_warnings
+from llmrun.text import format_bytes
 
 TEMPLATES: dict[NoteKind, str] = {
     "not_set": "{key} is not set",
@@ -56,5 +56,5 @@ def note_text(note: Note, translate: Translate = english) -> str:
 def _shown(name: str, value: object) -> object:
     """A field as its template expects it: bytes and settings as text, others as they are."""
     if isinstance(value, int) and name.endswith("bytes"):
-        return show_bytes(value)
+        return format_bytes(value)
     return " --set ".join(value) if isinstance(value, tuple) else value

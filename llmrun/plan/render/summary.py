@@ -7,7 +7,6 @@ from llmrun.plan.costs import Costs
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.render.amounts import (
     UNKNOWN,
-    show_bytes,
     show_count,
     show_FLOPs,
     show_hours,
@@ -21,6 +20,7 @@ from llmrun.plan.render.batch_diagram import batch_diagram, equation
 from llmrun.plan.render.forecast import measured_basis
 from llmrun.plan.render.language import Translate, english, padded, wrapped
 from llmrun.plan.render.notes import note_text
+from llmrun.text import format_bytes
 
 COLUMNS = 80
 INDENT = "  "
@@ -142,8 +142,8 @@ def _memory(plan: Plan, translate: Translate) -> list[str]:
     """Memory of one rank, its four largest parts, and whether it fits."""
     memory = plan.memory
     parts = sorted(memory.parts, key=lambda part: -part.bytes)
-    named = ", ".join(f"{translate(part.name)} {show_bytes(part.bytes)}" for part in parts[:4])
-    lines = row(translate("memory per rank"), show_bytes(memory.device_bytes), named)
+    named = ", ".join(f"{translate(part.name)} {format_bytes(part.bytes)}" for part in parts[:4])
+    lines = row(translate("memory per rank"), format_bytes(memory.device_bytes), named)
     if plan.setting.device == "cpu":
         lines += row(
             "", "", translate("in use; a CPU process also keeps freed memory, up to half as much again")
@@ -152,7 +152,7 @@ def _memory(plan: Plan, translate: Translate) -> list[str]:
     if found is None:
         return lines
     assert plan.accelerator is not None
-    name, has = plan.accelerator.name, show_bytes(found.has)
+    name, has = plan.accelerator.name, format_bytes(found.has)
     verdict = (
         translate("fits the {has} of {name}", has=has, name=name)
         if found.fits
@@ -168,7 +168,7 @@ def _memory(plan: Plan, translate: Translate) -> list[str]:
     if not found.fits:
         for remedy in [remedy for remedy in found.remedies if remedy.fits][:2]:
             bits = translate("same bits") if remedy.same_bits else translate("other bits")
-            lines += row("", "", f"{' '.join(remedy.settings)}: {show_bytes(remedy.bytes)}, {bits}")
+            lines += row("", "", f"{' '.join(remedy.settings)}: {format_bytes(remedy.bytes)}, {bits}")
         if found.most_layers is not None:
             lines += row("", "", translate("at most {n:,} layers of this width fit", n=found.most_layers))
     return lines
@@ -179,12 +179,12 @@ def _checkpoint(plan: Plan, translate: Translate) -> list[str]:
     hardware = plan.config.hardware
     lines = row(
         translate("checkpoint"),
-        show_bytes(size.total),
-        translate("12 bytes per parameter, {per_rank} from each rank", per_rank=show_bytes(size.per_rank)),
+        format_bytes(size.total),
+        translate("12 bytes per parameter, {per_rank} from each rank", per_rank=format_bytes(size.per_rank)),
     )
     lines += row(
         translate("on disk"),
-        show_bytes(kept.count * size.total),
+        format_bytes(kept.count * size.total),
         translate(
             "at most {n:,}; each takes {time} at {GBps:g} GB/s",
             n=kept.count,

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from llmrun.errors import RefusedError
+from llmrun.errors import Hint, RefusedError
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import step_name, steps_in
 from llmrun.storage.durable import DISK, TEMPORARY_PREFIX, Disk, write_new
@@ -41,7 +41,11 @@ def preflight(
             f"not enough disk space: {count} checkpoints of {shown_bytes(checkpoint_bytes)} need "
             f"{shown_bytes(needed)} more, {shown_bytes(free)} are free",
             where=str(where),
-            hints=["free space, set another `runs_dir`, or lower `checkpoint.keep_last`"],
+            hints=[
+                Hint.setting(
+                    "free space, set another `runs_dir`, or lower `checkpoint.keep_last`", "runs_dir"
+                )
+            ],
         )
     _trial(checkpoints_dir, where, disk)
 
@@ -59,7 +63,7 @@ def _trial(directory: Path, where: Path, disk: Disk) -> None:
         raise RefusedError(
             f"cannot write checkpoints: {error.strerror}",
             where=str(where),
-            hints=["make the directory writable, or set another `runs_dir`"],
+            hints=[Hint.setting("make the directory writable, or set another `runs_dir`", "runs_dir")],
         ) from error
 
 

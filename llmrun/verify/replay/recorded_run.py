@@ -9,7 +9,7 @@ from llmrun.config.resolve import Resolved, resolve_for_D, resolved_of
 from llmrun.config.schema import Config
 from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import read_manifest
-from llmrun.errors import InputError, RefusedError
+from llmrun.errors import InputError, Place, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
 from llmrun.launch.preflight import assemble_fingerprint
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
@@ -87,7 +87,8 @@ def resolved_for(run: RunDirectory, config: Config, recorded_D: int, requested_D
     D = requested_D or (min(recorded_D, gpus) if on_gpus else recorded_D)
     if on_gpus and gpus < D:
         raise InputError(
-            f"--D must be at most {gpus}, the number of GPUs of this machine, got {D}", where="--D"
+            f"--D must be at most {gpus}, the number of GPUs of this machine, got {D}",
+            where=Place(option="--D"),
         )
     return resolve_for_D(resolved_of(config, recorded_D), D)
 
@@ -175,7 +176,7 @@ class RecordedRun:
             raise InputError(
                 f"--from must be less than {self.last_step:,}, got {step:,}: the ledger of {self.run.name} {held} up to "
                 f"step {self.last_step:,}",
-                where="--from",
+                where=Place(option="--from"),
             )
 
     def span_of(self, step: int) -> StepRange:

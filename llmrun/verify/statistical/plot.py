@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.storage.durable import replace_file
 from llmrun.verify.statistical.equivalence import Comparison
 
@@ -24,7 +24,9 @@ def check_plot_file(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--plot must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: no such directory: {path.parent}", where="--plot")
+        raise InputError(
+            f"cannot write {path}: no such directory: {path.parent}", where=Place(option="--plot")
+        )
 
 
 def write_plot(found: Comparison, path: Path) -> None:
@@ -42,7 +44,7 @@ def write_plot(found: Comparison, path: Path) -> None:
     try:
         replace_file(path, [content.getvalue()])
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", where="--plot") from error
+        raise InputError(f"cannot write {path}: {error.strerror}", where=Place(option="--plot")) from error
 
 
 def _shown_steps(steps: int) -> np.ndarray:
