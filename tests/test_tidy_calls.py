@@ -108,6 +108,7 @@ BROAD_EXCEPT = {
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/provenance/background.py": "a thread's end: what stops reading a repository must not stop training",
     "llmrun/launch/forecasting.py": "a run does not need its forecast, and must not end by it",
+    "llmrun/storage/metrics/sink.py": "a sink may fail in any way; it is dropped with one warning",
     "llmrun/data/tokenizers.py": "`tokenizers` raises plain Exception; it becomes a ValueError",
 }
 """Where a process ends, and one package that leaves no choice."""
