@@ -21,7 +21,7 @@ PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ANSWER = "LLMRUN_ANSWER_FD"
 """Variable with the file descriptor on which a probe answers."""
 
-RECORDED_MODULES = ("llmrun.runtime.worker", "llmrun.runtime.probe")
+RECORDED_MODULES = ("llmrun.launch.agent", "llmrun.runtime.worker")
 """Processes whose code part of the fingerprint is taken from what they load."""
 
 

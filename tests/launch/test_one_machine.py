@@ -103,7 +103,7 @@ def test_the_loopback_interface_is_found_by_its_flags():
 
 @needs_namespaces
 @pytest.mark.parametrize(
-    ("setup", "code", "says"),
+    ("setup", "code", "message"),
     [
         ("true", 1, "no loopback interface"),
         ("ip link set lo up; ip addr del 127.0.0.1/8 dev lo", 0, "::1 [::1]:0"),

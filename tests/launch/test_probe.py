@@ -7,17 +7,17 @@ import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
 from llmrun.launch.options import launch_options
-from llmrun.launch.torchrun import run_probe, worker_environment
+from llmrun.launch.torchrun import TorchrunBackend, worker_environment
 
 
 @pytest.fixture
 def probing(tmp_path, monkeypatch):
-    """Run a probe whose module is this script."""
+    """Run a probe whose module is the given script."""
     monkeypatch.setattr("llmrun.launch.torchrun.PROBE_MODULE", "tiny_probe")
 
     def probe(script: str, check=lambda: None):
         (tmp_path / "tiny_probe.py").write_text(script)
-        return run_probe("cpu", {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
+        return TorchrunBackend().probe("cpu", {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
 
     return probe
 
@@ -71,7 +71,7 @@ def test_pinned_variables_win_over_the_users():
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"allow": ["cod"]}, "--allow cod is not a kind of change"),
         ({"until": 0}, "--until 0 is before the first step"),
@@ -80,7 +80,7 @@ def test_pinned_variables_win_over_the_users():
         ({"start": "-1"}, "--from -1 is neither a step nor `best`"),
     ],
 )
-def test_wishes_that_mean_nothing(given, message):
+def test_options_that_mean_nothing(given, message):
     """Options are checked before anything is looked at."""
     from llmrun.errors import InputError
 
@@ -90,7 +90,7 @@ def test_wishes_that_mean_nothing(given, message):
     assert caught.value.message == message
 
 
-def test_wishes_as_typed():
+def test_options_as_typed():
     """A hint repeats the command so that it can be pasted."""
     options = launch_options(["name=a b", "seed=1"], ["code"], 7, 3, "best")
 

@@ -12,20 +12,11 @@ import pytest
 from llmrun.launch.failure_report import first_cause
 from llmrun.launch.loopback import Loopback
 from llmrun.launch.orphans import leftovers
-from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, command_line
+from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, torchrun_arguments
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome
 
 GOLDEN = """\
-PYTHON
--P
--S
--u
-BOOT
--m
-llmrun.launch.agent
-4242
-runs/demo/logs/segment-003/failures.json
 --nnodes=1
 --nproc-per-node=8
 --max-restarts=0
@@ -79,7 +70,7 @@ def test_golden_command_line():
     from pathlib import Path
 
     job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
-    line = command_line(job, 4242, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
+    line = torchrun_arguments(job, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
 
     names = {sys.executable: "PYTHON", str(BOOT): "BOOT"}
     assert "\n".join([*(names.get(word, word) for word in line), ""]) == GOLDEN
@@ -95,7 +86,7 @@ def test_two_runs_never_meet():
 def job(tmp_path, monkeypatch):
     """Two tiny workers of a run, started through real torchrun."""
     (tmp_path / "tiny_worker.py").write_text(WORKER)
-    for module in ("torchrun", "leftover"):
+    for module in ("torchrun", "orphans"):
         monkeypatch.setattr(f"llmrun.launch.{module}.WORKER_MODULE", "tiny_worker")
     run = RunDirectory(tmp_path / "run")
     run.segment_logs(1).mkdir(parents=True)
@@ -187,7 +178,7 @@ from llmrun.launch.torchrun import WorkerJob
 from llmrun.run.directory import RunDirectory
 torchrun.WORKER_MODULE = "tiny_worker"
 run = RunDirectory(Path(sys.argv[1]))
-workers = torchrun.TorchrunStarter().start(WorkerJob(run, 1, 2, dict(os.environ)))
+workers = torchrun.TorchrunBackend().start(WorkerJob(run, 1, 2, dict(os.environ)))
 print(workers.pid, flush=True)
 time.sleep(60)
 """
