@@ -29,6 +29,7 @@ from llmrun.data.verified_shards import offer_marks
 from llmrun.launch import boot
 from llmrun.launch.torchrun import AgentJob, ask_workers_to_stop, child_command
 from llmrun.machine import AGENT_PID, ANSWER, die_with_parent
+from llmrun.provenance.code import numeric_files
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.run.signals import STOP_SIGNALS, signals_to_catch
 from llmrun.storage.durable import open_to_append, replace_json, replace_text
@@ -58,10 +59,18 @@ def main(arguments: list[str]) -> int:
 
 
 def import_early() -> None:
-    """Import torchrun and all that a worker needs until its first step, except the worker module itself."""
+    """Import torchrun and all that a worker needs until its first step, and digest it, once for all forks.
+
+    torch imports its compiler stack at the first use of an optimizer or of the determinism switches.
+    """
+    import torch._dynamo
+    import torch._inductor.config
     import torch.distributed.run  # noqa: F401
 
     import llmrun.runtime.session  # noqa: F401
+
+    ImportRecorder.install().source_files()
+    numeric_files()
 
 
 def close_answer() -> None:

@@ -7,6 +7,7 @@ between Python versions; this form is the same from Python 3.11 on.)
 
 import ast
 import hashlib
+from functools import cache
 from typing import Any
 
 IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
@@ -15,6 +16,7 @@ IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@cache
 def source_digest(source: bytes) -> str:
     """sha256, in hex, of a Python source file, normalised; of its bytes if it does not parse as Python."""
     try:
