@@ -110,17 +110,17 @@ class Ranks:
 
 
 class ForkStarter:
-    """Implements `llmrun.launch.torchrun.Starter`."""
+    """Implements `llmrun.launch.torchrun.ProcessBackend`."""
 
     def __init__(self, task: Task, reports: Reports) -> None:
         self._task, self._reports = task, reports
 
     def probe(self, device, environment, check) -> Probe:
-        """See `Starter.probe`."""
+        """See `ProcessBackend.probe`."""
         return probed()
 
     def start(self, job: WorkerJob) -> Ranks:
-        """See `Starter.start`.  All ranks stand in one process group, so that one signal reaches them all."""
+        """See `ProcessBackend.start`.  All ranks stand in one process group, so that one signal reaches them all."""
         worker_spec = WorkerSpec.read(job.run.worker_spec_file(job.segment))
         hidden = sorted(path.name for path in job.run.checkpoints.glob(".tmp-*"))
         port, launcher = free_port(), os.getpid()
@@ -142,7 +142,7 @@ class ForkStarter:
             os.setpgid(0, group)
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            worker._log_to(job.run.rank_log(job.segment, rank))
+            worker.log_to(job.run.rank_log(job.segment, rank))
             self._arm(job, rank, launcher)
             outcome, code = worker.work(job.run, job.segment, rank)
             outcome.write(job.run.outcome_file(job.segment, rank))

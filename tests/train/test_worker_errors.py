@@ -53,7 +53,7 @@ def test_an_operation_without_a_deterministic_form_fails_the_run():
     known = as_known(refused.value)
 
     assert type(known) is RunFailedError
-    assert known.message == "an operation has no deterministic form here"
+    assert known.message == "an operation has no deterministic implementation on this device"
 
 
 @pytest.mark.parametrize(

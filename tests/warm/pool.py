@@ -1,4 +1,4 @@
-"""A `Starter` whose workers are forks of one warm process: the same work as under torchrun, without its start."""
+"""A `ProcessBackend` whose workers are forks of one warm process: the same work as under torchrun, without its start."""
 
 import json
 import os
@@ -81,7 +81,7 @@ class PoolWorkers:
 
 
 class PoolBackend:
-    """Implements `llmrun.launch.torchrun.Starter`.
+    """Implements `llmrun.launch.torchrun.ProcessBackend`.
 
     mutation, arguments: a function of tests/warm/mutations.py that each rank calls before it works.
     kill_at: SIGKILL all ranks as soon as metrics.jsonl holds this many lines.
@@ -92,7 +92,7 @@ class PoolBackend:
         self.workers: PoolWorkers | None = None
 
     def probe(self, device, environment, check) -> Probe:
-        """See `Starter.probe`."""
+        """See `ProcessBackend.probe`."""
         with tempfile.NamedTemporaryFile() as file:
             lacking = self.server.lacking(environment)
             self.server.ask(op="look", device=device, environment=lacking, path=file.name)
@@ -100,7 +100,7 @@ class PoolBackend:
         return Probe(found["environment"], found["recorded"], found["source_files"])
 
     def start(self, job) -> PoolWorkers:
-        """See `Starter.start`."""
+        """See `ProcessBackend.start`."""
         port = free_port()
         pids = [
             self.server.ask(
@@ -126,5 +126,5 @@ class PoolBackend:
 
 
 def dying(server: Server, step: int) -> PoolBackend:
-    """A starter whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
+    """A backend whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
     return PoolBackend(server, "signal_itself", step=step, number=int(signal.SIGKILL))
