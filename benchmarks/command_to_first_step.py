@@ -4,18 +4,20 @@
 
 For D = 1 and D = 2 on the CPU (one thread a rank, gloo), runs `llmrun train` and benchmarks/bare_loop.py under torchrun
 in turn (A B A B …), ROUNDS (default 5) times each, for two steps of a small model in a git repository.  Prints the
-medians, their ratio (target: 1.2) and the load of the machine.  Then one more run of `llmrun train` for each D is
-watched from outside, and its phases are printed in seconds since the command: processes from their first to their last
-sight, files from when they appear.  Run it on a quiet machine: two ranks, a launcher and an agent share the cores.
+medians, their ratio (target: 1.2), the CPU seconds of all processes of a whole command and the load of the machine.
+Then one more run of `llmrun train` for each D is watched from outside, and its phases are printed in seconds since
+the command: processes from their first to their last sight, files from when they appear.  Run it on a quiet machine:
+two ranks, a launcher and an agent share the cores.  On a busy one the CPU seconds say more than the times.
 """
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,19 +26,16 @@ from train_overhead import CONFIG, call, make_place
 STEPS = 2
 POLL_S = 0.01
 PROCESSES = {
-    "probe": "llmrun.runtime.probe",
     "packages": "freeze",
     "git": "--no-pager",
     "agent": "llmrun.launch.agent",
-    "workers": "llmrun.runtime.worker",
 }
-"""Phase -> a word of the command line of its processes."""
+"""Phase -> a word of the command line of its processes.  Probe and workers are forks of the agent."""
 
 FILES = {
     "run directory": "run.json",
-    "agent started": "logs/segment-001/torchrun.log",
-    "worker started": "logs/segment-001/rank-0.log",
-    "worker imported": "logs/segment-001/.*rank-0.outcome*",
+    "job sent": "logs/segment-001/torchrun.log",
+    "worker forked": "logs/segment-001/rank-0.log",
     "initial state": "ledger.bin",
 }
 """Phase -> the file in the run's directory that begins it."""
@@ -96,6 +95,32 @@ def bare_seconds(directory: Path, D: int) -> float:
     started_s = time.perf_counter()
     out = call([sys.executable, *torchrun, *script], directory)
     return float(out.splitlines()[-1].strip("[]").split(",")[0]) - started_s
+
+
+@dataclass
+class Seconds:
+    """What some commands took: until the end of the first step, and CPU time of all their processes."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def measure(self, run: Callable[[], float]) -> None:
+        """Run one command, which returns the seconds until its first step."""
+        before_s = cpu_seconds()
+        self.wall.append(run())
+        self.cpu.append(cpu_seconds() - before_s)
+
+
+def cpu_seconds() -> float:
+    """CPU time of all processes below this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def print_medians(D: int, kind: str, ours: list[float], bare: list[float]) -> None:
+    """One line of the table."""
+    a, b = statistics.median(ours), statistics.median(bare)
+    print(f"{D:>2} {kind:<7}{a:>10.2f}{b:>9.2f}{a / b:>8.2f}{os.getloadavg()[0]:>7.1f}", flush=True)
 
 
 @dataclass
@@ -169,18 +194,14 @@ def main() -> None:
         make_place(directory)
         (directory / "overhead.yaml").write_text(CONFIG, encoding="utf-8")
         make_repository(directory)
-        print(f"{'D':>2}{'llmrun s':>10}{'bare s':>9}{'ratio':>8}{'load':>7}")
+        print(f"{'D':>2}{'':8}{'llmrun s':>10}{'bare s':>9}{'ratio':>8}{'load':>7}")
         for D in degrees:
-            ours, bare = [], []
+            ours, bare = Seconds(), Seconds()
             for _ in range(rounds):
-                ours.append(llmrun_seconds(directory, D))
-                bare.append(bare_seconds(directory, D))
-            medians = statistics.median(ours), statistics.median(bare)
-            ratio = medians[0] / medians[1]
-            print(
-                f"{D:>2}{medians[0]:>10.2f}{medians[1]:>9.2f}{ratio:>8.2f}{os.getloadavg()[0]:>7.1f}",
-                flush=True,
-            )
+                ours.measure(lambda D=D: llmrun_seconds(directory, D))
+                bare.measure(lambda D=D: bare_seconds(directory, D))
+            print_medians(D, "time", ours.wall, bare.wall)
+            print_medians(D, "CPU", ours.cpu, bare.cpu)
         for D in degrees:
             print_phases(directory, D)
 

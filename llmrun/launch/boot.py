@@ -1,10 +1,10 @@
 """Entry of every child process: `python -P -S .../launch/boot.py -m MODULE ARGUMENT…`.
 
-The child must run what the launcher runs and nothing that lies about: neither the working directory (`-P`) nor
+The child must run what the launcher runs and nothing that happens to be around: neither the working directory (`-P`) nor
 another installation of llmrun is an import root.  `-S` keeps `site` from running before the import recorder watches,
 so that `.pth` files, `sitecustomize` and `usercustomize` are recorded like any other code.
 
-Run by path, without a package: only Python's standard library may be imported at the top.
+Run by path, without a package: only the standard library may be imported at the top.
 """
 
 # ruff: noqa: PTH100, PTH120, PTH121
@@ -21,8 +21,8 @@ PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ANSWER = "LLMRUN_ANSWER_FD"
 """Variable with the file descriptor on which a probe answers."""
 
-RECORDED_MODULES = ("llmrun.runtime.worker", "llmrun.runtime.probe")
-"""Processes whose code part of the fingerprint is taken from what they load."""
+RECORDED_MODULES = ("llmrun.launch.agent", "llmrun.runtime.worker")
+"""Processes that record what they import; workers and the probe are forks of the agent."""
 
 
 class LauncherPackage:
@@ -70,7 +70,7 @@ def answer_descriptor() -> int | None:
 
 
 def report(error: BaseException, descriptor: int) -> None:
-    """Write what ended a probe, and the file in which it happened, as one JSON object on a line of its own."""
+    """Write the error that ended a probe and the file that raised it, as one JSON object on a line of its own."""
     file, trace = None, error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename

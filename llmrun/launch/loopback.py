@@ -1,7 +1,7 @@
-"""The loopback interface, over which the processes of one machine meet.
+"""The loopback interface, over which the processes of one machine connect.
 
-Its name and address are looked up, never `localhost`: a container may not resolve that, and a cluster may
-resolve it to something else.
+Its name and address are read from the system: a container may not resolve `localhost`, and a cluster may resolve it
+to another address.
 """
 
 import socket
@@ -15,15 +15,15 @@ ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 """The addresses that a loopback interface may have, the preferred one first."""
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
-"""Which interface gloo, NCCL and TensorPipe use: a cluster's setting names one that leads to other machines."""
+"""Interface of gloo, NCCL and TensorPipe; a cluster may set it to one that leads to other machines."""
 
 TORCHRUN_OPTIONS = "PET_"
-"""Beginning of the variables that are options of torchrun: the launcher gives all options that it means."""
+"""Prefix of the variables that torchrun takes options from; workers do not get them."""
 
 
 @dataclass(frozen=True)
 class Loopback:
-    """The interface that leads to this machine itself, by its flags.
+    """A loopback interface.
 
     interface: its name, such as `lo`.
     address:   `127.0.0.1`, or `::1` if it has no IPv4 address.
@@ -39,7 +39,7 @@ class Loopback:
 
 
 def find_loopback() -> Loopback:
-    """The loopback interface that is up.  Raises RefusedError if there is none: no two processes could meet."""
+    """Find the loopback interface that is up, by its flags.  Raises RefusedError if there is none."""
     addresses = psutil.net_if_addrs()
     for name, state in psutil.net_if_stats().items():
         flags = state.flags.split(",")

@@ -6,6 +6,7 @@ still append to the ledger or commit a checkpoint, so a launcher that takes the 
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmrun.run.directory import RunDirectory
 
 END_WITHIN_S = 60.0
 POLL_S = 0.05
+LOG_NAME = re.compile(r"(torchrun|rank-\d+)\.log")
 
 
 def wait_for_orphans(
@@ -58,12 +60,28 @@ def pids_of(processes: list[psutil.Process]) -> str:
 
 
 def orphans_of(run: RunDirectory) -> list[psutil.Process]:
-    """Agents, workers and loader workers whose command line names this run's directory."""
+    """Agents, workers and loader workers of this run."""
     return [process for process in psutil.process_iter() if works_for(process, run)]
 
 
 def works_for(process: psutil.Process, run: RunDirectory) -> bool:
-    """Whether a live process is, or may start, a worker of `run`: `boot.py -m llmrun.runtime.worker RUN_DIR SEGMENT`."""
+    """Whether a live process is, or may start, a worker of `run`: it names the run, or writes to one of its logs."""
+    return is_named_for(process, run) or writes_log_of(process, run)
+
+
+def writes_log_of(process: psutil.Process, run: RunDirectory) -> bool:
+    """Whether the standard output of a live process is a log of `run`: so it is for agent, workers and their forks."""
+    try:
+        output = Path(f"/proc/{process.pid}/fd/1")
+        if process.status() == psutil.STATUS_ZOMBIE or not LOG_NAME.fullmatch(output.readlink().name):
+            return False
+        return any(output.samefile(log) for log in run.path.glob("logs/segment-*/*.log"))
+    except (psutil.Error, OSError):
+        return False
+
+
+def is_named_for(process: psutil.Process, run: RunDirectory) -> bool:
+    """Whether a live process has the command line `boot.py -m llmrun.runtime.worker RUN_DIR SEGMENT`."""
     try:
         arguments = process.cmdline()
         at = arguments.index(WORKER_MODULE, 1)

@@ -1,4 +1,8 @@
-"""Starts processes: workers through torchrun in a session of their own, and the probe; with their environment."""
+"""Worker processes and the probe of their environment, started through torchrun.
+
+An agent process runs torchrun and its workers are forks of it (llmrun/launch/agent.py).  It is started for the probe,
+imports what workers need while the launcher asks git and pip, and then waits for its job: nothing is imported twice.
+"""
 
 import json
 import os
@@ -7,11 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, Self
 
 import psutil
 
@@ -26,7 +32,7 @@ from llmrun.storage.durable import open_to_append
 
 @dataclass(frozen=True)
 class Probe:
-    """What a worker would find.
+    """The environment and the code that a worker loads.
 
     environment:   digested: preimage of the fingerprint's part `environment`.
     recorded:      facts that cannot change bits: driver, NCCL, …
@@ -52,27 +58,27 @@ class Workers(Protocol):
     """Started workers, all ranks together."""
 
     def poll(self) -> int | None:
-        """None while any process lives; then an exit code, which says little: outcomes decide."""
+        """None while any process lives; then an exit code.  Outcomes decide how a segment ended, not this."""
         ...
 
     def terminate(self) -> None:
-        """SIGTERM to every worker: the same request to save and stop, where no file can be made."""
+        """SIGTERM to every worker: the request to save and stop, for when no stop file can be made."""
         ...
 
     def kill(self) -> None:
-        """SIGKILL every process and return when all are gone.  Harmless where they are gone already."""
+        """SIGKILL every process and return when all are gone.  Does nothing if they are gone already."""
         ...
 
 
 class ProcessBackend(Protocol):
-    """Looks and starts."""
+    """Probes the environment of workers, and starts them."""
 
     def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
-        """What a worker on this device and with these variables would find.
+        """Find out what a worker on this device and with these variables loads.
 
         device: `cpu` or `cuda`.
         check: called several times a second; what it raises ends the probing.
-        Raises RefusedError where a worker could not start here.
+        Raises RefusedError if a worker cannot start here.
         """
         ...
 
@@ -97,14 +103,14 @@ def worker_environment(
     """
     threads = str(threads_per_rank)
     pinned = {
-        "OMP_NUM_THREADS": threads,  # torchrun sets it only where D > 1: bits would differ at D = 1
+        "OMP_NUM_THREADS": threads,  # torchrun sets it only if D > 1: bits would differ at D = 1
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": CUBLAS_WORKSPACE,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",  # no `profile.py` of the working directory is imported in place of Python's own
-        "PYTHONUNBUFFERED": "1",  # the last words of a killed worker reach its log
+        "PYTHONUNBUFFERED": "1",  # what a killed worker printed last reaches its log
         "PYTHONFAULTHANDLER": "1",  # so does the Python stack of one that crashed
         "PYTHONUTF8": "1",  # file names and text files are UTF-8 in every locale
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0",  # without it torch looks `localhost` up for a free port
@@ -118,104 +124,69 @@ def worker_environment(
     return {**kept, **pinned}
 
 
-PROBE_MODULE = "llmrun.runtime.probe"
 BOOT = Path(llmrun.__file__).resolve().parent / "launch" / "boot.py"
-POLL_S = 0.1
-TIMEOUT_S = 600
+AGENT_MODULE = "llmrun.launch.agent"
+PROBE_MODULE = "llmrun.runtime.probe"
+WORKER_MODULE = "llmrun.runtime.worker"
+
+PROBE_WITHIN_S = 600
+PROBE_POLL_S = 0.02
 LAST_LINES = 12
-EXECUTING = "executing "
+GONE_WITHIN_S = 30
 
 
 def child_command(module: str) -> list[str]:
-    """The command that runs a module of this llmrun in a child process; its arguments are to follow.
+    """The command that runs a module of this llmrun in a child process; append its arguments.
 
     -P: the working directory is no import root.  -S: `site` runs when the import recorder watches.
     """
     return [sys.executable, "-P", "-S", "-u", str(BOOT), "-m", module]
 
 
-def run_probe(device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
-    """Start a probe with a worker's variables and read its answer.
+@dataclass(frozen=True)
+class AgentJob:
+    """What a waiting agent needs to start the workers of one segment; sent to it as a line of JSON.
 
-    device: `cpu` or `cuda`, on which the workers would train.
-    check: called at every poll; what it raises ends the probe.
-    Raises RefusedError if it fails: a worker could not start here either.
+    log:           file that the agent appends its output to.
+    failures_file: file for the workers that failed (rank, PID, exit code).
+    stop_file:     file that the agent makes when it gets a stop signal.
+    torchrun:      arguments of torchrun.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            [*child_command(PROBE_MODULE), device],
-            env={**environment, ANSWER: str(output.fileno())},
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-            pass_fds=[output.fileno()],
-            start_new_session=True,  # Ctrl-C at a terminal is ours to handle
+
+    log: str
+    failures_file: str
+    stop_file: str
+    torchrun: list[str]
+
+    @classmethod
+    def of(cls, job: WorkerJob, rendezvous: str, loopback: Loopback) -> Self:
+        """The files and torchrun arguments of a job."""
+        run, segment = job.run, job.segment
+        return cls(
+            log=str(run.torchrun_log(segment)),
+            failures_file=str(run.failures_file(segment)),
+            stop_file=str(run.stop_file(segment)),
+            torchrun=torchrun_arguments(job, rendezvous, loopback),
         )
-        try:
-            exit_code = wait(process, check)
-        finally:
-            process.kill()
-            process.wait()
-        check()
-        output.seek(0)
-        words.seek(0)
-        lines = os.fsdecode(output.read()).splitlines()
-        return answer(exit_code, lines, words.read().decode(errors="replace"))
+
+    def to_line(self) -> bytes:
+        """The job as ASCII JSON on one line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Self:
+        """The job that `to_line` wrote."""
+        return cls(**json.loads(line))
 
 
-def wait(process: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
-    """The exit code of a process, `check` called meanwhile.  Raises RefusedError after ten minutes."""
-    for _ in range(int(TIMEOUT_S / POLL_S)):
-        try:
-            return process.wait(POLL_S)
-        except subprocess.TimeoutExpired:
-            check()
-    raise RefusedError(f"looking at the environment took longer than {TIMEOUT_S} s")
-
-
-def answer(exit_code: int, lines: list[str], words: str) -> Probe:
-    """The probe's answer: a JSON object on the last line of its file.
-
-    words: what it printed.  Raises RefusedError that names the file in which it ended, if there is no answer.
-    """
-    document = _object_in(lines)
-    if exit_code == 0 and "environment" in document:
-        return Probe(document["environment"], document["recorded"], document["source_files"])
-    own_files = [line.removeprefix(EXECUTING) for line in lines if line.startswith(EXECUTING)]
-    file = document.get("file") or (own_files[-1] if own_files else None)
-    also = [f"{path} was imported, which no installed package holds" for path in own_files if path != file]
-    last = [line for line in words.splitlines() if line.strip()][-LAST_LINES:]
-    raise RefusedError(
-        f"cannot start a worker here: the probe of its environment ended with exit code {exit_code}",
-        where=file,
-        caused_by=[*last, *also[-LAST_LINES:]],
-    )
-
-
-def _object_in(lines: list[str]) -> dict[str, Any]:
-    """The JSON object on the last line; empty if the process ended before it wrote one."""
-    try:
-        found = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-WORKER_MODULE = "llmrun.runtime.worker"
-GONE_WITHIN_S = 30
-
-
-def command_line(job: WorkerJob, parent: int, rendezvous: str, loopback: Loopback) -> list[str]:
-    """The command that starts torchrun's agent and D workers.
+def torchrun_arguments(job: WorkerJob, rendezvous: str, loopback: Loopback) -> list[str]:
+    """Torchrun's options and the worker's command.
 
     Port 0 lets the system choose a free one, and the rendezvous has a name of its own: two runs on one
     host never meet.  torchrun restarts nothing: a new segment is the launcher's decision.
     """
     run, segment = job.run, job.segment
     return [
-        *child_command("llmrun.launch.agent"),
-        str(parent),
-        str(run.failures_file(segment)),
         "--nnodes=1",
         f"--nproc-per-node={job.D}",
         "--max-restarts=0",
@@ -230,6 +201,120 @@ def command_line(job: WorkerJob, parent: int, rendezvous: str, loopback: Loopbac
         str(run.path),
         str(segment),
     ]
+
+
+class Agent:
+    """An agent process (`llmrun.launch.agent`): imports what workers need, then waits for a job.
+
+    Ends with this process, however that ends, and when this object is dropped before it got a job.
+    """
+
+    def __init__(self, environment: Mapping[str, str], device: str | None = None) -> None:
+        """Start the agent.  To be called from the main thread: the agent dies with the thread that forked it.
+
+        environment: variables of the agent and of its workers.
+        device: `cpu` or `cuda`: the agent runs a probe on it first.  None: it runs none.
+        """
+        self.environment = dict(environment)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the agent waits
+        self._answer = tempfile.TemporaryFile()  # noqa: SIM115
+        probing = [] if device is None else [PROBE_MODULE, device]
+        answering = {} if device is None else {ANSWER: str(self._answer.fileno())}
+        with stop_signals_blocked():
+            self.process = subprocess.Popen(
+                [*child_command(AGENT_MODULE), str(os.getpid()), WORKER_MODULE, *probing],
+                env={**self.environment, **answering},
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self._answer.fileno()] if answering else [],
+                start_new_session=True,  # Ctrl-C at a terminal is the launcher's to handle
+            )
+            self._finalizer = weakref.finalize(self, end_process, self.process)
+
+    def end(self) -> None:
+        """SIGKILL the agent, unless it has a job."""
+        self._finalizer()
+
+    def probe(self, check: Callable[[], None]) -> Probe:
+        """Wait for the probe's answer.
+
+        check: called at every poll; what it raises ends the waiting.
+        Raises RefusedError if the probe or the agent fails: a worker could not start here either.
+        """
+        for _ in range(int(PROBE_WITHIN_S / PROBE_POLL_S)):
+            exit_code = self.process.poll()
+            lines = os.fsdecode(contents(self._answer)).splitlines()
+            document = json_object_in(lines)
+            if "environment" in document:
+                return Probe(document["environment"], document["recorded"], document["source_files"])
+            if exit_code is not None:
+                check()
+                raise probe_failed(exit_code, document, lines, self.printed())
+            check()
+            time.sleep(PROBE_POLL_S)
+        raise RefusedError(f"the probe of the workers' environment took longer than {PROBE_WITHIN_S} s")
+
+    def printed(self) -> bytes:
+        """What the agent and its probe printed so far."""
+        return contents(self._output)
+
+    def start(self, job: AgentJob) -> bool:
+        """Send the job; from then on the agent is the caller's to end.  False if the agent has ended."""
+        assert self.process.stdin is not None
+        try:
+            with self.process.stdin as pipe:
+                pipe.write(job.to_line())
+        except BrokenPipeError:
+            return False
+        self._finalizer.detach()
+        return True
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and wait until it is gone."""
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()
+
+
+def contents(file: IO[bytes]) -> bytes:
+    """All bytes of a file that another process writes, without moving the position that both share."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+
+
+def json_object_in(lines: list[str]) -> dict[str, Any]:
+    """The JSON object on the last line; empty if there is none, or not yet."""
+    try:
+        found = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def probe_failed(
+    exit_code: int, document: Mapping[str, Any], lines: list[str], printed: bytes
+) -> RefusedError:
+    """The refusal of a probe without an answer, with the file in which it ended.
+
+    document: what `boot.report` wrote; empty if the process ended before.
+    lines: those of the answer file; the import recorder names each of the user's files there before it runs.
+    """
+    own_files = [line.removeprefix(EXECUTING) for line in lines if line.startswith(EXECUTING)]
+    file = document.get("file") or (own_files[-1] if own_files else None)
+    also = [f"{path} was imported, and belongs to no installed package" for path in own_files if path != file]
+    last = [line for line in printed.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
+    return RefusedError(
+        f"cannot start a worker here: the probe of its environment ended with exit code {exit_code}",
+        where=file,
+        caused_by=[*last, *also[-LAST_LINES:]],
+    )
+
+
+EXECUTING = "executing "
+"""Begins a line of the import recorder's trail."""
 
 
 class TorchrunWorkers:
@@ -269,14 +354,13 @@ class TorchrunWorkers:
 
 
 def ask_workers_to_stop(agent: int) -> None:
-    """SIGTERM to the workers of an agent; neither to the agent nor to loader workers.
+    """SIGTERM to the workers of an agent: its children; neither to the agent nor to loader workers.
 
     agent: its PID.
     """
     for process in descendants(agent, recursive=False):
         with suppress(psutil.Error):
-            if WORKER_MODULE in process.cmdline():
-                process.terminate()
+            process.terminate()
 
 
 @contextmanager
@@ -290,7 +374,7 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
-    """All processes below `pid`, or only its children; none where it is gone."""
+    """All processes below `pid`, or only its children; none if it is gone."""
     try:
         return psutil.Process(pid).children(recursive=recursive)
     except psutil.NoSuchProcess:
@@ -298,28 +382,52 @@ def descendants(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
 
 
 class TorchrunBackend:
-    """The starter of every real run."""
+    """The backend of every real run: workers are forks of torchrun's agent.
+
+    The agent that `probe` started keeps what it imported and waits; `start` gives it the job if the job has the same
+    variables, and starts another one if not.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: Agent | None = None
 
     def probe(self, device: str, environment: Mapping[str, str], check: Callable[[], None]) -> Probe:
-        """See `ProcessBackend.probe`."""
-        return run_probe(device, environment, check)
+        """See `ProcessBackend.probe`.  To be called from the main thread."""
+        self._end_waiting()
+        agent = Agent(environment, device)
+        try:
+            found = agent.probe(check)
+        except BaseException:
+            agent.end()
+            raise
+        self._waiting = agent
+        return found
 
     def start(self, job: WorkerJob) -> TorchrunWorkers:
-        """See `ProcessBackend.start`.  To be called from the main thread: workers die with the thread that forked.
+        """See `ProcessBackend.start`.  To be called from the main thread.
 
         Raises RefusedError if this machine has no loopback interface.
         """
         rendezvous = f"{job.segment}-{secrets.token_hex(16)}"  # not the run's name, which may be no UTF-8
-        with (
-            os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log,
-            stop_signals_blocked(),
-        ):
-            agent = subprocess.Popen(
-                command_line(job, os.getpid(), rendezvous, find_loopback()),
-                env=dict(job.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return TorchrunWorkers(agent)
+        agent_job = AgentJob.of(job, rendezvous, find_loopback())
+        with os.fdopen(open_to_append(job.run.torchrun_log(job.segment)), "ab") as log:
+            agent = self._take_waiting(job.environment)
+            if agent is not None:
+                log.write(agent.printed())
+            if agent is None or not agent.start(agent_job):
+                agent = Agent(job.environment)
+                agent.start(agent_job)
+        return TorchrunWorkers(agent.process)
+
+    def _take_waiting(self, environment: Mapping[str, str]) -> Agent | None:
+        """The waiting agent if it lives and has these variables; one with others is ended."""
+        agent, self._waiting = self._waiting, None
+        if agent is not None and (agent.environment != environment or agent.process.poll() is not None):
+            agent.end()
+            return None
+        return agent
+
+    def _end_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
+            self._waiting = None

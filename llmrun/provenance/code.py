@@ -58,6 +58,7 @@ def imported_of(names: Iterable[str], source_files: Mapping[str, str]) -> list[s
     return [name for name in names if is_imported(name, source_files)]
 
 
+@cache
 def source_digest(source: bytes) -> str:
     """sha256, in hex, of a normalised Python source file; of its bytes if it does not parse as Python."""
     try:

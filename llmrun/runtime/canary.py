@@ -1,10 +1,10 @@
-"""A few fixed computations, digested: what this process really computes, whatever chose its kernels.
+"""Canary: digests of a few fixed computations, which show the kernels that this process really uses.
 
-Instruction sets that a sandbox forbids, a library that flushes denormals to zero, another BLAS: none of these needs
-to show in a version or a variable.  Each shows in the bits of one of these results.  The sizes are large enough for
+Instruction sets that a sandbox forbids, a library that flushes denormals to zero, another BLAS: none of these has
+to show in a version or a variable, but each shows in the bits of one of these results.  The sizes are large enough for
 the kernels of a real model (AMX, blocked products); everything together takes some ten milliseconds on a CPU.
 
-No generator of the run is touched, and no result depends on anything but the process.
+No random generator of the run is used, and no result depends on anything but the process.
 """
 
 import hashlib

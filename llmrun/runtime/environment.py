@@ -19,7 +19,7 @@ from llmrun.runtime.canary import canary
 def environment(
     indexes: Sequence[int], libraries: dict[str, FileSum], *, with_canary: bool = True
 ) -> dict[str, Any]:
-    """What may change a bit: build of torch, libraries, devices, instruction set, variables, canary.
+    """Read what may change a bit: build of torch, libraries, devices, instruction set, variables, canary.
 
     indexes:   of the GPUs that are used; empty on a CPU.
     libraries: known sums of library files, by path; the sums of the mapped ones are added.
@@ -54,18 +54,18 @@ def environment(
 
 
 def _device(index: int) -> str:
-    """A GPU as far as kernels are chosen by it: name, compute capability, number of multiprocessors."""
+    """What kernels are chosen by on a GPU: name, compute capability, number of multiprocessors."""
     facts = torch.cuda.get_device_properties(index)
     return f"{facts.name}, sm_{facts.major}{facts.minor}, {facts.multi_processor_count} SMs"
 
 
 def _cublas() -> str | None:
-    """The versions of cuBLAS and cuBLASLt that are loaded; the package's if none answers, None without a package."""
+    """Versions of the loaded cuBLAS and cuBLASLt; that of the package if none is loaded, None without a package."""
     return _loaded_cublas() or _cublas_package()
 
 
 def _loaded_cublas() -> str | None:
-    """What the libraries in this process say of themselves: torch may load another one than the package's."""
+    """Versions that the loaded libraries report: torch may load others than the package's."""
     try:
         loaded = ctypes.CDLL(None)
         value, numbers = ctypes.c_int(), []
@@ -80,7 +80,7 @@ def _loaded_cublas() -> str | None:
 
 
 def _cublas_package() -> str | None:
-    """The version of the cuBLAS package that torch brought; None where it is part of the toolkit."""
+    """The version of the cuBLAS package that torch depends on; None if cuBLAS comes with the CUDA toolkit."""
     names = [d.metadata["Name"] or "" for d in distributions()]
     found = [name for name in names if name.startswith("nvidia-cublas")]
     # the first by name, not by the order of a directory: several may be installed
@@ -88,7 +88,7 @@ def _cublas_package() -> str | None:
 
 
 def _libraries() -> list[str]:
-    """The BLAS and DNN libraries that torch was built with and their versions, in torch's own words."""
+    """Lines of torch's build configuration that name BLAS and DNN libraries and their versions."""
     lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
     return [
         line for line in lines if line.startswith(("Intel(R)", "OpenMP", "LAPACK", "CuDNN", "Magma", "Eigen"))

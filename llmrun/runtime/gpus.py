@@ -1,6 +1,6 @@
-"""How many GPUs torch shows, for a launcher that NVML cannot tell: `python -m llmrun.runtime.gpus ANSWER`.
+"""Number of GPUs that torch finds, for a launcher without NVML: `python -m llmrun.runtime.gpus ANSWER`.
 
-Writes {"count": …, "problem": …} as JSON to the file ANSWER: standard output belongs to the libraries.
+Writes {"count": …, "problem": …} as JSON to the file ANSWER: libraries may print to standard output.
 """
 
 import sys
@@ -14,7 +14,7 @@ from llmrun.storage.durable import replace_json
 
 
 def gpus() -> dict[str, Any]:
-    """count: GPUs that torch shows.  problem: why it shows none; None if it shows some."""
+    """count: GPUs that torch finds.  problem: why it finds none; None if it finds some."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count()

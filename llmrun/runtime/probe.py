@@ -1,7 +1,7 @@
-"""What a worker would be: environment and imported code, as JSON on a file descriptor.
+"""The probe: environment and imported code of a worker, as JSON on a file descriptor.
 
-`boot.py -m llmrun.runtime.probe cpu|cuda`, started in exactly the environment of a worker.  It imports
-and switches on what a worker does by its first step, so that both load the same.  `environment` may change bits and is
+`llmrun.runtime.probe cpu|cuda`, run in a fork of the agent from which workers are forked later.  It sets the
+determinism switches as a worker does, so that both load the same libraries.  `environment` may change bits and is
 digested; `recorded` only moves bytes or names the machine.
 """
 
@@ -28,7 +28,7 @@ TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
 
 def probe(device: str) -> dict[str, Any]:
-    """The three parts for a run on `device`: environment, recorded, source_files (import path -> digest)."""
+    """Environment, recorded facts and source files (import path -> digest) of a worker on `device`."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_float_mode()
     use_deterministic_kernels()
@@ -46,7 +46,7 @@ def probe(device: str) -> dict[str, Any]:
 
 
 def recorded() -> dict[str, Any]:
-    """What only moves bytes, or names this machine."""
+    """Facts that cannot change a bit: versions of transports, names of devices."""
     return {
         "python": sys.version,
         "nccl": list(torch.cuda.nccl.version()) if dist.is_nccl_available() else None,  # type: ignore[no-untyped-call]
@@ -61,12 +61,12 @@ def recorded() -> dict[str, Any]:
 
 
 def source_files() -> dict[str, str]:
-    """Digest of all code that a worker imports and nobody vouches for, and of every numeric module of llmrun."""
+    """Digest of every imported file that no distribution installed, and of every module of `llmrun/core/`."""
     return {**numeric_files(), **ImportRecorder.install().source_files()}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the answer to the probe's file descriptor, as the last line of its file."""
+    """Write the answer to the file descriptor in LLMRUN_ANSWER_FD, as the last line of its file."""
     answer = json.dumps(probe(arguments[0]))
     os.write(int(os.environ[ANSWER]), f"\n{answer}\n".encode())
 

@@ -21,7 +21,7 @@ def device_of(kind: str, local_rank: int) -> torch.device:
 
 @contextmanager
 def process_group(D: int, rank: int, device: torch.device) -> Iterator[None]:
-    """The group of D ranks, met at MASTER_ADDR and MASTER_PORT; one rank needs none."""
+    """The group of D ranks, which meet at MASTER_ADDR and MASTER_PORT; D = 1 needs none."""
     if D == 1:
         yield
         return

@@ -1,8 +1,8 @@
-"""Each worker computes the code and environment parts of the fingerprint itself, from what it has loaded.
+"""Self-check of a worker: the code and environment parts of the fingerprint, computed from what it has loaded.
 
 The launcher's fingerprint comes from a probe: another process, some seconds earlier, on another host in a larger job.
 A source that was edited since, a library that another node maps, an instruction set that a sandbox forbids: the
-worker finds them, and nothing is trained under a fingerprint that is not its own.
+worker finds them, and refuses to train under a fingerprint that is not its own.
 """
 
 from collections.abc import Mapping
@@ -24,28 +24,28 @@ NAMED_MAX = 8
 
 
 def check_before_training(worker_spec: WorkerSpec, device: torch.device, rank: int) -> None:
-    """Compare this worker's code and environment with its orders; afterwards no other code can be imported.
+    """Compare this worker's code and environment with its spec; afterwards no other code can be imported.
 
-    Orders without preimages (a trial) are not compared.
+    A spec without preimages (that of a benchmark) is not compared.
     Raises RefusedError that names every file and field that differs.
     """
     if not worker_spec.preimages:
         return
     for part, preimage in worker_spec.preimages.items():
-        assert digest_of(preimage) == worker_spec.parts[part], f"the orders contradict themselves: {part}"
+        assert digest_of(preimage) == worker_spec.parts[part], f"worker spec contradicts itself: {part}"
     recorder = ImportRecorder.install()
     lines = [*_code_lines(recorder, worker_spec), *_environment_lines(worker_spec, device)]
     if lines:
         raise _differing(
             RefusedError,
-            f"rank {rank} has loaded other code or libraries than the run was prepared with",
+            f"rank {rank} has loaded other code or libraries than the fingerprint covers",
             lines,
         )
     recorder.cover(worker_spec.preimages["code"])
 
 
 def check_after_training(worker_spec: WorkerSpec, device: torch.device, rank: int) -> None:
-    """Compare again: a library loaded meanwhile may have changed the float mode or taken over a function.
+    """Compare again: a library loaded since may have changed the float mode or replaced a function.
 
     Raises RunFailedError that names every file and field that differs.
     """
@@ -55,7 +55,7 @@ def check_after_training(worker_spec: WorkerSpec, device: torch.device, rank: in
     lines = [*_code_lines(recorder, worker_spec), *_environment_lines(worker_spec, device)]
     if lines:
         raise _differing(
-            RunFailedError, f"rank {rank} no longer has the code and libraries that it began with", lines
+            RunFailedError, f"the code or libraries of rank {rank} have changed since its first step", lines
         )
 
 
@@ -63,14 +63,14 @@ def _differing(kind: type[LlmrunError], message: str, lines: list[str]) -> Llmru
     return kind(
         message,
         caused_by=cut(lines, NAMED_MAX),
-        hints=["start it again: code and environment are read anew"],
+        hints=["start it again: code and environment are read again"],
     )
 
 
 def _code_lines(recorder: ImportRecorder, worker_spec: WorkerSpec) -> list[str]:
-    """What was executed and is not in the orders.
+    """Files that were executed and are not in the spec.
 
-    The orders may name more than one worker loads: which modules are needed depends on operational settings.
+    The spec may name more than one worker loads: which modules are needed depends on operational settings.
     """
     covered: Mapping[str, str] = worker_spec.preimages["code"]
     own = code_preimage(recorder.source_files())
@@ -82,9 +82,9 @@ def _code_lines(recorder: ImportRecorder, worker_spec: WorkerSpec) -> list[str]:
 
 
 def _environment_lines(worker_spec: WorkerSpec, device: torch.device) -> list[str]:
-    """Fields of the environment that are not as in the orders.
+    """Fields of the environment that are not as in the spec.
 
-    `mapped` and `devices` of the orders may name more than one worker uses.  The canary is compared in bitwise mode only.
+    `mapped` and `devices` of the spec may name more than one worker uses.  The canary is compared in bitwise mode only.
     """
     covered: dict[str, Any] = dict(worker_spec.preimages["environment"])
     bitwise = worker_spec.config["reproducibility"]["mode"] == "bitwise"

@@ -1,7 +1,6 @@
-"""One rank of one segment, started by torchrun: `boot.py -m llmrun.runtime.worker RUN_DIR SEGMENT`.
+"""One rank of one segment, run by torchrun's agent in a fork: `llmrun.runtime.worker RUN_DIR SEGMENT`.
 
-First of all it ties its life to torchrun's and turns its output into its own log; only then comes torch.
-Its last deed is to write its outcome; the launcher reads that, not the exit code.
+It sends its output to its own log first, and writes its outcome last; the launcher reads that, not the exit code.
 """
 
 import faulthandler
@@ -32,11 +31,11 @@ from llmrun.storage.durable import open_to_append
 
 
 def main() -> NoReturn:
-    """Run one rank and leave without the interpreter's shutdown, in which gloo sometimes crashes."""
+    """Run one rank and exit without the interpreter's shutdown, in which gloo sometimes crashes."""
     die_with_parent(int(os.environ.get(AGENT_PID) or os.getppid()))
     raise_open_files_limit()
     run, segment, rank = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), int(os.environ["RANK"])
-    _log_to(run.rank_log(segment, rank))
+    log_to(run.rank_log(segment, rank))
     outcome, code = work(run, segment, rank)
     outcome.write(run.outcome_file(segment, rank))
     with suppress(OSError):
@@ -45,8 +44,8 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _log_to(path: Path) -> None:
-    """Turn standard output and error into this rank's log; SIGUSR2 prints all stacks there."""
+def log_to(path: Path) -> None:
+    """Send standard output and error to this rank's log; SIGUSR2 prints all stacks there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = open_to_append(path)
     os.dup2(descriptor, 1)
@@ -69,7 +68,7 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
         from llmrun.runtime.session import run_segment
 
         return progress.outcome(run_segment(run, worker_spec, stop, progress)), 0
-    except Exception as error:  # noqa: BLE001  the boundary: whatever it is becomes an outcome
+    except Exception as error:  # noqa: BLE001  every error becomes an outcome
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a lost loader worker
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
@@ -82,17 +81,17 @@ def work(run: RunDirectory, segment: int, rank: int) -> tuple[Outcome, int]:
 
 
 GLOO_TIME_OUTS = ("Timed out waiting", "timeout caused pair closure")
-"""What gloo says where a peer lives and does not answer; the second is every later operation."""
+"""Messages of gloo if a peer lives and does not answer; the second is that of every later operation."""
 
 LOADER_WORKER_LOST = "DataLoader worker (pid"
 """`… is killed by signal`, `… exited unexpectedly`; an error raised in a worker names no PID.
 
-Where torch sees the pipe break before it sees the worker dead it lets EOFError or ConnectionError through.
+If torch sees the pipe break before it sees the worker dead, it raises EOFError or ConnectionError.
 """
 
 
 def as_known(error: Exception) -> LlmrunError:
-    """`error` as one of the error tree: out of memory, full disk, lost peer; anything else is a bug."""
+    """Classify an error of a worker: out of memory, full disk, lost rank, …; anything else is a bug of llmrun."""
     import torch
     import torch.distributed as dist
 
@@ -106,46 +105,48 @@ def as_known(error: Exception) -> LlmrunError:
         return RunFailedError(
             str(error),
             where=error.path,
-            hints=["import it when the program starts, or start again: code is read anew"],
+            hints=["import it when the program starts, or start again: code is read again"],
         )
     message = str(error)
-    own_words = message.splitlines()[:1]
+    first_line = message.splitlines()[:1]
     limit = as_system_limit(error)
     if limit is not None:
         return limit
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
         return RunFailedError(
             "out of memory",
-            caused_by=own_words,
+            caused_by=first_line,
             hints=["lower batch.μ_tok (other bits), or set activation_checkpointing: block (same bits)"],
         )
     if isinstance(error, RuntimeError) and any(text in message for text in GLOO_TIME_OUTS):
         return RunFailedError(
             f"a rank hung: no answer in {TIMEOUT.total_seconds() / 60:.0f} minutes",
-            caused_by=own_words,
-            hints=["the logs of the other ranks say how far each of them came"],
+            caused_by=first_line,
+            hints=["the logs of the other ranks show how far each of them got"],
         )
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in message):
-        return OtherRankError("lost another rank", caused_by=own_words)
+        return OtherRankError("lost another rank", caused_by=first_line)
     if LOADER_WORKER_LOST in message and "Bus error" in message:
         return RunFailedError(
-            "a loader worker was killed by SIGBUS: a shard was cut short while it was read, or its disk failed",
-            caused_by=own_words,
+            "a loader worker was killed by SIGBUS: a shard was truncated while it was read, or its disk failed",
+            caused_by=first_line,
             hints=["`llmrun data check DIR` names damaged shards"],
         )
     if LOADER_WORKER_LOST in message or isinstance(error, EOFError | ConnectionError):
         return RunFailedError(
             "a loader worker was killed",
-            caused_by=own_words,
+            caused_by=first_line,
             hints=["if memory ran out, lower data.num_workers"],
         )
     if "does not have a deterministic implementation" in message:
-        return RunFailedError("an operation has no deterministic form here", caused_by=own_words)
+        return RunFailedError(
+            "an operation has no deterministic implementation on this device", caused_by=first_line
+        )
     if isinstance(error, torch.AcceleratorError):
-        return RunFailedError("the GPU reported an error", caused_by=own_words)
+        return RunFailedError("the GPU reported an error", caused_by=first_line)
     if isinstance(error, OSError):
         return RunFailedError(
-            f"the system refused: {error.strerror or error}", where=str(error.filename or "") or None
+            f"operating system error: {error.strerror or error}", where=str(error.filename or "") or None
         )
     bug = LlmrunError(
         f"a bug of llmrun: {type(error).__name__}: {message}", hints=["please report it with this log"]
@@ -159,13 +160,13 @@ DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")
 
 
 def as_system_limit(error: Exception) -> RunFailedError | None:
-    """`error` if a limit of open files is behind it, whoever raised it; else None."""
+    """The error to report if the limit of open files caused `error`; else None."""
     message = str(error)
-    own_words = message.splitlines()[:1]
+    first_line = message.splitlines()[:1]
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-        return RunFailedError("too many open files", caused_by=own_words, hints=hints_for(error))
+        return RunFailedError("too many open files", caused_by=first_line, hints=hints_for(error))
     if isinstance(error, RuntimeError) and any(text in message for text in DESCRIPTORS_GONE):
-        return RunFailedError("too many open files", caused_by=own_words, hints=[DESCRIPTORS_HINT])
+        return RunFailedError("too many open files", caused_by=first_line, hints=[DESCRIPTORS_HINT])
     return None
 
 

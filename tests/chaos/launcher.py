@@ -142,7 +142,7 @@ class ForkStarter:
             os.setpgid(0, group)
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            worker._log_to(job.run.rank_log(job.segment, rank))
+            worker.log_to(job.run.rank_log(job.segment, rank))
             self._arm(job, rank, launcher)
             outcome, code = worker.work(job.run, job.segment, rank)
             outcome.write(job.run.outcome_file(job.segment, rank))

@@ -14,7 +14,6 @@ from chaos.checks import Finding, wait_for_descendants
 from chaos.fire import HANGS_AFTER_S, Seen, size_of
 from chaos.launcher import Task
 from chaos.plan import Kill, V
-from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
 from llmrun.run.worker_spec import WorkerSpec
@@ -156,7 +155,7 @@ def victims(kill: Kill, launcher: subprocess.Popen[bytes]) -> list[psutil.Proces
         return [own]
     found = []
     for process in below:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             if is_meant(process, kill):
                 found.append(process)
     return found
@@ -164,18 +163,23 @@ def victims(kill: Kill, launcher: subprocess.Popen[bytes]) -> list[psutil.Proces
 
 def is_meant(process: psutil.Process, kill: Kill) -> bool:
     """Whether a process below the launcher is one that the kill is for."""
-    words = process.cmdline()
-    if kill.victim == "agent":
-        return "llmrun.launch.agent" in words
-    if WORKER_MODULE not in words or "llmrun.launch.agent" in words:
+    if not is_of_agent(process):
         return False
-    rank = int(process.environ().get("RANK", "-1"))
-    return kill.victim == "ranks" or (
-        rank == kill.rank and process.parent() is not None and not is_loader(process)
-    )
+    log = Path(f"/proc/{process.pid}/fd/1").readlink().name
+    if kill.victim == "agent":
+        return not log.startswith("rank-")
+    if kill.victim == "ranks":
+        return log.startswith("rank-")
+    return log == f"rank-{kill.rank}.log" and not is_loader(process)
+
+
+def is_of_agent(process: psutil.Process) -> bool:
+    """Whether a process is the agent, or a fork of it: ranks and loader workers show its command line."""
+    return "llmrun.launch.agent" in process.cmdline()
 
 
 def is_loader(process: psutil.Process) -> bool:
-    """Loader workers are forks of a rank and show its command line."""
+    """Loader workers are forks of a rank, and ranks of the agent, which is a child of the launcher."""
     parent = process.parent()
-    return parent is not None and "llmrun.launch.agent" not in parent.cmdline()
+    above = None if parent is None else parent.parent()
+    return above is not None and is_of_agent(above)

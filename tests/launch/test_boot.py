@@ -7,7 +7,7 @@ import pytest
 
 import llmrun
 from llmrun.errors import RefusedError
-from llmrun.launch.torchrun import BOOT, child_command, run_probe, worker_environment
+from llmrun.launch.torchrun import BOOT, TorchrunBackend, child_command, worker_environment
 
 HERE = "import json, random, profile, llmrun; print(json.dumps([random.__file__, profile.__file__, llmrun.__file__]))"
 
@@ -60,7 +60,7 @@ def test_a_file_that_ends_the_probe_is_named(tmp_path, ending):
     environment = worker_environment({**os.environ, "PYTHONPATH": str(tmp_path)}, 1)
 
     with pytest.raises(RefusedError) as caught:
-        run_probe("cpu", environment, lambda: None)
+        TorchrunBackend().probe("cpu", environment, lambda: None)
 
     assert caught.value.exit_code == 3
     assert str(tmp_path / "random.py") in f"{caught.value.where} {caught.value.caused_by}"

@@ -155,7 +155,7 @@ split = open_split(directory, read_manifest(directory), "train", batch.L_ctx, ve
 batches = MicroBatches(split, Order(42, split.n_windows), batch)
 used = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
-loader = Loader(batches, batch, 0, [0], range(batch.steps), seed=42, num_workers=1)
+loader = Loader(batches, batch, 0, [0], range(batch.steps), seed=42, num_workers=1, on_worker_start=bool)
 kept = [loader.next(step, 0).tokens for step in range(batch.steps)]
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
 assert all(torch.equal(tokens, batches.tokens(step, 0)) for step, tokens in enumerate(kept))

@@ -6,17 +6,17 @@ import time
 import pytest
 
 from llmrun.errors import PreemptedError, RefusedError
-from llmrun.launch.torchrun import run_probe, worker_environment
+from llmrun.launch.torchrun import TorchrunBackend, worker_environment
 
 
 @pytest.fixture
 def probing(tmp_path, monkeypatch):
-    """Run a probe whose module is this script."""
+    """Run a probe whose module is the given script."""
     monkeypatch.setattr("llmrun.launch.torchrun.PROBE_MODULE", "tiny_probe")
 
     def probe(script: str, check=lambda: None):
         (tmp_path / "tiny_probe.py").write_text(script)
-        return run_probe("cpu", {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
+        return TorchrunBackend().probe("cpu", {**os.environ, "PYTHONPATH": str(tmp_path), "X": "y"}, check)
 
     return probe
 

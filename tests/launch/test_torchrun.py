@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,20 +13,11 @@ import pytest
 from llmrun.launch.failure_report import segment_failure
 from llmrun.launch.loopback import Loopback
 from llmrun.launch.orphans import orphans_of
-from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, command_line
+from llmrun.launch.torchrun import BOOT, TorchrunBackend, WorkerJob, torchrun_arguments
 from llmrun.run.directory import RunDirectory
 from llmrun.run.worker_spec import Outcome
 
 GOLDEN = """\
-PYTHON
--P
--S
--u
-BOOT
--m
-llmrun.launch.agent
-4242
-runs/demo/logs/segment-003/failures.json
 --nnodes=1
 --nproc-per-node=8
 --max-restarts=0
@@ -79,7 +71,7 @@ def test_golden_command_line():
     from pathlib import Path
 
     job = WorkerJob(RunDirectory(Path("runs/demo")), 3, 8, {})
-    line = command_line(job, 4242, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
+    line = torchrun_arguments(job, "3-0123456789abcdef", Loopback("lo", "127.0.0.1"))
 
     names = {sys.executable: "PYTHON", str(BOOT): "BOOT"}
     assert "\n".join([*(names.get(word, word) for word in line), ""]) == GOLDEN
@@ -210,3 +202,80 @@ def test_no_orphan_when_the_launcher_is_sigkilled(job):
     wait_for(lambda: gone(everybody), seconds=10)
 
     assert gone(everybody)
+
+
+PROBE = """
+import json, os, sys
+found = {"environment": {"agent": os.getppid()}, "recorded": {}, "source_files": {}}
+os.write(int(os.environ["LLMRUN_ANSWER_FD"]), ("\\n" + json.dumps(found) + "\\n").encode())
+"""
+
+WAITING = """
+import os, sys, time
+import llmrun.launch.torchrun as torchrun
+torchrun.PROBE_MODULE = "tiny_probe"
+print(torchrun.TorchrunBackend().probe("cpu", dict(os.environ), lambda: None).environment["agent"], flush=True)
+backend = torchrun.TorchrunBackend()
+print(backend.probe("cpu", dict(os.environ), lambda: None).environment["agent"], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def probed(job, tmp_path, monkeypatch):
+    """A job, and a backend whose agent has answered a probe and waits; with the agent's PID."""
+    (tmp_path / "tiny_probe.py").write_text(PROBE)
+    monkeypatch.setattr("llmrun.launch.torchrun.PROBE_MODULE", "tiny_probe")
+    backend, wanted = TorchrunBackend(), job("done")
+    agent = backend.probe("cpu", wanted.environment, lambda: None).environment["agent"]
+    assert not gone([agent])
+    return backend, wanted, agent
+
+
+def test_the_agent_of_the_probe_starts_the_workers(probed):
+    """Workers are its forks; a second segment gets an agent of its own."""
+    backend, wanted, agent = probed
+    for pids in ({agent}, set()):
+        workers = backend.start(wanted)
+        wait_for(lambda workers=workers: workers.poll() is not None)
+
+        assert workers.poll() == 0
+        assert {workers.pid} & {agent} == pids
+        assert gone([agent, workers.pid])
+    assert Outcome.read(wanted.run.outcome_file(1, 1)).kind == "finished"
+
+
+def test_an_agent_with_other_variables_is_not_used(probed):
+    """What is started has the variables of its job, whatever was probed."""
+    backend, wanted, agent = probed
+    workers = backend.start(replace(wanted, environment={**wanted.environment, "X": "y"}))
+
+    assert workers.pid != agent
+    assert gone([agent])
+    workers.kill()
+
+
+def test_an_agent_that_ended_while_it_waited_is_replaced(probed):
+    """Somebody killed it: the workers are started all the same."""
+    backend, wanted, agent = probed
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: gone([agent]))
+    workers = backend.start(wanted)
+    wait_for(lambda: workers.poll() is not None)
+
+    assert workers.poll() == 0
+
+
+def test_a_waiting_agent_ends_with_its_backend_and_with_the_launcher(probed, tmp_path):
+    """Dropped after a refusal, or SIGKILLed with the launcher: no process is left."""
+    _, wanted, _ = probed
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", WAITING], env=wanted.environment, stdout=subprocess.PIPE, text=True
+    )
+    dropped, waiting = int(launcher.stdout.readline()), int(launcher.stdout.readline())
+
+    assert gone([dropped])
+    assert not gone([waiting])
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: gone([waiting]), seconds=10)

@@ -14,7 +14,6 @@ from llmrun.config.load import load_config
 from llmrun.launch.fresh import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.segment import run_segment
-from llmrun.launch.torchrun import WORKER_MODULE
 from llmrun.run.lock import RunLock
 from llmrun.run.record import read_record
 from llmrun.run.signals import LauncherStopRequest
@@ -61,7 +60,7 @@ def stopped_at(server, step: int) -> PoolBackend:
 
 
 class Taker(Silent):
-    """A spectator under which another host takes the run over after some steps."""
+    """An observer under which another host takes the run over after some steps."""
 
     def __init__(self, run, at_step: int) -> None:
         super().__init__()
@@ -121,11 +120,8 @@ def test_a_suspended_launcher_loses_its_run(driver):
     )
     run = driver.run("demo")
     wait_until(lambda: run.metrics_file.exists() and run.metrics_file.read_text().count("\n") > 3)
-    workers = [
-        one
-        for one in psutil.Process(launcher.pid).children(recursive=True)
-        if WORKER_MODULE in one.cmdline()[2:4]
-    ]
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+    assert workers
     launcher.send_signal(signal.SIGSTOP)
     owner = json.loads(run.lock_file.read_text())
     run.lock_file.write_text(json.dumps({**owner, "host": "node7"}))

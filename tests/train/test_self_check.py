@@ -111,31 +111,41 @@ def command(project, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def edit_between_probe_and_worker(project, worker_spec: Path) -> threading.Thread:
-    """Edits the optimizer's source of the copy as soon as the orders are written: after the probe."""
+def edited_start(project, name: str, *settings: str) -> subprocess.CompletedProcess:
+    """A real start in which a source of `llmrun/core/` is edited when the worker spec is written: after the probe."""
+    worker_spec = project.run("one").worker_spec_file(1)
 
     def edit() -> None:
         while not worker_spec.exists():
             time.sleep(0.005)
-        with (project.directory / "copy" / "llmrun" / "train" / "optimizer.py").open("a") as source:
-            source.write("\nEDITED = True\n")
+        with (project.directory / "copy" / "llmrun" / "core" / name).open("a") as source:
+            source.write("\nraise SystemExit('edited')\n")
 
-    thread = threading.Thread(target=edit, daemon=True)
-    thread.start()
-    return thread
-
-
-def test_a_source_edited_between_probe_and_worker_is_refused(project, tmp_path):
-    """A real start, D = 1: the traps of the working directory are not imported, and the edit is named, exit 3."""
-    run = project.run("one")
-    editor = edit_between_probe_and_worker(project, run.worker_spec_file(1))
-    done = command(
-        project, "train", "config.yaml", "--run", "one", "--set", f"runs_dir={tmp_path / 'runs'}", "--json"
-    )
+    editor = threading.Thread(target=edit, daemon=True)
+    editor.start()
+    runs = f"runs_dir={project.directory / 'runs'}"
+    done = command(project, "train", "config.yaml", "--run", "one", f"--set={runs}", "--json", *settings)
     editor.join(timeout=10)
+    return done
+
+
+def test_a_source_edited_between_probe_and_worker_is_not_executed(project, tmp_path):
+    """Workers have the code that was probed; the traps of the working directory are not imported."""
+    done = edited_start(project, "optimizer.py", "--until=1")
+    run = project.run("one")
+
+    assert done.returncode == 0, done.stderr
+    assert Outcome.read(run.outcome_file(1, 0)).step == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_edited_source_that_a_worker_imports_late_is_refused(project, tmp_path):
+    """What only sharding needs is imported by the worker: the edit is named, exit 3, nothing trained."""
+    done = edited_start(project, "parallel/shard.py", "--until=1", "--set=batch.D=2", "--set=strategy=shard")
+    run = project.run("one")
 
     assert done.returncode == 3, done.stderr
-    assert "code: llmrun/core/optimizer.py" in done.stderr + done.stdout
+    assert "llmrun/core/parallel/shard.py" in done.stderr
     assert Outcome.read(run.outcome_file(1, 0)).step == 0
     assert not run.ledger_file.exists()
     assert not (tmp_path / "executed").exists()

@@ -126,5 +126,5 @@ class PoolBackend:
 
 
 def dying(server: Server, step: int) -> PoolBackend:
-    """A starter whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
+    """A backend whose ranks SIGKILL themselves when `step` steps are recorded, in the middle of the next."""
     return PoolBackend(server, "signal_itself", step=step, number=int(signal.SIGKILL))

@@ -36,7 +36,7 @@ def start(request: dict) -> dict:
     os.chdir(request["directory"])
     os.environ.update(request["environment"])
     run, segment, rank = RunDirectory(Path(request["run"])), request["segment"], request["rank"]
-    worker._log_to(run.rank_log(segment, rank))
+    worker.log_to(run.rank_log(segment, rank))
     if request.get("mutation"):
         getattr(mutations, request["mutation"])(**request.get("arguments", {}))
     outcome, code = worker.work(run, segment, rank)

@@ -7,8 +7,6 @@ import torch
 from llmrun.core.lanes import lanes_of_rank, strided_lanes
 from llmrun.core.parallel.base import Strategy
 from llmrun.core.parallel.replicate import Replicate
-from llmrun.core.parallel.shard import Shard
-from llmrun.core.parallel.torch_native import Ddp, NativeShard
 from llmrun.core.training_spec import TrainingSpec
 
 
@@ -24,7 +22,16 @@ def hosted_lanes(spec: TrainingSpec, rank: int) -> Sequence[int | None]:
 
 
 def strategy_of(spec: TrainingSpec, rank: int, device: torch.device) -> Strategy:
-    """The strategy that the spec asks for, with initial weights."""
+    """The strategy that the spec asks for, with initial weights.
+
+    Modules are imported late: FSDP is a third of a worker's imports, and only sharding needs it.
+    """
     if spec.is_statistical:
+        from llmrun.core.parallel.torch_native import Ddp, NativeShard
+
         return NativeShard(spec, rank, device) if is_sharded(spec) else Ddp(spec, rank, device)
-    return Shard(spec, rank, device) if is_sharded(spec) else Replicate(spec, rank, device)
+    if is_sharded(spec):
+        from llmrun.core.parallel.shard import Shard
+
+        return Shard(spec, rank, device)
+    return Replicate(spec, rank, device)
