@@ -9,7 +9,7 @@ from typing import Any
 
 from llmrun.config.resolve import DatasetFacts
 from llmrun.core.shards import DTYPES
-from llmrun.errors import InputError
+from llmrun.errors import InputError, Place
 from llmrun.storage.durable import DISK, Disk, write_new
 from llmrun.storage.regular_file import read_regular_file
 from llmrun.storage.strict_json import COUNT_MAX, WrongValue, parse_object, shown
@@ -141,8 +141,7 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
         return parse_object(content)
     except WrongValue as error:
-        where = str(path) if error.line is None else f"{path}:{error.line}"
-        raise InputError(f"dataset.json {error}", where=where) from error
+        raise InputError(f"dataset.json {error}", where=Place(str(path), error.line)) from error
 
 
 SPLITS = ("train", "val")

@@ -121,7 +121,9 @@ def refuse_unless_allowed(
         f"`{command} {allowing}` accepts the change and records it",
     ]
     if len(refused) == 1:
-        raise RefusedError(refused[0].message, where=f"{parts[0]} changed since step {step}", hints=hints)
+        raise RefusedError(
+            refused[0].message, caused_by=[f"{parts[0]} changed since step {step}"], hints=hints
+        )
     lines = [line for part in parts for line in part_lines(part, refused)]
     raise RefusedError(f"{' and '.join(parts)} changed since step {step}", caused_by=lines, hints=hints)
 

@@ -299,7 +299,7 @@ def test_list_marks_the_best_and_names_what_else_takes_space(run):
 
     assert [line.split()[6:] for line in result.stdout.splitlines()[1:]] == [["whole,", "best"], ["whole"]]
     assert told[0].startswith("2 checkpoints, ")
-    assert told[1].startswith(".tmp-step-00000032-segment-002: 2 kB, unfinished")
+    assert told[1].startswith(".tmp-step-00000032-segment-002: 2.00 kB, unfinished")
     assert told[2].startswith("abandoned-002: ")
     assert len(llmrun("list", run / "checkpoints" / "step-00000008").stderr.splitlines()) == 1
 

@@ -41,7 +41,7 @@ def test_too_little_disk_is_refused_with_numbers(small_disk, tmp_path):
         raised.value.message
         == "not enough disk space: 4 checkpoints of 268 MB need 1.07 GB more, 1.07 GB are free"
     )
-    assert raised.value.where == "runs"
+    assert str(raised.value.where) == "runs"
     assert raised.value.exit_code == 3
 
 

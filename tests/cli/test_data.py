@@ -150,7 +150,7 @@ def test_check(place, capsys):
     assert json.loads(sound_json[1]) == {"sound": True, "damaged": []}
     assert damaged[:2] == (1, "")
     assert damaged[2].splitlines()[0] == "error: the dataset ds is damaged: 1 problem"
-    assert damaged[2].splitlines()[1].startswith("  Caused by: train-00001.bin has sha256 ")
+    assert damaged[2].splitlines()[1].startswith("  Caused by: train-00001.bin ")
     assert damaged_json[0] == 1
     assert [d["file"] for d in json.loads(damaged_json[1])["damaged"]] == ["train-00001.bin"]
 

@@ -93,7 +93,7 @@ def test_bad_field(dataset, change, key):
         read_manifest(dataset)
 
     assert key in refused.value.message
-    assert refused.value.where.startswith(str(dataset / "dataset.json"))
+    assert str(refused.value.where).startswith(str(dataset / "dataset.json"))
 
 
 BAD_FILES = {
@@ -117,7 +117,7 @@ def test_bad_file(dataset, content):
     with pytest.raises(InputError) as refused:
         read_manifest(dataset)
 
-    assert refused.value.where.startswith(str(dataset / "dataset.json"))
+    assert str(refused.value.where).startswith(str(dataset / "dataset.json"))
 
 
 def test_no_dataset(tmp_path):
@@ -143,7 +143,7 @@ def test_shard_files(dataset):
         read_manifest(dataset)
 
     assert "19,998" in short.value.message
-    assert short.value.where == missing.value.where == str(shard)
+    assert str(short.value.where) == str(missing.value.where) == str(shard)
 
 
 def test_round_trip(dataset, tmp_path):

@@ -170,7 +170,7 @@ def test_unwritable(tmp_path, code):
         prepare_order_file(tmp_path, "always", SEED, W, ENTRIES, disk)
 
     assert os.strerror(code) in refused.value.message
-    assert refused.value.where == str(tmp_path / "order")
+    assert str(refused.value.where) == str(tmp_path / "order")
     assert "data.order_file=never" in refused.value.hints[0]
     assert list((tmp_path / "order").iterdir()) == []
 

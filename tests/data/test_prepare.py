@@ -193,7 +193,7 @@ def test_other_recipe_is_refused(corpus, dataset):
     ]
     assert refused.value.caused_by[3:] == (
         "options.tokenizer.kind: byte -> bpe",
-        "options.tokenizer.vocab_size: None -> 300",
+        "options.tokenizer.vocab_size: (absent) -> 300",
         "options.val_fraction: 0.1 -> 0.01",
     )
     assert files_in(dataset) == before

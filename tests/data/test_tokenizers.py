@@ -236,7 +236,7 @@ def test_damaged_in_dataset(bpe_dataset):
     with pytest.raises(InputError) as missing:
         load_tokenizer(bpe_dataset, manifest)
 
-    assert damaged.value.where == str(path)
+    assert str(damaged.value.where) == str(path)
     assert damaged.value.caused_by[0] == f"expected sha256 {manifest.tokenizer.sha256}"
     assert str(path) in missing.value.message
 

@@ -47,7 +47,7 @@ def test_a_worker_that_stays_is_a_refusal(interrupted, worker):
         wait_for_orphans(interrupted.run, interrupted.said.append, within_s=0.2)
 
     assert str(process.pid) in caught.value.message
-    assert caught.value.where == str(interrupted.run.path)
+    assert str(caught.value.where) == str(interrupted.run.path)
     assert caught.value.hints[0].startswith(f"`kill -9 {process.pid}` ends them")
 
 

@@ -119,7 +119,7 @@ def test_a_named_run_with_a_damaged_ledger_is_refused(project):
     flip(project.path / "runs" / "first" / "ledger.bin")
     with pytest.raises(RefusedError) as caught:
         spec_of_a_new_run(project, overrides=["reproducibility.compare_with=first"])
-    assert caught.value.where == str(project.path / "runs" / "first" / "ledger.bin")
+    assert str(caught.value.where) == str(project.path / "runs" / "first" / "ledger.bin")
 
 
 def test_a_run_under_way_or_changed_on_the_way_is_refused(project, changed):

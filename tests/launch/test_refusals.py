@@ -49,7 +49,7 @@ def test_a_changed_learning_rate_is_shown_and_stops(interrupted):
     error = interrupted.refusal(overrides=["optimizer.lr=0.0005"])
 
     assert error.message == "optimizer.lr: 0.001 -> 0.0005"
-    assert error.where == "config changed since step 10"
+    assert error.caused_by == ("config changed since step 10",)
     assert error.hints[1].startswith("`llmrun resume demo --allow config`")
 
 
@@ -157,7 +157,7 @@ def test_changed_code_and_environment(interrupted, change, part, message):
     change(interrupted.backend)
     error = interrupted.refusal()
 
-    assert (error.message, error.where) == (message, f"{part} changed since step 10")
+    assert (error.message, error.caused_by) == (message, (f"{part} changed since step 10",))
     assert interrupted.refusal(allow=["config", "data"]).message == message
     interrupted.resume(allow=[part])
     assert interrupted.record.last.allowed == [part]
@@ -221,7 +221,7 @@ def test_D_by_override_is_the_same_wish(interrupted):
 @pytest.mark.parametrize("D", [5, 100])
 def test_D_beyond_V_is_refused(interrupted, D):
     """V is fixed for the life of a run."""
-    with pytest.raises(InputError, match=f"D = {D} ranks cannot share this run"):
+    with pytest.raises(InputError, match=f"got {D}"):
         interrupted.prepare_resume(D=D)
 
 
@@ -253,7 +253,7 @@ def test_a_ledger_of_another_history_is_refused(project):
     shutil.copy(project.path / "runs" / "other" / "ledger.bin", project.run.ledger_file)
 
     refusal = project.refusal()
-    assert refusal.where == str(project.run.ledger_file)
+    assert str(refusal.where) == str(project.run.ledger_file)
     assert "step-00000012" in refusal.message
 
 

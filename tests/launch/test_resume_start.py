@@ -30,7 +30,7 @@ def test_checkpoints_that_are_all_damaged_are_a_refusal(interrupted):
         (interrupted.run.checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
     error = interrupted.refusal()
 
-    assert error.where == str(interrupted.run.checkpoints)
+    assert str(error.where) == str(interrupted.run.checkpoints)
     assert any("step-00000005/manifest.json is missing" in line for line in error.caused_by)
     assert any("`--from 0`" in hint for hint in error.hints)
 

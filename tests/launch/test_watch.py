@@ -271,7 +271,7 @@ def test_a_reported_failure_reaches_the_user_in_its_own_words(watching):
     assert end.why == "failed"
     assert type(end.error) is RunFailedError
     assert end.error.message == "loss is NaN at step 4"
-    assert end.error.where.startswith("rank 1, ")
+    assert str(end.error.where).startswith("rank 1, ")
     assert end.error.hints == ("lower the rate", *HINTS)
 
 
@@ -300,7 +300,7 @@ def test_workers_that_vanish_without_an_outcome(watching, run):
     end = watching("sys.exit(3)")
 
     assert end.error.message.endswith("torchrun ended with exit code 3")
-    assert end.error.where == str(run.torchrun_log(1))
+    assert str(end.error.where) == str(run.torchrun_log(1))
     assert end.error.caused_by == ("first", "ModuleNotFoundError: no module named x")
 
 

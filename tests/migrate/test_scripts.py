@@ -126,7 +126,7 @@ def test_many_problems_are_shown_together_and_cut(migrator):
 
     assert "20 are missing" in caught.value.message
     assert len(caught.value.caused_by) == 9
-    assert caught.value.caused_by[-1] == "12 more"
+    assert caught.value.caused_by[-1] == "and 12 more"
     assert "`state[name] = new.init(name)`" in caught.value.hints[0]
 
 

@@ -49,7 +49,7 @@ def test_an_unknown_row_names_the_nearest_and_all() -> None:
         accelerator_named("H100SXM", Place("gpt.yaml", 9, "hardware.accelerator"))
 
     assert "H100SXM" in caught.value.message
-    assert caught.value.where == "gpt.yaml:9  hardware.accelerator"
+    assert str(caught.value.where) == "gpt.yaml:9  hardware.accelerator"
     assert "H100-SXM" in caught.value.hints[0]
     assert all(name in caught.value.hints[1] for name in hardware_table())
 

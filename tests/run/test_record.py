@@ -209,5 +209,5 @@ def test_a_record_that_contradicts_itself_is_damaged(tmp_path, key, value, names
     with pytest.raises(DamagedError) as caught:
         read_record(path)
     assert names in caught.value.message
-    assert caught.value.where == str(path)
+    assert str(caught.value.where) == str(path)
     assert overview_of(RunDirectory(tmp_path), lambda _: None).problem == caught.value.message
