@@ -23,9 +23,9 @@ help:
 	@echo "make falsify   tries to get other bits under the same fingerprint; ONLY=name, JOBS=2, WRITE=1"
 	@echo "make bench     the benchmarks"
 	@echo "make lint      ruff, formatting, types"
-	@echo "make docs      write the generated pages of docs/ anew"
+	@echo "make docs      write the generated pages of docs/"
 	@echo "make gpu       the GPU tests under this machine's own python3 (or PYTHON=...)"
-	@echo "make lock      resolve requirements.lock anew (needs uv)"
+	@echo "make lock      resolve requirements.lock again (needs uv)"
 
 setup:
 	@tools/setup.sh $(VENV) $(PYTHON)

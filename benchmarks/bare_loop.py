@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from llmrun.config.load import load_config
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.core.model.transformer import Transformer
-from llmrun.core.shards import DTYPES
+from llmrun.core.token_stream import DTYPES
 from llmrun.data.manifest import facts, read_manifest
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve, training_spec
 from llmrun.config.schema import Config
-from llmrun.core.digest import Digester
 from llmrun.core.loader import MicroBatch
 from llmrun.core.reduce.collectives import gather_integers
 from llmrun.core.state import WEIGHTS, TrainingState, initial_state, whole_digests
 from llmrun.core.step import StepResult, train_step
+from llmrun.core.tensor_digest import Digester
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.worker_spec import WorkerSpec

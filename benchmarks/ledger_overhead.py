@@ -66,8 +66,8 @@ class Ledger:
 
     def record(self, state: "TrainingState", facts: "StepResult") -> None:
         """Combine, append, and keep single digests where they are due."""
+        from llmrun.core.combined_digest import combine_digests
         from llmrun.core.state import WEIGHTS, by_name
-        from llmrun.core.tensor_digest import combine_digests
         from llmrun.storage.ledger.record import LedgerRecord, tensors_due
         from llmrun.storage.ledger.tensors import write_tensors
         from llmrun.storage.ledger.writer import LedgerWriter
@@ -155,7 +155,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> None:
 
     from llmrun.core import state as state_module
     from llmrun.core import step as module
-    from llmrun.core.digest import Digester
+    from llmrun.core.tensor_digest import Digester
 
     n_steps = 2 * (arguments.rounds + WARM_UP)
     state = build(arguments, directory, n_steps)
@@ -211,7 +211,7 @@ def digest_speed(device: str) -> None:
     """GB/s of the digest over 256 MiB, over many small tensors, and of a copy."""
     import torch
 
-    from llmrun.core.digest import Digester, words_of
+    from llmrun.core.tensor_digest import Digester, words_of
 
     values = torch.randn(2**26, device=device)
     target = torch.empty_like(values)

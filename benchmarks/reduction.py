@@ -87,9 +87,9 @@ def main() -> int:
     from llmrun.config.resolve import MachineFacts, resolve, training_spec
     from llmrun.config.schema import Config
     from llmrun.core.determinism import use_deterministic_kernels, use_fast_kernels
-    from llmrun.core.digest import Digester
     from llmrun.core.state import initial_state
     from llmrun.core.step import train_step
+    from llmrun.core.tensor_digest import Digester
     from llmrun.runtime.process_group import device_of, process_group
 
     D, k = arguments.D, arguments.lanes_per_rank

@@ -18,7 +18,7 @@ import numpy as np
 from llmrun.storage.metrics.loss_band import band_of, first_left
 from llmrun.storage.metrics.throughput import DECAY
 from llmrun.verify.statistical.equivalence import ComparisonRequest, Measurement, answer_of, compare_measures
-from llmrun.verify.statistical.tests import Sample, power
+from llmrun.verify.statistical.hypothesis_tests import Sample, power
 
 ALPHA = 0.05
 CORRELATION = 0.9

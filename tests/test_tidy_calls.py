@@ -96,7 +96,7 @@ APPENDING = {
     "llmrun/launch/torchrun.py": "torchrun's log only grows, and nothing is read back from it but words",
     "llmrun/data/shard_reader.py": "memory that the ranks of a host share; no file",
     "llmrun/runtime/worker.py": "a rank's log, which is its stdout and stderr",
-    "llmrun/cli/screen.py": "os.devnull",
+    "llmrun/cli/lost_output.py": "os.devnull",
 }
 """Files that may open a file for writing, with the reason."""
 

@@ -22,7 +22,7 @@ import typer
 import typer.core
 import typer.main
 
-from llmrun.cli import console, screen
+from llmrun.cli import console, lost_output
 from llmrun.cli.registry import COMMANDS, CommandEntry, CommandGroup
 from llmrun.errors import TOO_MANY_FILES, InputError, LlmrunError, Place, RefusedError, hints_for
 from llmrun.machine import UNINTERRUPTIBLE
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line and end the process with its exit code."""
     if arguments is None:
         _use_utf8()
-    screen.install()
+    lost_output.install()
     _remove_write_permission_for_others()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
@@ -197,7 +197,7 @@ def run(arguments: list[str], as_json: bool = False) -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.note("interrupted")
         return STOP_EXIT_CODE + signal.SIGINT
-    except screen.ScreenLost as lost:
+    except lost_output.ScreenLost as lost:
         if lost.cause.errno == errno.EPIPE:
             return EXIT_BROKEN_PIPE
         return console.fail(InputError(f"cannot write standard output: {lost.cause.strerror}"), as_json)
@@ -236,7 +236,7 @@ def stop_signals_raise() -> Iterator[None]:
 def _leave(code: int) -> None:
     """End the process; at once if a thread is at work that nothing can interrupt: the interpreter would wait for it."""
     if any(thread.name.startswith(UNINTERRUPTIBLE) for thread in threading.enumerate()):
-        with suppress(screen.ScreenLost):
+        with suppress(lost_output.ScreenLost):
             sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
@@ -338,7 +338,7 @@ def _wrong_value(error: Any) -> str | None:
 
 
 def _bug(error: Exception) -> LlmrunError:
-    """An error that nobody foresaw: its traceback in a file, one line for the screen."""
+    """An error that nobody foresaw: its traceback in a file, one line for the lost_output."""
     import tempfile
     import traceback
 

@@ -96,7 +96,7 @@ def compare(
     from llmrun.errors import EXIT_DIFFERENT
     from llmrun.verify.statistical.equivalence import compare_groups
     from llmrun.verify.statistical.plot import write_plot
-    from llmrun.verify.statistical.report import lines_of
+    from llmrun.verify.statistical.render import lines_of
 
     found = compare_groups(baseline, candidate, margin, alpha, power)
     if plot is not None:
@@ -109,7 +109,7 @@ def compare(
 def plan(baseline: "Group", margin: "Margin", alpha: float, power: float, as_json: bool) -> None:
     """Print the number of runs that a comparison with `baseline` needs."""
     from llmrun.cli.verdict import print_report
-    from llmrun.verify.statistical.report import lines_of_plan
+    from llmrun.verify.statistical.render import lines_of_plan
     from llmrun.verify.statistical.sample_size import plan_seeds
 
     found = plan_seeds(baseline, margin, alpha, power)

@@ -9,7 +9,7 @@ from llmrun.cli import console
 from llmrun.text import command as typed
 
 if TYPE_CHECKING:
-    from llmrun.launch.prepared import NothingToDo, PreparedSegment
+    from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment
     from llmrun.launch.torchrun import ProcessBackend
     from llmrun.run.signals import LauncherStopRequest
 

@@ -1,17 +1,17 @@
-"""What `train` and `resume` share: the plan in short, the live view, the closing screen."""
+"""What `train` and `resume` share: the plan in short, the live view, the closing summary."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmrun.cli import console, screen
+from llmrun.cli import console, lost_output
 from llmrun.errors import LlmrunError
 from llmrun.text import command, counted
 
 if TYPE_CHECKING:
     from llmrun.config.resolve import Resolved
-    from llmrun.launch.prepared import NothingToDo, PreparedSegment
+    from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment
     from llmrun.launch.segment import SegmentResult
     from llmrun.launch.torchrun import ProcessBackend
     from llmrun.plan.plan import Plan
@@ -26,15 +26,15 @@ def run_prepared(
 
     Ends with exit code 0, or raises the segment's error.  A screen that cannot be written changes neither.
     """
-    with screen.keep_going():
+    with lost_output.keep_going():
         _run_prepared(prepare, as_json)
 
 
 def _run_prepared(
     prepare: "Callable[[ProcessBackend, LauncherStopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
-    """`run_prepared` without its care for the screen."""
-    from llmrun.launch.prepared import NothingToDo
+    """`run_prepared` without its care for the lost_output."""
+    from llmrun.launch.prepared_segment import NothingToDo
     from llmrun.launch.segment import run_segment
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.run.signals import LauncherStopRequest
@@ -53,7 +53,7 @@ def _run_prepared(
         console.note(segment_line(ready))
         display = LiveView(ready)
         try:
-            ended = run_segment(ready, backend, stop, display, screen.troubles)
+            ended = run_segment(ready, backend, stop, display, lost_output.troubles)
         finally:
             display.close()
     close(ready, ended, as_json, display.warned)
@@ -96,7 +96,7 @@ class LiveView:
         return self._display.warned
 
     def close(self) -> None:
-        """Leave the last numbers on the screen."""
+        """Leave the last numbers on the lost_output."""
         self._display.close()
 
 

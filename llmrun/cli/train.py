@@ -9,7 +9,7 @@ from llmrun.cli import console
 from llmrun.text import command as typed
 
 if TYPE_CHECKING:
-    from llmrun.launch.prepared import NothingToDo, PreparedSegment
+    from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment
     from llmrun.launch.torchrun import ProcessBackend
     from llmrun.run.signals import LauncherStopRequest
 
@@ -46,7 +46,7 @@ def train(
     from llmrun.cli.progress import byte_progress
     from llmrun.cli.running import run_prepared
     from llmrun.config.load import load_config
-    from llmrun.launch.fresh import check_identity, prepare_fresh
+    from llmrun.launch.new_run import check_identity, prepare_fresh
     from llmrun.launch.options import LaunchContext, launch_options
     from llmrun.launch.resume import ResumeCommand, prepare_resume
     from llmrun.run.directory import RunDirectory

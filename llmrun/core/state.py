@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmrun.core.digest import Digester, words_of
+from llmrun.core.combined_digest import TensorDigest
 from llmrun.core.optimizer import MOMENTS, ShardedAdamW
 from llmrun.core.parallel.base import Strategy
 from llmrun.core.parallel.select import strategy_of
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.reduce.layout import Slot
-from llmrun.core.tensor_digest import TensorDigest
+from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.core.training_spec import TrainingSpec
 
 

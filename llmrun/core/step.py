@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmrun.core.digest import Digester, words_of
+from llmrun.core.combined_digest import optimizer_due
 from llmrun.core.generators import seed_boundary, seed_micro_batch
 from llmrun.core.loader import Loader, MicroBatch, micro_batches_of_lane
 from llmrun.core.reduce.collectives import bits_of, float_of, gather_integers, sum_columns
@@ -23,7 +23,7 @@ from llmrun.core.reduce.norm import (
 from llmrun.core.reduce.tree import tree_sum
 from llmrun.core.schedule import learning_rate
 from llmrun.core.state import WEIGHTS, TrainingState, whole_digests
-from llmrun.core.tensor_digest import optimizer_due
+from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.errors import RunFailedError
 
 

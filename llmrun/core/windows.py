@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.shards import TokenStream
+from llmrun.core.token_stream import TokenStream
 
 
 def count_windows(n_tokens: int, L_ctx: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.config.resolve import DatasetFacts
-from llmrun.core.shards import DTYPES
+from llmrun.core.token_stream import DTYPES
 from llmrun.errors import InputError, Place
 from llmrun.storage.durable import DISK, Disk, write_new
 from llmrun.storage.regular_file import read_regular_file

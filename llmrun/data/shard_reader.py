@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.shards import TokenStream
+from llmrun.core.token_stream import TokenStream
 from llmrun.core.windows import Split, count_windows
 from llmrun.data.manifest import COPY_HINT, DatasetManifest, TokenShard
 from llmrun.errors import TOO_MANY_FILES, InputError, RunFailedError, hints_for

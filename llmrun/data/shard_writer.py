@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.shards import DTYPES
+from llmrun.core.token_stream import DTYPES
 from llmrun.data.manifest import SplitRecord, TokenShard
 from llmrun.data.stream_digest import StreamDigest
 from llmrun.storage.durable import DISK, Disk, blocks_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrun.core.shards import DTYPES
+from llmrun.core.token_stream import DTYPES
 from llmrun.data.documents import Corpus, Document, ReportProgress, read_text
 from llmrun.data.manifest import SplitRecord, dtype_for
 from llmrun.data.shard_writer import BUFFER_TOKENS, ShardWriter

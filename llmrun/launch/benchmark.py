@@ -17,7 +17,7 @@ from llmrun.errors import InputError, Place
 from llmrun.launch.devices import UsableGpus, usable_gpus
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.failure_report import segment_failure
-from llmrun.launch.prepared import make_worker_spec
+from llmrun.launch.prepared_segment import make_worker_spec
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob, Workers, worker_environment
 from llmrun.machine import cpus_usable, device_name
 from llmrun.plan.forecast import Timed, benchmark_batch

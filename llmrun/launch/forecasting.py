@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrun.config.resolve import Resolved
 from llmrun.launch.energy import EnergyMeter
-from llmrun.launch.prepared import PreparedSegment
+from llmrun.launch.prepared_segment import PreparedSegment
 from llmrun.machine import device_name, host_name
 from llmrun.plan.checkpoint_size import checkpoint_bytes
 from llmrun.plan.forecast import Basis, Figures, Forecast, step_from_record, work_of

@@ -18,16 +18,8 @@ from llmrun.config.schema import Config
 from llmrun.core.schedule import learning_rate
 from llmrun.errors import InputError, RefusedError
 from llmrun.launch.baseline import baseline_for
-from llmrun.launch.changes import (
-    changed_fields,
-    check_origin_of_checkpoint,
-    find_changes,
-    reference_segment,
-    refuse_other_architecture,
-    refuse_unless_allowed,
-)
 from llmrun.launch.devices import check_devices
-from llmrun.launch.fresh import write_order
+from llmrun.launch.new_run import write_order
 from llmrun.launch.options import LaunchContext, LaunchOptions
 from llmrun.launch.orphans import wait_for_orphans
 from llmrun.launch.os_errors import os_error_as
@@ -38,8 +30,16 @@ from llmrun.launch.preflight import (
     find_run_inputs,
     run_preflight,
 )
-from llmrun.launch.prepared import NothingToDo, PreparedSegment, new_segment, segment_worker_spec
+from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment, new_segment, segment_worker_spec
 from llmrun.launch.reference_run import find_reference_run
+from llmrun.launch.refusals import (
+    changed_fields,
+    check_origin_of_checkpoint,
+    find_changes,
+    reference_segment,
+    refuse_other_architecture,
+    refuse_unless_allowed,
+)
 from llmrun.launch.resume_config import (
     ResumeConfig,
     config_from_file,

@@ -15,8 +15,8 @@ from typing import Any
 from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.errors import InputError
-from llmrun.launch.changes import changed_fields
 from llmrun.launch.options import LaunchOptions, Notify
+from llmrun.launch.refusals import changed_fields
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import config_of_segment
 from llmrun.run.record import RunRecord, Segment

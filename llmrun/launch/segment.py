@@ -8,7 +8,7 @@ from llmrun.launch.failure_report import resume_hint
 from llmrun.launch.forecasting import ForecastRecorder
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import file_error, os_error_as
-from llmrun.launch.prepared import PreparedSegment
+from llmrun.launch.prepared_segment import PreparedSegment
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory

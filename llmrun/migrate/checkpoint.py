@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmrun.config.resolve import Resolved, training_spec
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.migrate.mapping import Mapped
 from llmrun.migrate.tensors import Shape
 from llmrun.plan.checkpoint_size import BYTES_PER_PARAMETER

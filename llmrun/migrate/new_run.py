@@ -10,7 +10,7 @@ from llmrun import __version__
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import Resolved
 from llmrun.errors import Hint, InputError, LlmrunError, RefusedError
-from llmrun.launch.fresh import commit, drafting, sweep_drafts, write_draft
+from llmrun.launch.new_run import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import os_error_as
 from llmrun.launch.preflight import Preflight, RunInputs, check_space, find_run_inputs, run_preflight

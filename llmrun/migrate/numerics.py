@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llmrun.core.digest import Digester, words_of
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.model.spec import ModelSpec
+from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.storage.checkpoint.parts import TensorPiece
 
 

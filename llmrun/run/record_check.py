@@ -7,7 +7,7 @@ ledger's record of the step decides: its digests combine those in the manifest.
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import origin_of

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrun.core.digest import Digester, words_of
 from llmrun.core.reduce.layout import Share
 from llmrun.core.state import DTYPE, WEIGHTS, TrainingState
+from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import temporary_name
 from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from llmrun.core.digest import Digester
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState
 from llmrun.core.step import StepResult
+from llmrun.core.tensor_digest import Digester
 from llmrun.errors import InputError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.trace import Phase, TraceEntry, read_trace, write_kept, write_trace

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from llmrun.config.schema import Config
-from llmrun.core.digest import Digester
 from llmrun.core.loader import Loader
 from llmrun.core.reduce.collectives import gather_integers
 from llmrun.core.state import WEIGHTS, TrainingState, whole_digests
 from llmrun.core.step import train_step
+from llmrun.core.tensor_digest import Digester
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence
 from llmrun.run.signals import WorkerStopRequest

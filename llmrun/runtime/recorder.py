@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrun import __version__
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.core.reduce.layout import Slot
 from llmrun.core.state import WEIGHTS, by_name
 from llmrun.core.step import StepResult
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.errors import RunFailedError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.lock import Fence

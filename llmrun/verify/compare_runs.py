@@ -32,6 +32,7 @@ from llmrun.verify.compare_checkpoints import (
     verify_checkpoints,
 )
 from llmrun.verify.diagnosis import cause, diagnose, explain_rate, explain_tokens, place_of
+from llmrun.verify.differing_tensors import name_tensors
 from llmrun.verify.fingerprints import (
     FingerprintComparison,
     FingerprintSpan,
@@ -40,7 +41,6 @@ from llmrun.verify.fingerprints import (
 )
 from llmrun.verify.operands import Operand, open_operand
 from llmrun.verify.report import Finding, Verdict
-from llmrun.verify.tensor_diff import name_tensors
 from llmrun.verify.tensor_distance import TensorDistance, distances_of_tensors
 
 

@@ -16,13 +16,13 @@ from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import dataset_paths
 from llmrun.run.record import RunRecord
+from llmrun.storage.ledger.changed_word import digest_of_words, find_changed_word
 from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.explain import Explanation, explain
-from llmrun.storage.ledger.word_search import digest_of_words, find_changed_word
 from llmrun.text import counted, listed
+from llmrun.verify.differing_tensors import DifferingTensors, ElementChange
 from llmrun.verify.fingerprints import FingerprintComparison
 from llmrun.verify.operands import Operand
-from llmrun.verify.tensor_diff import DifferingTensors, ElementChange
 
 FORWARD = (
     "embed_tokens", "embed_positions", "layers",

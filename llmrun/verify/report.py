@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from llmrun.config.differences import ABSENT
 from llmrun.storage.ledger.distance import Distance
+from llmrun.verify.differing_tensors import ElementChange
 from llmrun.verify.fingerprints import FingerprintComparison
-from llmrun.verify.tensor_diff import ElementChange
 from llmrun.verify.tensor_distance import TensorDistance
 
 FindingKind = Literal["difference", "damage", "strict"]

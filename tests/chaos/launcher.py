@@ -24,9 +24,9 @@ from chaos.hooks import (
 from chaos.plan import Kill, V
 from llmrun.config.load import load_config
 from llmrun.launch import preflight
-from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
-from llmrun.launch.prepared import NothingToDo, PreparedSegment
+from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe, WorkerJob

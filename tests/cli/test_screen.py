@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llmrun.cli.screen import PATIENCE_S, Screen
+from llmrun.cli.lost_output import PATIENCE_S, Screen
 
 CONFIG = """
 name: demo

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.core.shards import DTYPES
+from llmrun.core.token_stream import DTYPES
 from llmrun.data import splits
 from llmrun.data.check import check_dataset
 from llmrun.data.manifest import read_manifest

@@ -11,13 +11,13 @@ import pytest
 from llmrun.config.load import load_config
 from llmrun.config.resolve import resolved_of
 from llmrun.config.schema import Config
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.core.model.parameters import parameter_shapes
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
 from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError
-from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe

@@ -169,7 +169,7 @@ def test_a_launcher_killed_before_its_lock_leaves_something_to_sweep(project) ->
     """The real thing: SIGKILL between the draft and its lock, then another start an hour later."""
     script = (
         "import os, sys\n"
-        "import llmrun.launch.fresh as fresh\n"
+        "import llmrun.launch.new_run as fresh\n"
         "fresh.RunLock.acquire = lambda path: os.kill(os.getpid(), 9)\n"
         "from llmrun.cli.app import run\n"
         "run(['train', 'demo.yaml'])\n"

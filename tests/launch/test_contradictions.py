@@ -11,7 +11,7 @@ import pytest
 from llmrun.cli.running import closing_lines
 from llmrun.data import check as data_check
 from llmrun.errors import RefusedError
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.storage.checkpoint.reader import open_checkpoint
 from llmrun.storage.ledger.reader import LedgerReader
 

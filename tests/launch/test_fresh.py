@@ -11,7 +11,7 @@ import yaml
 
 from llmrun.config.load import load_config
 from llmrun.errors import ConfigError, InputError, PreemptedError, RefusedError
-from llmrun.launch.fresh import refuse_existing
+from llmrun.launch.new_run import refuse_existing
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.lock import live_owner
 from llmrun.run.signals import LauncherStopRequest

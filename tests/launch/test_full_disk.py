@@ -6,7 +6,7 @@ import os
 import pytest
 
 from llmrun.errors import RefusedError, RunFailedError
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.run.lock import RunLock, live_owner
 from llmrun.storage.durable import Disk
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmrun.cli.app import run
 from llmrun.errors import InputError
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 
 
 def test_a_finished_run_refuses_a_setting_that_it_cannot_use(project) -> None:

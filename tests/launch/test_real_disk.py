@@ -16,7 +16,7 @@ import pytest
 
 from llmrun.config.load import load_config
 from llmrun.errors import RefusedError, RunFailedError
-from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment

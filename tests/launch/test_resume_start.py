@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llmrun.errors import InputError
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.storage.ledger.reader import LedgerReader
 
 
@@ -117,7 +117,7 @@ def test_a_reached_step_is_reached(interrupted):
 
 NAMED_AND_KILLED = """
 import os, sys
-import llmrun.launch.fresh as fresh
+import llmrun.launch.new_run as fresh
 from llmrun.config.load import load_config
 from llmrun.run.signals import LauncherStopRequest
 from llmrun.launch.torchrun import Probe

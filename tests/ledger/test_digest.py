@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from llmrun.core.digest import MASK, Digester, Words, words_of
 from llmrun.core.splitmix import splitmix64
+from llmrun.core.tensor_digest import MASK, Digester, Words, words_of
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())
 DIGESTER = Digester(torch.device("cpu"))

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 
-from llmrun.core.digest import Digester
-from llmrun.storage.ledger.word_search import (
+from llmrun.core.tensor_digest import Digester
+from llmrun.storage.ledger.changed_word import (
     CHANGE_MAX,
     ROW_WORDS,
     WORDS_MAX,

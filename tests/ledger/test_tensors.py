@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError
 from llmrun.storage.ledger.tensors import (
     differing_tensors,

@@ -10,12 +10,12 @@ from torch import nn
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, resolve, training_spec
 from llmrun.config.schema import Config
-from llmrun.core.digest import Digester
 from llmrun.core.generators import cpu_generator
 from llmrun.core.loader import MicroBatch
 from llmrun.core.model.build import build, initial_values
 from llmrun.core.state import initial_state
 from llmrun.core.step import train_step
+from llmrun.core.tensor_digest import Digester
 
 L_CTX, VOCABULARY, WIDTH = 8, 32, 16
 CONFIG = {

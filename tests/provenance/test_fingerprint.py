@@ -142,7 +142,7 @@ def test_json_round_trip():
         ("llmrun/core/lanes.py", True),
         ("llmrun/core/batch.py", True),
         ("llmrun/core/order.py", True),
-        ("llmrun/core/digest.py", True),
+        ("llmrun/core/tensor_digest.py", True),
         ("my_model/net.py", True),
         ("net.py", True),
         ("llmrun/cli/train.py", False),

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from llmrun.config.load import load_config
-from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.segment import run_segment
 from llmrun.run.lock import RunLock

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.core.tensor_digest import TensorDigest
+from llmrun.core.combined_digest import TensorDigest
 from llmrun.errors import InputError, NothingComparedError
 from llmrun.storage.ledger.explain import INITIALISATION
 from llmrun.storage.ledger.tensors import write_tensors

@@ -17,7 +17,7 @@ from llmrun.verify.statistical.equivalence import (
     compare_measures,
     parse_margin,
 )
-from llmrun.verify.statistical.tests import (
+from llmrun.verify.statistical.hypothesis_tests import (
     Sample,
     compare_means,
     correction,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
-from llmrun.launch.fresh import prepare_fresh
+from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
-from llmrun.launch.prepared import NothingToDo
+from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import SegmentResult, run_segment
 from llmrun.launch.torchrun import ProcessBackend

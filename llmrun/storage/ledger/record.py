@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from llmrun.core.tensor_digest import optimizer_due
+from llmrun.core.combined_digest import optimizer_due
 
 QUANTITIES = (
     "step",

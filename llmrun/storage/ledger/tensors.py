@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmrun.core.tensor_digest import TensorDigest
+from llmrun.core.combined_digest import TensorDigest
 from llmrun.errors import DamagedError
 from llmrun.storage.durable import DISK, Disk, make_directories, replace_json
 

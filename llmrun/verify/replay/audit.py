@@ -8,6 +8,7 @@ from llmrun.storage.ledger.compare import common_extent
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.explain import explain
 from llmrun.text import listed
+from llmrun.verify.differing_tensors import name_tensors
 from llmrun.verify.fingerprints import FingerprintComparison, FingerprintSpan, compare_fingerprints
 from llmrun.verify.operands import Operand
 from llmrun.verify.replay.execute import ExecutedSteps, Executor, PlannedSteps, execute
@@ -15,7 +16,6 @@ from llmrun.verify.replay.plan import Draw, draw_windows
 from llmrun.verify.replay.recorded_run import RecordedRun, open_recorded_run
 from llmrun.verify.replay.report import ReplayReport
 from llmrun.verify.report import Finding, Verdict
-from llmrun.verify.tensor_diff import name_tensors
 
 DEFAULT_STEPS = 20
 """Steps of a window by default."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmrun.config.schema import Config
 from llmrun.errors import LlmrunError
-from llmrun.launch.prepared import make_worker_spec
+from llmrun.launch.prepared_segment import make_worker_spec
 from llmrun.launch.torchrun import ProcessBackend, WorkerJob
 from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
 from llmrun.run.directory import RunDirectory

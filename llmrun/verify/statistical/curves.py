@@ -7,7 +7,7 @@ import numpy as np
 
 from llmrun.storage.metrics.loss_band import Band, band_of, first_left
 from llmrun.verify.statistical.groups import Group
-from llmrun.verify.statistical.tests import Sample, compare_means, holm
+from llmrun.verify.statistical.hypothesis_tests import Sample, compare_means, holm
 
 LOOKS = 20
 """Steps at which the groups are compared."""

@@ -15,7 +15,7 @@ from llmrun.verify.statistical.groups import (
     differing_between,
     differing_within,
 )
-from llmrun.verify.statistical.tests import (
+from llmrun.verify.statistical.hypothesis_tests import (
     Effect,
     MeansCompared,
     Sample,

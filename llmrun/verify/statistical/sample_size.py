@@ -12,7 +12,7 @@ from llmrun.verify.statistical.equivalence import (
     parse_margin,
 )
 from llmrun.verify.statistical.groups import Group, check_comparable
-from llmrun.verify.statistical.tests import seeds_needed
+from llmrun.verify.statistical.hypothesis_tests import seeds_needed
 
 MARGINS = ("0.5%", "1%", "2%", "5%")
 

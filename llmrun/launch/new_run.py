@@ -25,7 +25,7 @@ from llmrun.launch.preflight import (
     find_run_inputs,
     run_preflight,
 )
-from llmrun.launch.prepared import PreparedSegment, new_segment, segment_worker_spec
+from llmrun.launch.prepared_segment import PreparedSegment, new_segment, segment_worker_spec
 from llmrun.launch.reference_run import find_reference_run
 from llmrun.run.directory import RunDirectory, draft_directory, run_id
 from llmrun.run.lock import RunLock, file_system_time, is_left_behind

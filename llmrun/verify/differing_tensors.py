@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmrun.core.tensor_digest import TensorDigest, combine_digests
+from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.errors import DamagedError, InputError
 from llmrun.run.record_check import groups_of
 from llmrun.storage.checkpoint.errors import CheckpointDamage
 from llmrun.storage.checkpoint.reader import open_checkpoint
+from llmrun.storage.ledger.changed_word import find_changed_word
 from llmrun.storage.ledger.compare import RecordDifference
 from llmrun.storage.ledger.tensors import (
     TENSOR_QUANTITIES,
@@ -17,7 +18,6 @@ from llmrun.storage.ledger.tensors import (
     read_tensors,
     steps_kept,
 )
-from llmrun.storage.ledger.word_search import find_changed_word
 from llmrun.verify.operands import Operand
 
 Groups = dict[str, dict[str, TensorDigest]]
