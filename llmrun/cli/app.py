@@ -338,7 +338,7 @@ def _wrong_value(error: Any) -> str | None:
 
 
 def _bug(error: Exception) -> LlmrunError:
-    """An error that nobody foresaw: its traceback in a file, one line for the lost_output."""
+    """An error that nobody foresaw: its traceback in a file, one line for the screen."""
     import tempfile
     import traceback
 

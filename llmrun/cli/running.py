@@ -33,7 +33,7 @@ def run_prepared(
 def _run_prepared(
     prepare: "Callable[[ProcessBackend, LauncherStopRequest], PreparedSegment | NothingToDo]", as_json: bool
 ) -> None:
-    """`run_prepared` without its care for the lost_output."""
+    """`run_prepared` without its care for a lost screen."""
     from llmrun.launch.prepared_segment import NothingToDo
     from llmrun.launch.segment import run_segment
     from llmrun.launch.torchrun import TorchrunBackend
@@ -96,7 +96,7 @@ class LiveView:
         return self._display.warned
 
     def close(self) -> None:
-        """Leave the last numbers on the lost_output."""
+        """Leave the last numbers on the screen."""
         self._display.close()
 
 
