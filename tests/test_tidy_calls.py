@@ -101,6 +101,7 @@ APPENDING = {
 """Files that may open a file for writing, with the reason."""
 
 BROAD_EXCEPT = {
+    "llmrun/launch/agent.py": "a fork's end: it must not return into its parent's code",
     "llmrun/launch/boot.py": "a probe's entry: whatever ends it is named to the launcher, and raised again",
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/runtime/worker.py": "the worker's entry: a bug reaches the launcher",

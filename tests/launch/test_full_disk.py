@@ -72,7 +72,7 @@ def test_the_segments_own_error_comes_first(project, full):
     ended = project.go(prepared)
 
     (warning,) = ended.end.warnings
-    assert ended.error(project.run).where.endswith("segment-001/torchrun.log")
+    assert str(ended.error(project.run).where).endswith("segment-001/torchrun.log")
     assert "runs/demo/run.json" in warning
     assert NO_SPACE in warning
 
