@@ -28,7 +28,7 @@ def test_options_that_do_not_go_together(runs, capsys, arguments, option):
     error = json.loads(capsys.readouterr().err)
 
     assert code == error["exit_code"] == 2
-    assert error["error"].startswith(f"{option} ")
+    assert error["message"].startswith(f"{option} ")
 
 
 @pytest.mark.parametrize(
