@@ -12,8 +12,8 @@ from llmrun.config.keys import leaves
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
 from llmrun.data.prepare import prepare
+from llmrun.provenance.code import source_digest
 from llmrun.provenance.fingerprint import Fingerprint
-from llmrun.provenance.source_digest import source_digest
 from llmrun.storage.checkpoint.verification import open_verified
 from warm.bits import chain_of
 from warm.driver import TEXT, Driver
