@@ -195,9 +195,9 @@ def test_every_switch_is_explained() -> None:
 def test_the_refusal_in_the_docs_is_the_one_of_the_code() -> None:
     """docs/fingerprint.md shows a refusal in the words that the launcher uses."""
     from llmrun.cli.console import render_error
-    from llmrun.launch.refusals import RunDifference, refuse_unless_allowed
+    from llmrun.launch.refusals import ChangeToAllow, refuse_unless_allowed
 
-    difference = RunDifference("config", "optimizer.lr: 0.001 -> 0.0005")
+    difference = ChangeToAllow("config", "optimizer.lr: 0.001 -> 0.0005")
     with pytest.raises(Exception, match=r"optimizer\.lr") as refusal:
         refuse_unless_allowed([difference], frozenset(), "llmrun resume demo --set optimizer.lr=0.0005", 40)
 

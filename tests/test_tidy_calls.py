@@ -67,7 +67,7 @@ RULES = (
     ),
     Rule(
         names=("torch.save", "torch.load", "torch.distributed.checkpoint."),
-        instead="use llmrun.checkpoint: safetensors and JSON only",
+        instead="use llmrun.storage.checkpoint: safetensors and JSON only",
     ),
     Rule(
         names=("random.", "numpy.random."),

@@ -25,6 +25,9 @@ Data goes to stdout, everything else to stderr. With `--json` stdout is exactly 
 off if the stream is not a terminal, `NO_COLOR` is set and not empty, `TERM` is `dumb`, or `--no-color` is given, in any
 position. `llmrun --version` prints the version. [glossary.md](glossary.md) explains the words.
 
+Names, arguments and files are UTF-8 in every locale. Printed commands are quoted so that they can be pasted into bash, zsh or
+ksh. A name that is too long and a working directory that was deleted end with exit code 2.
+
 ## Errors as JSON
 
 With `--json` an error is one JSON object on stderr:
@@ -38,6 +41,11 @@ With `--json` an error is one JSON object on stderr:
 | `hints` | a list of `{text, kind, subject}`. `kind` is `command` (run it; `subject` is the path that it is about), `setting` (change the config key or option `subject`) or `advice` |
 | `exit_code` | the exit code |
 | `problems` | of kind `config` only: one object per problem with `message`, `key`, `where` and `hint` |
+| `equal` | of kind `nothing_compared` only: always `null` |
+
+If `verify`, `replay` or `bisect` has nothing to compare, the exit code is 5 and `equal` is `null` with `--json`: in the report on
+stdout, or in the error on stderr if the two have no step in common ([verify.md](verify.md)). A comparison that was made has
+`true` or `false` there.
 
 ## Exit codes
 

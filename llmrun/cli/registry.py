@@ -56,6 +56,7 @@ REPLAYED = (
     (1, "different: the first divergent step and quantity are named; or damaged"),
     (3, "refused: the steps cannot be executed here"),
     (4, "the steps could not be executed to their end: a worker failed"),
+    (5, "nothing was compared: `equal` is null with --json"),
 )
 
 DATA = CommandGroup(
@@ -162,6 +163,7 @@ COMMANDS: dict[str, CommandEntry | CommandGroup] = {
         meanings=(
             (0, "equal"),
             (1, "different: the first divergent step and quantity are named; or damaged"),
+            (5, "nothing was compared: `equal` is null with --json"),
         ),
         moved={
             "replay": ("--from", "--steps", "--D", "--windows", "--seed", "--data"),

@@ -10,13 +10,15 @@ import typer
 from llmrun.cli import console
 
 if TYPE_CHECKING:
-    from llmrun.verify.render import Line, Tone
+    from llmrun.verify.render import ReportLine, Tone
     from llmrun.verify.report import Verdict
 
 _STYLES: "dict[Tone, str]" = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
 
-def end_with(verdict: "Verdict", document: dict[str, Any], lines: "Sequence[Line]", *, as_json: bool) -> None:
+def end_with(
+    verdict: "Verdict", document: dict[str, Any], lines: "Sequence[ReportLine]", *, as_json: bool
+) -> None:
     """Print `document` or `lines`; exit with 1 if the bits are not equal, with 5 if nothing was compared."""
     from llmrun.errors import EXIT_DIFFERENT, EXIT_NOTHING_COMPARED
 
@@ -27,7 +29,7 @@ def end_with(verdict: "Verdict", document: dict[str, Any], lines: "Sequence[Line
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def print_report(document: dict[str, Any], lines: "Sequence[Line]", *, as_json: bool) -> None:
+def print_report(document: dict[str, Any], lines: "Sequence[ReportLine]", *, as_json: bool) -> None:
     """Print a report on stdout: as one JSON document, or as lines."""
     if as_json:
         console.emit_json(document)
@@ -35,7 +37,7 @@ def print_report(document: dict[str, Any], lines: "Sequence[Line]", *, as_json: 
         show(lines)
 
 
-def show(lines: "Sequence[Line]") -> None:
+def show(lines: "Sequence[ReportLine]") -> None:
     """Print lines on stdout: plain, or wrapped and coloured if it is a terminal."""
     if not sys.stdout.isatty():
         console.out("\n".join(console.printable(str(line)) for line in lines))
@@ -54,7 +56,7 @@ def show(lines: "Sequence[Line]") -> None:
         terminal.print(text, soft_wrap=True)
 
 
-def _wrapped(line: "Line", width: int) -> str:
+def _wrapped(line: "ReportLine", width: int) -> str:
     """The line, wrapped to the right of its label if it is prose."""
     from llmrun.verify.render import LABEL_WIDTH
 

@@ -30,7 +30,7 @@ from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.packages import PackageQuestion
 from llmrun.provenance.snapshot import ProvenanceSnapshot, take_snapshot
 from llmrun.run.directory import RunDirectory
-from llmrun.run.origin import Origin
+from llmrun.run.origin import Origin, with_origin
 from llmrun.storage.checkpoint import space
 
 
@@ -238,7 +238,7 @@ def assemble_fingerprint(
 
 def fingerprint_with_origin(fingerprint: Fingerprint, origin: Origin) -> Fingerprint:
     """`fingerprint` with the migrated state that a run begins with in its config part."""
-    config = {**fingerprint.preimages["config"], "origin": origin.as_json()}
+    config = with_origin(fingerprint.preimages["config"], origin)
     return Fingerprint({**fingerprint.preimages, "config": config})
 
 

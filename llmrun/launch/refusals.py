@@ -24,7 +24,7 @@ NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class RunDifference:
+class ChangeToAllow:
     """One change that a resume must be allowed to make.  part: the kind for `--allow`."""
 
     part: str
@@ -40,7 +40,7 @@ class RunChanges:
     config:       all fields that differ from the run's own config, operational ones included.
     """
 
-    differences: Sequence[RunDifference]
+    differences: Sequence[ChangeToAllow]
     not_compared: Sequence[str]
     config: Sequence[Change]
 
@@ -79,10 +79,10 @@ def find_changes(
         else RepositoryDifference()
     )
     fields = [
-        RunDifference(change.part, str(replace(change, key=shown_key(change.key))))
+        ChangeToAllow(change.part, str(replace(change, key=shown_key(change.key))))
         for change in compare(old, preflight.fingerprint)
     ]
-    code = [RunDifference("code", line) for line in repository_lines(repository, preflight.source_files)]
+    code = [ChangeToAllow("code", line) for line in repository_lines(repository, preflight.source_files)]
     config = preflight.resolved.config.model_dump(mode="json", by_alias=True)
     return RunChanges(
         sorted([*fields, *code], key=lambda difference: PARTS.index(difference.part)),
@@ -104,7 +104,7 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Chang
 
 
 def refuse_unless_allowed(
-    differences: Sequence[RunDifference], allow: frozenset[str], command: str, step: int
+    differences: Sequence[ChangeToAllow], allow: frozenset[str], command: str, step: int
 ) -> list[str]:
     """The kinds of change that are there and allowed, in order.
 
@@ -128,7 +128,7 @@ def refuse_unless_allowed(
     raise RefusedError(f"{' and '.join(parts)} changed since step {step}", caused_by=lines, hints=hints)
 
 
-def part_lines(part: str, differences: Sequence[RunDifference]) -> list[str]:
+def part_lines(part: str, differences: Sequence[ChangeToAllow]) -> list[str]:
     """The lines of one part; what exceeds NAMES_SHOWN is counted."""
     lines = [f"{part}: {difference.message}" for difference in differences if difference.part == part]
     more = [f"{part}: {len(lines) - NAMES_SHOWN} more"] if len(lines) > NAMES_SHOWN else []

@@ -202,22 +202,25 @@ def _start(directory: Path, arguments: Sequence[str], settings: Sequence[str]) -
 
 _IMPORTING = threading.Lock()
 
+IMPORT_VARIABLES = {"GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": os.devnull}
+"""GitPython runs `git version` when it is imported, without a time limit; a file that cannot be executed prevents it."""
+
 
 def _gitpython() -> ModuleType:
-    """The module `git`, imported late.  Raises GitMissingError."""
+    """The module `git`, imported late and without starting git.  Raises GitMissingError."""
     with _IMPORTING:
-        before = os.environ.get("GIT_PYTHON_REFRESH")
-        # Without git on the machine the import must not fail.
-        os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+        before = {name: os.environ.get(name) for name in IMPORT_VARIABLES}
+        os.environ.update(IMPORT_VARIABLES)
         try:
             import git
         except ImportError as error:
             raise GitMissingError(f"cannot import GitPython: {error}") from error
         finally:
-            if before is None:
-                del os.environ["GIT_PYTHON_REFRESH"]
-            else:
-                os.environ["GIT_PYTHON_REFRESH"] = before
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
     return git
 
 

@@ -16,6 +16,7 @@ from llmrun.config.schema import Config
 from llmrun.errors import DamagedError, RefusedError
 from llmrun.provenance.fingerprint import Fingerprint, digest_of
 from llmrun.run.directory import RunDirectory
+from llmrun.run.origin import without_origin
 from llmrun.run.record import RunRecord, Segment, contradictions_of, read_record
 from llmrun.run.worker_spec import SegmentSettings, read_segment_settings
 
@@ -114,14 +115,14 @@ def recorded_config(run: RunDirectory, record: RunRecord, segment: Segment) -> C
     From the segment's orders.json, or from run.json if that is gone or was edited.
     Raises RefusedError if neither has the config of the fingerprint.
     """
-    preimage = record.preimages_of(segment)["config"]
+    recorded = without_origin(record.preimages_of(segment)["config"])
     for document in _candidates(run, record, segment):
         try:
             config = Config.model_validate_json(json.dumps(document))
             numeric = numeric_fields(config)
         except (ValidationError, AssertionError):
             continue
-        if digest_of(numeric) == digest_of(preimage):
+        if digest_of(numeric) == digest_of(recorded):
             return config
     raise RefusedError(
         f"the config of segment {segment.segment} is lost: neither its orders.json nor run.json has it",
@@ -142,7 +143,7 @@ def _candidates(run: RunDirectory, record: RunRecord, segment: Segment) -> Itera
     own: Any = record.config  # a file that people may have edited
     if isinstance(own, dict):
         yield own
-        yield _merged(own, record.preimages_of(segment)["config"])
+        yield _merged(own, without_origin(record.preimages_of(segment)["config"]))
 
 
 def _merged(config: Mapping[str, Any], numeric: Mapping[str, Any]) -> dict[str, Any]:

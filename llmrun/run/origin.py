@@ -5,6 +5,7 @@ provenance/migration.json (format `llmrun-migration/1`, docs/migration.md) holds
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +37,19 @@ class Origin:
         """The ledger's chain value (32 bytes) for everything up to `step`."""
         text = canonical_json(self.as_json())
         return hashlib.sha256(MIGRATION_FORMAT.encode() + b"\0" + text.encode()).digest()
+
+
+_ORIGIN = "origin"
+
+
+def with_origin(numeric: Mapping[str, Any], origin: Origin | None) -> dict[str, Any]:
+    """The fingerprint's preimage of the config: its numeric fields, and the origin of a migrated run."""
+    return dict(numeric) if origin is None else {**numeric, _ORIGIN: origin.as_json()}
+
+
+def without_origin(preimage: Mapping[str, Any]) -> dict[str, Any]:
+    """The numeric fields of the config in the fingerprint's preimage: the inverse of `with_origin`."""
+    return {name: value for name, value in preimage.items() if name != _ORIGIN}
 
 
 def origin_of(run: RunDirectory) -> Origin | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
-from llmrun.run.origin import origin_of
+from llmrun.run.origin import Origin, origin_of
 from llmrun.storage.checkpoint.errors import Damage
 from llmrun.storage.checkpoint.layout import MANIFEST
 from llmrun.storage.checkpoint.manifest import CheckpointManifest
@@ -45,6 +45,18 @@ def compare_with_record(checkpoint: Checkpoint, record: LedgerRecord) -> list[st
         *_unequal_digests(manifest, record.weights_digest, record.optimizer_digest),
         *([] if record.tokens in {None, manifest.tokens} else ["tokens"]),
         *([] if record.chain.hex() == manifest.chain else ["chain"]),
+    ]
+
+
+def compare_with_origin(checkpoint: Checkpoint, origin: Origin) -> list[str]:
+    """The quantities in which a checkpoint differs from the state that a migrated run begins with.
+
+    Returns some of weights, optimizer, chain.
+    """
+    manifest = checkpoint.manifest
+    return [
+        *_unequal_digests(manifest, int(origin.weights, 16), int(origin.optimizer, 16)),
+        *([] if origin.chain.hex() == manifest.chain else ["chain"]),
     ]
 
 

@@ -27,7 +27,7 @@ _CHECKPOINTS_MAX = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportLine:
     """One line of a report.
 
     label:   stands before the text in a column of 13; None for a line without that column.
@@ -44,22 +44,22 @@ class Line:
         return self.text if self.label is None else f"{self.label:<{LABEL_WIDTH}}{self.text}".rstrip()
 
 
-def labelled(label: str, texts: Iterable[str], *, wraps: bool = False) -> list[Line]:
+def labelled(label: str, texts: Iterable[str], *, wraps: bool = False) -> list[ReportLine]:
     """One line for each text, the label before the first."""
-    return [Line(text, "" if index else label, wraps) for index, text in enumerate(texts)]
+    return [ReportLine(text, "" if index else label, wraps) for index, text in enumerate(texts)]
 
 
-def prose(label: str, texts: Iterable[str]) -> list[Line]:
+def prose(label: str, texts: Iterable[str]) -> list[ReportLine]:
     """One line for each text, which may be wrapped, each with the label."""
-    return [Line(text, label, wraps=True) for text in texts]
+    return [ReportLine(text, label, wraps=True) for text in texts]
 
 
-def verdict_line(text: str, tone: Tone) -> Line:
+def verdict_line(text: str, tone: Tone) -> ReportLine:
     """The last line of a report."""
-    return Line(text, wraps=True, tone=tone)
+    return ReportLine(text, wraps=True, tone=tone)
 
 
-def lines_of(verdict: Verdict) -> list[Line]:
+def lines_of(verdict: Verdict) -> list[ReportLine]:
     """The screen of `llmrun verify`."""
     return [
         *labelled("A", [verdict.a]),
@@ -73,7 +73,7 @@ def lines_of(verdict: Verdict) -> list[Line]:
     ]
 
 
-def closing_lines(verdict: Verdict) -> list[Line]:
+def closing_lines(verdict: Verdict) -> list[ReportLine]:
     """Damage, notes and the difference: all that stands between the facts and the verdict."""
     finding = verdict.finding
     # The verdict states the first damage itself.
@@ -122,7 +122,7 @@ def _checkpoints(verdict: Verdict) -> list[str]:
     return [f"{word} {', '.join(known)}: {tensors} and all random states equal, every byte read"]
 
 
-def _difference(verdict: Verdict, finding: Finding) -> list[Line]:
+def _difference(verdict: Verdict, finding: Finding) -> list[ReportLine]:
     """What differs, by how much, in which tensors, and what it means."""
     others = [name for name in finding.quantities if name != finding.quantity]
     shown_as_tensors = _is_one_table(verdict, finding)

@@ -278,7 +278,7 @@ FAULTS = [
     Fault(
         "random state", "other generators are saved after step 10", trained(mutation="other_generators", step=10),
         Expected(10, "rng", frozenset({"torch", "numpy", "random"})),
-        "the ledger holds no random state, the checkpoint does; a step sets its generators anew, so no bit follows",
+        "the ledger holds no random state, the checkpoint does; a step sets its generators again, so no bit follows",
     ),
     Fault(
         "another precision", "fp32 for bf16", trained("precision=fp32", until=1),
@@ -298,7 +298,7 @@ FAULTS = [
     Fault(
         "other instruction set", "ATEN_CPU_CAPABILITY=default", portable_kernels,
         Expected(0, "weights", MATRICES, message="variables.ATEN_CPU_CAPABILITY: (absent) -> default"),
-        "normal numbers are drawn with vectorised logarithms and cosines where the CPU has them; ones are ones",
+        "normal numbers are drawn with vectorised logarithms and cosines if the CPU has them; ones are ones",
     ),
     Fault(
         "tail torn", "power cut while record 13 is written, newest checkpoint of step 10", killed_and_torn,

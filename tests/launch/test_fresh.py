@@ -108,7 +108,7 @@ def test_outside_a_repository_it_says_what_is_missing(project):
     """It works, and the user hears it."""
     project.train()
 
-    assert project.said[0].endswith("is not in a git repository: the code has no commit on record")
+    assert project.said[0].endswith("is not in a git repository: the commit of the code is not recorded")
     assert json.loads((project.run.provenance / "git.json").read_text())["commit"] is None
 
 

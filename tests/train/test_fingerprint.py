@@ -12,8 +12,8 @@ from llmrun.config.keys import leaves
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
 from llmrun.data.prepare import prepare
+from llmrun.provenance.code import source_digest
 from llmrun.provenance.fingerprint import Fingerprint
-from llmrun.provenance.source_digest import source_digest
 from llmrun.storage.checkpoint.verification import open_verified
 from warm.bits import chain_of
 from warm.driver import TEXT, Driver
@@ -279,7 +279,7 @@ def test_outside_a_repository_it_says_what_is_missing(driver, pool, tmp_path, mo
     """No commit is on record, the user is told so, and the run trains."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     ended = driver.train(pool, "one", until=1)
-    missing = f"{tmp_path} is not in a git repository: the code has no commit on record"
+    missing = f"{tmp_path} is not in a git repository: the commit of the code is not recorded"
     recorded = json.loads((driver.run("one").provenance / "git.json").read_text())
 
     assert ended.end.why == "reached"

@@ -9,7 +9,7 @@ WINDOW_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Rates:
+class Speed:
     """Speed over the last steps.  mfu: 0 … 1, None if the peak is unknown."""
 
     tokens_per_second_per_gpu: float
@@ -44,7 +44,7 @@ class Throughput:
         self._steps: deque[tuple[float, int]] = deque(maxlen=window_steps)
         self._count = 0
 
-    def step(self, begun_s: float, ended_s: float, tokens: int) -> Rates:
+    def step(self, begun_s: float, ended_s: float, tokens: int) -> Speed:
         """Add one step of `tokens` over all ranks, between two readings of one monotonic clock in seconds."""
         if self._count == 1:
             self._steps.clear()
@@ -52,13 +52,13 @@ class Throughput:
         self._steps.append((ended_s - begun_s, tokens))
         return self._rates()
 
-    def _rates(self) -> Rates:
+    def _rates(self) -> Speed:
         # Two readings of a clock may be equal: a nanosecond avoids a division by zero.
         seconds = max(sum(seconds for seconds, _ in self._steps), 1e-9)
         total = sum(tokens for _, tokens in self._steps) / seconds
         peak = self._peak_flops_per_gpu
         mfu = None if peak is None else utilisation(total * self._flops_per_token, self._D, peak)
-        return Rates(total / self._D, total, mfu)
+        return Speed(total / self._D, total, mfu)
 
 
 DECAY = 0.98

@@ -46,7 +46,9 @@ def replay_run(path: Path, request: ReplayRequest, executor: Executor) -> Replay
     draw = None
     if request.windows is not None:
         chain = recorded.ledger.chain_at(recorded.last_step)
-        draw = draw_windows(chain, request.seed, recorded.last_step, request.steps, request.windows)
+        after = recorded.step_before_first
+        n_steps = recorded.last_step - after
+        draw = draw_windows(chain, request.seed, n_steps, request.steps, request.windows, after=after)
     windows = [_window_of(recorded, request)] if draw is None else draw.windows
     executed: list[ExecutedSteps] = []
     finding = None
@@ -177,7 +179,7 @@ def _conclude(
         finding=finding,
         steps_compared=n_equal,
         quantities_compared=_quantities_of(recorded, executed, bool(equal)),
-        complete=n_equal == recorded.ledger.last_step,
+        complete=n_equal == recorded.ledger.last_step - recorded.step_before_first,
         last_step=last_step,
         ends=(recorded.ledger.last_step, last_step),
         fingerprints=fingerprints_of(executed),

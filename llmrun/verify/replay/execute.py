@@ -121,7 +121,13 @@ def execute_segment(
 
 
 def begin_ledger(path: Path, recorded: LedgerReader, step: int) -> None:
-    """Write a ledger that holds the record of `step` only."""
+    """Write a ledger that holds the record of `step` only, or none before the first record of a migrated run."""
+    if step < recorded.first_step:
+        header = Header(
+            recorded.header.producer, recorded.header.quantities, step + 1, recorded.chain_at(step)
+        )
+        replace_file(path, [header.to_bytes()])
+        return
     before = recorded.chain_at(step - 1) if step else b""
     header = Header(recorded.header.producer, recorded.header.quantities, step, before)
     index = step - recorded.first_step

@@ -1,8 +1,9 @@
 """Spot checks: the draw of windows to execute again, and the probability that falsified steps are in none of them.
 
-The steps 1 … n are cut into blocks of `length` steps (the last may be shorter).  Block b has the rank
-sha256("llmrun-windows/1" ‖ 0 ‖ chain after step n ‖ 0 ‖ seed in decimal ‖ 0 ‖ b in decimal), and the k blocks of smallest
-rank are executed: without replacement, each set of k equally likely.  Derivations stand in docs/verify.md.
+The n steps (1 … n; in a migrated run those after its origin) are cut into blocks of `length` steps (the last may be
+shorter).  Block b has the rank
+sha256("llmrun-windows/1" ‖ 0 ‖ chain after the last step ‖ 0 ‖ seed in decimal ‖ 0 ‖ b in decimal), and the k blocks of
+smallest rank are executed: without replacement, each set of k equally likely.  Derivations stand in docs/verify.md.
 """
 
 import hashlib
@@ -53,10 +54,11 @@ def n_blocks_of(n_steps: int, length: int) -> int:
     return -(-n_steps // length)
 
 
-def draw_windows(chain: bytes, seed: int, n_steps: int, length: int, count: int) -> Draw:
+def draw_windows(chain: bytes, seed: int, n_steps: int, length: int, count: int, *, after: int = 0) -> Draw:
     """Draw `count` windows of a run, or all if there are fewer.
 
-    chain: 32 bytes, after step `n_steps`, so that the windows are unknown before the run has ended.
+    chain: 32 bytes, after the last step, so that the windows are unknown before the run has ended.
+    after: the step before the first of the `n_steps`: not 0 in a migrated run.
     """
     assert n_steps >= 1
     assert length >= 1
@@ -68,7 +70,7 @@ def draw_windows(chain: bytes, seed: int, n_steps: int, length: int, count: int)
         return own.digest()
 
     chosen = sorted(sorted(range(n_blocks_of(n_steps, length)), key=rank)[:count])
-    windows = tuple((b * length + 1, min((b + 1) * length, n_steps)) for b in chosen)
+    windows = tuple((after + b * length + 1, after + min((b + 1) * length, n_steps)) for b in chosen)
     return Draw(n_steps, length, seed, windows)
 
 

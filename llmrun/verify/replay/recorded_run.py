@@ -17,8 +17,9 @@ from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.provenance.variables import with_recorded_variables
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import StepRange, dataset_paths, recorded_config, recorded_fingerprint, step_ranges
+from llmrun.run.origin import origin_of
 from llmrun.run.record import RunRecord, Segment
-from llmrun.run.record_check import compare_with_record
+from llmrun.run.record_check import compare_with_origin, compare_with_record
 from llmrun.storage.checkpoint.layout import step_name
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
@@ -69,7 +70,7 @@ def replay_environment_for(
     base = with_recorded_variables(os.environ, recorded.preimages["environment"].get("variables", {}))
     variables = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
     probe = backend.probe(config.hardware.device, variables, lambda: None)
-    here = assemble_fingerprint(config, manifest, probe)
+    here = assemble_fingerprint(config, manifest, probe, origin_of(run))
     return ReplayEnvironment(resolved, data_path, variables, recorded, here)
 
 
@@ -148,21 +149,44 @@ class RecordedRun:
         """The run's directory."""
         return RunDirectory(self.operand.path)
 
+    @property
+    def step_before_first(self) -> int:
+        """The step before the first one that the run made: that of the origin of a migrated run, else 0."""
+        return max(self.ledger.first_step - 1, 0)
+
     def start_at_or_before(self, step: int) -> StartState:
-        """The newest sound checkpoint at or before `step`; else the initial state."""
+        """The newest sound checkpoint at or before `step`; else the initial state.
+
+        Raises InputError for a migrated run without such a checkpoint: its initial state cannot be made from the seed.
+        """
         known = [start for at, start in self._starts.items() if start.step <= step <= at]
         if known:
             return known[0]
         checkpoint, damages = newest_sound(self.run.checkpoints, step_max=step)
         self.damage += [line for damage in damages if (line := f"checkpoint {damage}") not in self.damage]
-        if checkpoint is None:
-            start = StartState(None)
-        else:
-            start = StartState(
-                checkpoint, tuple(compare_with_record(checkpoint, self.ledger.record(checkpoint.step)))
+        start = StartState(None) if checkpoint is None else StartState(checkpoint, self._unequal(checkpoint))
+        if checkpoint is None and self.step_before_first:
+            raise InputError(
+                f"cannot replay {self.run.name} from before step {step + 1:,}: it begins at step "
+                f"{self.step_before_first:,} with a migrated state, and no sound checkpoint is left up to there",
+                where=str(self.run.checkpoints),
+                caused_by=self.damage,
+                hints=[
+                    "`llmrun migrate` makes that state again, and `--from STEP` starts at a later checkpoint"
+                ],
             )
         self._starts[step] = start
         return start
+
+    def _unequal(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """The quantities in which a checkpoint differs from what the run recorded of its step."""
+        if checkpoint.step in self.ledger.steps:
+            return tuple(compare_with_record(checkpoint, self.ledger.record(checkpoint.step)))
+        origin = origin_of(self.run)
+        # A ledger begins after its origin, so an earlier checkpoint is no state of this run.
+        if origin is None or checkpoint.step != origin.step:
+            return ("chain",)
+        return tuple(compare_with_origin(checkpoint, origin))
 
     def checkpoints_within(self, after: int, last: int) -> list[Path]:
         """The paths of the checkpoints of steps `after` + 1 to `last`, ascending."""
@@ -170,7 +194,13 @@ class RecordedRun:
         return [self.run.checkpoints / step_name(step) for step in steps]
 
     def check_step_after(self, step: int) -> None:
-        """Raises InputError if the ledger holds no sound record after `step`."""
+        """Raises InputError if the ledger holds no sound record of the step after `step`."""
+        if step < self.step_before_first:
+            raise InputError(
+                f"--from must be at least {self.step_before_first:,}, got {step:,}: {self.run.name} begins there with a "
+                "migrated state",
+                where=Place(option="--from"),
+            )
         if step >= self.last_step:
             held = "holds" if self.broken_step is None else "is sound"
             raise InputError(
@@ -205,7 +235,7 @@ def open_recorded_run(path: Path, label: str = "A") -> RecordedRun:
     ledger = operand.ledger
     broken = ledger.verify_chain()
     last_step = ledger.last_step if broken is None else broken - 1
-    if last_step < 1:
+    if last_step < max(ledger.first_step, 1):
         raise InputError(f"cannot replay {path}: no step was recorded")
     return RecordedRun(
         operand, ledger, operand.record, last_step, broken, step_ranges(operand.record, last_step)

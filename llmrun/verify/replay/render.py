@@ -6,7 +6,7 @@ from llmrun.text import counted, cut
 from llmrun.verify.fingerprints import FingerprintComparison
 from llmrun.verify.render import (
     TONES,
-    Line,
+    ReportLine,
     change_lines,
     closing_lines,
     fingerprint_text,
@@ -23,7 +23,7 @@ from llmrun.verify.tensor_distance import ElementDistance
 _SHOWN_MAX = 8
 
 
-def lines_of_replay(replay: ReplayReport) -> list[Line]:
+def lines_of_replay(replay: ReplayReport) -> list[ReportLine]:
     """The screen of `llmrun replay`."""
     verdict, draw = replay.verdict, replay.draw
     costs = [_cost(steps) for steps in replay.executed]
@@ -125,7 +125,7 @@ def _replay_verdict(replay: ReplayReport) -> str:
     return f"different: step {finding.step:,} is not reproduced, first in {finding.quantity}"
 
 
-def lines_of_bisection(report: BisectReport) -> list[Line]:
+def lines_of_bisection(report: BisectReport) -> list[ReportLine]:
     """The screen of `llmrun bisect`; for two runs it begins with that of `llmrun verify`."""
     found = report.bisection
     before = lines_of_verdict(report.verdict)[:-1] if report.two_runs else []

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from llmrun.storage.metrics import names
 from llmrun.storage.metrics.names import perplexity
 from llmrun.text import counted, listed
-from llmrun.verify.render import Line, Tone, labelled, prose, verdict_line
+from llmrun.verify.render import ReportLine, Tone, labelled, prose, verdict_line
 from llmrun.verify.statistical.equivalence import LISTED, Answer, Comparison, Measure
 from llmrun.verify.statistical.groups import Group
 from llmrun.verify.statistical.sample_size import SeedPlan
@@ -13,7 +13,7 @@ from llmrun.verify.statistical.sample_size import SeedPlan
 _TONES: dict[Answer, Tone] = {"equivalent": "good", "different": "bad", "not_shown": "neutral"}
 
 
-def lines_of(found: Comparison) -> list[Line]:
+def lines_of(found: Comparison) -> list[ReportLine]:
     """The comparison of two groups."""
     return [
         *labelled("baseline", [_group(found.baseline)]),
@@ -35,7 +35,7 @@ def lines_of(found: Comparison) -> list[Line]:
     ]
 
 
-def lines_of_plan(found: SeedPlan) -> list[Line]:
+def lines_of_plan(found: SeedPlan) -> list[ReportLine]:
     """The variance of a baseline, and the number of runs that margins need."""
     return [
         *labelled("baseline", [_group(found.baseline)]),
@@ -73,7 +73,7 @@ def _group(group: Group) -> str:
     return f"{counted(group.n, 'run')}, seeds {seeds}: {listed(group.names, 3)}"
 
 
-def _measure(measure: Measure) -> list[Line]:
+def _measure(measure: Measure) -> list[ReportLine]:
     """One measure: both groups, the difference, both tests, the effect size."""
     base, other = measure.measured.samples
     means = measure.means
