@@ -60,7 +60,7 @@ def test_a_reference_run_is_compared_step_by_step(driver, server, straight):
     )
 
     (warning,) = ended.end.warnings
-    assert warning.startswith("step 10 differs in its loss from straight, ")
+    assert warning.startswith("step 10 differs in its loss from again, ")
     assert ended.end.why == "finished"
     assert ended.step == STEPS
 
