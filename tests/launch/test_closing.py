@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrun.cli.running import closing_lines, tell_plan
+from llmrun.cli.running import closing_lines, print_plan
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_plan_in_short(project, capsys):
     """Every number has its word; on an even D there is nothing to warn of."""
     prepared = project.prepare()
     prepared.lock.release()
-    tell_plan(prepared.preflight.resolved)
+    print_plan(prepared.preflight.resolved)
     err = capsys.readouterr().err
 
     assert "  20 steps of the whole run, 20,480 tokens, N_params " in err
@@ -47,7 +47,7 @@ def test_an_uneven_D_says_what_it_costs(interrupted, capsys):
     """The same warning as `llmrun plan`, before anything starts."""
     prepared = interrupted.prepare_resume(D=3)
     prepared.lock.release()
-    tell_plan(prepared.preflight.resolved)
+    print_plan(prepared.preflight.resolved)
 
     assert (
         "warning: D = 3 does not divide V = 4: ranks compute 1 to 2 micro-batches a step, "
