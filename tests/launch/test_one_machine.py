@@ -133,8 +133,8 @@ def test_shared_memory_that_loader_workers_cannot_use_is_refused(config, tmp_pat
 
     assert done.returncode == 3, done.stderr
     error = json.loads(done.stderr)
-    assert error["where"] == "/dev/shm"
-    assert any("data.num_workers=0" in hint for hint in error["hints"])
+    assert error["where"]["file"] == "/dev/shm"
+    assert any("data.num_workers=0" in hint["text"] for hint in error["hints"])
     assert not (tmp_path / "runs").exists()
 
 

@@ -137,7 +137,7 @@ def test_a_killed_worker_is_named_with_its_signal(job):
 
     assert error.message.startswith("rank 1 was killed by SIGKILL (PID ")
     assert error.caused_by == ("about to use too much memory",)
-    assert "memory runs out" in error.hints[0]
+    assert "lack of memory" in error.hints[0]
     assert error.exit_code == 4
     assert gone(pids_of(run))
 
