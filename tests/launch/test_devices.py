@@ -152,7 +152,7 @@ def test_training_does_not_fall_back_to_the_cpu(place, device) -> None:
     ended = llmrun(place, path, "train", "c.yaml", "--json", "--set", f"hardware.device={device}")
     error = json.loads(ended.stderr[ended.stderr.index("{") :])
 
-    assert (ended.returncode, error["exit_code"], error["where"]) == (3, 3, "hardware.device")
+    assert (ended.returncode, error["exit_code"], error["where"]["key"]) == (3, 3, "hardware.device")
     assert "GPU 0 does not answer: GPU is lost" in error["message"]
     assert not (place / "runs").exists()
 
@@ -189,7 +189,7 @@ def test_torch_has_the_last_word(project) -> None:
     ended = llmrun(project.path, path, "train", "c.yaml", "--json", visible="0,1")
     error = json.loads(ended.stderr[ended.stderr.index("{") :])
 
-    assert (ended.returncode, error["where"]) == (3, "hardware.device")
+    assert (ended.returncode, error["where"]["key"]) == (3, "hardware.device")
     assert "need 2 GPUs" in error["message"]
     assert "can use 0" in error["message"]
     assert list((project.path / "runs").glob("*")) == []

@@ -330,5 +330,5 @@ def test_losses_that_the_ledger_contradicts_are_damage(tmp_path, monkeypatch, ca
     error = json.loads(capsys.readouterr().err)
 
     assert sound["step"] == 8
-    assert (code, error["exit_code"], error["where"]) == (1, 1, "runs/new-2/metrics.jsonl")
+    assert (code, error["exit_code"], error["where"]["file"]) == (1, 1, "runs/new-2/metrics.jsonl")
     assert "step 5" in error["message"]
