@@ -60,10 +60,13 @@ def test_it_samples(place) -> None:
 
 
 def test_it_is_resumed(place) -> None:
-    """With changed code and environment allowed, it goes on to its last step and ends with a sound checkpoint."""
+    """A plain resume is refused, for its code changed; if that is allowed, it ends with a sound checkpoint."""
+    refused = llmrun(place, "resume", "runs/before")
     allowed = llmrun(place, "resume", "runs/before", "--allow", "code", "--allow", "environment")
     record = json.loads((place / "runs" / "before" / "run.json").read_text())
 
+    assert refused.returncode == 3, refused.stderr
+    assert "--allow code" in refused.stderr
     assert allowed.returncode == 0, allowed.stderr
     assert record["segments"][-1]["from_step"] == 6
     assert record["segments"][-1]["to_step"] == STEPS
