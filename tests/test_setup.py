@@ -41,9 +41,10 @@ def test_every_locked_package_is_exact_and_hashed() -> None:
 def test_lock_covers_what_the_project_declares() -> None:
     """Runtime, development and build needs are all locked; torch alone is pinned by constraint."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
     declared = [
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["dev"],
+        *(each for extra in extras.values() for each in extra if name_of(each) != "llmrun"),
         *project["dependency-groups"]["torch"],
         *project["build-system"]["requires"],
     ]

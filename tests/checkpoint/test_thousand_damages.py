@@ -134,7 +134,7 @@ def test_a_resume_where_all_are_damaged_is_refused(driver, pool, tmp_path):
         error = json.loads(found.stderr)
 
         assert (found.returncode, found.stdout) == (3, "")
-        assert f"run{number} " in error["error"]
+        assert f"run{number} " in error["message"]
         for step, harm in pair.items():
             told = [line for line in error["caused_by"] if line.startswith(f"step-{step:08d}/")]
             assert any(is_told(harm, line) for line in told), harm

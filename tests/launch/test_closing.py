@@ -49,8 +49,7 @@ def test_an_uneven_D_says_what_it_costs(interrupted, capsys):
     prepared.lock.release()
     print_plan(prepared.preflight.resolved)
 
-    assert (
-        "warning: D = 3 does not divide V = 4: ranks compute 1 to 2 micro-batches a step, "
-        "and 33% of their time is waiting\n"
-        "  hint: D = 2 divides V; or start the run with a V that D = 3 divides (other bits)\n"
-    ) in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "warning: D = 3 does not divide V = 4" in err
+    assert "33%" in err
+    assert "hint: use D = 2" in err
