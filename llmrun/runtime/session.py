@@ -129,7 +129,7 @@ def _loader(
         range(worker_spec.from_step, worker_spec.until_step),
         config.seed,
         config.data.num_workers,
-        _LoaderWorkerStart(os.getpid()),
+        LoaderWorkerStart(os.getpid()),
     )
 
 
@@ -146,7 +146,7 @@ def _checkpoint(run: RunDirectory, worker_spec: WorkerSpec) -> Checkpoint | None
 
 
 @dataclass(frozen=True)
-class _LoaderWorkerStart:
+class LoaderWorkerStart:
     """Ties a loader worker's life to its rank, and makes it ignore stop signals.
 
     A batch system may signal every process of a job, and the rank needs its data until it has saved.

@@ -14,6 +14,7 @@ from llmrun.data.manifest import read_manifest
 from llmrun.data.shard_reader import open_split
 from llmrun.errors import EXIT_BUG
 from llmrun.run.signals import WORKER_STOP_SIGNALS
+from llmrun.runtime.session import LoaderWorkerStart
 from llmrun.runtime.worker import as_known
 
 BATCH = Batch(gb_tok=512, mu_tok=64, L_ctx=32, V=8, D=1, T_tokens=8192, warmup_tokens=0)
@@ -45,7 +46,17 @@ def keys() -> list[tuple[int, int]]:
 
 def loader_of(batches) -> Loader:
     """A loader with one worker."""
-    return Loader(batches, BATCH, 0, range(BATCH.V), range(BATCH.steps), seed=42, num_workers=1)
+    start = LoaderWorkerStart(os.getpid())
+    return Loader(
+        batches,
+        BATCH,
+        0,
+        range(BATCH.V),
+        range(BATCH.steps),
+        seed=42,
+        num_workers=1,
+        on_worker_start=start,
+    )
 
 
 def test_signals_to_the_whole_process_tree_leave_the_data_alone(batches):
@@ -96,7 +107,7 @@ def test_a_lost_loader_worker_is_named(batches, death):
     found = error_of_a_rank(batches)
 
     assert found["exit_code"] == 4
-    assert "loader worker" in found["error"]
+    assert "loader worker" in found["message"]
 
 
 def test_a_bug_in_a_loader_worker_is_a_bug(batches):
@@ -104,5 +115,5 @@ def test_a_bug_in_a_loader_worker_is_a_bug(batches):
     batches.disturbance = lambda: 1 // 0
     found = error_of_a_rank(batches)
 
-    assert "ZeroDivisionError" in found["error"]
+    assert "ZeroDivisionError" in found["message"]
     assert found["exit_code"] == EXIT_BUG

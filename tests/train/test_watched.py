@@ -43,7 +43,7 @@ def warnings_of(run):
 def test_a_difference_from_the_reference_run_is_on_its_row_at_once(place, server):
     """The warning stands in metrics.jsonl at its step, in run.json, and the run goes on."""
     ended = place.train(PoolBackend(server, "flip_weight_bit", step=9), "second", *LONG, AUTO)
-    (message,) = ended.end.remarks
+    (message,) = ended.end.warnings
 
     assert ended.end.why == "finished"
     assert message.startswith("step 10 differs in its loss from first, ")
