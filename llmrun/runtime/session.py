@@ -155,6 +155,7 @@ class LoaderWorkerStart:
     rank_pid: int
 
     def __call__(self) -> None:
+        """Run first in each loader worker."""
         die_with_parent(self.rank_pid)
         for number in WORKER_STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)

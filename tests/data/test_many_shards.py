@@ -72,7 +72,7 @@ def test_a_thousand_shards_need_few_descriptors(dataset):
     windows = [tokens[w * 8 : w * 8 + 9] for w in range((len(tokens) - 1) // 8)]
     assert right["total"] == 2 * sum(int(window.sum()) for window in windows)
     assert right["open"] <= 32
-    assert refused["kind"] == "RunFailedError"
+    assert refused["kind"] == "run_failed"
     assert refused["exit_code"] == 4
     assert any("ulimit -n" in hint for hint in refused["hints"])
     assert not any("copy" in hint for hint in refused["hints"])

@@ -108,7 +108,9 @@ def test_where_it_came_from_is_written_down(driver, pool, migrator, grow):
 def test_a_migrated_run_has_no_step_0(driver, pool, migrator):
     """`--from 0`, or a run whose migrated checkpoint is gone, is refused in words."""
     migrator.migrate(pool, "same", UNCHANGED)
-    with pytest.raises(InputError, match="cannot start same from step 0: it begins at step 6 with a migrated state"):
+    with pytest.raises(
+        InputError, match="cannot start same from step 0: it begins at step 6 with a migrated state"
+    ):
         driver.resume(pool, "same", start="0")
     checkpoint = driver.run("same").checkpoints / "step-00000006"
     checkpoint.rename(driver.directory / "elsewhere")
