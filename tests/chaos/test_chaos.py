@@ -36,6 +36,7 @@ def figure(screen: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")]
 
 
+@pytest.mark.slow
 def test_a_short_campaign_finds_nothing():
     """Twenty kills of ranks and launchers started warm and one through torchrun: bits equal, nothing unsound or left."""
     code, screen = campaign("--kills", "20", "--torchrun", "1", "--seed", "1")

@@ -49,6 +49,7 @@ def test_the_catalogue_is_wide():
     assert all(any(seed in name for name in names) for seed in SEEDS)
 
 
+@pytest.mark.slow
 def test_many_harmless_things_at_once(ground):
     """Surroundings, spellings and variables that are no number leave every bit and the fingerprint."""
     result = attempted(HARMLESS, ground)

@@ -25,6 +25,7 @@ from warm.pool import PoolBackend
 NO_TIMER = "checkpoint.every_steps=null"
 
 
+@pytest.mark.slow
 def test_five_preemptions_leave_what_retention_keeps(driver, server):
     """No save but that of the stop: each start deletes what the end before it left, and the bits stay."""
     pool = PoolBackend(server)

@@ -23,6 +23,7 @@ ONE_RUN = (
 )
 
 
+@pytest.mark.slow
 def test_one_fingerprint_whatever_a_worker_has_to_load(driver, pool):
     """D = 1 and 2, loader workers, sharded weights, a resume: accepted by every worker, equal digests and chains."""
     for number, overrides in enumerate(ONE_RUN):
