@@ -354,13 +354,15 @@ class TorchrunWorkers:
 
 
 def ask_workers_to_stop(agent: int) -> None:
-    """SIGTERM to the workers of an agent: its children; neither to the agent nor to loader workers.
+    """SIGTERM to the workers of an agent; to nothing else that it started, nor to loader workers.
 
-    agent: its PID.
+    agent: its PID.  A worker is a child whose command line names the worker's module; a fork has the agent's own, which
+    does too.
     """
     for process in descendants(agent, recursive=False):
         with suppress(psutil.Error):
-            process.terminate()
+            if WORKER_MODULE in process.cmdline():
+                process.terminate()
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_a_migrated_run_has_no_step_0(driver, pool, migrator):
         driver.resume(pool, "same", start="0")
     checkpoint = driver.run("same").checkpoints / "step-00000006"
     checkpoint.rename(driver.directory / "elsewhere")
-    with pytest.raises(InputError, match="it has no step 0"):
+    with pytest.raises(InputError, match="begins at step 6 with a migrated state"):
         driver.resume(pool, "same")
 
 
