@@ -12,10 +12,6 @@ ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
 """Numeric fields added to the schema after the first release, by key, with the value that means the old behaviour.
 A field with that value is left out of the fingerprint, so old fingerprints stay valid."""
 
-ABSENT = "(absent)"
-"""Stands for a key that one side of a difference does not have."""
-
-
 def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER) -> dict[str, Any]:
     """The fields of a resolved config that may change bits.
 
@@ -24,27 +20,24 @@ def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER)
     """
     assert config.batch.V is not None, "the config must be resolved"
     assert config.hardware.device != "auto", "the config must be resolved"
-    fields = _fields_of_kind(config, "numeric")
-    old = {key for key, value in added_later.items() if _same(_get(fields, key), value)}
-    return _nest({key: value for key, value in _flatten(fields) if key not in old})
+    fields = _flat_fields_of_kind(config, "numeric")
+    # As JSON: 1, 1.0 and true are three values.
+    kept = {
+        key: value
+        for key, value in fields.items()
+        if key not in added_later or canonical_json(value) != canonical_json(added_later[key])
+    }
+    return _nest(kept)
 
 
 def operational_fields(config: Config) -> dict[str, Any]:
     """The fields of a config that cannot change bits."""
-    return _fields_of_kind(config, "operational")
+    return _nest(_flat_fields_of_kind(config, "operational"))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) for every leaf that differs, sorted by key; a missing value is ABSENT."""
-    before, after = dict(_flatten(old)), dict(_flatten(new))
-    keys = sorted(before.keys() | after.keys())
-    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
-    return [pair for pair in pairs if not _same(pair[1], pair[2])]
-
-
-def _fields_of_kind(config: Config, kind: Kind) -> dict[str, Any]:
+def _flat_fields_of_kind(config: Config, kind: Kind) -> dict[str, Any]:
     values = dict(_flatten(config.model_dump(mode="json")))
-    return _nest({key: values[key] for key, leaf in leaves().items() if leaf.kind == kind})
+    return {key: values[key] for key, leaf in leaves().items() if leaf.kind == kind}
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,13 +59,3 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             below = below.setdefault(section, {})
         below[name] = value
     return nested
-
-
-def _get(nested: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key, or ABSENT."""
-    return dict(_flatten(nested)).get(key, ABSENT)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two values have the same JSON: 1, 1.0 and true are three values."""
-    return canonical_json(a) == canonical_json(b)

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrun.config.differences import leaf_differences
-from llmrun.config.field_values import ABSENT, numeric_fields, operational_fields
+from llmrun.config.differences import ABSENT, leaf_differences
+from llmrun.config.field_values import numeric_fields, operational_fields
 from llmrun.config.keys import leaves
 from llmrun.config.load import LoadedConfig, load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, Resolved, resolve

@@ -100,7 +100,7 @@ def test_vocabulary_without_dataset(tmp_path: Path) -> None:
     """A plan needs vocab_size if there is no dataset; the hint names both ways out."""
     assert resolve(config_of(model={"vocab_size": 1000}), None, CPU).shape.vocab_size == 1000
     (problem,) = refused(loaded("seed: 1", tmp_path), None)
-    assert (problem.key, problem.where) == ("model.vocab_size", f"{tmp_path}/x.yaml")
+    assert (problem.key, str(problem.where)) == ("model.vocab_size", f"{tmp_path}/x.yaml")
     assert problem.hint is not None
     assert "`data.path`" in problem.hint
     assert "`--set model.vocab_size=" in problem.hint
@@ -110,7 +110,7 @@ def test_vocabulary_smaller_than_the_tokenizer(tmp_path: Path) -> None:
     """A stated vocab_size holds every token of the dataset; a larger one stays."""
     assert resolve(config_of(model={"vocab_size": 5000}), DATASET, CPU).shape.vocab_size == 5000
     (problem,) = refused(loaded("model: {vocab_size: 257}", tmp_path), DATASET)
-    assert (problem.key, problem.where) == ("model.vocab_size", f"{tmp_path}/x.yaml:1")
+    assert (problem.key, str(problem.where)) == ("model.vocab_size", f"{tmp_path}/x.yaml:1")
     assert problem.hint is not None
     assert "`--set model.vocab_size=4096`" in problem.hint
 
@@ -118,7 +118,7 @@ def test_vocabulary_smaller_than_the_tokenizer(tmp_path: Path) -> None:
 def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     """Training with `device: cuda` is refused without a GPU; a plan is not."""
     (problem,) = refused(loaded("hardware: {device: cuda}", tmp_path), DATASET)
-    assert (problem.key, problem.where) == ("hardware.device", f"{tmp_path}/x.yaml:1")
+    assert (problem.key, str(problem.where)) == ("hardware.device", f"{tmp_path}/x.yaml:1")
 
 
 def test_splits_hold_a_window(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_stated_A_must_agree_with_the_default_D(tmp_path: Path) -> None:
     text = "batch: {A: 16}"
     assert resolve(loaded(text, tmp_path), DATASET, MachineFacts(2)).batch.A == 16
     (problem,) = refused(loaded(text, tmp_path), DATASET)
-    assert (problem.key, problem.where) == ("batch.A", f"{tmp_path}/x.yaml:1")
+    assert (problem.key, str(problem.where)) == ("batch.A", f"{tmp_path}/x.yaml:1")
     assert "`--set batch.A=32`; `--set batch.D=2`" in (problem.hint or "")
 
 

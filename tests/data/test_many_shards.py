@@ -74,8 +74,8 @@ def test_a_thousand_shards_need_few_descriptors(dataset):
     assert right["open"] <= 32
     assert refused["kind"] == "run_failed"
     assert refused["exit_code"] == 4
-    assert any("ulimit -n" in hint for hint in refused["hints"])
-    assert not any("copy" in hint for hint in refused["hints"])
+    assert any("ulimit -n" in hint["text"] for hint in refused["hints"])
+    assert not any("copy" in hint["text"] for hint in refused["hints"])
 
 
 def test_a_shard_that_is_opened_again_is_the_one_that_was_checked(dataset, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from llmrun.config.field_values import differences, numeric_fields, operational_fields
+from llmrun.config.differences import leaf_differences
+from llmrun.config.field_values import numeric_fields, operational_fields
 from llmrun.config.keys import leaves
 from llmrun.config.load import load_config
 from llmrun.config.resolve import DatasetFacts, MachineFacts, resolve
@@ -162,7 +163,7 @@ def both_sides(resolved, key, other):
 
 def changed_keys(old, new) -> set[str]:
     """Dotted keys of the fields that differ."""
-    return {key for key, _, _ in differences(old, new)}
+    return {difference.key for difference in leaf_differences(old, new)}
 
 
 @pytest.mark.parametrize(("kind", "table"), [("numeric", NUMERIC), ("operational", OPERATIONAL)])

@@ -8,8 +8,6 @@ the root depend on V alone.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -73,12 +71,11 @@ def finish_tree(V: int, nodes: "Iterable[tuple[Node, Tensor]]") -> "Tensor":
 
 def tree_sum(values: Sequence[float]) -> float:
     """The float64 sum of `values` in the tree over their indexes."""
-    level = np.array(values, dtype=np.float64)
+    level = [float(value) for value in values]
     while len(level) > 1:
-        even, odd = level[0::2].copy(), level[1::2]
-        even[: len(odd)] += odd
-        level = even
-    return float(level[0])
+        pairs = [left + right for left, right in zip(level[0::2], level[1::2], strict=False)]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]
 
 
 def tree_height(V: int) -> int:
