@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,8 +216,10 @@ class Agent:
         device: `cpu` or `cuda`: the agent runs a probe on it first.  None: it runs none.
         """
         self.environment = dict(environment)
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the agent waits
-        self._answer = tempfile.TemporaryFile()  # noqa: SIM115
+        # Open as long as the agent waits.
+        self._output, self._answer = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        files = (self._output, self._answer)
+        self._files_closer = weakref.finalize(self, close_all, files)
         probing = [] if device is None else [PROBE_MODULE, device]
         answering = {} if device is None else {ANSWER: str(self._answer.fileno())}
         with stop_signals_blocked():
@@ -235,6 +237,7 @@ class Agent:
     def end(self) -> None:
         """SIGKILL the agent, unless it has a job."""
         self._finalizer()
+        self._files_closer()
 
     def probe(self, check: Callable[[], None]) -> Probe:
         """Wait for the probe's answer.
@@ -268,6 +271,7 @@ class Agent:
         except BrokenPipeError:
             return False
         self._finalizer.detach()
+        self._files_closer()
         return True
 
 
@@ -278,6 +282,12 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with suppress(OSError):
             process.stdin.close()
+
+
+def close_all(files: Iterable[IO[bytes]]) -> None:
+    """Close files."""
+    for file in files:
+        file.close()
 
 
 def contents(file: IO[bytes]) -> bytes:

@@ -1,10 +1,12 @@
 """torchrun's command line as a golden text, and the real agent with a worker that needs no torch."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import psutil
@@ -243,6 +245,22 @@ def test_the_agent_of_the_probe_starts_the_workers(probed):
         assert {workers.pid} & {agent} == pids
         assert gone([agent, workers.pid])
     assert Outcome.read(wanted.run.outcome_file(1, 1)).kind == "finished"
+
+
+def test_no_file_is_left_to_the_garbage_collector(probed, monkeypatch):
+    """`PYTHONWARNINGS=error` prints a traceback for each, though nothing is wrong."""
+    backend, wanted, _ = probed
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        workers = backend.start(wanted)
+        wait_for(lambda: workers.poll() is not None)
+        backend.start(wanted).kill()
+        del backend, workers
+        gc.collect()
+
+    assert ignored == []
 
 
 def test_an_agent_with_other_variables_is_not_used(probed):
