@@ -14,6 +14,7 @@ After `cover`, importing code that the fingerprint does not cover fails.
 
 import hashlib
 import os
+import site
 import sys
 import zipimport
 from collections.abc import Mapping
@@ -212,9 +213,15 @@ def _hook_loaders(recorder: ImportRecorder) -> None:
 
 
 def _site_files() -> dict[str, str]:
-    """Digests of `.pth` files with lines that `site` executes, except unchanged installed ones."""
+    """Digests of `.pth` files with lines that `site` executes, except unchanged installed ones.
+
+    Those in directories of PYTHONPATH are not read by `site`.
+    """
     found: dict[str, str] = {}
-    for directory in sys.path:
+    site_directories = {*site.getsitepackages(), site.getusersitepackages()}
+    listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    unread = {os.path.abspath(entry) for entry in listed if entry} - site_directories
+    for directory in [entry for entry in sys.path if os.path.abspath(entry) not in unread]:
         names = [name for name in _listing(directory) if name.endswith(".pth")]
         for path in (os.path.join(directory, name) for name in sorted(names)):
             content = _read(path)

@@ -257,7 +257,6 @@ def test_no_file_is_left_to_the_garbage_collector(probed, monkeypatch):
         workers = backend.start(wanted)
         wait_for(lambda: workers.poll() is not None)
         backend.start(wanted).kill()
-        del backend, workers
         gc.collect()
 
     assert ignored == []

@@ -137,3 +137,11 @@ assert refused == ["changed.py", "unknown.py", "tool.py"], refused
     recorded(tmp_path, script, make_site(tmp_path, "WIDTH = 9\n"))
 
     assert [(tmp_path / name).exists() for name in ("known", "changed", "unknown")] == [True, False, False]
+
+
+def test_a_pth_file_that_site_does_not_read_is_not_recorded(tmp_path):
+    """Python runs `.pth` files of site directories alone: one that lies on PYTHONPATH changes nothing."""
+    (tmp_path / "x.pth").write_text("import sys; sys.marked = 1\n")
+    found = recorded(tmp_path, "import sys; assert not hasattr(sys, 'marked')")
+
+    assert not [name for name in found if name.endswith(".pth")]
