@@ -18,9 +18,6 @@ from llmrun.storage.metrics.loss_band import Baseline
 NO_FINGERPRINT = "0" * 64
 """Stands in the spec of workers whose fingerprint nobody needs."""
 
-CHECKED_BY_WORKERS = ("code", "environment")
-"""Parts of the fingerprint that each worker computes from what it has loaded."""
-
 
 @dataclass(frozen=True)
 class NothingToDo:
@@ -129,7 +126,7 @@ def make_worker_spec(
 ) -> WorkerSpec:
     """The spec of a segment's workers; what only some segments need is added with `dataclasses.replace`.
 
-    fingerprint: each worker computes its parts `code` and `environment` again and compares; None: nothing is compared.
+    fingerprint: each worker computes its parts again and compares; None: nothing is compared.
     """
     preimages = {} if fingerprint is None else fingerprint.preimages
     return WorkerSpec(
@@ -144,5 +141,5 @@ def make_worker_spec(
         audit_tails=list(audit_tails),
         reference_ledger=None if reference_ledger is None else str(reference_ledger.resolve()),
         data_path=str(data_path),
-        preimages={part: dict(preimages[part]) for part in CHECKED_BY_WORKERS if part in preimages},
+        preimages={part: dict(preimage) for part, preimage in preimages.items()},
     )

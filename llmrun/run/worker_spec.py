@@ -50,7 +50,7 @@ class WorkerSpec:
     until_step:   the segment ends after this step: `--until`, or the last step of the run.
     fingerprint:  sha256 over `parts`, in hex.
     parts:        digest of each part of the fingerprint: config, data, code, environment.
-    preimages:    of the parts that each worker computes itself and compares: code and environment; {} compares none.
+    preimages:    of the parts, which each worker computes itself and compares; {} compares none.
     mapped_files: checksums of library files that the probe read, by path: `provenance.mapped.FileSum` as a list.
     config:       the full resolved config of this segment, dumped by alias.
     audit_tails:  file names in the run directory, or paths elsewhere, of the ledgers that hold recomputed steps,

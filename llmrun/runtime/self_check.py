@@ -1,4 +1,4 @@
-"""Self-check of a worker: the code and environment parts of the fingerprint, computed from what it has loaded.
+"""Self-check of a worker: every part of the fingerprint, computed again from what it has read and loaded.
 
 The launcher's fingerprint comes from a probe: another process, some seconds earlier, on another host in a larger job.
 A source that was edited since, a library that another node maps, an instruction set that a sandbox forbids: the
@@ -16,11 +16,43 @@ from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import digest_of, show
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped_libraries import FileSum
+from llmrun.run.origin import without_origin
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.environment import environment
 from llmrun.text import cut
 
 NAMED_MAX = 8
+
+
+def check_inputs(worker_spec: WorkerSpec, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Compare the config and the dataset that this worker has read with the fingerprint of its spec.
+
+    config: the numeric fields.  data: the preimage of part `data`.
+    A spec without preimages (that of a benchmark) is not compared.
+    Raises RefusedError that names every field that differs.
+    """
+    if not worker_spec.preimages:
+        return
+    stated = {part: digest_of(preimage) for part, preimage in worker_spec.preimages.items()}
+    lines = [
+        f"{part}: the spec states {show(worker_spec.parts.get(part, ABSENT))}, its preimage gives {show(digest)}"
+        for part, digest in stated.items()
+        if worker_spec.parts.get(part) != digest
+    ]
+    if digest_of(worker_spec.parts) != worker_spec.fingerprint:
+        lines.append("the digest of the fingerprint is not that of its parts")
+    read = {"config": config, "data": data}
+    covered = {
+        "config": without_origin(worker_spec.preimages["config"]),
+        "data": worker_spec.preimages["data"],
+    }
+    lines += [
+        f"{part}: {key}: {show(old)} -> {show(new)}"
+        for part in covered
+        for key, old, new in leaf_differences(covered[part], read[part])
+    ]
+    if lines:
+        raise _differing(RefusedError, "orders.json was edited, or the dataset is another one", lines)
 
 
 def check_before_training(worker_spec: WorkerSpec, device: torch.device, rank: int) -> None:
@@ -31,8 +63,6 @@ def check_before_training(worker_spec: WorkerSpec, device: torch.device, rank: i
     """
     if not worker_spec.preimages:
         return
-    for part, preimage in worker_spec.preimages.items():
-        assert digest_of(preimage) == worker_spec.parts[part], f"worker spec contradicts itself: {part}"
     recorder = ImportRecorder.install()
     lines = [*_code_lines(recorder, worker_spec), *_environment_lines(worker_spec, device)]
     if lines:
@@ -63,7 +93,7 @@ def _differing(kind: type[LlmrunError], message: str, lines: list[str]) -> Llmru
     return kind(
         message,
         caused_by=cut(lines, NAMED_MAX),
-        hints=["start it again: code and environment are read again"],
+        hints=["start it again: everything is read again"],
     )
 
 

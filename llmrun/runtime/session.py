@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmrun.config.field_values import numeric_fields
 from llmrun.config.resolve import resolved_of, training_spec
 from llmrun.config.schema import Config
 from llmrun.core.batch import Batch
@@ -24,7 +25,7 @@ from llmrun.core.state import TrainingState, initial_state
 from llmrun.core.streams import stream_key
 from llmrun.core.training_spec import TrainingSpec
 from llmrun.core.windows import Split
-from llmrun.data.manifest import DatasetManifest, read_manifest
+from llmrun.data.manifest import DatasetManifest, fingerprint_of, read_manifest
 from llmrun.data.order_file import open_order
 from llmrun.data.shard_reader import open_split
 from llmrun.errors import LlmrunError, RunFailedError
@@ -42,7 +43,7 @@ from llmrun.runtime.loop import Loop
 from llmrun.runtime.process_group import device_of, local_rank, process_group
 from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
-from llmrun.runtime.self_check import check_after_training, check_before_training
+from llmrun.runtime.self_check import check_after_training, check_before_training, check_inputs
 from llmrun.runtime.state_dict import restore
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import Audit
@@ -79,6 +80,7 @@ def run_segment(
     set_determinism(spec)
     seed_everything(stream_key(config.seed, "boundary", worker_spec.from_step))
     manifest = read_manifest(Path(worker_spec.data_path))
+    check_inputs(worker_spec, numeric_fields(config), fingerprint_of(manifest))
     train, validation = _splits(worker_spec, config, spec.batch, manifest)
     loader = _loader(run, worker_spec, config, spec, train, rank)
     device = device_of(config.hardware.device, local_rank())

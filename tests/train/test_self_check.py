@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import llmrun
+from llmrun.data.prepare import prepare
 from llmrun.errors import RefusedError, RunFailedError
+from llmrun.provenance.fingerprint import digest_of
 from llmrun.run.worker_spec import Outcome
 from warm.bits import chain_of
 from warm.pool import PoolBackend
@@ -61,6 +63,67 @@ def test_what_only_the_worker_has_is_refused(driver, server, tmp_path, mutation,
     assert ended.step == 0
     assert not run.ledger_file.exists()
     assert list(run.checkpoints.iterdir()) == []
+
+
+class EditedSpec(PoolBackend):
+    """Workers whose spec was edited after the launcher wrote it."""
+
+    def __init__(self, server, edit):
+        super().__init__(server)
+        self.edit = edit
+
+    def start(self, job):
+        """See `ProcessBackend.start`."""
+        file = job.run.worker_spec_file(job.segment)
+        document = json.loads(file.read_text())
+        self.edit(document)
+        file.write_text(json.dumps(document))
+        return super().start(job)
+
+
+def _other_seed(document):
+    document["config"]["seed"] = 43
+
+
+def _other_seed_and_preimage(document):
+    _other_seed(document)
+    document["preimages"]["config"]["seed"] = 43
+
+
+def _other_seed_and_digest(document):
+    _other_seed_and_preimage(document)
+    document["parts"]["config"] = digest_of(document["preimages"]["config"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (_other_seed, "config: seed: 42 -> 43"),
+        (_other_seed_and_preimage, "config: the spec states"),
+        (_other_seed_and_digest, "the digest of the fingerprint"),
+    ],
+)
+def test_an_edited_worker_spec_is_refused(driver, server, edit, named):
+    """The seed is stated four times in it; whichever is changed alone, nothing is trained under the old fingerprint."""
+    ended = driver.train(EditedSpec(server, edit), "one", until=1)
+    error = ended.error(driver.run("one"))
+
+    assert isinstance(error, RefusedError)
+    assert any(line.startswith(named) for line in error.caused_by)
+    assert not driver.run("one").ledger_file.exists()
+
+
+def test_a_dataset_that_is_replaced_before_workers_start_is_refused(driver, server, tmp_path):
+    """Its manifest is not the one of the fingerprint."""
+    (tmp_path / "other.txt").write_text("other words, other tokens. " * 4000)
+    prepare([tmp_path / "other.txt"], tmp_path / "other", "byte", val_fraction=0.1)
+    ended = driver.train(
+        EditedSpec(server, lambda document: document.update(data_path=str(tmp_path / "other"))),
+        "one",
+        until=1,
+    )
+
+    assert any(line.startswith("data: ") for line in ended.error(driver.run("one")).caused_by)
 
 
 def test_code_imported_later_is_not_executed(driver, server, tmp_path):
