@@ -139,3 +139,30 @@ class ReplayProgress:
     def close(self) -> None:
         """Remove the bar."""
         self._display.close()
+
+
+class CheckProgress:
+    """Shows which execution of a check is under way: a `SegmentObserver` that has nothing else to show."""
+
+    def __init__(self) -> None:
+        self._display = ProgressDisplay()
+
+    def execution(self, title: str, done: int, total: int) -> None:
+        """Show that an execution starts."""
+        self._display(title, done, total, "executions")
+
+    def rows(self, rows: "Sequence[Row]") -> None:
+        """Ignore steps: there are few."""
+
+    def checkpoint(self, step: int) -> None:
+        """Ignore a checkpoint: it is scratch."""
+
+    def warn(self, message: str) -> None:
+        """Ignore a warning: the verdict covers it."""
+
+    def stopping(self, message: str) -> None:
+        """Ignore a stop request: a check saves nothing."""
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._display.close()

@@ -12,6 +12,7 @@ ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
 """Numeric fields added to the schema after the first release, by key, with the value that means the old behaviour.
 A field with that value is left out of the fingerprint, so old fingerprints stay valid."""
 
+
 def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER) -> dict[str, Any]:
     """The fields of a resolved config that may change bits.
 

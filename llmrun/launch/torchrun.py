@@ -433,3 +433,17 @@ class TorchrunBackend:
         if self._waiting is not None:
             self._waiting.end()
             self._waiting = None
+
+
+class ReadyTorchrunBackend(TorchrunBackend):
+    """A backend for several segments in a row: while one runs, the agent of the next one imports what it needs."""
+
+    def start(self, job: WorkerJob) -> TorchrunWorkers:
+        """See `ProcessBackend.start`.  Also starts the next agent, for the same variables."""
+        workers = super().start(job)
+        self._waiting = Agent(job.environment)
+        return workers
+
+    def close(self) -> None:
+        """End the agent that waits."""
+        self._end_waiting()

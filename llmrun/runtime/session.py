@@ -107,7 +107,7 @@ def run_segment(
             progress,
             None if checkpoint is None else checkpoint.trainer,
             fence,
-            [*instruments(run, worker_spec), *attached()],
+            [*instruments(run, worker_spec, loader.batches), *attached()],
         )
         kind = loop.run()
         check_after_training(worker_spec, device, rank)

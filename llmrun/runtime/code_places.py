@@ -1,0 +1,148 @@
+"""Which module of a model, and which line of its code, executes an operation: from Python's stack and autograd's graph."""
+
+import contextlib
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llmrun.run.inspection import CodePlace, Operation
+from llmrun.runtime.module_trace import tensors_in
+
+TORCH = str(Path(torch.__file__).parent)
+RUNTIME = str(Path(__file__).parent)
+STANDARD_LIBRARY = str(Path(contextlib.__file__).parent)
+NO_DETERMINISTIC = "does not have a deterministic implementation"
+TRACE_LINES = 8
+
+
+class CodePlaces:
+    """The places of one model's code."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+
+    def of_stack(self) -> tuple[str, str | None]:
+        """(module, source) of the innermost code of the model that is being executed."""
+        return self._of_frames(_frames(sys._getframe(1)))  # noqa: SLF001
+
+    def of_exception(self, error: BaseException) -> tuple[str, str | None]:
+        """(module, source) of the innermost code of the model that an exception passed."""
+        return self._of_frames(_traced(error.__traceback__))
+
+    def _of_frames(self, frames: list[tuple[FrameType, int]]) -> tuple[str, str | None]:
+        """frames: with their lines, the innermost first."""
+        module, source = None, None
+        for frame, line in frames:
+            file = frame.f_code.co_filename
+            if source is None and is_model_code(file):
+                source = f"{file}:{line}"
+            if module is None:
+                module = self._names.get(id(frame.f_locals.get("self")))
+            if module is not None and source is not None:
+                break
+        return module or "", source
+
+
+def is_model_code(file: str) -> bool:
+    """Whether a source file may hold a model's code: not torch, not what runs it."""
+    is_library = file.startswith(STANDARD_LIBRARY) and "site-packages" not in file
+    return not (file.startswith(("<", TORCH, RUNTIME)) or is_library or file.endswith("core/step.py"))
+
+
+def _frames(frame: FrameType | None) -> list[tuple[FrameType, int]]:
+    found = []
+    while frame is not None:
+        found.append((frame, frame.f_lineno))
+        frame = frame.f_back
+    return found
+
+
+def _traced(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
+    return [(frame, line) for frame, line in traceback.walk_tb(trace)][::-1]
+
+
+def last_lines(error: BaseException) -> tuple[str, ...]:
+    """The last lines of a traceback without the frames of llmrun's runtime and of torch."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_model_code(f.filename)]
+    lines = "".join(traceback.format_list(frames) + traceback.format_exception_only(error)).splitlines()
+    return tuple(lines[-TRACE_LINES:])
+
+
+class NodePlaces(TorchFunctionMode):
+    """Remembers for each node of the autograd graph the code that made it."""
+
+    def __init__(self, places: CodePlaces) -> None:
+        super().__init__()
+        self._places = places
+        self._of_node: dict[Node, tuple[str, str | None]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Execute a function of torch; the nodes that it made belong to its caller."""
+        result = func(*args, **(kwargs or {}))
+        waiting = [tensor.grad_fn for tensor in tensors_in(result)]
+        here = None
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in self._of_node:
+                here = here or self._places.of_stack()
+                self._of_node[node] = here
+                waiting += [before for before, _ in node.next_functions]
+        return result
+
+    def place_of_current(self) -> CodePlace:
+        """The place of what is being executed."""
+        node = torch._C._current_autograd_node()  # noqa: SLF001
+        if node is None:
+            return CodePlace("forward", *self._places.of_stack())
+        return CodePlace("backward", *self._of_node.get(node, ("", None)))
+
+    def place_of_exception(self, error: BaseException, *, in_backward: bool) -> CodePlace:
+        """The place that an exception came from."""
+        return CodePlace("backward" if in_backward else "forward", *self._places.of_exception(error))
+
+
+class OperationScan(TorchDispatchMode):
+    """Lists all operations that are executed, and executes those that deterministic mode refuses all the same.
+
+    executed: by name, with the first place.  refused: each name and place once.
+    """
+
+    def __init__(self, nodes: NodePlaces) -> None:
+        super().__init__()
+        self._nodes = nodes
+        self.executed: dict[str, Operation] = {}
+        self.refused: dict[tuple[str, CodePlace], Operation] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Execute one operation."""
+        name = str(func)
+        if name not in self.executed:
+            self.executed[name] = Operation(name, self._nodes.place_of_current())
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if NO_DETERMINISTIC not in str(error):
+                raise
+            place = self._nodes.place_of_current()
+            self.refused[name, place] = Operation(name, place, str(error).splitlines()[0])
+        with refusals_are_warnings():
+            return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def refusals_are_warnings() -> Any:
+    """Deterministic mode in which refused operations are executed, with a warning on standard error."""
+    was_only_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=True, warn_only=was_only_warning)

@@ -1,0 +1,181 @@
+"""Inspects a model before the first step: what its passes depend on beside weights and tokens, and what they execute."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmrun.core.loader import MicroBatch, MicroBatches
+from llmrun.core.state import TrainingState
+from llmrun.core.step import micro_batch_loss
+from llmrun.errors import LlmrunError
+from llmrun.run.directory import RunDirectory
+from llmrun.run.inspection import Inspection, ModelError, Operation
+from llmrun.run.trace import Phase, TraceEntry
+from llmrun.runtime.code_places import (
+    CodePlaces,
+    NodePlaces,
+    OperationScan,
+    last_lines,
+    refusals_are_warnings,
+)
+from llmrun.runtime.hooks import Hooks
+from llmrun.runtime.module_state import StateDescriber, changed_keys, parameter_identities
+from llmrun.runtime.module_trace import ModuleTrace
+
+ADDITIVE_WITHIN = 0.1
+"""Relative difference up to which the loss of two sequences counts as the sum of their losses."""
+
+
+class Inspector(Hooks):
+    """Runs passes over micro-batches 0 and 1 with the initial weights and writes what it finds.
+
+    No step should follow: the passes leave hidden state behind, which they are to find.
+    """
+
+    def __init__(self, run: RunDirectory, batches: MicroBatches) -> None:
+        self._run, self._batches = run, batches
+
+    def on_start(self, state: TrainingState) -> None:
+        """Inspect the model.  Raises LlmrunError if the model breaks the interface."""
+        assert state.D == 1, "the inspection hooks plain parameters"
+        numbers = (0, min(1, state.spec.batch.M - 1))
+        micro_batches = [MicroBatch(0, number, self._batches.tokens(0, number)) for number in numbers]
+        ModelInspection(state, micro_batches).run().write(self._run.path)
+
+
+class ModelInspection:
+    """The passes of an inspection, in order."""
+
+    def __init__(self, state: TrainingState, micro_batches: Sequence[MicroBatch]) -> None:
+        model = state.strategy.model
+        assert isinstance(model, nn.Module)
+        self._state, self._model, self._micro_batches = state, model, micro_batches
+        self._nodes = NodePlaces(CodePlaces(model))
+        self._with_gradient: set[str] = set()
+        self._in_backward = False
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._notes_gradient(name))
+
+    def run(self) -> Inspection:
+        """All findings; if the model raises, those up to there."""
+        scan = OperationScan(self._nodes)
+        found: dict[str, Any] = {}
+        error = None
+        try:
+            self._find(scan, found)
+        except LlmrunError:
+            raise
+        except Exception as raised:  # noqa: BLE001  whatever the user's code raises is a finding
+            place = self._nodes.place_of_exception(raised, in_backward=self._in_backward)
+            error = ModelError(f"{type(raised).__name__}: {raised}", place, last_lines(raised))
+        return Inspection(
+            error=error,
+            refused=tuple(scan.refused.values()),
+            operations=tuple(Operation(each.name, each.place) for each in scan.executed.values()),
+            frozen=tuple(n for n, p in self._model.named_parameters() if not p.requires_grad),
+            tokens=self._state.spec.batch.mu_tok,
+            **found,
+        )
+
+    def _find(self, scan: OperationScan, found: dict[str, Any]) -> None:
+        """Scan, then repeat, then count.  The first pass may fill caches that stay as they are."""
+        first = self._micro_batches[0]
+        before = parameter_identities(self._model)
+        with scan, self._nodes:
+            self._pass(first)
+        with refusals_are_warnings():
+            self._repeat(found)
+            counter = FlopCounterMode(display=False)
+            with counter:
+                self._pass(first)
+            found["flops"] = counter.get_total_flops() or None
+            found["replaced"] = _differing(before, parameter_identities(self._model))
+            found["without_gradient"] = tuple(
+                name
+                for name, parameter in self._model.named_parameters()
+                if parameter.requires_grad and name not in self._with_gradient
+            )
+            found["not_additive"] = self._not_additive()
+
+    def _repeat(self, found: dict[str, Any]) -> None:
+        """Run micro-batches 0, 1 and 0 again, and compare the tensors of the two passes over micro-batch 0."""
+        describer = StateDescriber(self._state.digester)
+        described = describer.describe(self._model)
+        entries: list[list[TraceEntry]] = [[], [], []]
+
+        def add(entry: TraceEntry, _: Tensor) -> None:
+            entries[entry.step].append(entry)
+
+        first, other = self._micro_batches
+        trace = ModuleTrace(self._model, self._state.digester, lambda n_pass: (n_pass, 0), add)
+        changed: dict[tuple[str, str], None] = {}
+        for micro_batch in (first, other, first):
+            self._pass(micro_batch)
+            now = describer.describe(self._model)
+            changed |= dict.fromkeys(changed_keys(described, now))
+            described = now
+        trace.remove()
+        found["changed"] = tuple(changed)
+        found["repeated"] = _first_difference(entries[0], entries[2])
+
+    def _pass(self, micro_batch: MicroBatch) -> None:
+        """Forward and backward of one micro-batch; its gradients are dropped."""
+        self._in_backward = False
+        loss, _ = micro_batch_loss(self._state, micro_batch)
+        self._in_backward = True
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._in_backward = False
+        for parameter in self._model.parameters():
+            parameter.grad = None
+
+    def _notes_gradient(self, name: str) -> Any:
+        def hook(_: Tensor) -> None:
+            self._with_gradient.add(name)
+
+        return hook
+
+    def _not_additive(self) -> str | None:
+        """Compare two micro-batches in one pass with each by itself, without dropout; None if a batch cannot grow."""
+        first, other = self._micro_batches
+        both = MicroBatch(0, 0, torch.cat([first.tokens, other.tokens]))
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                (a, n_a), (b, n_b), (whole, n) = (
+                    micro_batch_loss(self._state, each) for each in (first, other, both)
+                )
+        except RuntimeError:
+            return None
+        finally:
+            self._model.train()
+        if n != n_a + n_b:
+            return f"{n:,} targets in two micro-batches together, {n_a:,} and {n_b:,} in each by itself"
+        total, together = float(a) + float(b), float(whole)
+        if abs(together - total) > ADDITIVE_WITHIN * abs(total):
+            return (
+                f"the loss of two micro-batches is {together:.6g} in one pass and {total:.6g} as the sum of two: "
+                "a mean instead of a sum"
+            )
+        return None
+
+
+def _differing(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
+    """Names whose value is another one, in the order of `after`."""
+    return tuple(name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name))
+
+
+def _first_difference(
+    one: Sequence[TraceEntry], other: Sequence[TraceEntry]
+) -> tuple[Phase, str, str] | None:
+    """The first tensor that differs in two passes over the same micro-batch."""
+    for a, b in zip(one, other, strict=False):
+        if a.place[2:] != b.place[2:] or a.digest != b.digest:
+            return b.phase, b.module, b.what
+    if len(one) != len(other):
+        more = max(one, other, key=len)[min(len(one), len(other))]
+        return more.phase, more.module, more.what
+    return None
