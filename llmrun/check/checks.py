@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmrun.check.differences import difference_between, saved_states
 from llmrun.check.inspected import findings_of_inspection
 from llmrun.check.report import CheckReport, Finding, Measured
-from llmrun.check.scratch import V, Execution, Part, ScratchRuns, Variant
+from llmrun.check.scratch import Execution, Part, ScratchRuns, V, Variant
 from llmrun.errors import LlmrunError
 from llmrun.run.inspection import Inspection
 from llmrun.storage.checkpoint.layout import steps_in
@@ -129,7 +129,7 @@ class Check:
 
     def _variant(self, name: str, title: str, variant: Variant, reference: Execution) -> Finding:
         """Whether a variant equals the reference, if this machine can execute it."""
-        if variant.D > self._runs.ranks_most:
+        if self._runs.ranks_most < variant.D:
             return Finding(name, title, "not_judged", (f"it needs {variant.D} GPUs",))
         return self._judged(name, title, reference, self._execute(name, variant, Part(self._steps)))
 
