@@ -82,6 +82,15 @@ class ProcessBackend(Protocol):
         """
         ...
 
+    def describe_model(self, environment: Mapping[str, str], check: Callable[[], None]) -> dict[str, Any]:
+        """Construct the user's own model that LLMRUN_MODEL names in `environment`.
+
+        check: as for `probe`.
+        Returns `{"facts": ModelFacts as JSON}`, or `{"refused": an error as JSON}` if it cannot be trained.
+        Raises RefusedError if the process fails.
+        """
+        ...
+
     def start(self, job: WorkerJob) -> Workers:
         """Start the workers.  They die with this process, however it ends."""
         ...
@@ -127,6 +136,7 @@ def worker_environment(
 BOOT = Path(llmrun.__file__).resolve().parent / "launch" / "boot.py"
 AGENT_MODULE = "llmrun.launch.agent"
 PROBE_MODULE = "llmrun.runtime.probe"
+MODEL_FACTS_MODULE = "llmrun.runtime.model_facts"
 WORKER_MODULE = "llmrun.runtime.worker"
 
 PROBE_WITHIN_S = 600
@@ -305,12 +315,16 @@ def probe_failed(
     own_files = [line.removeprefix(EXECUTING) for line in lines if line.startswith(EXECUTING)]
     file = document.get("file") or (own_files[-1] if own_files else None)
     also = [f"{path} was imported, and belongs to no installed package" for path in own_files if path != file]
-    last = [line for line in printed.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
     return RefusedError(
         f"cannot start a worker here: the probe of its environment ended with exit code {exit_code}",
         where=file,
-        caused_by=[*last, *also[-LAST_LINES:]],
+        caused_by=[*last_lines(printed), *also[-LAST_LINES:]],
     )
+
+
+def last_lines(printed: bytes) -> list[str]:
+    """The last lines of a process's output that are not blank."""
+    return [line for line in printed.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
 
 
 EXECUTING = "executing "
@@ -404,6 +418,34 @@ class TorchrunBackend:
             raise
         self._waiting = agent
         return found
+
+    def describe_model(self, environment: Mapping[str, str], check: Callable[[], None]) -> dict[str, Any]:
+        """See `ProcessBackend.describe_model`.  To be called from the main thread."""
+        with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as output, stop_signals_blocked():
+            process = subprocess.Popen(
+                child_command(MODEL_FACTS_MODULE),
+                env={**environment, ANSWER: str(answer.fileno())},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[answer.fileno()],
+                start_new_session=True,
+            )
+            try:
+                while process.poll() is None:
+                    check()
+                    time.sleep(PROBE_POLL_S)
+            finally:
+                end_process(process)
+            document = json_object_in(os.fsdecode(contents(answer)).splitlines())
+            if "facts" in document or "refused" in document:
+                return document
+            last = last_lines(contents(output))
+            raise RefusedError(
+                f"cannot construct the model: its process ended with exit code {process.returncode}",
+                where=document.get("file"),
+                caused_by=last,
+            )
 
     def start(self, job: WorkerJob) -> TorchrunWorkers:
         """See `ProcessBackend.start`.  To be called from the main thread.

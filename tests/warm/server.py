@@ -16,6 +16,7 @@ from llmrun.machine import die_with_parent
 from llmrun.provenance.imports import ImportRecorder
 from llmrun.run.directory import RunDirectory
 from llmrun.runtime import worker
+from llmrun.runtime.model_facts import answer_for
 from llmrun.runtime.probe import probe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,6 +56,17 @@ def look(request: dict) -> dict:
     return {}
 
 
+def describe(request: dict) -> dict:
+    """Construct a user's own model in a fork, with a worker's variables."""
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(request["environment"])
+        Path(request["path"]).write_text(answer_for(os.environ))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return {}
+
+
 def poll(request: dict) -> dict:
     """The exit code of a rank, None while it lives."""
     pid = request["pid"]
@@ -77,7 +89,7 @@ def kill(request: dict) -> dict:
 def main() -> None:
     torch.set_num_threads(1)
     ImportRecorder.install().source_files()  # read once, not in every fork
-    operations = {"start": start, "look": look, "poll": poll, "kill": kill}
+    operations = {"describe": describe, "start": start, "look": look, "poll": poll, "kill": kill}
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(operations[request["op"]](request)), flush=True)

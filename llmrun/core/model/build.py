@@ -25,7 +25,8 @@ def build(spec: ModelSpec, place: Place, fill: Fill, *, recompute_blocks: bool =
     placed: dict[int, nn.Parameter] = {}
     for name, parameter in named:
         if id(parameter) not in placed:
-            placed[id(parameter)] = nn.Parameter(place(name, parameter.shape))
+            memory = place(name, parameter.shape)
+            placed[id(parameter)] = nn.Parameter(memory, requires_grad=parameter.requires_grad)
             fill(name, placed[id(parameter)])
         holder, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(holder), attribute, placed[id(parameter)])

@@ -75,7 +75,7 @@ class ShardedModel:
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         batch = spec.batch
-        self.slots = flat_layout(spec.model.parameters, batch.D).slots
+        self.slots = flat_layout(spec.model.parameters, batch.D, spec.model.frozen).slots
         self.share = row_share(self.slots, batch.D, rank)
         self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
         self.model: nn.Module = self._build(spec, device)
