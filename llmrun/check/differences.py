@@ -53,8 +53,8 @@ def difference_between(reference: Execution, other: Execution) -> Difference | N
     `other` may hold only the last steps, and lack nodes of the backward pass.
     """
     return (
-        module_difference(reference.trace, other.trace)
-        or recomputed_difference(other.trace)
+        recomputed_difference(other.trace)
+        or module_difference(reference.trace, other.trace)
         or record_difference(reference, other)
         or state_difference(other)
     )

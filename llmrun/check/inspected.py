@@ -1,7 +1,6 @@
 """The findings of an inspection: errors, operations, hidden state, gradients, the form of the loss."""
 
 from llmrun.check.differences import named
-from llmrun.check.refused_on_cuda import condition_on_cuda
 from llmrun.check.report import Finding
 from llmrun.run.inspection import CodePlace, Inspection, Operation
 from llmrun.text import counted, listed
@@ -10,6 +9,7 @@ _NAMES_MAX = 5
 
 RUNS = ("runs", "forward and backward run")
 OPERATIONS = ("operations", "deterministic operations only")
+IMPORTS = ("imports", "imports find the model's own files")
 STATE = ("no_hidden_state", "no hidden state")
 GRADIENTS = ("gradients", "every parameter gets a gradient")
 SUM = ("loss_is_a_sum", "the loss is a sum over tokens")
@@ -20,14 +20,25 @@ def findings_of_inspection(found: Inspection, device: str) -> list[Finding]:
     if found.error is not None:
         runs = Finding.at(*RUNS, found.error.place, (found.error.error, *found.error.trace))
         rest = [Finding(*each, "not_judged") for each in (STATE, GRADIENTS, SUM)]
-        return [runs, operations(found, device), *rest]
+        return [imports(found), runs, operations(found, device), *rest]
     return [
+        imports(found),
         Finding(*RUNS, "yes"),
         operations(found, device),
         hidden_state(found),
         gradients(found),
         loss(found),
     ]
+
+
+def imports(found: Inspection) -> Finding:
+    """Whether a file beside the model is hidden by a module of the same name."""
+    if not found.shadowed:
+        return Finding(*IMPORTS, "yes")
+    details = tuple(
+        f"{file} imports {origin}, not {own}: rename {own}" for file, own, origin in found.shadowed
+    )
+    return Finding(*IMPORTS, "no", details, source=found.shadowed[0][0])
 
 
 def operations(found: Inspection, device: str) -> Finding:
@@ -37,17 +48,11 @@ def operations(found: Inspection, device: str) -> Finding:
         return Finding.at(*OPERATIONS, found.refused[0].place, details)
     if device == "cuda":
         return Finding(*OPERATIONS, "yes")
-    warnings = []
-    for operation in found.operations:
-        condition = condition_on_cuda(operation)
-        if condition is not None:
-            when = f" {condition}" if condition else ""
-            warnings.append((operation, f"CUDA refuses it{when}: {_shown(operation)}"))
-    if not warnings:
+    if not found.refused_on_cuda:
         return Finding(*OPERATIONS, "yes")
-    place = warnings[0][0].place
-    texts = tuple(text for _, text in warnings)
-    return Finding(*OPERATIONS, "warning", texts, place.phase, place.module, place.source)
+    place = found.refused_on_cuda[0].place
+    details = tuple(f"refused on CUDA: {_shown(each)}" for each in found.refused_on_cuda)
+    return Finding(*OPERATIONS, "warning", details, place.phase, place.module, place.source)
 
 
 def _shown(operation: Operation) -> str:

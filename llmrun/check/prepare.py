@@ -13,6 +13,7 @@ from llmrun.data.manifest import DatasetManifest, facts, read_manifest
 from llmrun.data.synthetic import write_random_dataset
 from llmrun.errors import InputError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
+from llmrun.launch.model_facts import with_model_facts
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.preflight import check_space
 from llmrun.launch.torchrun import ProcessBackend
@@ -53,15 +54,16 @@ def prepare(
     resolved = resolve(
         loaded, None if manifest is None else facts(manifest), MachineFacts(gpus.count), for_training=True
     )
+    resolved = with_model_facts(resolved, backend, lambda: None)
     scratch = scratch_of(resolved, steps)
     batch, where = scratch.resolved.batch, scratch.resolved.config.hardware.device
     reference = RunDirectory(directory / "reference")
     make_directories(reference.checkpoints)
     check_space(reference, scratch.resolved, directory)
     if manifest is None or not has_window(manifest, batch.L_ctx):
-        write_random_dataset(
-            directory / "data", scratch.resolved.shape.vocab_size, max(RANDOM_TOKENS, 2 * batch.L_ctx)
-        )
+        vocabulary = scratch.resolved.config.model.vocab_size
+        assert vocabulary is not None, "the config must be resolved"
+        write_random_dataset(directory / "data", vocabulary, max(RANDOM_TOKENS, 2 * batch.L_ctx))
         data_path, used = directory / "data", None
     else:
         assert data_path is not None

@@ -36,8 +36,10 @@ def _executed(report: CheckReport) -> str:
 
 def _lines_of(finding: Finding) -> list[ReportLine]:
     """The verdict of a property, and what was found below it."""
-    head = ReportLine(f"{finding.title:<{TITLE_WIDTH}}{_WORDS[finding.outcome]}")
-    return [head, *(ReportLine(f"  {text}") for text in cut(finding.details, _DETAILS_MAX))]
+    head = f"{finding.title:<{TITLE_WIDTH}}{_WORDS[finding.outcome]}"
+    if finding.outcome == "not_judged":
+        return [ReportLine(": ".join([head, *finding.details[:1]]))]
+    return [ReportLine(head), *(ReportLine(f"  {text}") for text in cut(finding.details, _DETAILS_MAX))]
 
 
 def _measured(measured: Measured) -> list[str]:

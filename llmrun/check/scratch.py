@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmrun.config.resolve import Resolved, resolve_for_D
 from llmrun.launch.benchmark import trial_config
+from llmrun.launch.model_facts import model_variable
 from llmrun.launch.prepared_segment import make_worker_spec
 from llmrun.launch.scratch_segment import run_scratch_segment
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
@@ -69,7 +70,8 @@ def scratch_of(resolved: Resolved, steps: int) -> Scratch:
         "batch.V": (given.V, V),
     }
     changes = tuple(f"{key} {old:,} -> {new:,}" for key, (old, new) in numbers.items() if old != new)
-    return Scratch(replace(found, config=config.model_copy(update=operational)), changes)
+    scratch = replace(found, config=config.model_copy(update=operational), facts=resolved.facts)
+    return Scratch(scratch, changes)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ class ScratchRuns:
         )
         threads = resolved.config.hardware.threads_per_rank
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(self.directory / "inductor")}  # torch makes it, used or not
-        environment = worker_environment(os.environ | caches, threads)
+        own_model = model_variable(resolved.config)
+        environment = worker_environment(os.environ | caches | own_model, threads)
         environment["PYTHONHASHSEED"] = variant.hash_seed
         end = run_scratch_segment(run, spec, environment, self.backend, self.observer)
         return Execution(variant, part, run, end)

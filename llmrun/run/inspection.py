@@ -53,7 +53,7 @@ class Inspection:
 
     error:            the exception that ended the inspection.
     refused:          operations that torch's deterministic mode refuses on this device, each name and place once.
-    operations:       all operations that were executed, each name once, with its first place.
+    refused_on_cuda:  operations that it executes here and refuses on CUDA, each name once, with its first place.
     repeated:         where micro-batch 0 differs when it is executed a second time; (phase, module, what).
     changed:          names of buffers and attributes that changed in later passes, each with its kind.
     replaced:         names of parameters that were replaced, moved or added by a pass.
@@ -62,12 +62,14 @@ class Inspection:
     not_additive:     how loss or number of targets fail to add up over sequences; None if they do, or it is not known.
     flops:            of forward and backward of one micro-batch, by torch's counter; None if unknown.
     tokens:           tokens of that micro-batch.
+    shadowed:         imports of the model's modules that found another file than the one beside them: (the importing
+                      file with its line, the file that is not imported, where the imported module comes from).
     shared:           pairs of parameters that share memory in a new model although they are two parameters.
     """
 
     error: ModelError | None = None
     refused: tuple[Operation, ...] = ()
-    operations: tuple[Operation, ...] = ()
+    refused_on_cuda: tuple[Operation, ...] = ()
     repeated: tuple[Phase, str, str] | None = None
     changed: tuple[tuple[str, str], ...] = ()
     replaced: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Inspection:
     not_additive: str | None = None
     flops: int | None = None
     tokens: int = 0
+    shadowed: tuple[tuple[str, str, str], ...] = ()
     shared: tuple[tuple[str, str], ...] = ()
 
     def write(self, directory: Path) -> None:
@@ -95,7 +98,7 @@ class Inspection:
             if error is None
             else ModelError(error["error"], CodePlace(**error["place"]), tuple(error["trace"])),
             refused=_operations(document["refused"]),
-            operations=_operations(document["operations"]),
+            refused_on_cuda=_operations(document["refused_on_cuda"]),
             repeated=None if repeated is None else tuple(repeated),
             changed=tuple((kind, name) for kind, name in document["changed"]),
             replaced=tuple(document["replaced"]),
@@ -104,6 +107,7 @@ class Inspection:
             not_additive=document["not_additive"],
             flops=document["flops"],
             tokens=document["tokens"],
+            shadowed=tuple((file, own, found) for file, own, found in document["shadowed"]),
             shared=tuple((one, other) for one, other in document["shared"]),
         )
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmrun.run.inspection import CodePlace, Operation
 from llmrun.runtime.module_trace import tensors_in
+from llmrun.runtime.refused_on_cuda import is_refused_on_cuda
 
 TORCH = str(Path(torch.__file__).parent)
 RUNTIME = str(Path(__file__).parent)
@@ -99,7 +100,7 @@ class NodePlaces(TorchFunctionMode):
 
     def place_of_current(self) -> CodePlace:
         """The place of what is being executed."""
-        node = torch._C._current_autograd_node()  # noqa: SLF001
+        node: Node | None = torch._C._current_autograd_node()  # noqa: SLF001
         if node is None:
             return CodePlace("forward", *self._places.of_stack())
         return CodePlace("backward", *self._of_node.get(node, ("", None)))
@@ -109,30 +110,30 @@ class NodePlaces(TorchFunctionMode):
         return CodePlace("backward" if in_backward else "forward", *self._places.of_exception(error))
 
 
-class OperationScan(TorchDispatchMode):
-    """Lists all operations that are executed, and executes those that deterministic mode refuses all the same.
+class OperationScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds the operations that deterministic mode refuses, and executes them all the same.
 
-    executed: by name, with the first place.  refused: each name and place once.
+    refused: here, each name and place once.  refused_on_cuda: not here but on CUDA, by name, with the first place.
     """
 
     def __init__(self, nodes: NodePlaces) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._nodes = nodes
-        self.executed: dict[str, Operation] = {}
+        self.refused_on_cuda: dict[str, Operation] = {}
         self.refused: dict[tuple[str, CodePlace], Operation] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Execute one operation."""
         name = str(func)
-        if name not in self.executed:
-            self.executed[name] = Operation(name, self._nodes.place_of_current())
+        if name not in self.refused_on_cuda and is_refused_on_cuda(name, args, kwargs or {}):
+            self.refused_on_cuda[name] = Operation(name, self._nodes.place_of_current())
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:
             if NO_DETERMINISTIC not in str(error):
                 raise
             place = self._nodes.place_of_current()
-            self.refused[name, place] = Operation(name, place, str(error).splitlines()[0])
+            self.refused[name, place] = Operation(name, place, str(error).partition(",")[0])
         with refusals_are_warnings():
             return func(*args, **(kwargs or {}))
 

@@ -1,6 +1,10 @@
 """Inspects a model before the first step: what its passes depend on beside weights and tokens, and what they execute."""
 
-from collections.abc import Sequence
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,11 +12,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmrun.core.loader import MicroBatch, MicroBatches
+from llmrun.core.model.factory import FactorySpec
+from llmrun.core.model.foreign import construct
 from llmrun.core.state import TrainingState
 from llmrun.core.step import micro_batch_loss
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
-from llmrun.run.inspection import Inspection, ModelError, Operation
+from llmrun.run.inspection import Inspection, ModelError
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.run.trace import Phase, TraceEntry
 from llmrun.runtime.code_places import (
     CodePlaces,
@@ -35,15 +42,25 @@ class Inspector(Hooks):
     No step should follow: the passes leave hidden state behind, which they are to find.
     """
 
-    def __init__(self, run: RunDirectory, batches: MicroBatches) -> None:
+    def __init__(self, run: RunDirectory, worker_spec: WorkerSpec, batches: MicroBatches) -> None:
         self._run, self._batches = run, batches
+        self._import_root: str | None = worker_spec.config["model"]["import_root"]
 
     def on_start(self, state: TrainingState) -> None:
         """Inspect the model.  Raises LlmrunError if the model breaks the interface."""
         assert state.D == 1, "the inspection hooks plain parameters"
         numbers = (0, min(1, state.spec.batch.M - 1))
         micro_batches = [MicroBatch(0, number, self._batches.tokens(0, number)) for number in numbers]
-        ModelInspection(state, micro_batches).run().write(self._run.path)
+        found = ModelInspection(state, micro_batches).run()
+        spec = state.spec.model
+        if isinstance(spec, FactorySpec):
+            assert self._import_root is not None, "the config must be resolved"
+            found = replace(
+                found,
+                shadowed=shadowed_imports(Path(self._import_root)),
+                shared=parameters_with_shared_memory(construct(spec.call)),
+            )
+        found.write(self._run.path)
 
 
 class ModelInspection:
@@ -58,7 +75,7 @@ class ModelInspection:
         self._in_backward = False
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.register_hook(self._notes_gradient(name))
+                parameter.register_hook(self._notes_gradient(name))  # type: ignore[no-untyped-call]
 
     def run(self) -> Inspection:
         """All findings; if the model raises, those up to there."""
@@ -75,7 +92,7 @@ class ModelInspection:
         return Inspection(
             error=error,
             refused=tuple(scan.refused.values()),
-            operations=tuple(Operation(each.name, each.place) for each in scan.executed.values()),
+            refused_on_cuda=tuple(scan.refused_on_cuda.values()),
             frozen=tuple(n for n, p in self._model.named_parameters() if not p.requires_grad),
             tokens=self._state.spec.batch.mu_tok,
             **found,
@@ -179,3 +196,42 @@ def _first_difference(
         more = max(one, other, key=len)[min(len(one), len(other))]
         return more.phase, more.module, more.what
     return None
+
+
+def parameters_with_shared_memory(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Pairs of different parameters that begin at the same address."""
+    first: dict[int, str] = {}
+    found = []
+    for name, parameter in model.named_parameters():
+        other = first.setdefault(parameter.data_ptr(), name)
+        if other != name:
+            found.append((other, name))
+    return tuple(found)
+
+
+def shadowed_imports(import_root: Path) -> tuple[tuple[str, str, str], ...]:
+    """Imports in the loaded modules below `import_root` for which a file there has the name, and another one was found."""
+    found = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file is None or not Path(file).is_relative_to(import_root) or "site-packages" in file:
+            continue
+        for line, name in top_level_imports(Path(file)):
+            own = [
+                path
+                for path in (import_root / f"{name}.py", import_root / name / "__init__.py")
+                if path.exists()
+            ]
+            imported = getattr(sys.modules.get(name), "__file__", None)
+            if own and name in sys.modules and (imported is None or not own[0].samefile(imported)):
+                found.append((f"{file}:{line}", str(own[0]), imported or "Python itself"))
+    return tuple(found)
+
+
+def top_level_imports(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, name) of each absolute import in a source file, the name without what follows its first dot."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            yield node.lineno, node.module.partition(".")[0]

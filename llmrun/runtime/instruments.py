@@ -38,7 +38,7 @@ def instruments(run: RunDirectory, worker_spec: WorkerSpec, batches: MicroBatche
     if worker_spec.traced:
         found.append(Tracer(run, worker_spec))
     if worker_spec.inspected:
-        found.append(Inspector(run, batches))
+        found.append(Inspector(run, worker_spec, batches))
     if worker_spec.killed_after is not None:
         found.append(KillAfterSave(run, worker_spec.killed_after))
     return found
