@@ -89,5 +89,18 @@ def test_a_changed_module_is_refused(own, pool):
     own.train(pool, "one", until=3)
     parts = Path(own.directory / "project" / "parts.py")
     parts.write_text(PARTS.replace("torch.tanh", "torch.sin"))
-    with pytest.raises(Exception, match="parts.py"):
+    with pytest.raises(Exception, match=r"parts\.py"):
         own.resume(pool, "one")
+
+
+def test_shard_and_recomputed_blocks_give_the_same_bits(own, pool, server):
+    """`shard` at D = 2, with recomputed blocks, equals `replicate` at D = 1; killed and resumed too."""
+    own.train(pool, "one")
+    own.train(pool, "sharded", "batch.D=2", "strategy=shard")
+    assert_equal_runs(own.run("one"), own.run("sharded"), 16)
+    recomputing = ("strategy=shard", "activation_checkpointing=block")
+    own.train(dying(server, 7), "killed", "batch.D=2", *recomputing)
+    assert own.resume(pool, "killed", D=2).end.why == "finished"
+    assert_equal_runs(own.run("one"), own.run("killed"), 16)
+    own.train(pool, "recomputed", "activation_checkpointing=block")
+    assert_equal_runs(own.run("one"), own.run("recomputed"), 16)

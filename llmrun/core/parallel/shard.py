@@ -66,6 +66,16 @@ class TreeReduceScatter(ReduceScatter):
             output_tensor.zero_()
 
 
+def shared_parameters(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters that several modules share, each to its first name."""
+    first: dict[int, str] = {}
+    every = [
+        (name, first.setdefault(id(parameter), name))
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    ]
+    return {name: found for name, found in every if found != name}
+
+
 class ShardedModel:
     """A model under FSDP2, block by block, and this rank's rows of every parameter in one flat buffer.
 
@@ -99,9 +109,13 @@ class ShardedModel:
             fully_shard(model.get_submodule(name), mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh)
         buffers = dict(model.named_buffers())
+        shared = shared_parameters(model)
         model.to_empty(device=device)
         for name, values in buffers.items():  # they were filled before, and `to_empty` replaced them
             model.get_buffer(name).copy_(values)
+        for name, first in shared.items():  # `to_empty` gave each name memory of its own
+            holder, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(holder), attribute, model.get_parameter(first))
         return model
 
     def groups(self) -> list[FSDPModule]:
@@ -137,9 +151,12 @@ class ShardedModel:
     def finish(self) -> Tensor:
         """See `Strategy.finish`.  Frees the gradients that FSDP2 left."""
         for piece in self.share.pieces:
+            own = self._gradient[piece.own_start : piece.own_start + piece.count]
+            if piece.slot.is_frozen:
+                own.zero_()
+                continue
             gradient = self._parameters[piece.slot.name].grad
             assert gradient is not None, "FSDP2 reduced no gradient"
-            own = self._gradient[piece.own_start : piece.own_start + piece.count]
             own.copy_(_local(gradient).reshape(-1))
         for parameter in self._parameters.values():
             parameter.grad = None
