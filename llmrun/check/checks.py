@@ -131,6 +131,8 @@ class Check:
         """Whether a variant equals the reference, if this machine can execute it."""
         if self._runs.ranks_most < variant.D:
             return Finding(name, title, "not_judged", (f"it needs {variant.D} GPUs",))
+        if variant.recomputes and not self._runs.scratch.resolved.model.blocks:
+            return Finding(name, title, "not_judged", ("the model has no blocks",))
         return self._judged(name, title, reference, self._execute(name, variant, Part(self._steps)))
 
     @staticmethod
@@ -145,7 +147,8 @@ class Check:
         """Kill an execution after step 1, resume it, and compare what it loaded and what it went on to compute."""
         killed = self._execute("killed", KILLED, Part(self._steps, saves=True, killed_after=1))
         if steps_in(killed.run.checkpoints) != [1]:
-            return [_not_executed(*RESUMES, killed), Finding(*LOADED, "not_judged")]
+            reason = ("no state was saved",)
+            return [_not_executed(*RESUMES, killed), Finding(*LOADED, "not_judged", reason)]
         resumed = self._execute("killed", RESUMED, Part(self._steps, segment=2, from_step=1))
         resumes = self._judged(*RESUMES, reference, resumed)
         states = dict(saved_states(resumed))

@@ -74,8 +74,7 @@ def hidden_state(found: Inspection) -> Finding:
     if not details:
         return Finding(*STATE, "yes")
     names = [*(name for _, name in found.changed), *found.replaced, *(a for a, _ in found.shared)]
-    module = names[0].rpartition(".")[0]
-    return Finding.at(*STATE, CodePlace("forward", module, None), details)
+    return Finding(*STATE, "no", tuple(details), module=names[0].rpartition(".")[0])
 
 
 def gradients(found: Inspection) -> Finding:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -71,9 +72,12 @@ def _traced(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
 
 
 def last_lines(error: BaseException) -> tuple[str, ...]:
-    """The last lines of a traceback without the frames of llmrun's runtime and of torch."""
+    """The last frames of a traceback without those of llmrun's runtime and of torch: `file:line, in name: code`."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_model_code(f.filename)]
-    lines = "".join(traceback.format_list(frames) + traceback.format_exception_only(error)).splitlines()
+    lines = [
+        f"{frame.filename}:{frame.lineno}, in {frame.name}" + (f": {frame.line}" if frame.line else "")
+        for frame in frames
+    ]
     return tuple(lines[-TRACE_LINES:])
 
 
@@ -84,19 +88,36 @@ class NodePlaces(TorchFunctionMode):
         super().__init__()
         self._places = places
         self._of_node: dict[Node, tuple[str, str | None]] = {}
+        self._entered: tuple[str, str | None] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Execute a function of torch; the nodes that it made belong to its caller."""
         result = func(*args, **(kwargs or {}))
-        waiting = [tensor.grad_fn for tensor in tensors_in(result)]
-        here = None
+        self._own(result, None)
+        return result
+
+    def watch_modules(self, model: nn.Module) -> list[Any]:
+        """Let nodes that no function of torch made (those of custom functions) belong to the innermost module."""
+        return [
+            module.register_forward_hook(self._owns(name), prepend=True)
+            for name, module in model.named_modules()
+        ]
+
+    def _owns(self, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            self._own(output, (name, None))
+
+        return hook
+
+    def _own(self, values: Any, place: tuple[str, str | None] | None) -> None:
+        """Attribute the nodes that led to `values` and have no place yet.  place: None: that of the stack."""
+        waiting = [tensor.grad_fn for tensor in tensors_in(values)]
         while waiting:
             node = waiting.pop()
             if node is not None and node not in self._of_node:
-                here = here or self._places.of_stack()
-                self._of_node[node] = here
+                place = place or self._places.of_stack()
+                self._of_node[node] = place
                 waiting += [before for before, _ in node.next_functions]
-        return result
 
     def place_of_current(self) -> CodePlace:
         """The place of what is being executed."""
@@ -105,9 +126,29 @@ class NodePlaces(TorchFunctionMode):
             return CodePlace("forward", *self._places.of_stack())
         return CodePlace("backward", *self._of_node.get(node, ("", None)))
 
-    def place_of_exception(self, error: BaseException, *, in_backward: bool) -> CodePlace:
+    def watch_backward(self) -> None:
+        """Remember which node the backward pass has entered last."""
+        for node, place in self._of_node.items():
+            if not hasattr(node, "variable"):
+                node.register_prehook(self._enters(place))
+
+    def forget(self) -> None:
+        """Forget the nodes, which keep the tensors of their pass."""
+        self._of_node.clear()
+        self._entered = None
+
+    def _enters(self, place: tuple[str, str | None]) -> Callable[[Any], None]:
+        def hook(_: Any) -> None:
+            self._entered = place
+
+        return hook
+
+    def place_of_exception(self, error: BaseException) -> CodePlace:
         """The place that an exception came from."""
-        return CodePlace("backward" if in_backward else "forward", *self._places.of_exception(error))
+        module, source = self._places.of_exception(error)
+        if self._entered is None:
+            return CodePlace("forward", module, source)
+        return CodePlace("backward", module or self._entered[0], source or self._entered[1])
 
 
 class OperationScan(TorchDispatchMode):  # type: ignore[no-untyped-call]

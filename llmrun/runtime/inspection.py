@@ -19,8 +19,8 @@ from llmrun.core.step import micro_batch_loss
 from llmrun.errors import LlmrunError
 from llmrun.run.directory import RunDirectory
 from llmrun.run.inspection import Inspection, ModelError
-from llmrun.run.worker_spec import WorkerSpec
 from llmrun.run.trace import Phase, TraceEntry
+from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.code_places import (
     CodePlaces,
     NodePlaces,
@@ -72,7 +72,6 @@ class ModelInspection:
         self._state, self._model, self._micro_batches = state, model, micro_batches
         self._nodes = NodePlaces(CodePlaces(model))
         self._with_gradient: set[str] = set()
-        self._in_backward = False
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._notes_gradient(name))  # type: ignore[no-untyped-call]
@@ -87,7 +86,7 @@ class ModelInspection:
         except LlmrunError:
             raise
         except Exception as raised:  # noqa: BLE001  whatever the user's code raises is a finding
-            place = self._nodes.place_of_exception(raised, in_backward=self._in_backward)
+            place = self._nodes.place_of_exception(raised)
             error = ModelError(f"{type(raised).__name__}: {raised}", place, last_lines(raised))
         return Inspection(
             error=error,
@@ -102,8 +101,15 @@ class ModelInspection:
         """Scan, then repeat, then count.  The first pass may fill caches that stay as they are."""
         first = self._micro_batches[0]
         before = parameter_identities(self._model)
+        hooks = self._nodes.watch_modules(self._model)
         with scan, self._nodes:
-            self._pass(first)
+            loss, _ = micro_batch_loss(self._state, first)
+            self._nodes.watch_backward()
+            loss.backward()  # type: ignore[no-untyped-call]
+        for hook in hooks:
+            hook.remove()
+        self._nodes.forget()
+        self._drop_gradients()
         with refusals_are_warnings():
             self._repeat(found)
             counter = FlopCounterMode(display=False)
@@ -141,11 +147,11 @@ class ModelInspection:
 
     def _pass(self, micro_batch: MicroBatch) -> None:
         """Forward and backward of one micro-batch; its gradients are dropped."""
-        self._in_backward = False
         loss, _ = micro_batch_loss(self._state, micro_batch)
-        self._in_backward = True
         loss.backward()  # type: ignore[no-untyped-call]
-        self._in_backward = False
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
         for parameter in self._model.parameters():
             parameter.grad = None
 
