@@ -20,7 +20,7 @@ EXPECTED_EXECUTIONS = 9
 INSPECTED = Variant("inspecting the model", hash_seed="1")
 SECOND = Variant("a second execution", num_workers=2, hash_seed="1")
 REFERENCE = Variant("the reference")
-AGAIN = Variant("once more with the same settings")
+AGAIN = Variant("once more with the same settings", is_apart=True)
 WITH_WORKERS = Variant("2 loader workers", num_workers=2)
 KILLED = Variant("killed after step 1")
 RESUMED = Variant("resumed")

@@ -23,6 +23,9 @@ from llmrun.storage.ledger.reader import LedgerReader
 V = 4
 """Lanes of every check: enough for two ranks, and for three with an uneven share."""
 
+APART = "LLMRUN_EXECUTION"
+"""Environment variable that keeps an execution from sharing an agent."""
+
 MICRO_BATCH_TOKENS_ON_CPU = 512
 """Tokens of a micro-batch on a CPU, rounded up to a whole sequence.  A GPU chooses kernels by size: there it stays."""
 
@@ -78,7 +81,9 @@ def scratch_of(resolved: Resolved, steps: int) -> Scratch:
 class Variant:
     """How an execution differs from the reference; none of it may change a bit.
 
-    title: for the screen.  hash_seed: value of PYTHONHASHSEED.
+    title:     for the screen.
+    hash_seed: value of PYTHONHASHSEED.
+    is_apart:  whether no process is shared with other executions: not even the agent that has imported torch.
     """
 
     title: str
@@ -87,6 +92,7 @@ class Variant:
     num_workers: int = 0
     recomputes: bool = False
     hash_seed: str = "0"
+    is_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,8 @@ class ScratchRuns:
         own_model = model_variable(resolved.config)
         environment = worker_environment(os.environ | caches | own_model, threads)
         environment["PYTHONHASHSEED"] = variant.hash_seed
+        if variant.is_apart:
+            environment[APART] = name  # agents are shared only for equal variables
         end = run_scratch_segment(run, spec, environment, self.backend, self.observer)
         return Execution(variant, part, run, end)
 

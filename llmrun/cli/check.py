@@ -43,11 +43,11 @@ def check(
     from llmrun.cli.verdict import print_report
     from llmrun.config.load import load_config
     from llmrun.errors import EXIT_DIFFERENT
-    from llmrun.launch.torchrun import ReadyTorchrunBackend
+    from llmrun.launch.torchrun import SharedAgentBackend
 
     loaded = load_config(Path(config), overrides or [])
     progress = CheckProgress()
-    backend = ReadyTorchrunBackend()
+    backend = SharedAgentBackend()
     with scratch_directory(keep=keep) as directory:
         try:
             runs, report = prepare(

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
@@ -161,12 +161,15 @@ class AgentJob:
     failures_file: file for the workers that failed (rank, PID, exit code).
     stop_file:     file that the agent makes when it gets a stop signal.
     torchrun:      arguments of torchrun.
+    status_file:   file for PID and exit code of the fork that runs the job; the agent then waits for another job.
+                   None: the agent runs the job itself.
     """
 
     log: str
     failures_file: str
     stop_file: str
     torchrun: list[str]
+    status_file: str | None = None
 
     @classmethod
     def of(cls, job: WorkerJob, rendezvous: str, loopback: Loopback) -> Self:
@@ -268,6 +271,12 @@ class Agent:
     def printed(self) -> bytes:
         """What the agent and its probe printed so far."""
         return contents(self._output)
+
+    def send(self, job: AgentJob) -> None:
+        """Send a job with a status file; the agent stays this object's.  Raises BrokenPipeError if it has ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(job.to_line())
+        self.process.stdin.flush()
 
     def start(self, job: AgentJob) -> bool:
         """Send the job; from then on the agent is the caller's to end.  False if the agent has ended."""
@@ -477,15 +486,74 @@ class TorchrunBackend:
             self._waiting = None
 
 
-class ReadyTorchrunBackend(TorchrunBackend):
-    """A backend for several segments in a row: while one runs, the agent of the next one imports what it needs."""
+class SharedAgentBackend(TorchrunBackend):
+    """A backend for several segments in a row: those with the same variables run in forks of one agent."""
 
-    def start(self, job: WorkerJob) -> TorchrunWorkers:
-        """See `ProcessBackend.start`.  Also starts the next agent, for the same variables."""
-        workers = super().start(job)
-        self._waiting = Agent(job.environment)
-        return workers
+    def __init__(self) -> None:
+        super().__init__()
+        self._shared: Agent | None = None
+
+    def start(self, job: WorkerJob) -> "ForkedWorkers":  # type: ignore[override]
+        """See `ProcessBackend.start`.  To be called from the main thread, when the workers before have ended."""
+        agent = self._shared
+        if agent is None or agent.environment != dict(job.environment) or agent.process.poll() is not None:
+            self.close()
+            agent = self._shared = Agent(job.environment)
+        rendezvous = f"{job.segment}-{secrets.token_hex(16)}"
+        status_file = job.run.segment_logs(job.segment) / "agent.json"
+        agent_job = replace(AgentJob.of(job, rendezvous, find_loopback()), status_file=str(status_file))
+        agent.send(agent_job)
+        return ForkedWorkers(agent, status_file)
 
     def close(self) -> None:
-        """End the agent that waits."""
-        self._end_waiting()
+        """End the agent and everything below it."""
+        if self._shared is not None:
+            kill_tree(self._shared.process.pid)
+            self._shared.end()
+            self._shared = None
+
+
+class ForkedWorkers:
+    """The processes of one job of an agent that runs several."""
+
+    def __init__(self, agent: Agent, status_file: Path) -> None:
+        self._agent, self._status_file = agent, status_file
+
+    def _status(self, key: str) -> int | None:
+        """A field of the status file; None before it is known."""
+        if not self._status_file.exists():
+            return None
+        value = json.loads(self._status_file.read_text(encoding="utf-8"))[key]
+        return None if value is None else int(value)
+
+    def poll(self) -> int | None:
+        """See `Workers.poll`."""
+        ended = self._agent.process.poll()
+        code = self._status("exit_code")
+        return ended if code is None else code
+
+    def terminate(self) -> None:
+        """See `Workers.terminate`."""
+        pid = self._status("pid")
+        if pid is not None:
+            ask_workers_to_stop(pid)
+
+    def kill(self) -> None:
+        """See `Workers.kill`.  The agent goes too if the job has not begun, so that it does not begin later."""
+        if self.poll() is not None:
+            return
+        pid = self._status("pid")
+        kill_tree(self._agent.process.pid if pid is None else pid)
+        while self.poll() is None:
+            time.sleep(PROBE_POLL_S)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and all below it, and wait until those are gone."""
+    below = descendants(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(below, timeout=GONE_WITHIN_S)
