@@ -1,8 +1,6 @@
 """A description of everything that a model keeps between passes, in which any change is visible."""
 
-import random
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,9 +54,9 @@ class StateDescriber:
             return (type(value).__name__, repr(value))
         if depth == 0 or isinstance(value, nn.Module | type) or callable(value):
             return type(value).__qualname__
-        for kinds, describe in _GENERATORS:
-            if isinstance(value, kinds):
-                return describe(value)
+        generator = _generator_state(value)
+        if generator is not None:
+            return self._value(generator, depth - 1)
         if isinstance(value, np.ndarray):
             return (str(value.dtype), value.shape, value.tobytes())
         if isinstance(value, list | tuple | deque):
@@ -73,12 +71,15 @@ class StateDescriber:
         return type(value).__qualname__
 
 
-_GENERATORS: tuple[tuple[type[Any], Callable[[Any], object]], ...] = (
-    (random.Random, lambda generator: generator.getstate()),
-    (np.random.Generator, lambda generator: repr(generator.bit_generator.state)),
-    (np.random.RandomState, lambda generator: repr(generator.get_state())),
-    (torch.Generator, lambda generator: bytes(generator.get_state().numpy())),
-)
+def _generator_state(value: Any) -> Any:
+    """The state of a random generator of Python, numpy or torch; None for anything else."""
+    if type(value).__module__.partition(".")[0] not in ("random", "numpy", "torch"):
+        return None
+    for name in ("getstate", "get_state"):
+        if hasattr(value, name):
+            return getattr(value, name)()
+    bit_generator = getattr(value, "bit_generator", None)
+    return None if bit_generator is None else bit_generator.state
 
 
 def parameter_identities(model: nn.Module) -> dict[str, tuple[object, ...]]:
