@@ -1,7 +1,7 @@
 """Runs a check: inspects the model, executes a reference and its variants, and compares them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llmrun.check.differences import difference_between, saved_states
@@ -63,10 +63,7 @@ class Check:
             compared, peak = self._compared(is_sound=all(each.outcome != "no" for each in findings))
             findings += compared
         else:
-            findings += [
-                Finding(name, title, "not_judged", ("no step can be executed",))
-                for name, title in (TWO_EXECUTIONS, HASH_SEED, WORKERS, *self._later())
-            ]
+            findings += _not_judged(self._all(), "no step can be executed")
         return replace(
             self._report,
             findings=tuple(findings),
@@ -93,12 +90,13 @@ class Check:
             if not execution.is_complete:
                 if is_sound:
                     raise _error_of(execution)
-                return [_not_executed(*TWO_EXECUTIONS, execution)], None
+                return _not_judged(
+                    self._all(), f"{execution.variant.title}: {_error_of(execution).message}"
+                ), None
         self._runs.compare_with_checkpoints_of(reference, self._steps)
         findings = self._repeated(reference, second)
         if findings[0].outcome == "no":
-            reason = ("two executions with the same settings differ",)
-            findings += [Finding(name, title, "not_judged", reason) for name, title in self._later()]
+            findings += _not_judged(self._later(), "two executions with the same settings differ")
         else:
             findings += [self._variant(*each, reference) for each in VARIANTS]
             findings += self._resumed(reference)
@@ -108,6 +106,11 @@ class Check:
     def _later() -> list[tuple[str, str]]:
         """Names and titles of the properties that only a deterministic model can have."""
         return [*((name, title) for name, title, _ in VARIANTS), RESUMES, LOADED]
+
+    @classmethod
+    def _all(cls) -> list[tuple[str, str]]:
+        """Names and titles of all properties that executions show."""
+        return [TWO_EXECUTIONS, HASH_SEED, WORKERS, *cls._later()]
 
     def _repeated(self, reference: Execution, second: Execution) -> list[Finding]:
         """Whether executions repeat.  The second one has other loader workers and another hash seed.
@@ -120,8 +123,10 @@ class Check:
         whole = Part(until_step=self._steps)
         again = self._judged(*TWO_EXECUTIONS, reference, self._execute("again", AGAIN, whole))
         if again.outcome == "no":
-            reason = ("two executions with the same settings differ",)
-            return [again, *(Finding(*each, "not_judged", reason) for each in (HASH_SEED, WORKERS))]
+            return [
+                again,
+                *_not_judged([HASH_SEED, WORKERS], "two executions with the same settings differ"),
+            ]
         workers = self._judged(*WORKERS, reference, self._execute("workers", WITH_WORKERS, whole))
         if workers.outcome == "no":
             return [again, Finding(*HASH_SEED, "not_judged", ("loader workers change bits",)), workers]
@@ -158,6 +163,11 @@ class Check:
             details = tuple(f"{name} differs" for name in states[1])
             return [resumes, Finding(*LOADED, "no", details, step=1)]
         return [resumes, Finding(*LOADED, "yes")]
+
+
+def _not_judged(properties: Sequence[tuple[str, str]], reason: str) -> list[Finding]:
+    """Findings of properties that nothing is known about."""
+    return [Finding(name, title, "not_judged", (reason,)) for name, title in properties]
 
 
 def _not_executed(name: str, title: str, execution: Execution) -> Finding:

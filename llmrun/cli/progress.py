@@ -145,11 +145,16 @@ class CheckProgress:
     """Shows which execution of a check is under way: a `SegmentObserver` that has nothing else to show."""
 
     def __init__(self) -> None:
-        self._display = ProgressDisplay()
+        stream = console.rich_console()
+        self._is_terminal = stream.is_terminal
+        self._display = ProgressDisplay(stream)
 
     def execution(self, title: str, done: int, total: int) -> None:
         """Show that an execution starts."""
-        self._display(title, done, total, "executions")
+        if self._is_terminal:
+            self._display(title, done, total, "executions")
+        else:
+            console.note(f"{done + 1} of {total}: {title}")
 
     def rows(self, rows: "Sequence[Row]") -> None:
         """Ignore steps: there are few."""

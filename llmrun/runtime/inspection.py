@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from llmrun.core.loader import MicroBatch, MicroBatches
 from llmrun.core.model.factory import FactorySpec
@@ -28,6 +27,7 @@ from llmrun.runtime.code_places import (
     last_lines,
     refusals_are_warnings,
 )
+from llmrun.runtime.flop_count import flop_counter
 from llmrun.runtime.hooks import Hooks
 from llmrun.runtime.module_state import StateDescriber, changed_keys, parameter_identities
 from llmrun.runtime.module_trace import ModuleTrace
@@ -112,7 +112,7 @@ class ModelInspection:
         self._drop_gradients()
         with refusals_are_warnings():
             self._repeat(found)
-            counter = FlopCounterMode(display=False)
+            counter = flop_counter()
             with counter:
                 self._pass(first)
             found["flops"] = counter.get_total_flops() or None
