@@ -8,7 +8,7 @@ digested; `recorded` only moves bytes or names the machine.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,11 @@ from llmrun.runtime.model_import import ModelImport, import_model
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
 
-def probe(device: str) -> dict[str, Any]:
-    """Environment, recorded facts and source files (import path -> digest) of a worker on `device`."""
+def probe(device: str, known: Mapping[str, FileSum] | None = None) -> dict[str, Any]:
+    """Environment, recorded facts and source files (import path -> digest) of a worker on `device`.
+
+    known: sums of library files, by path.
+    """
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_float_mode()
     use_deterministic_kernels()
@@ -39,7 +42,7 @@ def probe(device: str) -> dict[str, Any]:
     model = ModelImport.of_environment(os.environ)
     if model is not None:
         import_model(model)
-    libraries: dict[str, FileSum] = {}
+    libraries = dict(known or {})
     found = environment(indexes, libraries)
     files = {path: [file.sha256, *file.identity] for path, file in libraries.items()}
     return {

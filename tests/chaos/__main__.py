@@ -19,13 +19,13 @@ os.environ |= worker_environment(os.environ, 1)
 
 import torch
 
-import warm.preload  # noqa: F401
 from chaos import fire, torchrun
 from chaos.checks import Finding, Truth, adopt_orphans
 from chaos.fire import Run, Tally
 from chaos.ground import make_ground
 from chaos.plan import runs, torchrun_kill, warm_kill
 from chaos.tables import report
+from warm.preload import preload
 
 KINDS = {"w": ("warm", warm_kill, fire.play), "t": ("by torchrun", torchrun_kill, torchrun.play)}
 PAGE = Path(__file__).parents[2] / "docs" / "chaos.md"
@@ -130,6 +130,7 @@ def main() -> int:
     """One campaign."""
     options = arguments()
     torch.set_num_threads(1)
+    preload()
     adopt_orphans()
     ground = Path(tempfile.mkdtemp(prefix="llmrun-chaos-"))
     os.chdir(ground)

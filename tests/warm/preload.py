@@ -2,6 +2,13 @@
 
 import gc
 
-# Collecting would touch every object, and with it copy every page that a fork shares.
-gc.collect()
-gc.freeze()
+from llmrun.launch.agent import import_early
+
+
+def preload() -> None:
+    """Import it, and freeze the objects: collecting would touch every one, and copy every page that a fork shares."""
+    import_early()
+    import torch.utils.tensorboard  # noqa: F401
+
+    gc.collect()
+    gc.freeze()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from llmrun.machine import die_with_parent
-from llmrun.provenance.imports import ImportRecorder
+from llmrun.provenance.mapped_libraries import FileSum, mapped_libraries
 from llmrun.run.directory import RunDirectory
 from llmrun.runtime import worker
 from llmrun.runtime.model_facts import answer_for
@@ -21,8 +21,9 @@ from llmrun.runtime.probe import probe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mutations
-import preload  # noqa: F401
+from preload import preload
 
+libraries: dict[str, FileSum] = {}
 statuses: dict[int, int] = {}
 
 
@@ -50,7 +51,7 @@ def look(request: dict) -> dict:
     pid = os.fork()
     if pid == 0:
         os.environ.update(request["environment"])
-        Path(request["path"]).write_text(json.dumps(probe(request["device"])))
+        Path(request["path"]).write_text(json.dumps(probe(request["device"], libraries)))
         os._exit(0)
     os.waitpid(pid, 0)
     return {}
@@ -88,7 +89,9 @@ def kill(request: dict) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
-    ImportRecorder.install().source_files()  # read once, not in every fork
+    # Once, not in every fork.
+    preload()
+    libraries.update(mapped_libraries({}))
     operations = {"describe": describe, "start": start, "look": look, "poll": poll, "kill": kill}
     for line in sys.stdin:
         request = json.loads(line)
