@@ -35,7 +35,7 @@ class Recurrent(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L + 1] -> logits [B, L, vocab_size] for tokens[:, :-1]."""
+        """Tokens [B, L + 1] -> logits [B, L, vocab_size] for tokens[:, :-1]."""
         x = self.table(tokens[:, :-1])
         for block in self.blocks:
             x = block(x)
