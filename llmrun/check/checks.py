@@ -84,15 +84,15 @@ class Check:
         is_sound: whether nothing was found so far; then an execution that fails is an error, not a finding.
         """
         whole = Part(until_step=self._steps)
-        second = self._execute("second", SECOND, whole)
-        reference = self._execute("reference", REFERENCE, replace(whole, saves=True))
-        for execution in (reference, second):
+        executions = []
+        for name, variant in (("second", SECOND), ("reference", REFERENCE)):
+            execution = self._execute(name, variant, replace(whole, saves=variant is REFERENCE))
             if not execution.is_complete:
                 if is_sound:
                     raise _error_of(execution)
-                return _not_judged(
-                    self._all(), f"{execution.variant.title}: {_error_of(execution).message}"
-                ), None
+                return _not_judged(self._all(), f"{variant.title}: {_error_of(execution).message}"), None
+            executions.append(execution)
+        second, reference = executions
         self._runs.compare_with_checkpoints_of(reference, self._steps)
         findings = self._repeated(reference, second)
         if findings[0].outcome == "no":

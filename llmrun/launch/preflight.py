@@ -32,6 +32,7 @@ from llmrun.provenance.snapshot import ProvenanceSnapshot, take_snapshot
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import Origin, with_origin
 from llmrun.storage.checkpoint import space
+from llmrun.text import listed
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Preflight:
     @property
     def warnings(self) -> list[str]:
         """What could not be recorded or was not compared."""
-        missing = list(self.snapshot.missing)
+        missing = [*self.snapshot.missing, *model_notes(self.resolved)]
         if self.streams_compared or self.resolved.config.data.verify != "always":
             return missing
         unread = (
@@ -132,6 +133,27 @@ def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
 def with_own_model(inputs: RunInputs, backend: ProcessBackend, check: Callable[[], None]) -> RunInputs:
     """`inputs` with the facts of the user's own model, if the config names one.  See `with_model_facts`."""
     return replace(inputs, resolved=with_model_facts(inputs.resolved, backend, check))
+
+
+def model_notes(resolved: Resolved) -> list[str]:
+    """What a user should know of a model of their own before it is trained."""
+    facts = resolved.facts
+    if facts is None:
+        return []
+    frozen, shadowed = listed(facts.frozen, NAMES_SHOWN), listed(facts.shadowed, NAMES_SHOWN)
+    return [
+        *([f"frozen parameters, which training does not change: {frozen}"] if facts.frozen else []),
+        *(
+            [
+                f"not imported from {resolved.config.model.import_root}, as Python has modules of these names: {shadowed}"
+            ]
+            if facts.shadowed
+            else []
+        ),
+    ]
+
+
+NAMES_SHOWN = 8
 
 
 def check_accelerator(loaded: LoadedConfig) -> None:

@@ -28,8 +28,9 @@ from llmrun.runtime.code_places import (
     refusals_are_warnings,
 )
 from llmrun.runtime.flop_count import flop_counter
+from llmrun.runtime.hidden_state import hidden_state
 from llmrun.runtime.hooks import Hooks
-from llmrun.runtime.module_state import StateDescriber, changed_keys, parameter_identities
+from llmrun.runtime.model_import import own_files
 from llmrun.runtime.module_trace import ModuleTrace
 
 ADDITIVE_WITHIN = 0.1
@@ -98,9 +99,10 @@ class ModelInspection:
         )
 
     def _find(self, scan: OperationScan, found: dict[str, Any]) -> None:
-        """Scan, then repeat, then count.  The first pass may fill caches that stay as they are."""
+        """Scan, then repeat, then count."""
         first = self._micro_batches[0]
         before = parameter_identities(self._model)
+        state_before = hidden_state(self._model, own_files(), self._state.digester)
         hooks = self._nodes.watch_modules(self._model)
         with scan, self._nodes:
             loss, _ = micro_batch_loss(self._state, first)
@@ -116,6 +118,8 @@ class ModelInspection:
             with counter:
                 self._pass(first)
             found["flops"] = counter.get_total_flops() or None
+            state_after = hidden_state(self._model, own_files(), self._state.digester)
+            found["changed"] = tuple(state_before.changed(state_after))
             found["replaced"] = _differing(before, parameter_identities(self._model))
             found["without_gradient"] = tuple(
                 name
@@ -126,8 +130,6 @@ class ModelInspection:
 
     def _repeat(self, found: dict[str, Any]) -> None:
         """Run micro-batches 0, 1 and 0 again, and compare the tensors of the two passes over micro-batch 0."""
-        describer = StateDescriber(self._state.digester)
-        described = describer.describe(self._model)
         entries: list[list[TraceEntry]] = [[], [], []]
 
         def add(entry: TraceEntry, _: Tensor) -> None:
@@ -135,14 +137,9 @@ class ModelInspection:
 
         first, other = self._micro_batches
         trace = ModuleTrace(self._model, self._state.digester, lambda n_pass: (n_pass, 0), add)
-        changed: dict[tuple[str, str], None] = {}
         for micro_batch in (first, other, first):
             self._pass(micro_batch)
-            now = describer.describe(self._model)
-            changed |= dict.fromkeys(changed_keys(described, now))
-            described = now
         trace.remove()
-        found["changed"] = tuple(changed)
         found["repeated"] = _first_difference(entries[0], entries[2])
 
     def _pass(self, micro_batch: MicroBatch) -> None:
@@ -184,6 +181,14 @@ class ModelInspection:
                 "a mean instead of a sum"
             )
         return None
+
+
+def parameter_identities(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    """By name: which parameter it is, its memory, shape, dtype and whether it requires a gradient."""
+    return {
+        name: (id(each), each.data_ptr(), tuple(each.shape), each.dtype, each.requires_grad)
+        for name, each in model.named_parameters(remove_duplicate=False)
+    }
 
 
 def _differing(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:

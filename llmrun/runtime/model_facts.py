@@ -7,10 +7,12 @@ is named by the environment variable LLMRUN_MODEL.
 import json
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 from llmrun.errors import LlmrunError
 from llmrun.machine import ANSWER, MODEL
-from llmrun.runtime.model_import import ModelImport, import_model
+from llmrun.runtime.model_import import ModelImport, import_model, shadowed_files
 
 
 def answer_for(variables: "os._Environ[str] | dict[str, str]") -> str:
@@ -21,7 +23,9 @@ def answer_for(variables: "os._Environ[str] | dict[str, str]") -> str:
     model = ModelImport.of_environment(variables)
     assert model is not None, f"{MODEL} is not set"
     try:
-        return json.dumps({"facts": import_model(model).facts.as_json()})
+        facts = import_model(model).facts
+        shadowed = shadowed_files(Path(model.import_root))
+        return json.dumps({"facts": replace(facts, shadowed=shadowed).as_json()})
     except LlmrunError as error:
         return json.dumps({"refused": error.as_json()})
 

@@ -51,19 +51,44 @@ def packages() -> dict[str, dict[str, str]]:
     return dict(_packages)
 
 
+_files: set[str] = set()
+
+
+def own_files() -> frozenset[str]:
+    """Paths of the user's files that the model's import has executed; empty for the built-in model."""
+    return frozenset(_files)
+
+
 def import_model(model: ModelImport, spec: FactorySpec | None = None) -> FactorySpec:
-    """Import the factory and read its facts.  Notes the packages that this has loaded.
+    """Import the factory and read its facts.  Notes the packages and files that this has loaded.
 
     Raises InputError.
     """
     open_import_root(model)
     recorder = ImportRecorder.install()
-    before = recorder.installed_files()
+    before, n_files = recorder.installed_files(), len(recorder.files)
     spec = FactorySpec(model.call) if spec is None else spec
     _ = spec.facts
+    _files.clear()
+    _files.update(recorder.files[n_files:])
     _packages.clear()
     _packages.update(distributions_of(recorder.installed_files() - before))
     return spec
+
+
+def shadowed_files(root: Path) -> tuple[str, ...]:
+    """The Python files in a directory whose names other imported modules have."""
+    found = []
+    for path in sorted(root.glob("*.py")):
+        module = sys.modules.get(path.stem)
+        file = getattr(module, "__file__", None)
+        if (
+            module is not None
+            and path.stem != "__main__"
+            and (file is None or Path(file).resolve() != path.resolve())
+        ):
+            found.append(path.name)
+    return tuple(found)
 
 
 def open_import_root(model: ModelImport) -> None:

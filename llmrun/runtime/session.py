@@ -37,10 +37,11 @@ from llmrun.run.signals import WORKER_STOP_SIGNALS, WorkerStopRequest
 from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
-from llmrun.runtime.hooks import attached
+from llmrun.runtime.hooks import Hooks, attached
 from llmrun.runtime.instruments import instruments
 from llmrun.runtime.loop import Loop
 from llmrun.runtime.model_import import ModelImport, import_model
+from llmrun.runtime.model_watch import ModelWatch
 from llmrun.runtime.process_group import device_of, local_rank, process_group
 from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
@@ -113,11 +114,22 @@ def run_segment(
             progress,
             None if checkpoint is None else checkpoint.trainer,
             fence,
-            [*instruments(run, worker_spec, loader.batches), *attached()],
+            [
+                *_watching(spec, progress, worker_spec),
+                *instruments(run, worker_spec, loader.batches),
+                *attached(),
+            ],
         )
         kind = loop.run()
         check_after_training(worker_spec, device, rank)
         return kind
+
+
+def _watching(spec: TrainingSpec, progress: Progress, worker_spec: WorkerSpec) -> list[Hooks]:
+    """The watch of a user's own model; none for the built-in one."""
+    if not isinstance(spec.model, FactorySpec):
+        return []
+    return [ModelWatch(spec.model.facts, progress, worker_spec.until_step)]
 
 
 def _loader(

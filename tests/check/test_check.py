@@ -37,10 +37,7 @@ EXECUTED = {
     "rank_of_environment": ("ranks", PART),
     "drawn_at_import": ("two_executions", PART),
     "python_random": ("ranks", PART),
-    "running_mean": ("killed_and_resumed", PART),
-    "cache_on_self": ("uneven_ranks", PART),
     "clock": ("two_executions", PART),
-    "backward_hook": ("strategy", PART),
 }
 """Offenders that executions show: the module is that of the first tensor that differs."""
 

@@ -4,7 +4,7 @@ The launcher and the planner hold a `ModelFacts` that another process has read f
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Self
 
@@ -52,6 +52,7 @@ class ModelFacts:
     tables:     parameters that `N_params` leaves out: those of `nn.Embedding`, and of linear layers outside the blocks
                 with at least vocab_size outputs.
     buffers:    by name.
+    shadowed:   files beside the model's that have the name of another module, which Python imports instead.
     fills_itself: whether the module has `llmrun_init`, which fills one parameter at a time.
     """
 
@@ -63,6 +64,7 @@ class ModelFacts:
     tables: tuple[str, ...]
     buffers: Mapping[str, BufferFacts]
     fills_itself: bool
+    shadowed: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def n_parameters(self) -> int:
@@ -93,4 +95,5 @@ class ModelFacts:
                 for name, found in document["buffers"].items()
             },
             fills_itself=document["fills_itself"],
+            shadowed=tuple(document["shadowed"]),
         )

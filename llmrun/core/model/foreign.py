@@ -3,7 +3,7 @@
 import importlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,8 @@ def _last_lines(error: BaseException) -> list[str]:
     return lines[-TRACEBACK_LINES:]
 
 
-def construct(call: FactoryCall) -> nn.Module:
-    """Call the factory on the CPU under the stream `[seed, "init"]`; Python's and numpy's generators are set too.
+def construct(call: FactoryCall, device: str = "cpu") -> nn.Module:
+    """Call the factory, on the CPU, under the stream `[seed, "init"]`; Python's and numpy's generators are set too.
 
     Raises InputError.
     """
@@ -118,7 +118,7 @@ def construct(call: FactoryCall) -> nn.Module:
     from_config = {"vocab_size": call.vocab_size, "L_ctx": call.L_ctx}
     arguments = call_arguments(function, call.factory, call.args, from_config)
     seed_everything(stream_key(call.seed, "init"))
-    with user_code(f"{call.factory} failed"), torch.device("cpu"):
+    with user_code(f"{call.factory} failed"), torch.device(device):
         module = function(**arguments)
     if not isinstance(module, nn.Module):
         raise InputError(f"{call.factory} must return an nn.Module, got {_kind(module)}", where=FACTORY)
@@ -165,15 +165,14 @@ def to_meta(parameter: nn.Parameter) -> Tensor:
 def read_facts(call: FactoryCall) -> ModelFacts:
     """The facts of the module that the factory makes.
 
-    It is constructed without memory for parameters if its constructor allows that, else as for training.
+    It is constructed without memory if its constructor allows that, then without memory for parameters only (a
+    constructor may read values of temporary tensors), else as for training.
     Raises InputError for a module that cannot be trained.
     """
-    try:
-        with parameters_on_meta():
-            module = construct(call)
-    except InputError:
-        module = construct(call)  # its constructor reads values of parameters, or its error is reported
-    return facts_of(module, call.vocab_size)
+    for device in ("meta", "cpu"):
+        with suppress(InputError), parameters_on_meta():
+            return facts_of(construct(call, device), call.vocab_size)
+    return facts_of(construct(call), call.vocab_size)
 
 
 def facts_of(module: nn.Module, vocab_size: int) -> ModelFacts:

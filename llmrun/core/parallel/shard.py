@@ -16,7 +16,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
 from llmrun.core.lanes import strided_lanes
-from llmrun.core.model.build import Fill, initial_values
+from llmrun.core.model.build import Fill, initial_values, shared_parameters
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import Slot, flat_layout, row_share
 from llmrun.core.reduce.tree import TreeMerge
@@ -64,16 +64,6 @@ class TreeReduceScatter(ReduceScatter):
             # The sums are views of `received`: keep the nodes, not the whole buffer.
             self._tree.values = [values.clone() for values in self._tree.values]
             output_tensor.zero_()
-
-
-def shared_parameters(model: nn.Module) -> dict[str, str]:
-    """Further names of parameters that several modules share, each to its first name."""
-    first: dict[int, str] = {}
-    every = [
-        (name, first.setdefault(id(parameter), name))
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-    ]
-    return {name: found for name, found in every if found != name}
 
 
 class ShardedModel:
