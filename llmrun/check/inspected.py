@@ -64,7 +64,7 @@ def _shown(operation: Operation) -> str:
 
 def hidden_state(found: Inspection) -> Finding:
     """Whether a second pass over the same micro-batch with the same weights gives the same bits, and leaves no trace."""
-    details = [f"{name} changes from pass to pass" for name in found.changed]
+    details = [f"{name} changes from pass to pass" for _, name in found.changed]
     details += [f"parameter {name} is replaced or moved by a pass" for name in found.replaced]
     details += [f"{a} and {b} share memory but are two parameters" for a, b in found.shared]
     if found.repeated is not None:
@@ -73,8 +73,9 @@ def hidden_state(found: Inspection) -> Finding:
         return Finding(*STATE, "no", (text, *details), phase, module)
     if not details:
         return Finding(*STATE, "yes")
-    names = [*found.replaced, *found.changed, *(a for a, _ in found.shared)]
-    return Finding(*STATE, "no", tuple(details), module=names[0].rpartition(".")[0])
+    parameters = [*found.replaced, *(name for name, _ in found.shared)]
+    holders = [*(name.rpartition(".")[0] for name in parameters), *(module for module, _ in found.changed)]
+    return Finding(*STATE, "no", tuple(details), module=holders[0])
 
 
 def gradients(found: Inspection) -> Finding:

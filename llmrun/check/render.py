@@ -1,5 +1,8 @@
 """The screen of `llmrun check`."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from llmrun.check.report import CheckReport, Finding, Measured
 from llmrun.text import counted, cut, format_bytes, format_duration
 from llmrun.verify.render import ReportLine, labelled, verdict_line
@@ -18,7 +21,7 @@ def lines_of_check(report: CheckReport) -> list[ReportLine]:
         *labelled("changed", report.changes),
         *labelled("data", [report.data or "random tokens"]),
         ReportLine(""),
-        *(line for finding in report.findings for line in _lines_of(finding)),
+        *_findings(report.findings),
         ReportLine(""),
         *labelled("measured", _measured(report.measured)),
         *labelled("time", [format_duration(report.wall_seconds)]),
@@ -32,6 +35,17 @@ def _executed(report: CheckReport) -> str:
         f"{counted(report.steps, 'step')} of {counted(report.micro_batches, 'micro-batch').replace('hs', 'hes')} of "
         f"{counted(report.tokens, 'token')} on {report.device}, for each way"
     )
+
+
+def _findings(findings: Sequence[Finding]) -> list[ReportLine]:
+    """The verdicts; a reason that is that of the line before is not repeated."""
+    lines: list[ReportLine] = []
+    before: tuple[str, ...] = ()
+    for finding in findings:
+        is_repeated = finding.outcome == "not_judged" and finding.details == before
+        lines += _lines_of(replace(finding, details=()) if is_repeated else finding)
+        before = finding.details
+    return lines
 
 
 def _lines_of(finding: Finding) -> list[ReportLine]:

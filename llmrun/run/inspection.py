@@ -55,8 +55,8 @@ class Inspection:
     refused:          operations that torch's deterministic mode refuses on this device, each name and place once.
     refused_on_cuda:  operations that it executes here and refuses on CUDA, each name once, with its first place.
     repeated:         where micro-batch 0 differs when it is executed a second time; (phase, module, what).
-    changed:          names of buffers, of attributes of modules, and of globals of the user's files that the passes
-                      changed.
+    changed:          (module or None, name) of buffers, of attributes of modules, and of globals of the user's files that
+                      the passes changed.
     replaced:         names of parameters that were replaced, moved or added by a pass.
     without_gradient: parameters that require a gradient and got none.
     frozen:           parameters that require none.
@@ -72,7 +72,7 @@ class Inspection:
     refused: tuple[Operation, ...] = ()
     refused_on_cuda: tuple[Operation, ...] = ()
     repeated: tuple[Phase, str, str] | None = None
-    changed: tuple[str, ...] = ()
+    changed: tuple[tuple[str | None, str], ...] = ()
     replaced: tuple[str, ...] = ()
     without_gradient: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class Inspection:
             refused=_operations(document["refused"]),
             refused_on_cuda=_operations(document["refused_on_cuda"]),
             repeated=None if repeated is None else tuple(repeated),
-            changed=tuple(document["changed"]),
+            changed=tuple((module, name) for module, name in document["changed"]),
             replaced=tuple(document["replaced"]),
             without_gradient=tuple(document["without_gradient"]),
             frozen=tuple(document["frozen"]),

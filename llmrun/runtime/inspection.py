@@ -1,6 +1,7 @@
 """Inspects a model before the first step: what its passes depend on beside weights and tokens, and what they execute."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -119,7 +120,8 @@ class ModelInspection:
                 self._pass(first)
             found["flops"] = counter.get_total_flops() or None
             state_after = hidden_state(self._model, own_files(), self._state.digester)
-            found["changed"] = tuple(state_before.changed(state_after))
+            changed = state_before.changed(state_after)
+            found["changed"] = tuple((module_holding(name, self._model), name) for name in changed)
             found["replaced"] = _differing(before, parameter_identities(self._model))
             found["without_gradient"] = tuple(
                 name
@@ -181,6 +183,17 @@ class ModelInspection:
                 "a mean instead of a sum"
             )
         return None
+
+
+def module_holding(name: str, model: nn.Module) -> str | None:
+    """The module with the buffer or attribute `name`, or something inside it; None for a global of a Python module."""
+    parts = re.split(r"[.\[]", name)
+    prefixes = (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+    modules = {each for each, _ in model.named_modules() if each}
+    inner = next((prefix for prefix in prefixes if prefix in modules), None)
+    if inner is not None:
+        return inner
+    return "" if hasattr(model, parts[0]) else None
 
 
 def parameter_identities(model: nn.Module) -> dict[str, tuple[object, ...]]:

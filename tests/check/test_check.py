@@ -17,6 +17,8 @@ PART = "blocks.1.part"
 INSPECTED = {
     "python_random": ("no_hidden_state", PART),
     "running_mean": ("no_hidden_state", PART),
+    "lazy_mask": ("no_hidden_state", PART),
+    "global_list": ("no_hidden_state", PART),
     "cache_on_self": ("no_hidden_state", PART),
     "put": ("operations", PART),
     "max_unpool": ("operations", PART),

@@ -87,25 +87,23 @@ def experts(vocab_size: int) -> nn.Module:
     return Small(vocab_size, Experts(32))
 
 
-class LazyMask(nn.Module):
-    """Attention with a mask that is made in the first pass and stays."""
+class Attention(nn.Module):
+    """Attention with a mask that is a plain tensor, made once."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, longest: int) -> None:
         super().__init__()
         self.project = nn.Linear(width, 3 * width, bias=False)
-        self.mask = None
+        self.mask = torch.ones(longest, longest, dtype=torch.bool).tril()
 
     def forward(self, x):
         """[B, L, width] -> [B, L, width]."""
-        if self.mask is None or self.mask.shape[0] < x.shape[1]:
-            self.mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         q, k, v = self.project(x).chunk(3, dim=-1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[: x.shape[1], : x.shape[1]])
 
 
-def attention(vocab_size: int) -> nn.Module:
-    """Bias-free attention with a cache of what never changes."""
-    return Small(vocab_size, LazyMask(32))
+def attention(vocab_size: int, L_ctx: int) -> nn.Module:
+    """Bias-free attention."""
+    return Small(vocab_size, Attention(32, L_ctx))
 
 
 class OwnLoss(Small):
