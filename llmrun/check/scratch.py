@@ -181,6 +181,7 @@ class ScratchRuns:
             spec,
             saves=part.saves,
             traced=not part.inspected,
+            trace_only_between_modules=True,
             inspected=part.inspected,
             killed_after=part.killed_after,
             compared=[str(path) for path in self.compared],

@@ -62,6 +62,7 @@ class WorkerSpec:
     traced:       whether the tensors that modules exchange are digested (`run.trace`).
     trace_against: path of an earlier trace; the tensor at the first difference is kept.
     trace_kept:   index of the trace entry whose tensor is kept.
+    trace_only_between_modules: whether gradients inside the code of one module are left out of the trace.
     inspected:    whether the model is inspected before the first step (`run.inspection`); needs D = 1.
     killed_after: the rank ends by SIGKILL in the step after this one, when its checkpoint is committed.
     baseline:     whether the loss is watched against the run's baseline.json.
@@ -85,6 +86,7 @@ class WorkerSpec:
     traced: bool = False
     trace_against: str | None = None
     trace_kept: int | None = None
+    trace_only_between_modules: bool = False
     inspected: bool = False
     killed_after: int | None = None
     baseline: bool = False

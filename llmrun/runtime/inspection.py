@@ -100,12 +100,13 @@ class ModelInspection:
         )
 
     def _find(self, scan: OperationScan, found: dict[str, Any]) -> None:
-        """Scan, then repeat, then count."""
+        """Scan and count, then repeat."""
         first = self._micro_batches[0]
         before = parameter_identities(self._model)
         state_before = hidden_state(self._model, own_files(), self._state.digester)
         hooks = self._nodes.watch_modules(self._model)
-        with scan, self._nodes:
+        counter = flop_counter()
+        with counter, scan, self._nodes:
             loss, _ = micro_batch_loss(self._state, first)
             self._nodes.watch_backward()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -115,9 +116,6 @@ class ModelInspection:
         self._drop_gradients()
         with refusals_are_warnings():
             self._repeat(found)
-            counter = flop_counter()
-            with counter:
-                self._pass(first)
             found["flops"] = counter.get_total_flops() or None
             state_after = hidden_state(self._model, own_files(), self._state.digester)
             changed = state_before.changed(state_after)
@@ -138,7 +136,9 @@ class ModelInspection:
             entries[entry.step].append(entry)
 
         first, other = self._micro_batches
-        trace = ModuleTrace(self._model, self._state.digester, lambda n_pass: (n_pass, 0), add)
+        trace = ModuleTrace(
+            self._model, self._state.digester, lambda n_pass: (n_pass, 0), add, only_between_modules=True
+        )
         for micro_batch in (first, other, first):
             self._pass(micro_batch)
         trace.remove()

@@ -113,6 +113,7 @@ class Tracer(Hooks):
             None if worker_spec.trace_against is None else read_trace(Path(worker_spec.trace_against))
         )
         self._kept = worker_spec.trace_kept
+        self._only_between_modules = worker_spec.trace_only_between_modules
         self._first_step = worker_spec.from_step + 1
         self._rank = 0
         self._numbers: list[int | None] = []
@@ -129,7 +130,13 @@ class Tracer(Hooks):
             for lane in state.strategy.lanes
             for number in micro_batches_of_lane(batch, lane)
         ]
-        self._trace = ModuleTrace(model, state.digester, self._micro_batch_of, self._add)
+        self._trace = ModuleTrace(
+            model,
+            state.digester,
+            self._micro_batch_of,
+            self._add,
+            only_between_modules=self._only_between_modules,
+        )
 
     def on_end(self) -> None:
         """Remove the hooks and write the trace."""

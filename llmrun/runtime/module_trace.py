@@ -16,6 +16,9 @@ PassPlace = Callable[[int], tuple[int, int] | None]
 class ModuleTrace:
     """Hooks on every module of a model that report each tensor, in the order of execution.
 
+    only_between_modules: report only those gradients that the nodes of a module pass on to parameters or to the code of
+    other modules.  A model whose code loops over positions has many times more nodes.
+
     A module that is called outside a forward pass of the model is recomputed for the backward pass (activation
     checkpointing): its tensors have the phase `recompute`.
     """
@@ -26,7 +29,10 @@ class ModuleTrace:
         digester: Digester,
         place_of: PassPlace,
         report: Callable[[TraceEntry, Tensor], None],
+        *,
+        only_between_modules: bool = False,
     ) -> None:
+        self._only_between_modules = only_between_modules
         self._digester, self._place_of, self._report = digester, place_of, report
         self._calls: list[str] = []
         self._owners: dict[Node, str] = {}
@@ -101,9 +107,16 @@ class ModuleTrace:
     def _watch_backward(self) -> None:
         """Record the gradients that each node of the finished graph passes on."""
         for node, module in self._owners.items():
-            if not hasattr(node, "variable"):  # a leaf only accumulates the gradients of others
+            is_leaf = hasattr(node, "variable")  # a leaf only accumulates the gradients of others
+            if not is_leaf and (not self._only_between_modules or self._leaves_module(node)):
                 node.register_hook(self._passes_on(module, node.name()))
         self._owners.clear()
+
+    def _leaves_module(self, node: Node) -> bool:
+        """Whether a node passes gradients on to a parameter or to a node of another module."""
+        following = [each for each, _ in node.next_functions if each is not None]
+        module = self._owners[node]
+        return any(hasattr(each, "variable") or self._owners.get(each) != module for each in following)
 
     def _passes_on(self, module: str, node: str) -> Callable[..., None]:
         """The hook after a node of the backward pass."""
