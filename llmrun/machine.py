@@ -26,6 +26,9 @@ ANSWER = "LLMRUN_ANSWER_FD"
 RANKS = "LLMRUN_RANKS"
 """Environment variable with the number of ranks on this host."""
 
+MODEL = "LLMRUN_MODEL"
+"""Environment variable with the user's own model as JSON: how it is called, and where it is imported from."""
+
 AGENT_PID = "LLMRUN_AGENT_PID"
 """Environment variable with the PID of the agent, by which a worker sees whether the agent has already ended."""
 

@@ -11,7 +11,7 @@ FUNCTION_LINES_MAX = 70
 
 FLOORS = (
     ("__main__", "cli"),
-    ("verify", "migrate", "sample"),
+    ("verify", "migrate", "sample", "check"),
     ("launch",),
     ("runtime",),
     ("plan", "run", "storage", "data", "provenance"),

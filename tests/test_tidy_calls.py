@@ -106,6 +106,7 @@ BROAD_EXCEPT = {
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/runtime/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",
+    "llmrun/runtime/inspection.py": "a user's model may raise anything; the finding names its line",
     "llmrun/migrate/script.py": "a user's script may raise anything; the error names its line",
     "llmrun/provenance/background.py": "a thread's end: what stops reading a repository must not stop training",
     "llmrun/launch/forecasting.py": "a run does not need its forecast, and must not end by it",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 def timed_here(resolved: "Resolved") -> "TimeEstimate":
     """Time a few steps of a config on this machine; leaves no files and no processes."""
-    from llmrun.core.model.flops import flops_per_token
     from llmrun.launch.benchmark import calibrate
     from llmrun.launch.torchrun import TorchrunBackend
     from llmrun.plan.forecast import estimate
@@ -33,7 +32,7 @@ def timed_here(resolved: "Resolved") -> "TimeEstimate":
     with LauncherStopRequest() as stop:
         timed = calibrate(resolved, TorchrunBackend(), stop.check)
     peak = accelerator.peak_FLOPs(config.precision) if accelerator else None
-    return estimate(timed, resolved.batch, flops_per_token(resolved.shape), peak)
+    return estimate(timed, resolved.batch, resolved.model.flops_per_token, peak)
 
 
 def measured_lines(plan: "Plan", timed: "TimeEstimate | None", translate: "Translate") -> list[str]:
@@ -100,7 +99,7 @@ def earlier_runs(resolved: "Resolved") -> "MeasuredRate | None":
 
 
 def records_as_json(
-    records: "dict[Quantity, ForecastRecord]", hours: float | None, memory_bytes: int
+    records: "dict[Quantity, ForecastRecord]", hours: float | None, memory_bytes: int | None
 ) -> dict[str, Any]:
     """The errors by quantity, and the planned time and memory as intervals."""
 

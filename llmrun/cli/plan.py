@@ -11,7 +11,7 @@ from llmrun.errors import InputError
 
 if TYPE_CHECKING:
     from llmrun.config.load import LoadedConfig
-    from llmrun.config.resolve import DatasetFacts
+    from llmrun.config.resolve import DatasetFacts, Resolved
     from llmrun.plan.forecast import TimeEstimate
     from llmrun.plan.plan import Plan
     from llmrun.plan.render.language import Language, Translate
@@ -45,7 +45,7 @@ def plan(
 ) -> None:
     """Derive batch, FLOPs, memory, checkpoints, time and cost from a config.
 
-    Starts no processes unless --calibrate is given; writes no files.  Needs a dataset only if the config does not
+    Starts no processes unless --calibrate is given or the model is your own; writes no files.  Needs a dataset only if the config does not
     give vocab_size.
     """
     from llmrun.cli.measuring import measured_json, measured_lines
@@ -88,6 +88,7 @@ def _plan_of(path: str, overrides: list[str], *, calibrate: bool) -> "tuple[Plan
     loaded = load_config(Path(path), overrides)
     dataset = _dataset(loaded)
     resolved = resolve(loaded, dataset, MachineFacts(gpus=_gpus(loaded)))
+    resolved = _with_own_model(resolved)
     place = loaded.place_of("hardware.accelerator")
     timed = timed_here(resolved) if calibrate else None
     measured = MeasuredRate(timed.tokens_per_second, "timed", timed) if timed else None
@@ -95,6 +96,16 @@ def _plan_of(path: str, overrides: list[str], *, calibrate: bool) -> "tuple[Plan
     if plan.costs.time_hours is None and (measured := earlier_runs(resolved)) is not None:
         plan = make_plan(resolved, dataset, place, measured)
     return plan, timed
+
+
+def _with_own_model(resolved: "Resolved") -> "Resolved":
+    """`resolved` with the facts of the user's own model, which another process reads; nothing for the built-in one."""
+    if resolved.config.model.factory is None:
+        return resolved
+    from llmrun.launch.model_facts import with_model_facts
+    from llmrun.launch.torchrun import TorchrunBackend
+
+    return with_model_facts(resolved, TorchrunBackend(), lambda: None)
 
 
 def _warn(plans: "list[Plan]", translate: "Translate") -> None:

@@ -139,3 +139,35 @@ class ReplayProgress:
     def close(self) -> None:
         """Remove the bar."""
         self._display.close()
+
+
+class CheckProgress:
+    """Shows which execution of a check is under way: a `SegmentObserver` that has nothing else to show."""
+
+    def __init__(self) -> None:
+        stream = console.rich_console()
+        self._is_terminal = stream.is_terminal
+        self._display = ProgressDisplay(stream)
+
+    def execution(self, title: str, done: int, total: int) -> None:
+        """Show that an execution starts."""
+        if self._is_terminal:
+            self._display(title, done, total, "executions")
+        else:
+            console.note(f"{done + 1} of {total}: {title}")
+
+    def rows(self, rows: "Sequence[Row]") -> None:
+        """Ignore steps: there are few."""
+
+    def checkpoint(self, step: int) -> None:
+        """Ignore a checkpoint: it is scratch."""
+
+    def warn(self, message: str) -> None:
+        """Ignore a warning: the verdict covers it."""
+
+    def stopping(self, message: str) -> None:
+        """Ignore a stop request: a check saves nothing."""
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._display.close()

@@ -193,6 +193,18 @@ COMMANDS: dict[str, CommandEntry | CommandGroup] = {
         exits=(0, 1, 2, 3, 4, 5),
         meanings=REPLAYED,
     ),
+    "check": CommandEntry(
+        module="llmrun.cli.check",
+        function="check",
+        message="Execute a few steps of a config in several ways that must give the same bits, and name what breaks it.",
+        exits=(0, 1, 2, 3, 4),
+        meanings=(
+            (0, "every property holds"),
+            (1, "a property does not hold: the first module whose tensors differ is named"),
+            (3, "refused: the steps cannot be executed here"),
+            (4, "the steps could not be executed to their end: a worker failed"),
+        ),
+    ),
     "equivalence": CommandEntry(
         module="llmrun.cli.equivalence",
         function="equivalence",

@@ -123,17 +123,19 @@ def plan_in_short(plan: "Plan") -> list[str]:
     from llmrun.plan.render.summary import describe
     from llmrun.text import format_bytes
 
-    batch = plan.batch
+    batch, memory = plan.batch, plan.memory
+    FLOPs = "unknown" if plan.FLOPs is None else show_FLOPs(plan.FLOPs)
+    without = "" if memory.device_bytes is not None else " without activations"
     return [
-        f"plan: {describe(plan.shape)}",
+        f"plan: {describe(plan)}",
         f"  {equation(batch)}, added in V = {batch.V:,} lanes",
         (
             f"  {counted(batch.steps, 'step')} of the whole run, {batch.tokens_seen:,} tokens, "
-            f"N_params {plan.parameters.N_params:,}, {show_FLOPs(plan.flops.exact)} FLOPs"
+            f"N_params {plan.parameters.N_params:,}, {FLOPs} FLOPs"
         ),
         (
             f"  a checkpoint is {format_bytes(plan.checkpoint.total)}, a rank needs "
-            f"{format_bytes(plan.memory.device_bytes)} (`llmrun plan` shows more)"
+            f"{format_bytes(memory.state_bytes)}{without} (`llmrun plan` shows more)"
         ),
     ]
 

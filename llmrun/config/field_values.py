@@ -8,9 +8,13 @@ from llmrun.config.keys import leaves
 from llmrun.config.schema import Config
 from llmrun.core.streams import canonical_json
 
-ADDED_LATER: Mapping[str, Any] = {"model.preset": None}
+ADDED_LATER: Mapping[str, Any] = {"model.preset": None, "model.factory": None, "model.args": None}
 """Numeric fields added to the schema after the first release, by key, with the value that means the old behaviour.
 A field with that value is left out of the fingerprint, so old fingerprints stay valid."""
+
+
+OF_ANY_MODEL = ("model.factory", "model.args", "model.import_root", "model.vocab_size")
+"""Fields of the section `model` that apply with `model.factory`; the others are the built-in model's."""
 
 
 def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER) -> dict[str, Any]:
@@ -21,7 +25,9 @@ def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER)
     """
     assert config.batch.V is not None, "the config must be resolved"
     assert config.hardware.device != "auto", "the config must be resolved"
-    fields = _flat_fields_of_kind(config, "numeric")
+    fields = {
+        key: value for key, value in _flat_fields_of_kind(config, "numeric").items() if applies(config, key)
+    }
     # As JSON: 1, 1.0 and true are three values.
     kept = {
         key: value
@@ -31,6 +37,11 @@ def numeric_fields(config: Config, added_later: Mapping[str, Any] = ADDED_LATER)
     return _nest(kept)
 
 
+def applies(config: Config, key: str) -> bool:
+    """Whether a field means anything in this config: those of the built-in model do not with `model.factory`."""
+    return config.model.factory is None or not key.startswith("model.") or key in OF_ANY_MODEL
+
+
 def operational_fields(config: Config) -> dict[str, Any]:
     """The fields of a config that cannot change bits."""
     return _nest(_flat_fields_of_kind(config, "operational"))
@@ -38,6 +49,7 @@ def operational_fields(config: Config) -> dict[str, Any]:
 
 def _flat_fields_of_kind(config: Config, kind: Kind) -> dict[str, Any]:
     values = dict(_flatten(config.model_dump(mode="json")))
+    values["model.args"] = config.model.args
     return {key: values[key] for key, leaf in leaves().items() if leaf.kind == kind}
 
 

@@ -4,6 +4,7 @@ numeric:     may change bits of the result; part of the fingerprint.
 operational: cannot change bits; runs that differ only here have equal bits.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,6 +33,19 @@ class Section(BaseModel):
 def as_tuple(value: Any) -> Any:
     """A list from YAML or JSON as the tuple that strict validation requires."""
     return tuple(value) if isinstance(value, list) else value
+
+
+class ArgumentsError(ValueError):
+    """What is wrong with a mapping of arguments; its text follows the field's name."""
+
+
+def as_arguments(value: Any) -> Any:
+    """A mapping of JSON values.  Raises ArgumentsError for a number that JSON does not have."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ArgumentsError("must hold JSON values, got a number that is not finite") from error
+    return value
 
 
 def as_names(value: Any) -> Any:

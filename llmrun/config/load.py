@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from llmrun.config import yaml_reader
 from llmrun.config.field_messages import allowed, hint_for_value, shorten
+from llmrun.config.field_values import applies
+from llmrun.config.fields import ArgumentsError
 from llmrun.config.keys import Leaf, leaves
 from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.quantities import QuantityError
@@ -63,6 +65,8 @@ def load_config(
         _apply_override(unvalidated, override, FIRST_OVERRIDE + index, problems)
     config, invalid = _validate(unvalidated, problems)
     config = _with_preset(config, unvalidated, problems)
+    config = _with_import_root(config, path)
+    _refuse_fields_of_builtin(config, unvalidated, problems)
     rules = [rule for rule in RULES if all(unvalidated.is_known(key, invalid) for key in rule.reads)]
     check_rules(config, rules, unvalidated.given, problems)
     problems.raise_if_any()
@@ -127,7 +131,7 @@ def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, probl
         hint_or_none = f"set one key at a time, such as `{example}`" if example else None
         problems.add(location, f"--set {key} must give one value, got a mapping", key, hint_or_none)
     else:
-        unvalidated.override(read_tree(_nest(key, value, location), problems))
+        unvalidated.override(read_tree(_nest(key, value, location), problems), merge=True)
 
 
 def _replace(unvalidated: UnvalidatedConfig, key: str, value: Any, source: str, problems: Problems) -> None:
@@ -137,9 +141,13 @@ def _replace(unvalidated: UnvalidatedConfig, key: str, value: Any, source: str, 
 
 
 def _node_of(value: Any) -> yaml_reader.Node:
-    """A single value, or a list of them, as the node that its YAML is read as."""
+    """A value as the node that its YAML is read as."""
     if isinstance(value, list):
         return yaml_reader.Listing(tuple(_node_of(item) for item in value))
+    if isinstance(value, dict):
+        nowhere = SourceLocation(0, Place())
+        entries = (yaml_reader.YamlEntry(name, nowhere, _node_of(item)) for name, item in value.items())
+        return yaml_reader.Mapping(tuple(entries))
     return yaml_reader.Scalar(value, json.dumps(value, ensure_ascii=False))
 
 
@@ -192,6 +200,32 @@ def _with_preset(config: Config, unvalidated: UnvalidatedConfig, problems: Probl
     )
 
 
+def _with_import_root(config: Config, path: Path) -> Config:
+    """The config with an absolute `model.import_root`: by default the directory of the config file."""
+    model = config.model
+    if model.factory is None:
+        return config
+    root = (path.resolve().parent / (model.import_root or ".")).resolve()
+    return config.model_copy(update={"model": model.model_copy(update={"import_root": str(root)})})
+
+
+def _refuse_fields_of_builtin(config: Config, unvalidated: UnvalidatedConfig, problems: Problems) -> None:
+    """Fields of the built-in model have no meaning with `model.factory`, nor those of a factory without one."""
+    for key, given in unvalidated.given.items():
+        if not applies(config, key):
+            message = f"{given.spelled} is of the built-in model, and model.factory is given"
+            hint = f"leave it out, or give it to the factory as `model.args.{key.removeprefix('model.')}`"
+            problems.add(given.location, message, given.spelled, hint)
+        elif key in OF_FACTORY and config.model.factory is None and "model.factory" not in unvalidated.given:
+            message = f"{given.spelled} requires model.factory"
+            hint = "give `model.factory: package.module:function` (docs/own-model.md)"
+            problems.add(given.location, message, given.spelled, hint)
+
+
+OF_FACTORY = ("model.args", "model.import_root")
+"""Fields that only a factory has."""
+
+
 def _given_with(unvalidated: UnvalidatedConfig, key: str) -> list[str]:
     """All given keys, or only those given by `--set` if `key` was."""
     options = [found for found, given in unvalidated.given.items() if given.location.order >= FIRST_OVERRIDE]
@@ -216,7 +250,7 @@ def _add_invalid_value(leaf: Leaf, given: GivenValue, cause: Any, problems: Prob
     if isinstance(given.node, yaml_reader.Scalar):
         hint = hint_for_value(leaf, given.node.value, text)
         text = f'"{text}"' if " " in text and not text.startswith('"') else text
-    if isinstance(cause, QuantityError):
+    if isinstance(cause, QuantityError | ArgumentsError):
         message = f"{given.spelled} {cause}"
     else:
         message = f"{given.spelled} must be {allowed(leaf)}, got {text}"

@@ -15,6 +15,8 @@ def complete_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
 
     The name of a trainable preset is dropped: configs of the same shape then have the same fingerprint.
     """
+    if model.factory is not None:
+        return model.model_copy(update={"vocab_size": vocab_size})
     preset = model.preset if beyond_of(model) else None
     return model.model_copy(
         update={

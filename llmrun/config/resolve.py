@@ -10,6 +10,8 @@ from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config, ScheduleConfig
 from llmrun.core.batch import Batch, default_D, default_V
+from llmrun.core.model.factory import FactorySpec
+from llmrun.core.model.facts import FactoryCall, ModelFacts
 from llmrun.core.model.shape import ModelShape
 from llmrun.core.model.spec import ModelSpec, TransformerSpec
 from llmrun.core.training_spec import TrainingSpec
@@ -41,6 +43,8 @@ class Resolved:
 
     config:   V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
               hardware.device are filled in; A is None at an uneven D.
+    shape:    of the built-in model; None for a model of the user's own.
+    facts:    of a model of the user's own, if another process has read them.
     preset:   the published model that the config named.
     states_A: whether the user gave A, which then has to change with μ_tok and D.  Not compared: it belongs to the
               file, not to the run.
@@ -48,14 +52,17 @@ class Resolved:
 
     config: Config
     batch: Batch
-    shape: ModelShape
+    shape: ModelShape | None
+    facts: ModelFacts | None = None
     preset: str | None = None
     states_A: bool = field(default=False, compare=False)
 
     @property
     def model(self) -> ModelSpec:
         """The model that the config asks for."""
-        return TransformerSpec(self.shape)
+        if self.shape is not None:
+            return TransformerSpec(self.shape)
+        return FactorySpec(factory_call(self.config), self.facts)
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,14 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
         strategy=config.strategy,
         recompute_blocks=config.activation_checkpointing == "block",
     )
+
+
+def factory_call(config: Config) -> FactoryCall:
+    """How the user's own model of a resolved config is made."""
+    model = config.model
+    assert model.factory is not None
+    assert model.vocab_size is not None, "the config must be resolved"
+    return FactoryCall(model.factory, model.args or {}, model.vocab_size, config.batch.L_ctx, config.seed)
 
 
 def _add(problems: Problems, loaded: LoadedConfig, key: str, message: str, hint: str) -> None:
@@ -243,7 +258,8 @@ def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
         "schedule": _complete_schedule(config.schedule, config.T_tokens),
     }
     config = config.model_copy(update=changes)
-    return Resolved(config, batch, shape_of(config.model, batch.L_ctx))
+    shape = shape_of(config.model, batch.L_ctx) if config.model.factory is None else None
+    return Resolved(config, batch, shape)
 
 
 def _batch_of(config: Config) -> Batch:

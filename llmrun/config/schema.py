@@ -1,10 +1,19 @@
 """The config of a run: what each field means, its unit, its bounds, and whether it may change bits."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from llmrun.config.fields import Quantity, Section, as_names, as_tuple, numeric, operational, section
+from llmrun.config.fields import (
+    Quantity,
+    Section,
+    as_arguments,
+    as_names,
+    as_tuple,
+    numeric,
+    operational,
+    section,
+)
 
 Positive = Annotated[Quantity, Field(ge=1)]
 NotNegative = Annotated[Quantity, Field(ge=0)]
@@ -20,9 +29,15 @@ MU_TOK_NAMES = ("\u03bc_tok", "\u00b5_tok", "mu_tok", "micro_tok")
 """μ_tok with the Greek letter, with the micro sign, and in ASCII."""
 
 
-class ModelConfig(Section):
-    """The decoder-only transformer."""
+FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
+
+class ModelConfig(Section):
+    """The decoder-only transformer, or a model of the user's own (`factory`)."""
+
+    factory: str | None = numeric(None, unit="function", allowed="package.module:function", meaning="Function of your own that returns the model, an nn.Module (docs/own-model.md); then only args, import_root and vocab_size apply in this section", pattern=FACTORY_PATTERN)  # fmt: skip
+    args: Annotated[dict[str, Any], BeforeValidator(as_arguments)] | None = numeric(None, unit="mapping", allowed="a mapping of the factory's arguments to values", meaning="Keyword arguments of the factory")  # fmt: skip
+    import_root: str | None = operational(None, unit="path", meaning="Directory that the factory's module is looked up in, after the installed packages; relative to the config file, default its directory", min_length=1)  # fmt: skip
     preset: str | None = numeric(None, unit="name", allowed="the name of a published model, such as llama3-8b", meaning="Shape of a published model, for the keys of `model` and `batch.L_ctx` that are not given; some presets are for `plan` only")  # fmt: skip
     n_layers: Count = numeric(6, unit="blocks", meaning="Number of transformer blocks")
     d_model: Width = numeric(256, unit="elements", meaning="Width of the residual stream")
@@ -182,7 +197,9 @@ class Config(Section):
     seed: int = numeric(42, unit="integer", meaning="Key of every random stream", ge=0, le=2**63 - 1)
     T_tokens: Annotated[Quantity, Field(ge=1)] = numeric(10**12, unit="tokens", meaning="Training tokens of the whole run")  # fmt: skip
     runs_dir: str = operational("runs", unit="path", meaning="Directory for run directories", min_length=1)
-    model: ModelConfig = section(ModelConfig, "The decoder-only transformer")
+    model: ModelConfig = section(
+        ModelConfig, "The decoder-only transformer, or a model of your own (`factory`)"
+    )
     batch: BatchConfig = section(BatchConfig, "One global batch: GB_tok = D·A·μ_tok")
     optimizer: OptimizerConfig = section(
         OptimizerConfig,

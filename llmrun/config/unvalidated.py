@@ -1,6 +1,6 @@
 """The values that the user gave, by the schema's keys, before validation: spellings, unknown keys, wrong sections."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -48,10 +48,26 @@ class UnvalidatedConfig:
         wrong = self.unknown | invalid
         return key not in wrong and key.partition(".")[0] not in wrong
 
-    def override(self, other: "UnvalidatedConfig") -> None:
-        """Replace values by those of `other`."""
-        self.given |= other.given
+    def override(self, other: "UnvalidatedConfig", *, merge: bool = False) -> None:
+        """Replace values by those of `other`.  merge: the entries of a mapping are replaced one by one."""
+        for key, given in other.given.items():
+            before = self.given.get(key)
+            if merge and before is not None:
+                given = replace(given, node=merged(before.node, given.node))  # noqa: PLW2901
+            self.given[key] = given
         self.unknown = (self.unknown - other.given.keys()) | other.unknown
+
+
+def merged(old: Node, new: Node) -> Node:
+    """`new`, or if both are mappings the entries of `old` with those of `new`."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    entries = {entry.key: entry for entry in old.entries}
+    for entry in new.entries:
+        before = entries.get(entry.key)
+        value = entry.value if before is None else merged(before.value, entry.value)
+        entries[entry.key] = replace(entry, value=value)
+    return Mapping(tuple(entries.values()))
 
 
 def _value(key: str, node: Node) -> Any:

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from llmrun.config.field_values import applies
 from llmrun.config.fields import Section
 from llmrun.config.keys import leaves, section_of, spellings
 from llmrun.config.quantities import show_quantity
@@ -15,17 +16,17 @@ _RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "
 
 def dump_yaml(config: Config) -> str:
     """`config` as YAML; loading the text gives an equal config."""
-    blocks = [_dump_section(config, "", "")]
+    blocks = [_dump_section(config, config, "", "")]
     for name, info in Config.model_fields.items():
         if section_of(info):
-            blocks.append(f"\n{name}:\n{_dump_section(getattr(config, name), f'{name}.', '  ')}")
+            blocks.append(f"\n{name}:\n{_dump_section(config, getattr(config, name), f'{name}.', '  ')}")
     return "".join(blocks)
 
 
-def _dump_section(section: Section, prefix: str, indent: str) -> str:
+def _dump_section(config: Config, section: Section, prefix: str, indent: str) -> str:
     lines = []
     for name, info in type(section).model_fields.items():
-        if section_of(info) is None:
+        if section_of(info) is None and applies(config, prefix + name):
             value = getattr(section, name)
             written = f"{indent}{spellings(name, info)[0]}: {yaml_value(value)}"
             lines.append(written + _short_form(prefix + name, value) + "\n")
@@ -45,6 +46,8 @@ def yaml_value(value: Any) -> str:
     """One value in the common subset of YAML 1.1 and 1.2, so that every reader reads the same value."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(yaml_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{yaml_value(name)}: {yaml_value(item)}' for name, item in value.items())}}}"
     if isinstance(value, float):
         # YAML 1.1 requires a decimal point before an exponent: it reads 1e-05 as text.
         mantissa, e, exponent = repr(value).partition("e")

@@ -76,7 +76,7 @@ class TrainingSpec:
                 T_tokens=numeric["T_tokens"],
                 warmup_tokens=schedule["warmup_tokens"],
             ),
-            model=model_spec(numeric["model"], batch["L_ctx"]),
+            model=model_spec(numeric["model"], batch["L_ctx"], numeric["seed"]),
             optimizer=OptimizerSpec(**optimizer | {"betas": tuple(optimizer["betas"])}),
             schedule=ScheduleSpec(**schedule),
             precision=numeric["precision"],

@@ -3,7 +3,7 @@
 1. Imports torch, torchrun and what workers need.
 2. If a probe is given, runs it in a fork; it answers on the file descriptor in LLMRUN_ANSWER_FD.
 3. Waits for a job (`AgentJob`, one line on standard input).  Ends if standard input is closed without one.
-4. Runs torchrun.  Each worker is a fork: it has everything imported, and its code is the code that was probed.
+4. Runs torchrun.  If the job has a status file, in a fork, and then waits for the next job.  Each worker is a fork: it has everything imported, and its code is the code that was probed.
 
 The agent has one thread until the job is there and computes nothing itself, so forks inherit no thread pools and
 no CUDA context.  It dies with the launcher, and each fork with the agent.
@@ -47,15 +47,41 @@ def main(arguments: list[str]) -> int:
         close_answer()
         if exit_code != 0:
             return 1
-    line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):
-        return 0
-    job = AgentJob.of_line(line)
+    while True:
+        line = sys.stdin.buffer.readline()
+        if not line.endswith(b"\n"):
+            return 0
+        job = AgentJob.of_line(line)
+        if job.status_file is None:
+            return run_job(job, worker_module)
+        run_in_fork(job, worker_module, Path(job.status_file))
+
+
+def run_job(job: AgentJob, worker_module: str) -> int:
+    """Run the workers of a job in this process.  Returns the exit code: 1 if one failed, else 0."""
     append_output_to(Path(job.log))
     os.environ[AGENT_PID] = str(os.getpid())
     offer_marks()
     threading.Thread(target=pass_stops_on, args=(Path(job.stop_file),), daemon=True).start()
     return run_torchrun(job, worker_module)
+
+
+def run_in_fork(job: AgentJob, worker_module: str, status_file: Path) -> None:
+    """Run a job in a fork of this process and wait for its end; the status file gets its PID, then its exit code."""
+    agent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            die_with_parent(agent)
+            os.setsid()
+            code = run_job(job, worker_module)
+        except BaseException:  # noqa: BLE001  a fork must not return into its parent's code
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    replace_json(status_file, {"pid": pid, "exit_code": None})
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    replace_json(status_file, {"pid": pid, "exit_code": code})
 
 
 def import_early() -> None:

@@ -58,8 +58,10 @@ def trial(
         place = Path(temporary).resolve()
         if data_path is None:
             data_path = place / "data"
+            vocabulary = resolved.config.model.vocab_size
+            assert vocabulary is not None, "the config must be resolved"
             n_tokens = max(RANDOM_TOKENS, 2 * resolved.batch.L_ctx)
-            write_random_dataset(data_path, resolved.shape.vocab_size, n_tokens)
+            write_random_dataset(data_path, vocabulary, n_tokens)
         run = RunDirectory(place / "trial")
         make_directories(run.segment_logs(SEGMENT))
         make_directories(run.checkpoints)

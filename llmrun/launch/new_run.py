@@ -24,6 +24,7 @@ from llmrun.launch.preflight import (
     check_space,
     find_run_inputs,
     run_preflight,
+    with_own_model,
 )
 from llmrun.launch.prepared_segment import PreparedSegment, new_segment, segment_worker_spec
 from llmrun.launch.reference_run import find_reference_run
@@ -64,7 +65,7 @@ def prepare_fresh(
     Raises ConfigError, InputError, RefusedError, PreemptedError; then nothing is left behind.
     """
     notify, stop, bases = context.notify, context.stop, [Path.cwd()]
-    inputs = find_run_inputs(loaded, bases)
+    inputs = with_own_model(find_run_inputs(loaded, bases), context.backend, stop.check)
     config = inputs.resolved.config
     until_step = options.last_step(inputs.resolved.batch.steps)
     check_devices(inputs.resolved)

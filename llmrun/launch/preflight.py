@@ -11,13 +11,13 @@ from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
-from llmrun.core.model.parameters import count_parameters
 from llmrun.core.windows import count_windows
 from llmrun.data.check import START_TOKENS, contradicted_streams, within_start
 from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import MANIFEST_NAME, DatasetManifest, facts, fingerprint_of, read_manifest
 from llmrun.errors import SHARED_MEMORY_HINTS, ConfigError, Place, Problem, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
+from llmrun.launch.model_facts import model_variable, with_model_facts
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
@@ -32,6 +32,7 @@ from llmrun.provenance.snapshot import ProvenanceSnapshot, take_snapshot
 from llmrun.run.directory import RunDirectory
 from llmrun.run.origin import Origin, with_origin
 from llmrun.storage.checkpoint import space
+from llmrun.text import listed
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Preflight:
     @property
     def warnings(self) -> list[str]:
         """What could not be recorded or was not compared."""
-        missing = list(self.snapshot.missing)
+        missing = [*self.snapshot.missing, *model_notes(self.resolved)]
         if self.streams_compared or self.resolved.config.data.verify != "always":
             return missing
         unread = (
@@ -127,6 +128,32 @@ def find_run_inputs(loaded: LoadedConfig, bases: Sequence[Path]) -> RunInputs:
     resolved = resolve(loaded, facts(manifest), MachineFacts(gpus.count), for_training=True)
     check_accelerator(loaded)
     return RunInputs(resolved, data_path, manifest)
+
+
+def with_own_model(inputs: RunInputs, backend: ProcessBackend, check: Callable[[], None]) -> RunInputs:
+    """`inputs` with the facts of the user's own model, if the config names one.  See `with_model_facts`."""
+    return replace(inputs, resolved=with_model_facts(inputs.resolved, backend, check))
+
+
+def model_notes(resolved: Resolved) -> list[str]:
+    """What a user should know of a model of their own before it is trained."""
+    facts = resolved.facts
+    if facts is None:
+        return []
+    frozen, shadowed = listed(facts.frozen, NAMES_SHOWN), listed(facts.shadowed, NAMES_SHOWN)
+    return [
+        *([f"frozen parameters, which training does not change: {frozen}"] if facts.frozen else []),
+        *(
+            [
+                f"not imported from {resolved.config.model.import_root}, as Python has modules of these names: {shadowed}"
+            ]
+            if facts.shadowed
+            else []
+        ),
+    ]
+
+
+NAMES_SHOWN = 8
 
 
 def check_accelerator(loaded: LoadedConfig) -> None:
@@ -172,7 +199,7 @@ def check_space(run: RunDirectory, resolved: Resolved, where: Path) -> None:
 
     where: the path that the RefusedError names.
     """
-    size = checkpoint_size(count_parameters(resolved.shape).N_params_total, resolved.batch.D)
+    size = checkpoint_size(resolved.model.n_parameters, resolved.batch.D)
     count = retention_in(resolved.config, resolved.batch.steps).count
     space.preflight(run.checkpoints, size.total, count, where)
 
@@ -197,7 +224,7 @@ def run_preflight(
     config = inputs.resolved.config
     compares_streams = config.data.verify == "always" and within_start(inputs.manifest)
     threads, ranks = config.hardware.threads_per_rank, inputs.resolved.batch.D
-    environment = worker_environment(os.environ, threads, ranks)
+    environment = worker_environment(os.environ | model_variable(config), threads, ranks)
     with attempting("ask pip for the installed packages"):
         packages = PackageQuestion()
     git = GitQuestion(Path.cwd(), [runs_dir, inputs.data_path], spool=runs_dir)

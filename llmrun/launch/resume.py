@@ -29,6 +29,7 @@ from llmrun.launch.preflight import (
     check_space,
     find_run_inputs,
     run_preflight,
+    with_own_model,
 )
 from llmrun.launch.prepared_segment import NothingToDo, PreparedSegment, new_segment, segment_worker_spec
 from llmrun.launch.reference_run import find_reference_run
@@ -123,7 +124,7 @@ def find_resume_point(
         config = config_of_run(run, record, reference, options, notify)
     else:
         config = config_from_file(run, record, options, command.config)
-    inputs = resolve_inputs(record, config)
+    inputs = with_own_model(resolve_inputs(record, config), context.backend, context.stop.check)
     old_config = config_of_segment(run, record, reference) or record.config
     steps = inputs.resolved.batch.steps
     last_step = options.last_step(steps)

@@ -101,9 +101,18 @@ def config_on_disk(run: RunDirectory) -> dict[str, Any]:
 def edits_between(written: Mapping[str, Any], on_disk: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `on_disk` that differ from `written`, dotted key -> value; fields that one lacks do not count."""
     found = leaf_differences(written, on_disk)
-    return {
-        key: new for key, old, new in found if not isinstance(old, Absent) and not isinstance(new, Absent)
+    edits = {
+        key: new
+        for key, old, new in found
+        if not key.startswith(ARGS) and not isinstance(old, Absent) and not isinstance(new, Absent)
     }
+    if any(key.startswith(ARGS) for key, _, _ in found):
+        edits[ARGS] = on_disk["model"].get("args")
+    return edits
+
+
+ARGS = "model.args"
+"""A mapping whose entries come and go: it counts as one field."""
 
 
 def edited_since(edits: Mapping[str, Any], seen: Mapping[str, Any]) -> set[str]:

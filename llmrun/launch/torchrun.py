@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
@@ -82,6 +82,15 @@ class ProcessBackend(Protocol):
         """
         ...
 
+    def describe_model(self, environment: Mapping[str, str], check: Callable[[], None]) -> dict[str, Any]:
+        """Construct the user's own model that LLMRUN_MODEL names in `environment`.
+
+        check: as for `probe`.
+        Returns `{"facts": ModelFacts as JSON}`, or `{"refused": an error as JSON}` if it cannot be trained.
+        Raises RefusedError if the process fails.
+        """
+        ...
+
     def start(self, job: WorkerJob) -> Workers:
         """Start the workers.  They die with this process, however it ends."""
         ...
@@ -127,6 +136,7 @@ def worker_environment(
 BOOT = Path(llmrun.__file__).resolve().parent / "launch" / "boot.py"
 AGENT_MODULE = "llmrun.launch.agent"
 PROBE_MODULE = "llmrun.runtime.probe"
+MODEL_FACTS_MODULE = "llmrun.runtime.model_facts"
 WORKER_MODULE = "llmrun.runtime.worker"
 
 PROBE_WITHIN_S = 600
@@ -151,12 +161,15 @@ class AgentJob:
     failures_file: file for the workers that failed (rank, PID, exit code).
     stop_file:     file that the agent makes when it gets a stop signal.
     torchrun:      arguments of torchrun.
+    status_file:   file for PID and exit code of the fork that runs the job; the agent then waits for another job.
+                   None: the agent runs the job itself.
     """
 
     log: str
     failures_file: str
     stop_file: str
     torchrun: list[str]
+    status_file: str | None = None
 
     @classmethod
     def of(cls, job: WorkerJob, rendezvous: str, loopback: Loopback) -> Self:
@@ -262,6 +275,12 @@ class Agent:
         """What the agent and its probe printed so far."""
         return contents(self._output)
 
+    def send(self, job: AgentJob) -> None:
+        """Send a job with a status file; the agent stays this object's.  Raises BrokenPipeError if it has ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(job.to_line())
+        self.process.stdin.flush()
+
     def start(self, job: AgentJob) -> bool:
         """Send the job; from then on the agent is the caller's to end.  False if the agent has ended."""
         assert self.process.stdin is not None
@@ -315,12 +334,16 @@ def probe_failed(
     own_files = [line.removeprefix(EXECUTING) for line in lines if line.startswith(EXECUTING)]
     file = document.get("file") or (own_files[-1] if own_files else None)
     also = [f"{path} was imported, and belongs to no installed package" for path in own_files if path != file]
-    last = [line for line in printed.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
     return RefusedError(
         f"cannot start a worker here: the probe of its environment ended with exit code {exit_code}",
         where=file,
-        caused_by=[*last, *also[-LAST_LINES:]],
+        caused_by=[*last_lines(printed), *also[-LAST_LINES:]],
     )
+
+
+def last_lines(printed: bytes) -> list[str]:
+    """The last lines of a process's output that are not blank."""
+    return [line for line in printed.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
 
 
 EXECUTING = "executing "
@@ -415,6 +438,34 @@ class TorchrunBackend:
         self._waiting = agent
         return found
 
+    def describe_model(self, environment: Mapping[str, str], check: Callable[[], None]) -> dict[str, Any]:
+        """See `ProcessBackend.describe_model`.  To be called from the main thread."""
+        with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as output, stop_signals_blocked():
+            process = subprocess.Popen(
+                child_command(MODEL_FACTS_MODULE),
+                env={**environment, ANSWER: str(answer.fileno())},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[answer.fileno()],
+                start_new_session=True,
+            )
+            try:
+                while process.poll() is None:
+                    check()
+                    time.sleep(PROBE_POLL_S)
+            finally:
+                end_process(process)
+            document = json_object_in(os.fsdecode(contents(answer)).splitlines())
+            if "facts" in document or "refused" in document:
+                return document
+            last = last_lines(contents(output))
+            raise RefusedError(
+                f"cannot construct the model: its process ended with exit code {process.returncode}",
+                where=document.get("file"),
+                caused_by=last,
+            )
+
     def start(self, job: WorkerJob) -> TorchrunWorkers:
         """See `ProcessBackend.start`.  To be called from the main thread.
 
@@ -443,3 +494,76 @@ class TorchrunBackend:
         if self._waiting is not None:
             self._waiting.end()
             self._waiting = None
+
+
+class SharedAgentBackend(TorchrunBackend):
+    """A backend for several segments in a row: those with the same variables run in forks of one agent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shared: Agent | None = None
+
+    def start(self, job: WorkerJob) -> "ForkedWorkers":  # type: ignore[override]
+        """See `ProcessBackend.start`.  To be called from the main thread, when the workers before have ended."""
+        agent = self._shared
+        if agent is None or agent.environment != dict(job.environment) or agent.process.poll() is not None:
+            self.close()
+            agent = self._shared = Agent(job.environment)
+        rendezvous = f"{job.segment}-{secrets.token_hex(16)}"
+        status_file = job.run.segment_logs(job.segment) / "agent.json"
+        agent_job = replace(AgentJob.of(job, rendezvous, find_loopback()), status_file=str(status_file))
+        agent.send(agent_job)
+        return ForkedWorkers(agent, status_file)
+
+    def close(self) -> None:
+        """End the agent and everything below it."""
+        if self._shared is not None:
+            kill_tree(self._shared.process.pid)
+            self._shared.end()
+            self._shared = None
+
+
+class ForkedWorkers:
+    """The processes of one job of an agent that runs several."""
+
+    def __init__(self, agent: Agent, status_file: Path) -> None:
+        self._agent, self._status_file = agent, status_file
+
+    def _status(self, key: str) -> int | None:
+        """A field of the status file; None before it is known."""
+        if not self._status_file.exists():
+            return None
+        value = json.loads(self._status_file.read_text(encoding="utf-8"))[key]
+        return None if value is None else int(value)
+
+    def poll(self) -> int | None:
+        """See `Workers.poll`."""
+        ended = self._agent.process.poll()
+        code = self._status("exit_code")
+        return ended if code is None else code
+
+    def terminate(self) -> None:
+        """See `Workers.terminate`."""
+        pid = self._status("pid")
+        if pid is not None:
+            ask_workers_to_stop(pid)
+
+    def kill(self) -> None:
+        """See `Workers.kill`.  The agent goes too if the job has not begun, so that it does not begin later."""
+        if self.poll() is not None:
+            return
+        pid = self._status("pid")
+        kill_tree(self._agent.process.pid if pid is None else pid)
+        while self.poll() is None:
+            time.sleep(PROBE_POLL_S)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and all below it, and wait until those are gone."""
+    below = descendants(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(below, timeout=GONE_WITHIN_S)

@@ -13,7 +13,14 @@ from llmrun.errors import Hint, InputError, LlmrunError, RefusedError
 from llmrun.launch.new_run import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import os_error_as
-from llmrun.launch.preflight import Preflight, RunInputs, check_space, find_run_inputs, run_preflight
+from llmrun.launch.preflight import (
+    Preflight,
+    RunInputs,
+    check_space,
+    find_run_inputs,
+    run_preflight,
+    with_own_model,
+)
 from llmrun.launch.select_checkpoint import skipped_checkpoints
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.migrate.checkpoint import (
@@ -89,7 +96,7 @@ def migrate(
     with _checking_out():
         refuse_inside_run(request.out.parent, "--out")
     script = read_script(request.script)
-    inputs = find_run_inputs(request.config, [Path.cwd()])
+    inputs = with_own_model(find_run_inputs(request.config, [Path.cwd()]), backend, lambda: None)
     parent = open_parent(request.source, notify, reading)
     check_step(parent, inputs)
     state = run_mapping(script, parent, inputs)

@@ -78,7 +78,7 @@ def price(hours: float, per_hour: float) -> float:
 
 
 def costs_of(
-    FLOPs: int,
+    FLOPs: int | None,
     D: int,
     *,
     idle_share: float,
@@ -90,7 +90,7 @@ def costs_of(
 ) -> Costs:
     """All costs that are known.
 
-    FLOPs:          of the whole run.
+    FLOPs:          of the whole run; None if unknown.
     idle_share:     share of time that ranks wait for the busiest one, 0 … 1.
     mfu:            assumed share of the peak, 0 … 1.
     measured_hours: of the whole run, from a measured throughput; None: use `mfu`.
@@ -98,6 +98,8 @@ def costs_of(
     peak = accelerator.peak_FLOPs(precision) if accelerator else None
     if measured_hours is not None:
         hours = measured_hours
+    elif FLOPs is None:
+        return Costs(None, None, None, None, None, None, None, dict.fromkeys(COSTS, Note("unknown_FLOPs")))
     elif peak is None:
         reason = _why_no_peak(accelerator, precision)
         return Costs(None, None, None, None, None, None, None, dict.fromkeys(COSTS, reason))

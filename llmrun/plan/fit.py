@@ -93,7 +93,7 @@ def fitting_of(
 
 def bytes_of(shape: ModelShape, setting: Setting) -> int:
     """Bytes of a rank on its device."""
-    return memory_of(shape, setting).device_bytes
+    return memory_of(shape, setting).state_bytes
 
 
 def largest_mu_tok(shape: ModelShape, setting: Setting, batch: Batch, has: int) -> int | None:

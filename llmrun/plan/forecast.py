@@ -118,9 +118,9 @@ def is_same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def work_of(resolved: Resolved) -> dict[str, Any]:
     """Everything that the time of a step depends on apart from the machine, and the FLOPs of a step."""
-    config, batch = resolved.config, resolved.batch
+    config, batch, shape = resolved.config, resolved.batch, resolved.shape
     return {
-        "shape": asdict(resolved.shape),
+        "shape": config.model.model_dump(mode="json") if shape is None else asdict(shape),
         "gb_tok": batch.gb_tok,
         "mu_tok": batch.mu_tok,
         "V": batch.V,
@@ -132,7 +132,7 @@ def work_of(resolved: Resolved) -> dict[str, Any]:
         "mode": config.reproducibility.mode,
         "threads_per_rank": config.hardware.threads_per_rank,
         "optimizer": config.optimizer.implementation,
-        "FLOPs": batch.gb_tok * flops_per_token(resolved.shape),
+        "FLOPs": None if shape is None else batch.gb_tok * flops_per_token(shape),
     }
 
 
@@ -144,7 +144,9 @@ def step_from_record(
     same = _measured_steps(f for f in own if f.work == work)
     if same:
         return median(same[-RUNS_AVERAGED:]), "same_work"
-    alike = [f for f in own if all(f.work[key] == work[key] for key in SIMILAR)]
+    if work["FLOPs"] is None:
+        return None
+    alike = [f for f in own if f.work["FLOPs"] and all(f.work[key] == work[key] for key in SIMILAR)]
     rates = [
         f.work["FLOPs"] / f.measured["step_s"]
         for f in alike
@@ -228,7 +230,9 @@ def benchmark_batch(batch: Batch, devices: int) -> BenchmarkBatch:
     return BenchmarkBatch(devices * micro_batches * batch.mu_tok, devices * lanes, devices)
 
 
-def estimate(timed: Timed, batch: Batch, FLOPs_per_token: int, peak_FLOPs: float | None) -> TimeEstimate:
+def estimate(
+    timed: Timed, batch: Batch, FLOPs_per_token: int | None, peak_FLOPs: float | None
+) -> TimeEstimate:
     """The time of a run of `batch` on batch.D such devices.
 
     A step is assumed to take as long as a timed one; exchange among more ranks is not included.
@@ -249,7 +253,9 @@ def estimate(timed: Timed, batch: Batch, FLOPs_per_token: int, peak_FLOPs: float
         time_hours=hours,
         GPU_hours=batch.D * hours,
         energy_kWh=energy,
-        mfu=None if peak_FLOPs is None else rate * FLOPs_per_token / (batch.D * peak_FLOPs),
+        mfu=None
+        if peak_FLOPs is None or FLOPs_per_token is None
+        else rate * FLOPs_per_token / (batch.D * peak_FLOPs),
         steps_timed=len(timed.step_s),
         D_timed=timed.D,
         where=timed.where,

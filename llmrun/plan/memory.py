@@ -338,6 +338,11 @@ def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = Fals
 __all__ = ["Memory", "MemoryPart", "Setting", "memory_of"]
 
 
+def state_memory(setting: Setting, N: int) -> Memory:
+    """The parts of one rank's memory that do not depend on the model's operations.  N: N_params_total."""
+    return Memory(tuple(state_parts(setting, N)), checkpoint_buffer(setting, N), None)
+
+
 def memory_of(shape: ModelShape, setting: Setting) -> Memory:
     """All parts of one rank's memory."""
     N = count_parameters(shape).N_params_total

@@ -28,17 +28,22 @@ class Memory:
 
     parts:             on the device; on a CPU `checkpoint_buffer` is one of them.
     checkpoint_buffer: host memory with the copy of the state that is being written.
-    moment:            the name of that moment.
+    moment:            the name of that moment; None if the activations are unknown: then `parts` holds the rest only.
     """
 
     parts: tuple[MemoryPart, ...]
     checkpoint_buffer: MemoryPart
-    moment: str
+    moment: str | None
 
     @property
-    def device_bytes(self) -> int:
-        """The sum of all parts on the device."""
+    def state_bytes(self) -> int:
+        """The sum of the known parts on the device."""
         return sum(part.bytes for part in self.parts)
+
+    @property
+    def device_bytes(self) -> int | None:
+        """The sum of all parts on the device; None if the activations are unknown."""
+        return None if self.moment is None else self.state_bytes
 
 
 @dataclass(frozen=True)

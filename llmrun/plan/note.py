@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 NoteKind = Literal[
     "not_set",
+    "unknown_FLOPs",
     "no_peak",
     "no_TDP",
     "recomputation",

@@ -22,7 +22,7 @@ from llmrun.plan.costs import Costs, Prices, costs_of, hours_at
 from llmrun.plan.degrees import micro_batches_per_rank
 from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
-from llmrun.plan.memory import Memory, Setting, memory_of
+from llmrun.plan.memory import Memory, Setting, memory_of, state_memory
 
 if TYPE_CHECKING:
     from llmrun.plan.fit import Fitting
@@ -64,20 +64,28 @@ class MeasuredRate(NamedTuple):
 class Plan:
     """Everything that follows from a config.  Counts are exact integers.
 
+    shape:        of the built-in model; None for a model of the user's own, whose FLOPs, time and activations are unknown.
+    model_kind:   the class of a model of the user's own; None for the built-in model.
+    n_blocks:     blocks that can be sharded and recomputed one by one.
+    flops:        None if unknown.
     setting:      what memory depends on.
     train_tokens: tokens of the training split; None without a dataset.
     preset:       the published model whose shape this is.
     measured:     None if the time is derived from an assumed MFU.
     states_A:     whether the user gave A.
     rates:        learning rates of the first step, the highest, of the last step.
+    counted_FLOPs: of one token, forward and backward, as torch counts them in a model of the user's own; None if they
+                  were not counted.
     """
 
     config: Config
     batch: Batch
-    shape: ModelShape
+    shape: ModelShape | None
+    model_kind: str | None
+    n_blocks: int
     lanes: UnevenCost
     parameters: ParameterCount
-    flops: FlopsCount
+    flops: FlopsCount | None
     checkpoint: CheckpointSize
     retention: Retention
     saving: Saving
@@ -90,11 +98,19 @@ class Plan:
     measured: MeasuredRate | None
     states_A: bool
     rates: Rates
+    counted_FLOPs: int | None = None
 
     @property
     def A_per_rank(self) -> tuple[int, int]:
         """The fewest and the most micro-batches that a rank computes in one step."""
         return micro_batches_per_rank(self.batch, self.lanes)
+
+    @property
+    def FLOPs(self) -> int | None:
+        """FLOPs of the whole run, forward and backward; None if unknown."""
+        if self.flops is not None:
+            return self.flops.exact
+        return None if self.counted_FLOPs is None else self.counted_FLOPs * self.batch.tokens_seen
 
     @property
     def epochs(self) -> float | None:
@@ -117,9 +133,9 @@ def make_plan(
     """
     config, batch, shape = resolved.config, resolved.batch, resolved.shape
     lanes = cost_of(batch.V, batch.D)
-    parameters = count_parameters(shape)
+    parameters = _parameters_of(resolved)
     recomputes = config.activation_checkpointing == "block"
-    flops = flops_of(shape, parameters, batch.tokens_seen, recomputes=recomputes)
+    flops = None if shape is None else flops_of(shape, parameters, batch.tokens_seen, recomputes=recomputes)
     accelerator = _accelerator(config, where)
     setting = _setting(config, batch, lanes, accelerator)
     size = checkpoint_size(parameters.N_params_total, batch.D)
@@ -128,6 +144,8 @@ def make_plan(
         config=config,
         batch=batch,
         shape=shape,
+        model_kind=None if resolved.facts is None else resolved.facts.kind,
+        n_blocks=len(resolved.model.blocks),
         lanes=lanes,
         parameters=parameters,
         flops=flops,
@@ -135,7 +153,9 @@ def make_plan(
         retention=retention_in(config, batch.steps),
         saving=_saving(config, batch, size, costs.time_hours),
         setting=setting,
-        memory=memory_of(shape, setting),
+        memory=state_memory(setting, parameters.N_params_total)
+        if shape is None
+        else memory_of(shape, setting),
         costs=costs,
         accelerator=accelerator,
         train_tokens=dataset.train_tokens if dataset else None,
@@ -144,6 +164,15 @@ def make_plan(
         states_A=resolved.states_A,
         rates=rates_of(batch, training_spec(resolved).schedule, config.optimizer.lr),
     )
+
+
+def _parameters_of(resolved: Resolved) -> ParameterCount:
+    """Numbers of parameters: of the built-in model by its shape, of the user's own as it was constructed."""
+    if resolved.shape is not None:
+        return count_parameters(resolved.shape)
+    assert resolved.facts is not None, "the facts of the model must have been read"
+    total, tables = resolved.facts.n_parameters, resolved.facts.n_table_parameters
+    return ParameterCount(total - tables, total, 0, tables, 0)
 
 
 def _accelerator(config: Config, where: Place | None) -> Accelerator | None:
@@ -169,7 +198,7 @@ def _setting(config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accel
 def _costs(
     config: Config,
     batch: Batch,
-    flops: FlopsCount,
+    flops: FlopsCount | None,
     lanes: UnevenCost,
     accelerator: Accelerator | None,
     measured: MeasuredRate | None,
@@ -177,7 +206,7 @@ def _costs(
     """Time, energy, CO2, money.  Recomputation adds no time: the assumed MFU includes it."""
     hardware = config.hardware
     return costs_of(
-        flops.exact,
+        None if flops is None else flops.exact,
         batch.D,
         idle_share=lanes.idle_share,
         accelerator=accelerator,
@@ -209,8 +238,8 @@ def _saving(config: Config, batch: Batch, size: CheckpointSize, time_hours: floa
 
 
 def fitting(plan: Plan) -> "Fitting | None":
-    """How the plan fits its accelerator's memory; None without an accelerator."""
-    if plan.accelerator is None:
+    """How the plan fits its accelerator's memory; None without an accelerator, or if the activations are unknown."""
+    if plan.accelerator is None or plan.shape is None:
         return None
     from llmrun.plan.fit import fitting_of
 

@@ -48,12 +48,11 @@ def _epochs(plan: Plan) -> list[PlanWarning]:
 
 
 def _device_memory(plan: Plan) -> list[PlanWarning]:
-    if plan.accelerator is None or plan.memory.device_bytes <= plan.accelerator.memory_bytes:
-        return []
     found = fitting(plan)
-    assert found is not None
+    if plan.accelerator is None or found is None or found.fits:
+        return []
     fields = {
-        "needed_bytes": plan.memory.device_bytes,
+        "needed_bytes": found.needs,
         "name": plan.accelerator.name,
         "device_bytes": plan.accelerator.memory_bytes,
     }
@@ -72,7 +71,7 @@ def _machine(plan: Plan) -> list[PlanWarning]:
         return []
     found = []
     D, available = plan.batch.D, memory_bytes()
-    needed = D * plan.memory.device_bytes
+    needed = D * plan.memory.state_bytes  # at least, if the activations are unknown
     if needed > available:
         problem = Note("machine_memory", {"needed_bytes": needed, "machine_bytes": available})
         found.append(PlanWarning(problem, Note("smaller_run")))

@@ -163,6 +163,11 @@ class ImportRecorder:
         found |= _site_files()
         return {key: found[key] for key in sorted(found) if not key.startswith("__editable___llmrun")}
 
+    def installed_files(self) -> set[str]:
+        """Paths of the executed files that installed distributions list."""
+        self.sweep()
+        return set(self._installed)
+
     def cover(self, covered: Mapping[str, str]) -> None:
         """Allow only imports of code in `covered` (import path -> digest) from now on."""
         self._covered = dict(covered)

@@ -45,10 +45,39 @@ def recorded_sha256(path: str) -> str | None:
 @cache
 def _sums_below(directory: str) -> dict[str, str]:
     """sha256 of each code file of the distributions in a site directory, by absolute path."""
-    found: dict[str, str] = {}
-    for record in Path(directory).glob("*.dist-info/RECORD"):
-        found |= _sums_in(record, directory)
+    return {path: stated for sums in _records_below(directory).values() for path, stated in sums.items()}
+
+
+@cache
+def _records_below(directory: str) -> dict[str, dict[str, str]]:
+    """`_sums_in` of each distribution in a site directory, by `name-version`."""
+    records = Path(directory).glob("*.dist-info/RECORD")
+    return {record.parent.name.removesuffix(".dist-info"): _sums_in(record, directory) for record in records}
+
+
+COVERED_OTHERWISE = ("torch", "numpy", "llmrun")
+"""Distributions that the fingerprint names anyway."""
+
+
+def distributions_of(paths: set[str]) -> dict[str, dict[str, str]]:
+    """The distributions that installed these files, by name: `version`, and `code`, the sha256 of its code as stated."""
+    found = {}
+    for directory in sys.path:
+        for identity, sums in _records_below(directory).items() if directory else ():
+            name, _, version = identity.rpartition("-")
+            if name not in COVERED_OTHERWISE and not paths.isdisjoint(sums):
+                found[name] = {"version": version, "code": _digest_of(sums, directory)}
     return found
+
+
+def _digest_of(sums: dict[str, str], directory: str) -> str:
+    """sha256 over the stated digests of a distribution's code, wherever it is installed; byte code does not count."""
+    lines = [
+        f"{path.removeprefix(directory)} {stated}"
+        for path, stated in sorted(sums.items())
+        if not path.endswith(".pyc")
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _sums_in(record: Path, directory: str) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """The trace of re-executed steps: one digest for each tensor that modules exchange, in the order of execution.
 
 trace.jsonl   one JSON array a line: step, micro-batch, phase, module, what, dtype, shape, digest
+trace-R.jsonl the same of rank R > 0, with the micro-batches that it ran
 kept.bin      the bytes of one of these tensors, little-endian, contiguous
 kept.json     {"entry": index of that tensor's line, from 0}
 
 Workers write traces (`llmrun.runtime.instruments`); reading needs no torch.
 """
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -19,7 +21,13 @@ TRACE_NAME = "trace.jsonl"
 KEPT_BYTES = "kept.bin"
 KEPT_ENTRY = "kept.json"
 
-Phase = Literal["forward", "backward"]
+Phase = Literal["forward", "backward", "recompute"]
+"""`recompute`: the forward pass of a module that is executed again for the backward pass."""
+
+
+def trace_name(rank: int) -> str:
+    """The name of a rank's trace."""
+    return TRACE_NAME if rank == 0 else f"trace-{rank}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,10 @@ class TraceEntry:
         return astuple(self)[:-1]
 
 
-def write_trace(directory: Path, entries: Iterable[TraceEntry]) -> None:
-    """Write the trace of one execution durably."""
+def write_trace(directory: Path, entries: Iterable[TraceEntry], rank: int = 0) -> None:
+    """Write the trace of one rank of an execution durably."""
     lines = (json.dumps(astuple(entry), ensure_ascii=False) for entry in entries)
-    replace_text(directory / TRACE_NAME, "".join(f"{line}\n" for line in lines))
+    replace_text(directory / trace_name(rank), "".join(f"{line}\n" for line in lines))
 
 
 def read_trace(path: Path) -> list[TraceEntry]:
@@ -62,6 +70,17 @@ def read_trace(path: Path) -> list[TraceEntry]:
         step, micro_batch, phase, module, what, dtype, shape, digest = json.loads(line)
         entries.append(TraceEntry(step, micro_batch, phase, module, what, dtype, tuple(shape), digest))
     return entries
+
+
+def read_traces(directory: Path) -> list[TraceEntry]:
+    """The entries of all ranks of an execution, rank by rank; empty if it wrote none."""
+    found: list[TraceEntry] = []
+    for rank in itertools.count():
+        path = directory / trace_name(rank)
+        if not path.exists():
+            return found
+        found += read_trace(path)
+    raise AssertionError
 
 
 def write_kept(directory: Path, number: int, content: bytes) -> None:

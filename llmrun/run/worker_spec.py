@@ -59,9 +59,12 @@ class WorkerSpec:
     data_path:    the dataset's directory, absolute.
     saves:        whether checkpoints are saved; False in a replay.
     compared:     paths of checkpoints that the state is compared with at their steps.
-    traced:       whether the tensors that modules exchange are digested (`run.trace`); needs D = 1.
+    traced:       whether the tensors that modules exchange are digested (`run.trace`).
     trace_against: path of an earlier trace; the tensor at the first difference is kept.
     trace_kept:   index of the trace entry whose tensor is kept.
+    trace_only_between_modules: whether gradients inside the code of one module are left out of the trace.
+    inspected:    whether the model is inspected before the first step (`run.inspection`); needs D = 1.
+    killed_after: the rank ends by SIGKILL in the step after this one, when its checkpoint is committed.
     baseline:     whether the loss is watched against the run's baseline.json.
     token:        of the launcher's lock: a worker that finds another one in run.lock stops writing
                   (`run.lock.Fence`).  None: the lock is not checked.
@@ -83,6 +86,9 @@ class WorkerSpec:
     traced: bool = False
     trace_against: str | None = None
     trace_kept: int | None = None
+    trace_only_between_modules: bool = False
+    inspected: bool = False
+    killed_after: int | None = None
     baseline: bool = False
     preimages: dict[str, Any] = field(default_factory=dict)
     mapped_files: dict[str, Any] = field(default_factory=dict)

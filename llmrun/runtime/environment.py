@@ -14,12 +14,13 @@ from llmrun.machine import cpu_flags, cpu_vendor
 from llmrun.provenance.mapped_libraries import FileSum, by_name, mapped_libraries
 from llmrun.provenance.variables import numeric_variables
 from llmrun.runtime.canary import canary
+from llmrun.runtime.model_import import packages
 
 
 def environment(
     indexes: Sequence[int], libraries: dict[str, FileSum], *, with_canary: bool = True
 ) -> dict[str, Any]:
-    """Read what may change a bit: build of torch, libraries, devices, instruction set, variables, canary.
+    """Read what may change a bit: build of torch, libraries, devices, instruction set, variables, canary; the packages of a user's model.
 
     indexes:   of the GPUs that are used; empty on a CPU.
     libraries: known sums of library files, by path; the sums of the mapped ones are added.
@@ -50,6 +51,7 @@ def environment(
         "libc": " ".join(platform.libc_ver()),
         "variables": numeric_variables(os.environ),
         "canary": computed,
+        **({"packages": packages()} if packages() else {}),
     }
 
 

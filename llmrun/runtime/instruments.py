@@ -1,37 +1,46 @@
-"""Instruments of a replay, attached to the loop as hooks: comparison with saved checkpoints, and a trace of tensors."""
+"""Instruments of a replay or a check, attached to the loop as hooks: comparison with saved checkpoints, a trace of tensors,
+a kill at a given step, an inspection of the model.
+"""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
+from llmrun.core.loader import MicroBatches, micro_batches_of_lane
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
 from llmrun.core.state import TrainingState
 from llmrun.core.step import StepResult
-from llmrun.core.tensor_digest import Digester
-from llmrun.errors import InputError
+from llmrun.errors import InputError, RunFailedError
 from llmrun.run.directory import RunDirectory
-from llmrun.run.trace import Phase, TraceEntry, read_trace, write_kept, write_trace
+from llmrun.run.trace import TraceEntry, read_trace, write_kept, write_trace
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.hooks import Hooks
+from llmrun.runtime.inspection import Inspector
+from llmrun.runtime.module_trace import ModuleTrace
 from llmrun.storage.checkpoint.errors import CheckpointDamage
-from llmrun.storage.checkpoint.layout import step_of
+from llmrun.storage.checkpoint.layout import step_name, step_of
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.durable import replace_json
 
 FILE_NAME = "saved-states.json"
 
 
-def instruments(run: RunDirectory, worker_spec: WorkerSpec) -> list[Hooks]:
+def instruments(run: RunDirectory, worker_spec: WorkerSpec, batches: MicroBatches) -> list[Hooks]:
     """The instruments that a worker spec asks for; none in training."""
     found: list[Hooks] = []
     if worker_spec.compared:
         found.append(CheckpointComparison(run, worker_spec.compared))
     if worker_spec.traced:
         found.append(Tracer(run, worker_spec))
+    if worker_spec.inspected:
+        found.append(Inspector(run, worker_spec, batches))
+    if worker_spec.killed_after is not None:
+        found.append(KillAfterSave(run, worker_spec.killed_after))
     return found
 
 
@@ -46,7 +55,15 @@ class CheckpointComparison(Hooks):
         self._paths = {step_of(Path(path).name): Path(path) for path in paths}
         self._found: dict[str, dict[str, object] | None] = {}
 
+    def on_start(self, state: TrainingState) -> None:
+        """Compare the state that the segment starts from."""
+        self._compare(state)
+
     def after_step(self, state: TrainingState, result: StepResult) -> None:  # noqa: ARG002
+        """Compare the state after a step."""
+        self._compare(state)
+
+    def _compare(self, state: TrainingState) -> None:
         """Compare weights and moments with the checkpoint of this step, if there is one.  A collective."""
         path = self._paths.get(state.step)
         if path is None:
@@ -85,117 +102,56 @@ def _unequal(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
 
 
 class Tracer(Hooks):
-    """Digests the tensors that modules exchange in all steps of a segment; writes the trace when it ends.
+    """Digests the tensors that modules exchange in all steps of a segment; writes this rank's trace when it ends.
 
-    Micro-batches are told apart by counting the model's forward passes: at D = 1 they run in the order of their numbers.
+    A forward pass belongs to the micro-batch that the loop runs at its position in the step on this rank.
     """
 
     def __init__(self, run: RunDirectory, worker_spec: WorkerSpec) -> None:
-        assert worker_spec.D == 1, "a trace needs all micro-batches on one rank"
         self._run = run
         self._against = (
             None if worker_spec.trace_against is None else read_trace(Path(worker_spec.trace_against))
         )
         self._kept = worker_spec.trace_kept
-        self._entries: list[TraceEntry] = []
-        self._calls: list[str] = []
-        self._owners: dict[Node, str] = {}
-        self._n_passes = -1
+        self._only_between_modules = worker_spec.trace_only_between_modules
         self._first_step = worker_spec.from_step + 1
-        self._M = 1
-        self._digester: Digester | None = None
-        self._handles: list[Any] = []
+        self._rank = 0
+        self._numbers: list[int | None] = []
+        self._entries: list[TraceEntry] = []
+        self._trace: ModuleTrace | None = None
 
     def on_start(self, state: TrainingState) -> None:
         """Register hooks on every module of the model."""
-        model = state.strategy.model
+        model, batch = state.strategy.model, state.spec.batch
         assert isinstance(model, nn.Module)
-        self._M, self._digester = state.spec.batch.M, state.digester
-        for name, module in model.named_modules():
-            self._handles += [
-                module.register_forward_pre_hook(self._enters(name), with_kwargs=True),
-                module.register_forward_hook(self._leaves(name)),
-            ]
+        self._rank = state.rank
+        self._numbers = [
+            None if lane is None else number
+            for lane in state.strategy.lanes
+            for number in micro_batches_of_lane(batch, lane)
+        ]
+        self._trace = ModuleTrace(
+            model,
+            state.digester,
+            self._micro_batch_of,
+            self._add,
+            only_between_modules=self._only_between_modules,
+        )
 
     def on_end(self) -> None:
         """Remove the hooks and write the trace."""
-        for handle in self._handles:
-            handle.remove()
-        write_trace(self._run.path, self._entries)
+        if self._trace is not None:
+            self._trace.remove()
+        write_trace(self._run.path, self._entries, self._rank)
 
-    def _enters(self, name: str) -> Callable[..., None]:
-        """The hook before a module: its inputs were made by its caller."""
-
-        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            if not self._calls:
-                self._n_passes += 1
-                self._owners.clear()
-            caller = self._calls[-1] if self._calls else name
-            what = f"input of {name.removeprefix(f'{caller}.')}" if self._calls else "tokens"
-            self._record("forward", caller, what, (args, kwargs))
-            self._own(caller, (args, kwargs))
-            self._calls.append(name)
-
-        return hook
-
-    def _leaves(self, name: str) -> Callable[..., None]:
-        """The hook after a module."""
-
-        def hook(_: nn.Module, _args: Any, output: Any) -> None:
-            self._calls.pop()
-            self._record("forward", name, "output", output)
-            self._own(name, output)
-            if not self._calls:
-                self._watch_backward()
-
-        return hook
-
-    def _own(self, module: str, values: Any) -> None:
-        """Attribute the nodes that led to `values` and have no module yet to the code of `module`."""
-        waiting = [tensor.grad_fn for tensor in tensors_in(values)]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in self._owners:
-                self._owners[node] = module
-                waiting += [before for before, _ in node.next_functions]
-
-    def _watch_backward(self) -> None:
-        """Record the gradients that each node of the finished graph passes on."""
-        for node, module in self._owners.items():
-            if not hasattr(node, "variable"):  # a leaf only accumulates the gradients of others
-                node.register_hook(self._passes_on(module, node.name()))
-        self._owners.clear()
-
-    def _passes_on(self, module: str, node: str) -> Callable[..., None]:
-        """The hook after a node of the backward pass."""
-
-        def hook(gradients: Any, _incoming: Any) -> None:
-            for index, gradient in enumerate(gradients):
-                if gradient is not None:
-                    self._record("backward", module, f"gradient {index} of {node}", gradient)
-
-        return hook
-
-    def _record(self, phase: Phase, module: str, what: str, values: Any) -> None:
-        """Digest the tensors in `values`; keep the one that was asked for or is the first to differ."""
-        assert self._digester is not None
-        tensors = list(tensors_in(values))
-        for index, tensor in enumerate(tensors):
-            self._add(
-                TraceEntry(
-                    step=self._first_step + self._n_passes // self._M,
-                    micro_batch=self._n_passes % self._M,
-                    phase=phase,
-                    module=module,
-                    what=what if len(tensors) == 1 else f"{what} ({index})",
-                    dtype=str(tensor.dtype).removeprefix("torch."),
-                    shape=tuple(tensor.shape),
-                    digest=self._digester.digest(tensor.detach().clone()),
-                ),
-                tensor,
-            )
+    def _micro_batch_of(self, n_pass: int) -> tuple[int, int] | None:
+        """(step, micro-batch) of the forward pass with this index; None for a padding micro-batch."""
+        steps, position = divmod(n_pass, len(self._numbers))
+        number = self._numbers[position]
+        return None if number is None else (self._first_step + steps, number)
 
     def _add(self, entry: TraceEntry, tensor: Tensor) -> None:
+        """Keep the entry, and the tensor's bytes if it was asked for or is the first to differ."""
         number = len(self._entries)
         self._entries.append(entry)
         against = self._against
@@ -206,13 +162,23 @@ class Tracer(Hooks):
             write_kept(self._run.path, number, flat.view(torch.uint8).numpy().tobytes())
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from tensors_in(value)
+class KillAfterSave(Hooks):
+    """Ends the rank by SIGKILL in the step after `step`, as soon as the checkpoint of `step` is committed."""
+
+    PATIENCE_S = 300.0
+    POLL_S = 0.01
+
+    def __init__(self, run: RunDirectory, step: int) -> None:
+        self._path, self._step = run.checkpoints / step_name(step), step
+
+    def before_step(self, state: TrainingState) -> None:
+        """Wait for the checkpoint, then end this process.  Raises RunFailedError if there is none in time."""
+        if state.step != self._step:
+            return
+        for _ in range(int(self.PATIENCE_S / self.POLL_S)):
+            if self._path.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.POLL_S)
+        raise RunFailedError(
+            f"cannot save step {self._step} within {self.PATIENCE_S:.0f} s", where=self._path
+        )

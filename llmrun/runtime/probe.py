@@ -23,6 +23,7 @@ from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped_libraries import FileSum
 from llmrun.provenance.redaction import is_secret
 from llmrun.runtime.environment import environment
+from llmrun.runtime.model_import import ModelImport, import_model
 
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
@@ -38,6 +39,9 @@ def probe(device: str, known: Mapping[str, FileSum] | None = None) -> dict[str, 
     on_gpu = device == "cuda" and torch.cuda.is_available()
     count = torch.cuda.device_count() if on_gpu else 0
     indexes = range(min(count, int(os.environ.get(RANKS, count))))
+    model = ModelImport.of_environment(os.environ)
+    if model is not None:
+        import_model(model)
     libraries = dict(known or {})
     found = environment(indexes, libraries)
     files = {path: [file.sha256, *file.identity] for path, file in libraries.items()}

@@ -128,6 +128,8 @@ def _environment_lines(worker_spec: WorkerSpec, device: torch.device) -> list[st
         covered.pop("canary", None)
         own.pop("canary", None)
     covered["mapped"] = {name: covered.get("mapped", {}).get(name) for name in own["mapped"]}
+    if "packages" in own:
+        covered["packages"] = {name: covered.get("packages", {}).get(name) for name in own["packages"]}
     if set(own["devices"]) <= set(covered["devices"]):
         covered["devices"] = own["devices"]
     return [

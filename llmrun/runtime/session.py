@@ -20,6 +20,7 @@ from llmrun.core.determinism import set_determinism
 from llmrun.core.evaluate import Evaluator
 from llmrun.core.generators import seed_everything
 from llmrun.core.loader import Loader, MicroBatches
+from llmrun.core.model.factory import FactorySpec
 from llmrun.core.parallel.select import hosted_lanes
 from llmrun.core.state import TrainingState, initial_state
 from llmrun.core.streams import stream_key
@@ -37,9 +38,11 @@ from llmrun.run.signals import WORKER_STOP_SIGNALS, WorkerStopRequest
 from llmrun.run.warnings import WarningsWriter
 from llmrun.run.worker_spec import OutcomeKind, WorkerSpec
 from llmrun.runtime.evaluation import Validation
-from llmrun.runtime.hooks import attached
+from llmrun.runtime.hooks import Hooks, attached
 from llmrun.runtime.instruments import instruments
 from llmrun.runtime.loop import Loop
+from llmrun.runtime.model_import import ModelImport, import_model
+from llmrun.runtime.model_watch import ModelWatch
 from llmrun.runtime.process_group import device_of, local_rank, process_group
 from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
@@ -84,6 +87,10 @@ def run_segment(
     train, validation = _splits(worker_spec, config, spec.batch, manifest)
     loader = _loader(run, worker_spec, config, spec, train, rank)
     device = device_of(config.hardware.device, local_rank())
+    model = ModelImport.of(config)
+    if model is not None:
+        assert isinstance(spec.model, FactorySpec)
+        import_model(model, spec.model)
     check_before_training(worker_spec, device, rank)
     with process_group(worker_spec.D, rank, device), ExitStack() as stack:
         progress.peak = PeakMemory(device).read
@@ -109,11 +116,22 @@ def run_segment(
             progress,
             None if checkpoint is None else checkpoint.trainer,
             fence,
-            [*instruments(run, worker_spec), *attached()],
+            [
+                *_watching(spec, progress, worker_spec),
+                *instruments(run, worker_spec, loader.batches),
+                *attached(),
+            ],
         )
         kind = loop.run()
         check_after_training(worker_spec, device, rank)
         return kind
+
+
+def _watching(spec: TrainingSpec, progress: Progress, worker_spec: WorkerSpec) -> list[Hooks]:
+    """The watch of a user's own model; none for the built-in one."""
+    if not isinstance(spec.model, FactorySpec):
+        return []
+    return [ModelWatch(spec.model.facts, progress, worker_spec.until_step)]
 
 
 def _loader(

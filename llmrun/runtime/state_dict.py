@@ -13,6 +13,7 @@ from llmrun.errors import RefusedError
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import HostBuffers, digests_of
 from llmrun.runtime.evaluation import ValidationHistory
+from llmrun.runtime.model_watch import buffer_digests
 from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
 from llmrun.storage.checkpoint.parts import StateSnapshot
 from llmrun.storage.checkpoint.reader import Checkpoint
@@ -61,6 +62,7 @@ def _trainer(state: TrainingState, history: ValidationHistory, smooth: dict[str,
         **history.as_json(state.step),
         "metrics": {"loss_smooth": smooth},
         "quarantine": [],
+        **({"buffers": buffers} if (buffers := buffer_digests(state)) else {}),
     }
 
 
@@ -80,6 +82,7 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     state.optimizer.set_finished_steps(int(checkpoint.trainer["optimizer"]["step"]))
     _compare_generators(state, checkpoint.rng())
     _compare_digests(state, checkpoint)
+    _compare_buffers(state, checkpoint)
 
 
 def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> None:
@@ -96,6 +99,18 @@ def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> None:
             f"cannot load {wrong[0]}{more}: its digest differs from the one in {checkpoint.path.name}",
             where=checkpoint.path.name,
             hints=["resume from an older checkpoint: `--from STEP`"],
+        )
+
+
+def _compare_buffers(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Compare the persistent buffers that the model's constructor has made with those of the saved run."""
+    saved, found = checkpoint.trainer.get("buffers", {}), buffer_digests(state)
+    wrong = [name for name in {**saved, **found} if saved.get(name) != found.get(name)]
+    if wrong and saved:  # a migrated state has none
+        raise RefusedError(
+            f"the buffer {wrong[0]} must be as it was saved, {saved.get(wrong[0])}, got {found.get(wrong[0])}",
+            where=checkpoint.path.name,
+            hints=["a persistent buffer must follow from the factory's arguments and the seed"],
         )
 
 

@@ -17,8 +17,10 @@ from llmrun.errors import (
     EXIT_BUG,
     TOO_MANY_FILES,
     DamagedError,
+    InputError,
     LlmrunError,
     OtherRankError,
+    Place,
     RefusedError,
     RunFailedError,
     hints_for,
@@ -138,9 +140,11 @@ def as_known(error: Exception) -> LlmrunError:
             caused_by=first_line,
             hints=["if memory ran out, lower data.num_workers"],
         )
+    lines = own_lines(error)
     if "does not have a deterministic implementation" in message:
         return RunFailedError(
-            "an operation has no deterministic implementation on this device", caused_by=first_line
+            "an operation has no deterministic implementation on this device",
+            caused_by=[*lines, *first_line],
         )
     if isinstance(error, torch.AcceleratorError):
         return RunFailedError("the GPU reported an error", caused_by=first_line)
@@ -148,11 +152,30 @@ def as_known(error: Exception) -> LlmrunError:
         return RunFailedError(
             f"operating system error: {error.strerror or error}", where=str(error.filename or "") or None
         )
+    if lines:
+        return InputError(
+            f"the model failed: {type(error).__name__}: {message}",
+            where=Place(key="model.factory"),
+            caused_by=lines,
+        )
     bug = LlmrunError(
         f"a bug of llmrun: {type(error).__name__}: {message}", hints=["please report it with this log"]
     )
     assert bug.exit_code == EXIT_BUG
     return bug
+
+
+LINES_SHOWN = 6
+
+
+def own_lines(error: Exception) -> list[str]:
+    """The last lines of a traceback from the first file of the user's model on; empty if none raised."""
+    from llmrun.runtime.model_import import own_files
+
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if frame.filename in own_files()), len(frames))
+    lines = [f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}" for frame in frames[first:]]
+    return lines[-LINES_SHOWN:]
 
 
 DESCRIPTORS_GONE = ("Too many open files", "received 0 items of ancdata")

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
 from llmrun.core.model.build import build
-from llmrun.core.model.spec import NextTokenModel
+from llmrun.core.model.language_model import NextTokenModel
 from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
@@ -23,6 +22,7 @@ from llmrun.run.directory import RunDirectory
 from llmrun.run.history import config_in_force, dataset_paths
 from llmrun.run.record import RunRecord, read_record
 from llmrun.run.record_check import record_check_of
+from llmrun.runtime.model_import import ModelImport, open_import_root
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.text import command
@@ -148,6 +148,10 @@ def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> NextTokenModel:
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(checkpoint.read(name)).view(parameter.shape))
 
-    model = build(resolved.model, lambda _, size: torch.empty(size, dtype=torch.float32), fill)
+    own = ModelImport.of(resolved.config)
+    if own is not None:
+        open_import_root(own)
+    spec = resolved.model
+    model = build(spec, lambda _, size: torch.empty(size, dtype=torch.float32), fill)
     model.eval()
-    return cast("NextTokenModel", model)
+    return spec.next_token(model)

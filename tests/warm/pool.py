@@ -99,6 +99,12 @@ class PoolBackend:
             found = json.loads(Path(file.name).read_text())
         return Probe(found["environment"], found["recorded"], found["source_files"])
 
+    def describe_model(self, environment, check) -> dict:
+        """See `ProcessBackend.describe_model`."""
+        with tempfile.NamedTemporaryFile() as file:
+            self.server.ask(op="describe", environment=self.server.lacking(environment), path=file.name)
+            return json.loads(Path(file.name).read_text())
+
     def start(self, job) -> PoolWorkers:
         """See `ProcessBackend.start`."""
         port = free_port()

@@ -16,6 +16,7 @@ from llmrun.machine import die_with_parent
 from llmrun.provenance.mapped_libraries import FileSum, mapped_libraries
 from llmrun.run.directory import RunDirectory
 from llmrun.runtime import worker
+from llmrun.runtime.model_facts import answer_for
 from llmrun.runtime.probe import probe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,6 +57,17 @@ def look(request: dict) -> dict:
     return {}
 
 
+def describe(request: dict) -> dict:
+    """Construct a user's own model in a fork, with a worker's variables."""
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(request["environment"])
+        Path(request["path"]).write_text(answer_for(os.environ))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return {}
+
+
 def poll(request: dict) -> dict:
     """The exit code of a rank, None while it lives."""
     pid = request["pid"]
@@ -80,7 +92,7 @@ def main() -> None:
     # Once, not in every fork.
     preload()
     libraries.update(mapped_libraries({}))
-    operations = {"start": start, "look": look, "poll": poll, "kill": kill}
+    operations = {"describe": describe, "start": start, "look": look, "poll": poll, "kill": kill}
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(operations[request["op"]](request)), flush=True)

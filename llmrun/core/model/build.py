@@ -25,7 +25,8 @@ def build(spec: ModelSpec, place: Place, fill: Fill, *, recompute_blocks: bool =
     placed: dict[int, nn.Parameter] = {}
     for name, parameter in named:
         if id(parameter) not in placed:
-            placed[id(parameter)] = nn.Parameter(place(name, parameter.shape))
+            memory = place(name, parameter.shape)
+            placed[id(parameter)] = nn.Parameter(memory, requires_grad=parameter.requires_grad)
             fill(name, placed[id(parameter)])
         holder, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(holder), attribute, placed[id(parameter)])
@@ -35,3 +36,13 @@ def build(spec: ModelSpec, place: Place, fill: Fill, *, recompute_blocks: bool =
 def initial_values(spec: ModelSpec, seed: int) -> Fill:
     """The `Fill` that writes initial values."""
     return lambda name, parameter: spec.initialise(name, parameter, seed)
+
+
+def shared_parameters(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters that several modules share, each to its first name."""
+    first: dict[int, str] = {}
+    every = [
+        (name, first.setdefault(id(parameter), name))
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    ]
+    return {name: found for name, found in every if found != name}

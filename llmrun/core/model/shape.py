@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+NOT_OF_SHAPE = ("preset", "factory", "args", "import_root")
+"""Fields of the `model` section that are no dimension of the built-in transformer."""
+
 
 @dataclass(frozen=True)
 class Beyond:
@@ -63,7 +66,8 @@ class ModelShape:
     @classmethod
     def of(cls, model: Mapping[str, Any], L_ctx: int, beyond: Beyond | None = None) -> Self:
         """The shape from the fields of a completed `model` section."""
-        return cls(L_ctx=L_ctx, beyond=beyond, **{k: v for k, v in model.items() if k != "preset"})
+        own = {name: value for name, value in model.items() if name not in NOT_OF_SHAPE}
+        return cls(L_ctx=L_ctx, beyond=beyond, **own)
 
     @property
     def d_q(self) -> int:

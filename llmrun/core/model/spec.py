@@ -1,56 +1,23 @@
 """The seam between llmrun and a model: `ModelSpec` is all that training, checkpoints and planning know of one.
 
-`TransformerSpec`, the built-in model, is its one implementation.  Nothing here imports torch before a model is built, so
-that the launcher and the planner can hold a spec too.
+`TransformerSpec` is the built-in model, `FactorySpec` the user's own.  Nothing here imports torch before a model is built,
+so that the launcher and the planner can hold a spec too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from llmrun.core.model.factory import FactorySpec
+from llmrun.core.model.facts import FactoryCall
 from llmrun.core.model.flops import flops_per_token
+from llmrun.core.model.language_model import NextTokenModel
 from llmrun.core.model.parameters import count_parameters, parameter_shapes
 from llmrun.core.model.shape import ModelShape
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-class LanguageModel(Protocol):
-    """A built model: an `nn.Module` whose forward pass returns the sum of its losses."""
-
-    def __call__(self, tokens: "Tensor") -> "tuple[Tensor, int]":
-        """The loss of one micro-batch.
-
-        tokens: [sequences, L_ctx + 1], int64.
-        Returns (sum of the token losses: scalar, float32, natural log; number of target tokens).
-        """
-        ...
-
-    def named_parameters(self) -> "Iterator[tuple[str, nn.Parameter]]":
-        """Parameters by name, in the order of `ModelSpec.parameters`; names key initialisation, digests and files."""
-        ...
-
-    def named_buffers(self) -> "Iterator[tuple[str, Tensor]]":
-        """Buffers; none is persistent."""
-        ...
-
-    def train(self) -> object:
-        """Switch dropout on."""
-        ...
-
-    def eval(self) -> object:
-        """Switch dropout off."""
-        ...
-
-
-class NextTokenModel(Protocol):
-    """A built model that `llmrun sample` can draw from."""
-
-    def logits(self, tokens: "Tensor") -> "Tensor":
-        """Next-token logits: [sequences, L], int64 -> [sequences, L, vocab_size]."""
-        ...
+    from torch import nn
 
 
 class ModelSpec(Protocol):
@@ -58,10 +25,9 @@ class ModelSpec(Protocol):
 
     parameters:      name to shape of every parameter, in the order in which the model registers them; float32.
     n_parameters:    elements of all of them, without listing them.
+    frozen:          names of the parameters that training does not change.
     blocks:          names of the submodules that are sharded and recomputed one by one, in forward order.
     flops_per_token: FLOPs of forward and backward for one token; None if unknown, then no MFU is reported.
-    shape:           the built-in transformer's dimensions, from which the planner derives FLOPs by part and the bytes of
-                     activations; None for any other model, whose activations the planner does not know.
     """
 
     @property
@@ -77,7 +43,7 @@ class ModelSpec(Protocol):
     def flops_per_token(self) -> int | None: ...  # noqa: D102
 
     @property
-    def shape(self) -> ModelShape | None: ...  # noqa: D102
+    def frozen(self) -> frozenset[str]: ...  # noqa: D102
 
     def build(self, *, recompute_blocks: bool) -> "nn.Module":
         """A `LanguageModel` with its parameters on the meta device and its buffers on the CPU, filled.
@@ -88,6 +54,10 @@ class ModelSpec(Protocol):
 
     def initialise(self, name: str, parameter: "nn.Parameter", seed: int) -> None:
         """Fill one parameter with its initial values: a function of the seed and the name alone."""
+        ...
+
+    def next_token(self, model: "nn.Module") -> NextTokenModel:
+        """A model that `build` has made, to draw tokens from."""
         ...
 
 
@@ -106,6 +76,11 @@ class TransformerSpec:
     def n_parameters(self) -> int:
         """See `ModelSpec`."""
         return count_parameters(self.shape).N_params_total
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """See `ModelSpec`: none."""
+        return frozenset()
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -132,7 +107,14 @@ class TransformerSpec:
 
         initialise(name, parameter, seed, self.shape.n_layers)
 
+    def next_token(self, model: "nn.Module") -> NextTokenModel:
+        """See `ModelSpec.next_token`."""
+        return cast("NextTokenModel", model)
 
-def model_spec(model: Mapping[str, Any], L_ctx: int) -> ModelSpec:
+
+def model_spec(model: Mapping[str, Any], L_ctx: int, seed: int) -> ModelSpec:
     """The spec that the numeric fields of a completed `model` section ask for."""
+    if model.get("factory") is not None:
+        args = model.get("args") or {}
+        return FactorySpec(FactoryCall(model["factory"], args, model["vocab_size"], L_ctx, seed))
     return TransformerSpec(ModelShape.of(model, L_ctx))

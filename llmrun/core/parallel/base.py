@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from llmrun.core.model.spec import LanguageModel
+from llmrun.core.model.language_model import LanguageModel
 from llmrun.core.reduce.layout import Share, Slot
 
 Read = Callable[[Slot, int, int], Tensor]

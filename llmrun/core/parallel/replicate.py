@@ -17,7 +17,7 @@ class FlatWeights:
     """
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
-        self.layout: FlatLayout = flat_layout(spec.model.parameters, spec.batch.D)
+        self.layout: FlatLayout = flat_layout(spec.model.parameters, spec.batch.D, spec.model.frozen)
         self.slots = self.layout.slots
         self.share = self.layout.share(rank)
         self.flat = torch.zeros(self.layout.total, dtype=torch.float32, device=device)

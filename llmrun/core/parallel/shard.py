@@ -16,7 +16,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
 from llmrun.core.lanes import strided_lanes
-from llmrun.core.model.build import Fill, initial_values
+from llmrun.core.model.build import Fill, initial_values, shared_parameters
 from llmrun.core.parallel.base import Read
 from llmrun.core.reduce.layout import Slot, flat_layout, row_share
 from llmrun.core.reduce.tree import TreeMerge
@@ -75,7 +75,7 @@ class ShardedModel:
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         batch = spec.batch
-        self.slots = flat_layout(spec.model.parameters, batch.D).slots
+        self.slots = flat_layout(spec.model.parameters, batch.D, spec.model.frozen).slots
         self.share = row_share(self.slots, batch.D, rank)
         self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
         self.model: nn.Module = self._build(spec, device)
@@ -99,9 +99,13 @@ class ShardedModel:
             fully_shard(model.get_submodule(name), mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh)
         buffers = dict(model.named_buffers())
+        shared = shared_parameters(model)
         model.to_empty(device=device)
         for name, values in buffers.items():  # they were filled before, and `to_empty` replaced them
             model.get_buffer(name).copy_(values)
+        for name, first in shared.items():  # `to_empty` gave each name memory of its own
+            holder, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(holder), attribute, model.get_parameter(first))
         return model
 
     def groups(self) -> list[FSDPModule]:
@@ -137,9 +141,12 @@ class ShardedModel:
     def finish(self) -> Tensor:
         """See `Strategy.finish`.  Frees the gradients that FSDP2 left."""
         for piece in self.share.pieces:
+            own = self._gradient[piece.own_start : piece.own_start + piece.count]
+            if piece.slot.is_frozen:
+                own.zero_()
+                continue
             gradient = self._parameters[piece.slot.name].grad
             assert gradient is not None, "FSDP2 reduced no gradient"
-            own = self._gradient[piece.own_start : piece.own_start + piece.count]
             own.copy_(_local(gradient).reshape(-1))
         for parameter in self._parameters.values():
             parameter.grad = None

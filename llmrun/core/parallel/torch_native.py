@@ -55,9 +55,11 @@ class Ddp(FlatWeights):
     def finish(self) -> Tensor:
         """See `Strategy.finish`.  DDP leaves the mean over ranks."""
         for piece in self.share.pieces:
-            gradient = self._parameters[piece.slot.name].grad
-            assert gradient is not None
             own = self._gradient[piece.own_start : piece.own_start + piece.count]
+            gradient = self._parameters[piece.slot.name].grad
+            if gradient is None:  # it is frozen, or no micro-batch used it
+                own.zero_()
+                continue
             own.copy_(gradient.view(-1)[piece.start : piece.start + piece.count])
         self._is_new_step = True
         return self._gradient.mul_(self._D)

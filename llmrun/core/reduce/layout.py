@@ -1,6 +1,6 @@
 """The flat layout of all parameters: slots, the share of each rank, and the buckets that are exchanged together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,11 +14,20 @@ def aligned(n_elements: int, unit: int = ALIGNMENT) -> int:
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one parameter: elements [start, start + numel) of the flat buffer."""
+    """The place of one parameter: elements [start, start + numel) of the flat buffer.
+
+    is_frozen: whether training does not change it: it has no gradient and no weight decay.
+    """
 
     name: str
     shape: tuple[int, ...]
     start: int
+    is_frozen: bool = False
+
+    @property
+    def is_decayed(self) -> bool:
+        """Whether the parameter has weight decay."""
+        return is_decayed(self.shape) and not self.is_frozen
 
     @property
     def numel(self) -> int:
@@ -84,15 +93,17 @@ class FlatLayout:
         return Share(tuple(pieces), self.shard_size, cut)
 
 
-def flat_layout(shapes: Mapping[str, Sequence[int]], D: int) -> FlatLayout:
-    """The layout of parameters given by name and shape."""
+def flat_layout(
+    shapes: Mapping[str, Sequence[int]], D: int, frozen: Collection[str] = frozenset()
+) -> FlatLayout:
+    """The layout of parameters given by name and shape.  frozen: names of those that training does not change."""
     slots = []
     at = decay_stop = 0
-    for name in decayed_first(shapes):
-        slot = Slot(name, tuple(shapes[name]), at)
+    for name in decayed_first(shapes, frozen):
+        slot = Slot(name, tuple(shapes[name]), at, name in frozen)
         slots.append(slot)
         at = aligned(at + slot.numel)
-        if is_decayed(slot.shape):
+        if slot.is_decayed:
             decay_stop = at
     return FlatLayout(tuple(slots), decay_stop, aligned(at, ALIGNMENT * D), D)
 
@@ -108,7 +119,7 @@ def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
         if first < last:
             pieces.append(SharePiece(slot, first * row_size, at, (last - first) * row_size))
             at = aligned(at + pieces[-1].count)
-        if is_decayed(slot.shape):
+        if slot.is_decayed:
             decay_stop = at
     return Share(tuple(pieces), at, decay_stop)
 
@@ -118,9 +129,9 @@ def is_decayed(shape: Sequence[int]) -> bool:
     return len(shape) >= 2
 
 
-def decayed_first(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+def decayed_first(shapes: Mapping[str, Sequence[int]], frozen: Collection[str]) -> list[str]:
     """Names in flat order: parameters with weight decay first, otherwise as registered."""
-    return sorted(shapes, key=lambda name: not is_decayed(shapes[name]))
+    return sorted(shapes, key=lambda name: name in frozen or not is_decayed(shapes[name]))
 
 
 BUCKET_ELEMENTS = 6 * 1024 * 1024

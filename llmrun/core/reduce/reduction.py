@@ -27,9 +27,12 @@ class Reduction:
         self._folder = LaneFolder(parameters, layout, V, self.lanes)
         self._buckets = buckets_of(layout, BUCKET_ELEMENTS)
         self._bucket_of = {name: i for i, bucket in enumerate(self._buckets) for name in bucket.names}
+        self._frozen = {slot.name for slot in layout.slots if slot.is_frozen}
         self._missing: list[set[str]] | None = None
         self._started = 0
         for name, parameter in parameters.items():
+            if not parameter.requires_grad:
+                continue
             parameter.register_post_accumulate_grad_hook(self._on_gradient(name))  # type: ignore[no-untyped-call]
 
     def begin_lane(self, lane: int) -> None:
@@ -38,7 +41,7 @@ class Reduction:
 
     def expect_last_pass(self) -> None:
         """Announce that the next backward pass completes the gradients."""
-        self._missing = [set(bucket.names) for bucket in self._buckets]
+        self._missing = [set(bucket.names) - self._frozen for bucket in self._buckets]
         self._started = 0
 
     def end_lane(self, lane: int) -> None:

@@ -73,7 +73,7 @@ def figures(translate: Translate) -> list[Figure]:
         Figure(translate("tokens seen"), lambda plan: plan.batch.tokens_seen, lambda n: show_count(round(n))),
         Figure("N_params", lambda plan: plan.parameters.N_params, lambda n: show_count(round(n))),
         Figure("N_params_total", lambda plan: plan.parameters.N_params_total, lambda n: show_count(round(n))),
-        Figure("FLOPs", lambda plan: plan.flops.exact, lambda n: show_FLOPs(round(n))),
+        Figure("FLOPs", lambda plan: plan.FLOPs, lambda n: show_FLOPs(round(n))),
         Figure(
             translate("memory per rank"),
             lambda plan: plan.memory.device_bytes,

@@ -34,6 +34,7 @@ from llmrun.plan.render.amounts import (
 from llmrun.plan.render.forecast import measured_basis
 from llmrun.plan.render.language import Translate, english, padded, width
 from llmrun.plan.render.notes import note_text
+from llmrun.plan.render.own_model import flops_lines, memory_formulas, parameter_lines
 from llmrun.text import format_bytes
 
 
@@ -124,7 +125,8 @@ def explain_memory(plan: Plan, translate: Translate) -> list[str]:
     memory = plan.memory
     return [
         *(_part_line(part, translate) for part in memory.parts),
-        f"{padded(translate('together'), NAME_WIDTH)}{format_bytes(memory.device_bytes):>9}   = {memory.device_bytes:,} bytes",
+        f"{padded(translate('together'), NAME_WIDTH)}{format_bytes(memory.state_bytes):>9}   = {memory.state_bytes:,} bytes",
+        *([] if plan.shape is not None else [translate("activations are unknown for a model of your own")]),
         _part_line(memory.checkpoint_buffer, translate),
         translate("for comparison, formulas of papers:"),
         *(f"  {line}" for line in _memory_formulas_of_papers(plan, translate)),
@@ -133,6 +135,8 @@ def explain_memory(plan: Plan, translate: Translate) -> list[str]:
 
 def _memory_formulas_of_papers(plan: Plan, translate: Translate) -> list[str]:
     shape, batch, N = plan.shape, plan.batch, plan.parameters.N_params_total
+    if shape is None:
+        return memory_formulas(plan, translate)
     states = ", ".join(f"ZeRO-{stage} {format_bytes(zero_bytes(N, batch.D, stage))}" for stage in range(4))
     return [
         translate(
@@ -154,6 +158,8 @@ def _memory_formulas_of_papers(plan: Plan, translate: Translate) -> list[str]:
 def explain_fit(plan: Plan, translate: Translate) -> list[str]:
     """Every remedy with its memory and its price."""
     found = fitting(plan)
+    if found is None and plan.accelerator is not None:
+        return []
     if found is None:
         return [note_text(Note("not_set", {"key": "hardware.accelerator"}), translate)]
     assert plan.accelerator is not None
@@ -317,6 +323,8 @@ def _batch(plan: Plan, translate: Translate) -> list[str]:
 
 def _parameters(plan: Plan, translate: Translate) -> list[str]:
     count, shape = plan.parameters, plan.shape
+    if shape is None:
+        return parameter_lines(plan, translate)
     norms = count.N_params - shape.n_layers * count.block
     tied = translate(" (shares the token table)") if shape.tie_embeddings else ""
     lines = [
@@ -350,6 +358,8 @@ def _parameters(plan: Plan, translate: Translate) -> list[str]:
 def _flops(plan: Plan, translate: Translate) -> list[str]:
     """The count that llmrun uses, product by product, then those of other conventions."""
     shape, flops, batch, count = plan.shape, plan.flops, plan.batch, plan.parameters
+    if shape is None or flops is None:
+        return flops_lines(plan, translate)
     projections, square = projection_flops_per_token(shape), attention_flops_per_token(shape)
     head = head_flops_per_token(shape)
     lines = [
@@ -432,6 +442,7 @@ def _time(plan: Plan, translate: Translate) -> list[str]:
             )
         ]
     assert plan.accelerator is not None
+    assert plan.flops is not None
     peak, precision = plan.accelerator.peak_FLOPs(plan.config.precision), plan.config.precision
     idle = f"·(1 - {plan.lanes.idle_share:.3f})" if plan.lanes.idle_share else ""
     lines = [

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def record_lines(
     records: Mapping[Quantity, ForecastRecord],
     hours: float | None,
-    memory_bytes: int,
+    memory_bytes: int | None,
     runs_dir: str,
     translate: Translate,
 ) -> list[str]:
     """The errors of past forecasts, and the planned time and memory as intervals derived from them.
 
-    records: by quantity, those that exist.  hours: planned; None if unknown.  memory_bytes: planned, of a rank.
+    records: by quantity, those that exist.  hours: planned; None if unknown.  memory_bytes: planned, of a rank; None if unknown.
     """
     if not records:
         return [
@@ -61,9 +61,9 @@ def _errors_of(quantity: Quantity, record: ForecastRecord, translate: Translate)
     )
 
 
-def memory_lines(record: ForecastRecord | None, planned_bytes: int, translate: Translate) -> list[str]:
+def memory_lines(record: ForecastRecord | None, planned_bytes: int | None, translate: Translate) -> list[str]:
     """The memory of a rank as an interval; nothing without a record."""
-    interval = None if record is None else record.interval(planned_bytes)
+    interval = None if record is None or planned_bytes is None else record.interval(planned_bytes)
     if interval is None:
         return []
     low, high = (format_bytes(round(bound)) for bound in interval)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llmrun.core.model.flops import flops_6NT
 from llmrun.plan.conventions import CONVENTIONS, USED
 from llmrun.plan.degrees import degree_table
 from llmrun.plan.plan import Plan, fitting
@@ -51,6 +52,17 @@ def _batch(plan: Plan) -> dict[str, Any]:
 def _model(plan: Plan) -> dict[str, Any]:
     shape, count, flops = plan.shape, plan.parameters, plan.flops
     tokens = plan.batch.tokens_seen
+    if shape is None or flops is None:
+        return {
+            "N_params": count.N_params,
+            "N_params_total": count.N_params_total,
+            "FLOPs_6NT": flops_6NT(count.N_params, tokens),
+            "FLOPs": plan.FLOPs,
+            "FLOPs_per_token": plan.counted_FLOPs,
+            "FLOPs_recomputed": None,
+            "FLOPs_convention": None,
+            "FLOPs_by_convention": None,
+        }
     return {
         "N_params": count.N_params,
         "N_params_total": count.N_params_total,

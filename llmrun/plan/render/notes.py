@@ -8,6 +8,7 @@ from llmrun.text import format_bytes
 
 TEMPLATES: dict[NoteKind, str] = {
     "not_set": "{key} is not set",
+    "unknown_FLOPs": "the FLOPs of a model of your own are unknown; `llmrun plan --calibrate` times it",
     "no_peak": "the hardware table has no {precision} peak of {name}",
     "no_TDP": "the hardware table has no TDP of {name}",
     "recomputation": "{share:.0%} more FLOPs: every block forward twice",

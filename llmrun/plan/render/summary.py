@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from llmrun.core.model.shape import ModelShape
 from llmrun.plan.costs import Costs
 from llmrun.plan.plan import Plan, fitting
 from llmrun.plan.render.amounts import (
@@ -20,6 +19,7 @@ from llmrun.plan.render.batch_diagram import batch_diagram, equation
 from llmrun.plan.render.forecast import measured_basis
 from llmrun.plan.render.language import Translate, english, padded, wrapped
 from llmrun.plan.render.notes import note_text
+from llmrun.plan.render.own_model import describe_own, flops_lines
 from llmrun.text import format_bytes
 
 COLUMNS = 80
@@ -39,9 +39,7 @@ def summary(plan: Plan, translate: Translate = english) -> str:
         _checkpoint(plan, translate),
         _costs(plan, translate),
     ]
-    described = [
-        f"{INDENT}{line}" for line in wrapped(describe(plan.shape, translate), COLUMNS - len(INDENT))
-    ]
+    described = [f"{INDENT}{line}" for line in wrapped(describe(plan, translate), COLUMNS - len(INDENT))]
     texts = ["\n".join(f"{INDENT}{line}" for line in block) for block in blocks]
     return "\n\n".join(["\n".join([title, *described]), *texts])
 
@@ -57,8 +55,11 @@ def _preset(plan: Plan, translate: Translate) -> str:
     return translate(" ({preset}, changed)", preset=plan.preset) if is_changed else f" ({plan.preset})"
 
 
-def describe(shape: ModelShape, translate: Translate = english) -> str:
-    """The model's shape in one line."""
+def describe(plan: Plan, translate: Translate = english) -> str:
+    """The model in one line."""
+    shape = plan.shape
+    if shape is None:
+        return describe_own(plan, translate)
     heads = translate("{n} heads", n=shape.n_heads)
     if shape.n_kv_heads != shape.n_heads:
         heads = translate("{n} heads ({kv} key-value)", n=shape.n_heads, kv=shape.n_kv_heads)
@@ -118,6 +119,8 @@ def _run(plan: Plan, translate: Translate) -> list[str]:
 
 def _model(plan: Plan, translate: Translate) -> list[str]:
     count, flops = plan.parameters, plan.flops
+    if plan.shape is None or flops is None:
+        return _own_model(plan, translate)
     head = (
         translate("head tied")
         if plan.shape.tie_embeddings
@@ -138,12 +141,26 @@ def _model(plan: Plan, translate: Translate) -> list[str]:
     ]
 
 
+def _own_model(plan: Plan, translate: Translate) -> list[str]:
+    count = plan.parameters
+    tables = translate("tables {n}", n=show_count(count.embedding))
+    known = UNKNOWN if plan.FLOPs is None else show_FLOPs(plan.FLOPs)
+    return [
+        *row("N_params", show_count(count.N_params), f"{count.N_params:,}"),
+        *row("N_params_total", show_count(count.N_params_total), f"{count.N_params_total:,}: {tables}"),
+        *row("FLOPs", known, "" if plan.FLOPs else flops_lines(plan, translate)[0]),
+    ]
+
+
 def _memory(plan: Plan, translate: Translate) -> list[str]:
     """Memory of one rank, its four largest parts, and whether it fits."""
     memory = plan.memory
     parts = sorted(memory.parts, key=lambda part: -part.bytes)
     named = ", ".join(f"{translate(part.name)} {format_bytes(part.bytes)}" for part in parts[:4])
-    lines = row(translate("memory per rank"), format_bytes(memory.device_bytes), named)
+    total = format_bytes(memory.state_bytes)
+    if memory.device_bytes is None:
+        total, named = UNKNOWN, translate("{bytes} without activations: {parts}", bytes=total, parts=named)
+    lines = row(translate("memory per rank"), total, named)
     if plan.setting.device == "cpu":
         lines += row(
             "", "", translate("in use; a CPU process also keeps freed memory, up to half as much again")

@@ -12,11 +12,10 @@ from pathlib import Path
 from llmrun.config.schema import Config
 from llmrun.errors import LlmrunError
 from llmrun.launch.prepared_segment import make_worker_spec
-from llmrun.launch.torchrun import ProcessBackend, WorkerJob
-from llmrun.launch.watch import SegmentEnd, SegmentObserver, Watch
+from llmrun.launch.scratch_segment import run_scratch_segment
+from llmrun.launch.torchrun import ProcessBackend
+from llmrun.launch.watch import SegmentEnd, SegmentObserver
 from llmrun.run.directory import RunDirectory
-from llmrun.run.lock import RunLock
-from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.storage.checkpoint.layout import step_name, step_of, steps_in
 from llmrun.storage.durable import make_directories, replace_file
@@ -104,17 +103,12 @@ def execute_segment(
     A segment that stops at a difference ends with an error, so compare the ledgers before looking at it.
     """
     run = RunDirectory(directory)
-    make_directories(run.segment_logs(SEGMENT))
-    make_directories(run.checkpoints)
+    make_directories(run.path)
     if segment.checkpoint is not None:
         begin_ledger(run.ledger_file, segment.ledger, segment.from_step)
-    worker_spec_of(segment).write(run.worker_spec_file(SEGMENT))
     begun_s = time.monotonic()
-    with RunLock.acquire(run.lock_file) as lock:
-        ranks = segment.replay_environment.resolved.batch.D
-        workers = backend.start(WorkerJob(run, SEGMENT, ranks, segment.replay_environment.variables))
-        watch = Watch(run, SEGMENT, ranks, segment.from_step, workers, LauncherStopRequest(), lock, observer)
-        end = watch.until_end()
+    variables = segment.replay_environment.variables
+    end = run_scratch_segment(run, worker_spec_of(segment), variables, backend, observer)
     wall_seconds = time.monotonic() - begun_s
     ledger = LedgerReader(run.ledger_file) if run.ledger_file.exists() else None
     return ExecutedSegment(run, ledger, end, step_seconds_of(run, segment.until_step), wall_seconds)

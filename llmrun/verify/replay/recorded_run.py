@@ -11,6 +11,7 @@ from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import read_manifest
 from llmrun.errors import InputError, Place, RefusedError
 from llmrun.launch.devices import UsableGpus, refuse_unusable, usable_gpus
+from llmrun.launch.model_facts import model_variable
 from llmrun.launch.preflight import assemble_fingerprint
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
 from llmrun.provenance.fingerprint import Fingerprint
@@ -67,7 +68,8 @@ def replay_environment_for(
     resolved = resolved_for(run, config, segment.D, D)
     data_path = dataset_of(run, record, data)
     manifest = read_manifest(data_path)
-    base = with_recorded_variables(os.environ, recorded.preimages["environment"].get("variables", {}))
+    own = os.environ | model_variable(resolved.config)
+    base = with_recorded_variables(own, recorded.preimages["environment"].get("variables", {}))
     variables = worker_environment(base, config.hardware.threads_per_rank, resolved.batch.D)
     probe = backend.probe(config.hardware.device, variables, lambda: None)
     here = assemble_fingerprint(config, manifest, probe, origin_of(run))
