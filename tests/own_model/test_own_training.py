@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from own_sources import CONFIG, MODEL, PARTS
 
+from own_model.project import CONFIG, MODEL, PARTS
 from warm.bits import assert_equal_runs
 from warm.pool import dying
 
