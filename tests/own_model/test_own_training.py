@@ -5,21 +5,9 @@ from pathlib import Path
 import pytest
 
 from llmrun.errors import RefusedError
-from own_model.project import CONFIG, MODEL, PARTS
+from own_model.project import PARTS
 from warm.bits import assert_equal_runs
 from warm.pool import dying
-
-
-@pytest.fixture
-def own(driver, dataset):
-    """A driver whose config names the model above, in a directory that is not the working directory."""
-    place = driver.directory / "project"
-    place.mkdir()
-    (place / "model.py").write_text(MODEL)
-    (place / "parts.py").write_text(PARTS)
-    driver.config = place / "config.yaml"
-    driver.config.write_text(CONFIG.replace("DATA", str(dataset)))
-    return driver
 
 
 def test_the_same_bits_for_every_D_and_across_a_kill(own, pool, server):
