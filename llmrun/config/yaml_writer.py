@@ -15,21 +15,21 @@ _RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "
 
 def dump_yaml(config: Config) -> str:
     """`config` as YAML; loading the text gives an equal config."""
-    blocks = [_dump_section(config, "", "")]
-    for name, info in Config.model_fields.items():
-        if section_of(info):
-            blocks.append(f"\n{name}:\n{_dump_section(getattr(config, name), f'{name}.', '  ')}")
-    return "".join(blocks)
+    return _dump_section(config, "", "")
 
 
 def _dump_section(section: Section, prefix: str, indent: str) -> str:
-    lines = []
+    lines, blocks = [], []
     for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
         if section_of(info) is None:
-            value = getattr(section, name)
             written = f"{indent}{spellings(name, info)[0]}: {yaml_value(value)}"
             lines.append(written + _short_form(prefix + name, value) + "\n")
-    return "".join(lines)
+        else:
+            space = "" if prefix else "\n"
+            below = _dump_section(value, f"{prefix}{name}.", f"{indent}  ")
+            blocks.append(f"{space}{indent}{name}:\n{below}")
+    return "".join([*lines, *blocks])
 
 
 def _short_form(key: str, value: Any) -> str:
@@ -45,6 +45,10 @@ def yaml_value(value: Any) -> str:
     """One value in the common subset of YAML 1.1 and 1.2, so that every reader reads the same value."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(yaml_value(item) for item in value)}]"
+    if isinstance(value, Section):
+        # An item of a list; what it leaves at its default is left out.
+        given = value.model_dump(exclude_defaults=True)
+        return f"{{{', '.join(f'{name}: {yaml_value(item)}' for name, item in given.items())}}}"
     if isinstance(value, float):
         # YAML 1.1 requires a decimal point before an exponent: it reads 1e-05 as text.
         mantissa, e, exponent = repr(value).partition("e")

@@ -20,7 +20,7 @@ from llmrun.core.evaluate import Evaluator
 from llmrun.core.generators import seed_everything
 from llmrun.core.loader import Loader, MicroBatches
 from llmrun.core.parallel.select import hosted_lanes
-from llmrun.core.state import TrainingState, initial_state
+from llmrun.core.state import TrainingState, initial_state, slots_by_suffix
 from llmrun.core.streams import stream_key
 from llmrun.core.training_spec import TrainingSpec
 from llmrun.core.windows import Split
@@ -208,7 +208,7 @@ def _recorder(
     return Recorder(
         run,
         ledger,
-        state.strategy.slots,
+        slots_by_suffix(state),
         sinks,
         throughput,
         [tail for tail in tails if tail is not None],
