@@ -15,12 +15,9 @@ from torch import Tensor
 
 from llmrun.core.moments import Moment, RateOf
 from llmrun.core.muon_flops import newton_schulz_flops
-from llmrun.core.parameter_groups import MuonSpec, ParameterGroup
+from llmrun.core.parameter_groups import MOMENTS, MuonSpec, ParameterGroup
 from llmrun.core.reduce.layout import Share, SharePiece, aligned
 from llmrun.core.reduce.matrices import WholeMatrices, owners_of
-
-MOMENTUM = "momentum_buffer"
-"""As `torch.optim.Muon` names it."""
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """The coefficients of the quintic iteration (Keller Jordan 2024): they maximise the slope at zero."""
@@ -73,7 +70,9 @@ class ShardedMuon:
         parts = [range(share.part(first).start, share.size) for share in shares]
         self._spec, self._part = spec, parts[rank]
         self._weights = weights[self._part.start : self._part.stop]
-        self.momentum = Moment("muon", weights, self._part)
+        self._momentum = Moment("muon", weights, self._part)
+        (name,) = MOMENTS["muon"]
+        self.moments = {name: self._momentum}
         pieces = [share.pieces_in(part) for share, part in zip(shares, parts, strict=True)]
         group_of = {name: group for group in groups for name in group.names}
         self._pieces: list[tuple[SharePiece, ParameterGroup]] = [
@@ -86,7 +85,7 @@ class ShardedMuon:
 
     def update(self, gradient: Tensor, rate_of: RateOf) -> None:
         """One update, in place.  A collective.  gradient: [share.size], float32; its elements are overwritten."""
-        spec, momentum = self._spec, self.momentum.values
+        spec, momentum = self._spec, self._momentum.values
         change = gradient[self._part.start : self._part.stop]
         momentum.lerp_(change, 1 - spec.momentum)
         change = change.lerp_(momentum, spec.momentum) if spec.nesterov else momentum

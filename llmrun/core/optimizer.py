@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from llmrun.core.moments import Moment, RateOf
-from llmrun.core.muon import MOMENTUM, ShardedMuon
-from llmrun.core.parameter_groups import OptimizerSpec, ParameterGroup
+from llmrun.core.muon import ShardedMuon
+from llmrun.core.parameter_groups import MOMENTS, OptimizerSpec, ParameterGroup
 from llmrun.core.reduce.layout import Share
-
-ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedAdamW:
@@ -27,7 +25,7 @@ class ShardedAdamW:
         self._peak = config.lr
         self._ranges = [share.part(section) for section in range(len(groups))]
         part = range(self._ranges[-1].stop if groups else 0)
-        self.moments = {name: Moment("adamw", weights, part) for name in ADAMW_MOMENTS}
+        self.moments = {name: Moment("adamw", weights, part) for name in MOMENTS["adamw"]}
         self._scales = [group.lr_scale for group in groups]
         self._parts = [nn.Parameter(weights[rows.start : rows.stop]) for rows in self._ranges]
         self._adamw = torch.optim.AdamW(
@@ -92,7 +90,7 @@ class ShardedOptimizer:
         if by_muon:
             assert config.muon is not None
             self._muon = ShardedMuon(weights, share_of, rank, D, by_muon, len(by_adamw), config.muon)
-            self.moments[MOMENTUM] = self._muon.momentum
+            self.moments |= self._muon.moments
         self.set_finished_steps(0)
 
     def set_finished_steps(self, steps: int) -> None:

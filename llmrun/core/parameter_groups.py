@@ -13,6 +13,15 @@ from typing import Any, Literal, Self
 Shape = tuple[int, ...]
 OptimizerName = Literal["adamw", "muon"]
 
+MOMENTS: Mapping[OptimizerName, tuple[str, ...]] = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "muon": ("momentum_buffer",),
+}
+"""The state that each optimizer keeps of a parameter, as torch names it; float32, of the parameter's shape."""
+
+MOMENT_SUFFIXES = tuple(f".{name}" for names in MOMENTS.values() for name in names)
+"""What a checkpoint appends to a parameter's name."""
+
 
 @dataclass(frozen=True)
 class GroupSpec:
@@ -99,6 +108,11 @@ def parameter_groups(
         optimizer: OptimizerName = "muon" if by_muon else "adamw"
         groups.append(ParameterGroup(optimizer, decay, settings.lr_scale, tuple(names)))
     return tuple(groups)
+
+
+def moments_of(groups: Sequence[ParameterGroup]) -> dict[str, tuple[str, ...]]:
+    """The names of each parameter's moments, by parameter."""
+    return {name: MOMENTS[group.optimizer] for group in groups for name in group.names}
 
 
 def group_index(name: str, groups: Sequence[GroupSpec]) -> int | None:

@@ -16,6 +16,7 @@ from llmrun.core.schedule import learning_rate
 from llmrun.core.state import by_name as digests_by_name
 from llmrun.core.state import initial_state, slots_by_suffix, whole_digests
 from llmrun.core.training_spec import TrainingSpec
+from llmrun.errors import RefusedError
 from llmrun.storage.checkpoint.reader import open_checkpoint
 from warm.bits import assert_equal_runs, tensors_of
 from warm.driver import STEPS
@@ -67,6 +68,17 @@ def test_each_parameter_keeps_the_state_of_its_optimizer(driver, server):
     assert tensors.keys() - names == {f"{n}.momentum_buffer" for n in by_muon} | {
         f"{n}.{moment}" for n in names - by_muon for moment in ("exp_avg", "exp_avg_sq")
     }
+
+
+def test_a_state_of_another_optimizer_is_refused(driver, pool):
+    """AdamW's state goes on neither under Muon nor with a group moved to it, whatever is allowed; nothing is changed."""
+    driver.train(pool, "one", *SHORT, "T_tokens=1Ki", until=1)
+    before = driver.run("one").record_file.read_bytes()
+    with pytest.raises(RefusedError) as caught:
+        driver.resume(pool, "one", MUON, allow=("config",))
+    assert len(caught.value.caused_by) == 5
+    assert any("llmrun migrate" in str(hint) for hint in caught.value.hints)
+    assert driver.run("one").record_file.read_bytes() == before
 
 
 def test_groups_that_say_what_holds_anyway_change_no_bit(driver, server):
