@@ -17,7 +17,8 @@ from llmrun.core.moments import Moment, RateOf
 from llmrun.core.muon_flops import newton_schulz_flops
 from llmrun.core.parameter_groups import MOMENTS, MuonSpec, ParameterGroup
 from llmrun.core.reduce.layout import Share, SharePiece, aligned
-from llmrun.core.reduce.matrices import WholeMatrices, owners_of
+from llmrun.core.reduce.matrices import WholeMatrices
+from llmrun.core.reduce.owners import owners_of
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """The coefficients of the quintic iteration (Keller Jordan 2024): they maximise the slope at zero."""

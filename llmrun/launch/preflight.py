@@ -11,7 +11,6 @@ from llmrun.config.field_values import numeric_fields
 from llmrun.config.load import LoadedConfig
 from llmrun.config.resolve import MachineFacts, Resolved, resolve
 from llmrun.config.schema import Config
-from llmrun.core.model.parameters import count_parameters
 from llmrun.core.windows import count_windows
 from llmrun.data.check import START_TOKENS, contradicted_streams, within_start
 from llmrun.data.location import locate_dataset
@@ -22,8 +21,9 @@ from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
 from llmrun.machine import SHARED_MEMORY, shared_memory_bytes
-from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
+from llmrun.plan.checkpoint_size import retention_in
 from llmrun.plan.hardware import accelerator_named, read_rows
+from llmrun.plan.plan import size_of
 from llmrun.provenance.background import GitQuestion, wait_for
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
@@ -172,9 +172,8 @@ def check_space(run: RunDirectory, resolved: Resolved, where: Path) -> None:
 
     where: the path that the RefusedError names.
     """
-    size = checkpoint_size(count_parameters(resolved.shape).N_params_total, resolved.batch.D)
     count = retention_in(resolved.config, resolved.batch.steps).count
-    space.preflight(run.checkpoints, size.total, count, where)
+    space.preflight(run.checkpoints, size_of(resolved).total, count, where)
 
 
 def run_preflight(

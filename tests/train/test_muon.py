@@ -11,7 +11,7 @@ from llmrun.core.lanes import lanes_of_rank
 from llmrun.core.muon import orthogonalised
 from llmrun.core.parallel.select import strategy_of
 from llmrun.core.reduce.layout import Slot
-from llmrun.core.reduce.matrices import owners_of
+from llmrun.core.reduce.owners import owners_of
 from llmrun.core.schedule import learning_rate
 from llmrun.core.state import by_name as digests_by_name
 from llmrun.core.state import initial_state, slots_by_suffix, whole_digests
@@ -209,6 +209,23 @@ def test_each_setting_changes_the_bits():
         digests, _ = whole_digests(state, {"": state.shards[""]})
         found.add(combine_digests(digests_by_name(slots_by_suffix(state), digests)))
     assert len(found) == len(NUMBERS) + 1
+
+
+def test_where_a_piece_is_cut_changes_no_bit():
+    """Momentum, direction and update of elements, as Muon computes them: the same in any piece, whatever its ends."""
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient, momentum = (torch.randn(2000, generator=generator) for _ in range(3))
+
+    def update(part: slice) -> torch.Tensor:
+        own, change, kept = weight[part].clone(), gradient[part].clone(), momentum[part].clone()
+        kept.lerp_(change, 1 - 0.95)
+        direction = change.lerp_(kept, 0.95).bfloat16()
+        own.mul_(1 - 0.02 * 0.1).add_(direction, alpha=-0.0213)
+        return torch.cat([own, kept, direction.float()]).view(3, -1)
+
+    whole = update(slice(0, 2000))
+    for start, count in [(0, 1), (64, 63), (128, 999), (192, 1000), (7, 130), (1001, 33)]:
+        assert torch.equal(update(slice(start, start + count)), whole[:, start : start + count])
 
 
 def test_singular_values_come_near_one():

@@ -10,24 +10,10 @@ from torch import Tensor
 from llmrun.core.reduce.layout import SharePiece, Slot
 
 
-def owners_of(costs: Mapping[str, int], D: int) -> dict[str, int]:
-    """The rank that owns each matrix: the most costly first, each to the rank with the least work so far.
-
-    costs: work per matrix.  Ties go to the first matrix and the lowest rank, so all ranks find the same owners.  The
-    busiest rank has at most 4/3 - 1/(3·D) of the least possible (Graham 1969, doi 10.1137/0117039).
-    """
-    work = [0] * D
-    owners = {}
-    for name in sorted(costs, key=lambda name: -costs[name]):
-        owners[name] = work.index(min(work))
-        work[owners[name]] += costs[name]
-    return owners
-
-
 class WholeMatrices:
     """Applies a function to whole matrices whose elements are spread over ranks: one all-to-all there, one back.
 
-    slots:  the matrices.  owners: as of `owners_of`.
+    slots:  the matrices.  owners: as of `owners.owners_of`.
     pieces: by rank, what it holds of them, as `Share.pieces_in`.
     """
 
@@ -57,8 +43,10 @@ class WholeMatrices:
         }
         for piece, part in zip(_all(self._received), received, strict=True):
             whole[piece.slot.name].view(-1)[piece.start : piece.start + piece.count] = part
-        flat = {name: function(matrix).reshape(-1) for name, matrix in whole.items()}
-        back = [flat[p.slot.name][p.start : p.start + p.count] for p in _all(self._received)]
+        del received
+        for name, matrix in whole.items():
+            whole[name] = function(matrix).reshape(-1)
+        back = [whole[p.slot.name][p.start : p.start + p.count] for p in _all(self._received)]
         returned = _exchange(back, self._received, self._sent, values)
         for piece, part in zip(_all(self._sent), returned, strict=True):
             values[piece.own_start : piece.own_start + piece.count] = part
