@@ -12,7 +12,7 @@ from llmrun.config.resolve import MachineFacts, Resolved, resolve, training_spec
 from llmrun.config.schema import Config
 from llmrun.core.loader import MicroBatch
 from llmrun.core.reduce.collectives import gather_integers
-from llmrun.core.state import WEIGHTS, TrainingState, initial_state, whole_digests
+from llmrun.core.state import WEIGHTS, TrainingState, initial_state, slots_by_suffix, whole_digests
 from llmrun.core.step import StepResult, train_step
 from llmrun.core.tensor_digest import Digester
 from llmrun.run.directory import RunDirectory
@@ -62,7 +62,7 @@ class Ours:
     def __init__(self, place: Path, resolved: Resolved, rank: int) -> None:
         self.state = initial_state(training_spec(resolved), rank, torch.device("cpu"), n_windows=1000)
         for moment in self.state.optimizer.moments.values():
-            moment.normal_().abs_()
+            moment.values.normal_().abs_()
         self.run = RunDirectory(place / "run")
         self._fence = Fence(self.run.lock_file, None)
         if rank == 0:
@@ -82,7 +82,7 @@ class Ours:
         )
         progress = Progress.at_start(self._worker_spec, rank)
         recorder = self._recorder(progress) if rank == 0 else None
-        digests, _ = whole_digests(self.state, {WEIGHTS: self.state.strategy.weights})
+        digests, _ = whole_digests(self.state, {WEIGHTS: self.state.as_shard(self.state.strategy.weights)})
         if recorder is not None:
             recorder.initial(digests)
         self.checkpoints = CheckpointPolicy(
@@ -98,7 +98,7 @@ class Ours:
 
     def _recorder(self, progress: Progress) -> Recorder:
         """A real ledger and metrics.jsonl: a commit forces both to the device."""
-        D, slots = self.state.D, self.state.strategy.slots
+        D, slots = self.state.D, slots_by_suffix(self.state)
         ledger = LedgerWriter.create(self.run.ledger_file, PRODUCER, STEPS)
         sinks = Sinks.open(self.run.metrics_file, None, 0, {})
         speed = Throughput(D, 1, None)
@@ -177,5 +177,5 @@ class Training:
 
 def warm_copy(state: TrainingState) -> tuple[list[Tensor], list[Tensor]]:
     """(what a rank owns, buffers of the same size that were touched): for the plain copy, which is the limit."""
-    owned = [state.strategy.weights.detach(), *state.optimizer.moments.values()]
+    owned = [state.strategy.weights.detach(), *(moment.values for moment in state.optimizer.moments.values())]
     return owned, [torch.zeros_like(values).fill_(1.0) for values in owned]

@@ -67,12 +67,12 @@ class Ledger:
     def record(self, state: "TrainingState", facts: "StepResult") -> None:
         """Combine, append, and keep single digests where they are due."""
         from llmrun.core.combined_digest import combine_digests
-        from llmrun.core.state import WEIGHTS, by_name
+        from llmrun.core.state import WEIGHTS, by_name, slots_by_suffix
         from llmrun.storage.ledger.record import LedgerRecord, tensors_due
         from llmrun.storage.ledger.tensors import write_tensors
         from llmrun.storage.ledger.writer import LedgerWriter
 
-        slots = state.strategy.slots
+        slots = slots_by_suffix(state)
         tensors = {
             "gradients": by_name(slots, {WEIGHTS: facts.gradient_digests}),
             "weights": by_name(slots, {WEIGHTS: facts.state_digests[WEIGHTS]}),
@@ -163,8 +163,9 @@ def measure(arguments: argparse.Namespace, directory: Path) -> None:
     loader, token_digester = RandomTokens(state), Digester(torch.device("cpu"))
     digests = token_digester.digests
     token_digester.digests = ledger.timed(digests, lambda _: [])  # type: ignore[method-assign]
-    n_slots = len(state.strategy.slots)
-    state_module.partial_digests = ledger.timed(state_module.partial_digests, lambda *_: [0] * n_slots)
+    state_module.partial_digests = ledger.timed(
+        state_module.partial_digests, lambda _, shard: [0] * len(shard.slots)
+    )
     due = module.optimizer_due
     module.optimizer_due = lambda step: ledger.is_on and due((step + 1) // 2)
     record = ledger.timed(ledger.record, lambda *_: None)

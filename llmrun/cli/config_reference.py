@@ -12,7 +12,8 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from llmrun.config.field_messages import allowed_values
-from llmrun.config.keys import Leaf, leaves, section_names
+from llmrun.config.fields import Section
+from llmrun.config.keys import Leaf, item_leaves, leaves, section_names
 from llmrun.config.quantities import PATTERN
 from llmrun.config.schema import Config
 from llmrun.config.yaml_writer import yaml_value
@@ -54,23 +55,34 @@ def reference_markdown() -> str:
     schema = json_schema()
     parts = [INTRODUCTION]
     for section in ("", *section_names()):
-        fields = schema["properties"]
         title, about = "Top level", ""
         if section:
-            title, about = f"`{section}`", f"{fields[section]['description']}.\n\n"
-            fields = _section(schema, section)["properties"]
+            above, _, name = section.rpartition(".")
+            described = _section(schema, above)["properties"][name]["description"]
+            title, about = f"`{section}`", f"{described}.\n\n"
+        fields = _section(schema, section)["properties"]
         keys = [leaf for leaf in leaves().values() if leaf.key.rpartition(".")[0] == section]
-        rows = [_row(leaf, fields[leaf.names[0]]) for leaf in keys]
+        rows = [_row(leaf, leaf.shown, fields[leaf.names[0]]) for leaf in keys]
         parts.append(f"\n## {title}\n\n{about}{HEADING}{''.join(rows)}")
+        parts += [_items_table(schema, leaf, leaf.item) for leaf in keys if leaf.item is not None]
     return "".join(parts)
 
 
-def _row(leaf: Leaf, field: dict[str, Any]) -> str:
+def _items_table(schema: dict[str, Any], leaf: Leaf, item: type[Section]) -> str:
+    """The fields of each item of a list of mappings."""
+    fields = schema["$defs"][item.__name__]["properties"]
+    rows = [
+        _row(field, f"{leaf.shown}[].{name}", fields[name]) for name, field in item_leaves(leaf.key).items()
+    ]
+    return f"\nEach item of `{leaf.shown}`:\n\n{HEADING}{''.join(rows)}"
+
+
+def _row(leaf: Leaf, shown: str, field: dict[str, Any]) -> str:
     """One field as a row of the table: key and allowed values as in errors, the rest from the JSON Schema."""
     cells = [
-        f"`{leaf.shown}`",
+        f"`{shown}`",
         allowed_values(leaf) + (", or null" if leaf.optional else ""),
-        f"`{yaml_value(field['default'])}`",
+        f"`{yaml_value(field['default'])}`" if "default" in field else "required",
         field["unit"],
         field["kind"],
         field["description"].removesuffix(f" [{field['unit']}]"),
@@ -100,11 +112,11 @@ def json_schema() -> dict[str, Any]:
 
 
 def _section(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """The schema of a section; the whole schema for the top level."""
-    if not name:
-        return schema
-    reference: str = schema["properties"][name]["$ref"]
-    found: dict[str, Any] = schema["$defs"][reference.removeprefix("#/$defs/")]
+    """The schema of a section by dotted name; the whole schema for the top level."""
+    found = schema
+    for part in name.split(".") if name else ():
+        reference: str = found["properties"][part]["$ref"]
+        found = schema["$defs"][reference.removeprefix("#/$defs/")]
     return found
 
 

@@ -8,7 +8,18 @@ from llmrun.config.keys import leaves
 from llmrun.config.schema import Config
 from llmrun.core.streams import canonical_json
 
-ADDED_LATER: Mapping[str, Any] = {"model.preset": None, "model.factory": None, "model.args": None}
+ADDED_LATER: Mapping[str, Any] = {
+    "model.preset": None,
+    "model.factory": None,
+    "model.args": None,
+    "optimizer.groups": [],
+    "optimizer.muon.lr": None,
+    "optimizer.muon.momentum": None,
+    "optimizer.muon.nesterov": None,
+    "optimizer.muon.ns_steps": None,
+    "optimizer.muon.weight_decay": None,
+    "optimizer.muon.adjust_lr_fn": None,
+}
 """Numeric fields added to the schema after the first release, by key, with the value that means the old behaviour.
 A field with that value is left out of the fingerprint, so old fingerprints stay valid."""
 

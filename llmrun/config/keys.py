@@ -24,6 +24,7 @@ class Leaf:
 
     shown:    the key in the user's symbols.
     names:    the spellings of its last part, the shown one first.
+    item:     the type of each item of a list of mappings, else None.
     choices:  the values of an enumeration, else empty.
     bounds:   `ge`, `gt`, `le`, `lt`.
     optional: whether null is allowed.
@@ -37,6 +38,7 @@ class Leaf:
     unit: str
     meaning: str
     default: Any
+    item: type[Section] | None
     type: type
     choices: tuple[Any, ...]
     bounds: Mapping[str, Any]
@@ -71,8 +73,20 @@ def leaves() -> dict[str, Leaf]:
 
 @cache
 def section_names() -> tuple[str, ...]:
-    """The names of the sections, in the order of the schema."""
-    return tuple(name for name, field in Config.model_fields.items() if section_of(field))
+    """The dotted names of all sections, in the order of the schema."""
+    return tuple(dict.fromkeys(key.rpartition(".")[0] for key in leaves() if "." in key))
+
+
+def sections_in(prefix: str) -> tuple[str, ...]:
+    """The names of the sections directly below `prefix`, which is empty or ends with a dot."""
+    below = (name.removeprefix(prefix) for name in section_names() if name.startswith(prefix))
+    return tuple(name for name in below if "." not in name)
+
+
+def item_leaves(key: str) -> dict[str, Leaf]:
+    """The fields of each item by name, if the leaf `key` is a list of mappings; else empty."""
+    kind = leaves()[key].item
+    return {} if kind is None else {leaf.key: leaf for leaf in _leaves_below(kind, "", "")}
 
 
 def shown_key(key: str) -> str:
@@ -103,6 +117,7 @@ def _leaf(key: str, shown: str, names: tuple[str, ...], field: FieldInfo) -> Lea
         unit=unit,
         meaning=(field.description or "").removesuffix(f" [{unit}]"),
         default=field.default,
+        item=_item_of(kind),
         type=type(choices[0]) if choices else get_origin(kind) or kind,
         choices=choices,
         bounds=_bounds(metadata),
@@ -110,6 +125,12 @@ def _leaf(key: str, shown: str, names: tuple[str, ...], field: FieldInfo) -> Lea
         is_quantity=any(getattr(item, "func", None) is parse_quantity for item in metadata),
         allowed=allowed_of(field),
     )
+
+
+def _item_of(kind: Any) -> type[Section] | None:
+    """The type of each item of a list of mappings; None for any other type."""
+    items = [item for item in get_args(kind) if isinstance(item, type) and issubclass(item, Section)]
+    return items[0] if get_origin(kind) is tuple and items else None
 
 
 def _unwrap(kind: Any, metadata: list[Any]) -> tuple[Any, list[Any], bool]:

@@ -14,6 +14,7 @@ from llmrun.config.field_messages import allowed, hint_for_value, shorten
 from llmrun.config.field_values import applies
 from llmrun.config.fields import ArgumentsError
 from llmrun.config.keys import Leaf, leaves
+from llmrun.config.list_items import add_invalid_item
 from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.quantities import QuantityError
 from llmrun.config.rules import RULES, check_rules
@@ -137,17 +138,18 @@ def _apply_override(unvalidated: UnvalidatedConfig, text: str, order: int, probl
 def _replace(unvalidated: UnvalidatedConfig, key: str, value: Any, source: str, problems: Problems) -> None:
     """Put a value of a dumped config at a dotted key.  source: where it comes from, for problems."""
     location = SourceLocation(FIRST_OVERRIDE - 1, Place(source))
-    unvalidated.override(read_tree(_nest(key, _node_of(value), location), problems))
+    unvalidated.override(read_tree(_nest(key, _node_of(value, location), location), problems))
 
 
-def _node_of(value: Any) -> yaml_reader.Node:
-    """A value as the node that its YAML is read as."""
+def _node_of(value: Any, location: SourceLocation) -> yaml_reader.Node:
+    """A single value, or a list of values or mappings, as the node that its YAML is read as."""
     if isinstance(value, list):
-        return yaml_reader.Listing(tuple(_node_of(item) for item in value))
+        return yaml_reader.Listing(tuple(_node_of(item, location) for item in value))
     if isinstance(value, dict):
-        nowhere = SourceLocation(0, Place())
-        entries = (yaml_reader.YamlEntry(name, nowhere, _node_of(item)) for name, item in value.items())
-        return yaml_reader.Mapping(tuple(entries))
+        entries = ((name, _node_of(item, location)) for name, item in value.items())
+        return yaml_reader.Mapping(
+            tuple(yaml_reader.YamlEntry(name, location, node) for name, node in entries)
+        )
     return yaml_reader.Scalar(value, json.dumps(value, ensure_ascii=False))
 
 
@@ -168,12 +170,17 @@ def _validate(unvalidated: UnvalidatedConfig, problems: Problems) -> tuple[Confi
     try:
         return Config.model_validate(unvalidated.values()), frozenset()
     except ValidationError as error:
-        invalid = {
-            _key_at(detail["loc"]): detail.get("ctx", {}).get("error")
-            for detail in error.errors(include_url=False, include_input=False)
-        }
-    for key, cause in invalid.items():
-        _add_invalid_value(leaves()[key], unvalidated.given[key], cause, problems)
+        details = error.errors(include_url=False, include_input=False)
+    invalid: dict[str, Any] = {}
+    for detail in details:
+        key = _key_at(detail["loc"])
+        path = detail["loc"][len(key.split(".")) :]
+        if path and leaves()[key].item is not None:
+            add_invalid_item(key, unvalidated.given[key], path, detail["type"], problems)
+            invalid.setdefault(key, None)
+        elif key not in invalid:
+            invalid[key] = detail.get("ctx", {}).get("error")
+            _add_invalid_value(leaves()[key], unvalidated.given[key], invalid[key], problems)
     keys = frozenset(invalid)
     return Config.model_validate(unvalidated.values(without=keys)), keys
 
@@ -239,7 +246,7 @@ def _key_at(location: tuple[int | str, ...]) -> str:
     for leaf in leaves().values():
         *sections, _ = leaf.key.split(".")
         n = len(sections)
-        if parts[:n] == sections and parts[n] in leaf.names:
+        if parts[:n] == sections and parts[n : n + 1] and parts[n] in leaf.names:
             return leaf.key
     raise AssertionError(f"pydantic error at {location}, which is not a leaf")
 

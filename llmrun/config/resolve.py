@@ -6,6 +6,7 @@ from llmrun.config.field_values import numeric_fields
 from llmrun.config.keys import shown_key
 from llmrun.config.load import LoadedConfig
 from llmrun.config.model_shape import beyond_of, complete_model, shape_of
+from llmrun.config.optimizer_rules import complete_optimizer, group_problems
 from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.rules import AGREEMENT, RULES, check_rules
 from llmrun.config.schema import Config, ScheduleConfig
@@ -14,6 +15,7 @@ from llmrun.core.model.factory import FactorySpec
 from llmrun.core.model.facts import FactoryCall, ModelFacts
 from llmrun.core.model.shape import ModelShape
 from llmrun.core.model.spec import ModelSpec, TransformerSpec
+from llmrun.core.parameter_groups import OptimizerSpec
 from llmrun.core.training_spec import TrainingSpec
 from llmrun.errors import InputError, Place
 
@@ -41,8 +43,8 @@ class MachineFacts:
 class Resolved:
     """A config without open fields.
 
-    config:   V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule and
-              hardware.device are filled in; A is None at an uneven D.
+    config:   V, D, A, n_kv_heads, head_dim, d_ff, vocab_size, decay_tokens of a constant schedule, the settings of
+              Muon if it is the optimizer, and hardware.device are filled in; A is None at an uneven D.
     shape:    of the built-in model; None for a model of the user's own.
     facts:    of a model of the user's own, if another process has read them.
     preset:   the published model that the config named.
@@ -112,8 +114,11 @@ def resolve(
     config = _with_D(config, machine)
     check_rules(config, [AGREEMENT], given, problems)
     problems.raise_if_any()
+    completed = _complete(config, dataset)
+    _check_groups(loaded, completed, problems)
+    problems.raise_if_any()
     return replace(
-        _complete(config, dataset),
+        completed,
         preset=loaded.config.model.preset,
         states_A=loaded.config.batch.A is not None,
     )
@@ -227,6 +232,14 @@ def _check_trainable(loaded: LoadedConfig, problems: Problems) -> None:
     _add(problems, loaded, "model.preset", message, hint)
 
 
+def _check_groups(loaded: LoadedConfig, resolved: Resolved, problems: Problems) -> None:
+    """The groups of the optimizer fit the model's parameters."""
+    spec = OptimizerSpec.of(numeric_fields(resolved.config)["optimizer"])
+    for shown, problem in group_problems(spec, resolved.model):
+        place = loaded.locations.get(shown.partition("[")[0], Place(loaded.source))
+        problems.add(SourceLocation(0, place), problem.message, shown, problem.hint)
+
+
 def _with_D(config: Config, machine: MachineFacts) -> Config:
     """`config` with device, V and D filled in."""
     device = config.hardware.device
@@ -255,6 +268,7 @@ def _complete(config: Config, dataset: DatasetFacts | None) -> Resolved:
     changes = {
         "model": complete_model(config.model, vocab_size),
         "batch": config.batch.model_copy(update={"A": batch.A}),
+        "optimizer": complete_optimizer(config.optimizer),
         "schedule": _complete_schedule(config.schedule, config.T_tokens),
     }
     config = config.model_copy(update=changes)

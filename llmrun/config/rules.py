@@ -7,8 +7,9 @@ from typing import Protocol
 from llmrun.config.batch_remedies import hint_for
 from llmrun.config.batch_rules import Fault, describe, faults, stated
 from llmrun.config.keys import shown_key
+from llmrun.config.optimizer_rules import groups_belong_to_muon, setting_belongs_to_muon
 from llmrun.config.problems import Problems, SourceLocation
-from llmrun.config.schema import Config
+from llmrun.config.schema import Config, MuonConfig
 from llmrun.core.batch import show_quotient
 from llmrun.errors import Place, Problem
 
@@ -183,6 +184,11 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.n_kv_heads", "model.n_heads"), kv_heads_divide),
     Rule(("model.d_model", "model.n_heads", "model.head_dim"), heads_divide_width),
     Rule(("model.head_dim", "model.d_model", "model.n_heads", "model.position"), rope_needs_even_heads),
+    Rule(("optimizer.groups", "optimizer.name"), groups_belong_to_muon),
+    *(
+        Rule((f"optimizer.muon.{name}", "optimizer.name"), setting_belongs_to_muon(name))
+        for name in MuonConfig.model_fields
+    ),
     Rule(("checkpoint.keep_every_steps", "checkpoint.every_steps"), kept_steps_are_saved),
     Rule(("reproducibility.compare_with", "reproducibility.mode"), comparison_requires_bitwise_mode),
 )

@@ -84,16 +84,43 @@ class BatchConfig(Section):
     uneven: Literal["refuse", "allow"] = operational("refuse", unit="name", meaning="Whether a new run may have a D that does not divide M (every D from 1 to V gives the same bits)")  # fmt: skip
 
 
-class OptimizerConfig(Section):
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); no decay on norms and biases."""
+class MuonConfig(Section):
+    """Muon (Keller Jordan 2024); null everywhere unless optimizer.name is muon."""
 
-    name: Literal["adamw"] = numeric("adamw", unit="name", meaning="Optimizer")
+    lr: float | None = numeric(None, unit="1 per step", meaning="Peak learning rate of Muon; default 0.02, for match_rms_adamw optimizer.lr", gt=0, le=10)  # fmt: skip
+    momentum: float | None = numeric(None, unit="1", meaning="Decay rate of the momentum; default 0.95", ge=0, lt=1)  # fmt: skip
+    nesterov: bool | None = numeric(None, unit="true or false", meaning="Nesterov momentum; default true")
+    ns_steps: Annotated[Quantity, Field(ge=1, le=99)] | None = numeric(None, unit="iterations", meaning="Newton-Schulz iterations of the orthogonalisation; default 5")  # fmt: skip
+    weight_decay: float | None = numeric(None, unit="1", meaning="Decoupled weight decay of Muon's matrices; default 0.1", ge=0, le=10)  # fmt: skip
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = numeric(None, unit="name", meaning="Factor of the learning rate for a matrix of A rows and B columns: original: sqrt(max(1, A/B)); match_rms_adamw: 0.2·sqrt(max(A, B)); default original")  # fmt: skip
+
+
+class ParameterGroupConfig(Section):
+    """Settings of the parameters whose names match a pattern."""
+
+    match: str = numeric(unit="name", allowed="a pattern of parameter names, such as `*.bias`", meaning="Parameters of the group: `*`, `?` and `[…]` as in a shell, `*` also for dots", min_length=1)  # fmt: skip
+    optimizer: Literal["adamw", "muon"] | None = numeric(None, unit="name", meaning="Optimizer of the group; null: the default")  # fmt: skip
+    weight_decay: float | None = numeric(
+        None, unit="1", meaning="Weight decay of the group; null: the default", ge=0, le=10
+    )
+    lr_scale: float = numeric(1.0, unit="1", meaning="Factor of the learning rate", ge=0, le=1000)
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) or Muon; no decay on norms and biases."""
+
+    name: Literal["adamw", "muon"] = numeric("adamw", unit="name", meaning="Optimizer; muon: Muon for matrices inside blocks, AdamW with the keys below for embeddings, heads, norms and biases")  # fmt: skip
     lr: float = numeric(3e-4, unit="1 per step", meaning="Peak learning rate", gt=0, le=10)
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)] = numeric((0.9, 0.95), unit="1", allowed="a list of two numbers of at least 0 and below 1, such as [0.9, 0.95]", meaning="Decay rates of the first and second moment")  # fmt: skip
     eps: float = numeric(1e-8, unit="1", meaning="Added to the square root of the second moment", gt=0, le=1)
     weight_decay: float = numeric(0.1, unit="1", meaning="Decoupled weight decay", ge=0, le=10)
     grad_clip: float | None = numeric(1.0, unit="gradient norm", meaning="Maximum global gradient norm; null: no clipping", gt=0)  # fmt: skip
     implementation: Literal["fused", "foreach"] = numeric("fused", unit="name", meaning="Torch kernels that update the weights")  # fmt: skip
+    groups: Annotated[tuple[ParameterGroupConfig, ...], BeforeValidator(as_tuple)] = numeric((), unit="groups", allowed='a list of groups, such as [{match: "*.bias", weight_decay: 0}]', meaning="Settings of parameters by name; the first group that matches a parameter holds")  # fmt: skip
+    muon: MuonConfig = section(
+        MuonConfig,
+        "Muon's settings (`torch.optim.Muon`; Keller Jordan 2024, https://kellerjordan.github.io/posts/muon/), for optimizer.name: muon",
+    )
 
 
 class ScheduleConfig(Section):
@@ -203,7 +230,7 @@ class Config(Section):
     batch: BatchConfig = section(BatchConfig, "One global batch: GB_tok = D·A·μ_tok")
     optimizer: OptimizerConfig = section(
         OptimizerConfig,
-        "The update rule: AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), no decay on norms and biases",
+        "The update rule: AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), no decay on norms and biases; or Muon for matrices inside blocks",
     )
     schedule: ScheduleConfig = section(
         ScheduleConfig, "Learning rate over tokens: linear warm-up, then the named shape"

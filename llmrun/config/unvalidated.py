@@ -6,7 +6,7 @@ from typing import Any
 
 from llmrun.config.field_messages import nearest
 from llmrun.config.fields import Section
-from llmrun.config.keys import leaves, section_names, section_of, spellings
+from llmrun.config.keys import leaves, section_of, sections_in, spellings
 from llmrun.config.problems import Problems, SourceLocation
 from llmrun.config.schema import Config
 from llmrun.config.yaml_reader import Mapping, Node, Scalar, YamlEntry, plain_value, show_node
@@ -46,7 +46,8 @@ class UnvalidatedConfig:
     def is_known(self, key: str, invalid: frozenset[str]) -> bool:
         """Whether the intended value of a key is known: neither it nor its section is wrong."""
         wrong = self.unknown | invalid
-        return key not in wrong and key.partition(".")[0] not in wrong
+        parts = key.split(".")
+        return all(".".join(parts[:n]) not in wrong for n in range(1, len(parts) + 1))
 
     def override(self, other: "UnvalidatedConfig", *, merge: bool = False) -> None:
         """Replace values by those of `other`.  merge: the entries of a mapping are replaced one by one."""
@@ -110,7 +111,7 @@ def _read_section(
         elif isinstance(entry.value, Mapping):
             _read_section(entry.value, nested, f"{prefix}{name}.", f"{spelled}.", found, problems)
         else:
-            _add_not_a_section(entry, name, spelled, found, problems)
+            _add_not_a_section(entry, prefix + name, spelled, found, problems)
 
 
 def _read_leaf(
@@ -162,11 +163,11 @@ def _keys_by_shown() -> dict[str, str]:
 
 
 def _names_in(prefix: str) -> list[str]:
-    """The last parts of all keys in a section; at the top also the sections."""
+    """The last parts of all keys in a section; and the sections in it."""
     names = [
         leaf.names[0] for leaf in leaves().values() if leaf.key.rpartition(".")[0] == prefix.removesuffix(".")
     ]
-    return names if prefix else [*names, *section_names()]
+    return [*names, *sections_in(prefix)]
 
 
 def nearest_key(word: str, prefix: str) -> str | None:
@@ -177,8 +178,7 @@ def nearest_key(word: str, prefix: str) -> str | None:
         if leaf.key.rpartition(".")[0] == prefix.removesuffix(".")
         for name in leaf.names
     }
-    if not prefix:
-        here |= {section: section for section in section_names()}
+    here |= {section: prefix + section for section in sections_in(prefix)}
     elsewhere: dict[str, str] = {}
     for leaf in leaves().values():
         for name in leaf.names:

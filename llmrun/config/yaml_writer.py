@@ -16,21 +16,23 @@ _RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "
 
 def dump_yaml(config: Config) -> str:
     """`config` as YAML; loading the text gives an equal config."""
-    blocks = [_dump_section(config, config, "", "")]
-    for name, info in Config.model_fields.items():
-        if section_of(info):
-            blocks.append(f"\n{name}:\n{_dump_section(config, getattr(config, name), f'{name}.', '  ')}")
-    return "".join(blocks)
+    return _dump_section(config, config, "", "")
 
 
 def _dump_section(config: Config, section: Section, prefix: str, indent: str) -> str:
-    lines = []
+    lines, blocks = [], []
     for name, info in type(section).model_fields.items():
-        if section_of(info) is None and applies(config, prefix + name):
-            value = getattr(section, name)
+        value = getattr(section, name)
+        if section_of(info) is None:
+            if not applies(config, prefix + name):
+                continue
             written = f"{indent}{spellings(name, info)[0]}: {yaml_value(value)}"
             lines.append(written + _short_form(prefix + name, value) + "\n")
-    return "".join(lines)
+        else:
+            space = "" if prefix else "\n"
+            below = _dump_section(config, value, f"{prefix}{name}.", f"{indent}  ")
+            blocks.append(f"{space}{indent}{name}:\n{below}")
+    return "".join([*lines, *blocks])
 
 
 def _short_form(key: str, value: Any) -> str:
@@ -48,6 +50,10 @@ def yaml_value(value: Any) -> str:
         return f"[{', '.join(yaml_value(item) for item in value)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{yaml_value(name)}: {yaml_value(item)}' for name, item in value.items())}}}"
+    if isinstance(value, Section):
+        # An item of a list; what it leaves at its default is left out.
+        given = value.model_dump(exclude_defaults=True)
+        return f"{{{', '.join(f'{name}: {yaml_value(item)}' for name, item in given.items())}}}"
     if isinstance(value, float):
         # YAML 1.1 requires a decimal point before an exponent: it reads 1e-05 as text.
         mantissa, e, exponent = repr(value).partition("e")

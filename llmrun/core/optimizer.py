@@ -1,31 +1,37 @@
-"""AdamW on this rank's share of the weights."""
+"""The optimizer on a rank's share of the weights: AdamW on elements, Muon on whole matrices."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from llmrun.core.moments import Moment, RateOf
+from llmrun.core.muon import ShardedMuon
+from llmrun.core.parameter_groups import MOMENTS, OptimizerSpec, ParameterGroup
 from llmrun.core.reduce.layout import Share
-from llmrun.core.training_spec import OptimizerSpec
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedAdamW:
-    """torch's AdamW on at most two flat parts of a rank's share: decayed first, then not decayed.
+    """torch's AdamW on flat parts of a rank's share, one for each group of parameters.
 
     Pieces start at and are padded to multiples of 64 elements, so the update of an element does not depend on
     where its parameter was cut.  weights: [share.size], float32, updated in place.
-    moments: exp_avg and exp_avg_sq, each [share.size], float32.
     """
 
-    def __init__(self, weights: Tensor, share: Share, config: OptimizerSpec) -> None:
-        self.moments = {name: torch.zeros_like(weights) for name in MOMENTS}
-        self._ranges = [range(share.decay_stop), range(share.decay_stop, share.size)]
-        self._parts = [nn.Parameter(weights[part.start : part.stop]) for part in self._ranges]
-        decays = (config.weight_decay, 0.0)
+    def __init__(
+        self, weights: Tensor, share: Share, groups: Sequence[ParameterGroup], config: OptimizerSpec
+    ) -> None:
+        assert all(group.optimizer == "adamw" for group in groups)
+        self._peak = config.lr
+        self._ranges = [share.part(section) for section in range(len(groups))]
+        part = range(self._ranges[-1].stop if groups else 0)
+        self.moments = {name: Moment("adamw", weights, part) for name in MOMENTS["adamw"]}
+        self._scales = [group.lr_scale for group in groups]
+        self._parts = [nn.Parameter(weights[rows.start : rows.stop]) for rows in self._ranges]
         self._adamw = torch.optim.AdamW(
             [
-                {"params": [part], "weight_decay": decay}
-                for part, decay in zip(self._parts, decays, strict=True)
+                {"params": [part], "weight_decay": group.weight_decay}
+                for part, group in zip(self._parts, groups, strict=True)
             ],
             lr=config.lr,
             betas=config.betas,
@@ -35,7 +41,6 @@ class ShardedAdamW:
             foreach=config.implementation == "foreach",
             fused=config.implementation == "fused",
         )
-        self.set_finished_steps(0)
 
     def set_finished_steps(self, steps: int) -> None:
         """Set the number of updates that the moments have seen, for the bias correction."""
@@ -43,12 +48,59 @@ class ShardedAdamW:
             device = part.device if self._adamw.defaults["fused"] else torch.device("cpu")
             self._adamw.state[part] = {
                 "step": torch.tensor(float(steps), dtype=torch.float32, device=device),
-                **{name: moment[rows.start : rows.stop] for name, moment in self.moments.items()},
+                **{name: moment.values[rows.start : rows.stop] for name, moment in self.moments.items()},
             }
 
-    def update(self, gradient: Tensor, learning_rate: float) -> None:
-        """One update of the share's weights, in place.  gradient: [share.size], float32."""
-        for group, part, rows in zip(self._adamw.param_groups, self._parts, self._ranges, strict=True):
-            group["lr"] = learning_rate
+    def update(self, gradient: Tensor, rate_of: RateOf) -> None:
+        """One update, in place.  gradient: [share.size], float32."""
+        rate = rate_of(self._peak)
+        rows_of = zip(self._adamw.param_groups, self._parts, self._ranges, self._scales, strict=True)
+        for group, part, rows, scale in rows_of:
+            group["lr"] = rate * scale
             part.grad = gradient[rows.start : rows.stop] if len(rows) else None
         self._adamw.step()
+
+
+class ShardedOptimizer:
+    """The update of a rank's share: AdamW on its first sections, Muon on the others.
+
+    weights:  [share.size], float32, updated in place.
+    share_of: the share of any rank.
+    groups:   of the sections of a share, AdamW's first.
+    moments:  by name, as torch's optimizers name them.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        share_of: Callable[[int], Share],
+        rank: int,
+        D: int,
+        groups: Sequence[ParameterGroup],
+        config: OptimizerSpec,
+    ) -> None:
+        by_adamw = [group for group in groups if group.optimizer == "adamw"]
+        by_muon = groups[len(by_adamw) :]
+        self.moments: dict[str, Moment] = {}
+        self._adamw: ShardedAdamW | None = None
+        self._muon: ShardedMuon | None = None
+        if by_adamw:
+            self._adamw = ShardedAdamW(weights, share_of(rank), by_adamw, config)
+            self.moments |= self._adamw.moments
+        if by_muon:
+            assert config.muon is not None
+            self._muon = ShardedMuon(weights, share_of, rank, D, by_muon, len(by_adamw), config.muon)
+            self.moments |= self._muon.moments
+        self.set_finished_steps(0)
+
+    def set_finished_steps(self, steps: int) -> None:
+        """Set the number of updates that the moments have seen."""
+        if self._adamw is not None:
+            self._adamw.set_finished_steps(steps)
+
+    def update(self, gradient: Tensor, rate_of: RateOf) -> None:
+        """One update, in place.  A collective.  gradient: [share.size], float32; its elements are overwritten."""
+        if self._adamw is not None:
+            self._adamw.update(gradient, rate_of)
+        if self._muon is not None:
+            self._muon.update(gradient, rate_of)

@@ -7,13 +7,27 @@ import torch
 from torch import Tensor
 
 from llmrun.core.combined_digest import TensorDigest
-from llmrun.core.optimizer import MOMENTS, ShardedAdamW
+from llmrun.core.optimizer import ShardedOptimizer
 from llmrun.core.parallel.base import Strategy
 from llmrun.core.parallel.select import strategy_of
 from llmrun.core.reduce.collectives import gather_integers, sum_columns
-from llmrun.core.reduce.layout import Slot
+from llmrun.core.reduce.layout import SharePiece, Slot
 from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.core.training_spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class StateShard:
+    """This rank's part of one kind of tensor: weights, gradients, or a moment of the parameters that have it.
+
+    values: [n], float32.
+    slots:  the parameters that have such a tensor, in flat order, the same on every rank.
+    pieces: what of them lies where in `values`.
+    """
+
+    values: Tensor
+    slots: tuple[Slot, ...]
+    pieces: tuple[SharePiece, ...]
 
 
 @dataclass
@@ -28,7 +42,7 @@ class TrainingState:
     rank: int
     device: torch.device
     strategy: Strategy
-    optimizer: ShardedAdamW
+    optimizer: ShardedOptimizer
     digester: Digester
     n_windows: int
     step: int = 0
@@ -39,15 +53,25 @@ class TrainingState:
         return self.spec.batch.D
 
     @property
-    def shards(self) -> dict[str, Tensor]:
-        """This rank's weights and moments, each [share.size], float32: all tensors that a checkpoint holds.
+    def shards(self) -> dict[str, StateShard]:
+        """This rank's weights and moments: all tensors that a checkpoint holds.
 
-        Keys: what a checkpoint appends to a parameter's name, "" for the weight, ".exp_avg", ".exp_avg_sq".
+        Keys: what a checkpoint appends to a parameter's name: "" for the weight, "." and the moment's name.
         """
-        return {
-            WEIGHTS: self.strategy.weights,
-            **{f".{name}": self.optimizer.moments[name] for name in MOMENTS},
-        }
+        found = {WEIGHTS: self.as_shard(self.strategy.weights)}
+        for name, moment in self.optimizer.moments.items():
+            pieces = self.strategy.share.pieces_in(moment.part)
+            found[f".{name}"] = StateShard(moment.values, self._slots_updated_by(moment.optimizer), pieces)
+        return found
+
+    def as_shard(self, values: Tensor) -> StateShard:
+        """Weights or gradients of this rank's share, [share.size], float32, as a `StateShard`."""
+        return StateShard(values, self.strategy.slots, self.strategy.share.pieces)
+
+    def _slots_updated_by(self, optimizer: str) -> tuple[Slot, ...]:
+        """The parameters that one optimizer updates, in flat order."""
+        names = {name for group in self.spec.groups if group.optimizer == optimizer for name in group.names}
+        return tuple(slot for slot in self.strategy.slots if slot.name in names)
 
     @property
     def is_bf16(self) -> bool:
@@ -63,7 +87,9 @@ def initial_state(spec: TrainingSpec, rank: int, device: torch.device, n_windows
         rank=rank,
         device=device,
         strategy=strategy,
-        optimizer=ShardedAdamW(strategy.weights, strategy.share, spec.optimizer),
+        optimizer=ShardedOptimizer(
+            strategy.weights, strategy.share_of, rank, spec.batch.D, spec.groups, spec.optimizer
+        ),
         digester=Digester(device),
         n_windows=n_windows,
     )
@@ -75,19 +101,15 @@ WEIGHTS = ""
 DTYPE = "F32"
 
 
-def partial_digests(state: TrainingState, values: Tensor) -> list[int]:
-    """Digests of this rank's part of every parameter, in flat order; 0 if it holds none.
-
-    values: [share.size], float32: this rank's weights, gradients or one of its moments.
-    """
-    pieces = state.strategy.share.pieces
-    words = [words_of(values[p.own_start : p.own_start + p.count], p.start) for p in pieces]
-    found = dict(zip((p.slot.name for p in pieces), state.digester.digests(words), strict=True))
-    return [found.get(slot.name, 0) for slot in state.strategy.slots]
+def partial_digests(state: TrainingState, shard: StateShard) -> list[int]:
+    """Digests of this rank's part of each of the shard's tensors, by `shard.slots`; 0 if it holds none."""
+    words = [words_of(shard.values[p.own_start : p.own_start + p.count], p.start) for p in shard.pieces]
+    found = dict(zip((p.slot.name for p in shard.pieces), state.digester.digests(words), strict=True))
+    return [found.get(slot.name, 0) for slot in shard.slots]
 
 
 def whole_digests(
-    state: TrainingState, shards: Mapping[str, Tensor], integers: Iterable[int] = ()
+    state: TrainingState, shards: Mapping[str, StateShard], integers: Iterable[int] = ()
 ) -> tuple[dict[str, list[int]], list[list[int]]]:
     """Digests of whole tensors over all ranks.  A collective: one all-gather.
 
@@ -99,14 +121,24 @@ def whole_digests(
     partial = [digest for shard in shards.values() for digest in partial_digests(state, shard)]
     rows = gather_integers([*own, *partial], state.D, state.device)
     sums = iter(sum_columns([row[len(own) :] for row in rows]))
-    digests = {suffix: [next(sums) for _ in state.strategy.slots] for suffix in shards}
+    digests = {suffix: [next(sums) for _ in shard.slots] for suffix, shard in shards.items()}
     return digests, [row[: len(own)] for row in rows]
 
 
-def by_name(slots: Sequence[Slot], digests: Mapping[str, Sequence[int]]) -> dict[str, TensorDigest]:
-    """Whole-tensor digests, by suffix and in flat order, under the names of a checkpoint, with dtype and shape."""
+def slots_by_suffix(state: TrainingState) -> dict[str, tuple[Slot, ...]]:
+    """The parameters that have a tensor of each kind, by the keys of `TrainingState.shards`."""
+    return {suffix: shard.slots for suffix, shard in state.shards.items()}
+
+
+def by_name(
+    slots: Mapping[str, Sequence[Slot]], digests: Mapping[str, Sequence[int]]
+) -> dict[str, TensorDigest]:
+    """Whole-tensor digests, by suffix and in flat order, under the names of a checkpoint, with dtype and shape.
+
+    slots: of each suffix, as in `slots_by_suffix`.
+    """
     return {
         slot.name + suffix: TensorDigest(DTYPE, slot.shape, digest)
         for suffix, found in digests.items()
-        for slot, digest in zip(slots, found, strict=True)
+        for slot, digest in zip(slots[suffix], found, strict=True)
     }

@@ -82,7 +82,7 @@ def train_step(
     clip = clip_factor(norm, spec.optimizer.grad_clip)
     if clip < 1.0:
         gradient.mul_(torch.tensor(clip, dtype=torch.float32, device=state.device))
-    state.optimizer.update(gradient, rate)
+    state.optimizer.update(gradient, lambda peak: learning_rate(s + 1, spec.batch, spec.schedule, peak))
     state.strategy.publish()
     state.step = s + 1
     state_digests, all_flags = _digest_state(state, flags())
@@ -153,14 +153,14 @@ def _gather_losses(
 def _norm_and_digests(state: TrainingState, gradient: Tensor, exponent: int) -> tuple[float, list[int]]:
     """The exact global norm of the averaged gradient, and the gradient's digests."""
     limbs = to_limbs(square_sum(gradient, exponent))
-    digests, rows = whole_digests(state, {WEIGHTS: gradient}, limbs)
+    digests, rows = whole_digests(state, {WEIGHTS: state.as_shard(gradient)}, limbs)
     total = from_limbs(sum(high for high, _ in rows), sum(low for _, low in rows))
     return norm_of(total, exponent), digests[WEIGHTS]
 
 
 def _digest_state(state: TrainingState, flags: list[int]) -> tuple[dict[str, list[int]], list[list[int]]]:
     """Digests of the weights, and of the moments if they are due; every rank's flags."""
-    shards = state.shards if optimizer_due(state.step) else {WEIGHTS: state.strategy.weights}
+    shards = state.shards if optimizer_due(state.step) else {WEIGHTS: state.as_shard(state.strategy.weights)}
     return whole_digests(state, shards, flags)
 
 

@@ -6,23 +6,12 @@ that were digested.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from llmrun.core.batch import Batch
 from llmrun.core.model.spec import ModelSpec, model_spec
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """AdamW's settings.  implementation: `fused` | `foreach`, which differ in bits."""
-
-    name: str
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    grad_clip: float | None
-    implementation: str
+from llmrun.core.parameter_groups import OptimizerSpec, ParameterGroup, parameter_groups
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,6 @@ class TrainingSpec:
         numeric: the numeric fields, nested, with ASCII names and every default filled in.
         """
         batch, schedule = numeric["batch"], numeric["schedule"]
-        optimizer = dict(numeric["optimizer"])
         return cls(
             seed=numeric["seed"],
             batch=Batch(
@@ -77,7 +65,7 @@ class TrainingSpec:
                 warmup_tokens=schedule["warmup_tokens"],
             ),
             model=model_spec(numeric["model"], batch["L_ctx"], numeric["seed"]),
-            optimizer=OptimizerSpec(**optimizer | {"betas": tuple(optimizer["betas"])}),
+            optimizer=OptimizerSpec.of(numeric["optimizer"]),
             schedule=ScheduleSpec(**schedule),
             precision=numeric["precision"],
             device=numeric["hardware"]["device"],
@@ -86,3 +74,8 @@ class TrainingSpec:
             strategy=strategy,
             recompute_blocks=recompute_blocks,
         )
+
+    @cached_property
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """The model's parameters by what updates them: the sections of the flat buffer."""
+        return parameter_groups(self.model.parameters, self.model.blocks, self.optimizer, self.model.frozen)

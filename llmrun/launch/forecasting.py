@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llmrun.config.resolve import Resolved
+from llmrun.config.resolve import Resolved, training_spec
 from llmrun.launch.energy import EnergyMeter
 from llmrun.launch.prepared_segment import PreparedSegment
 from llmrun.machine import device_name, host_name
@@ -110,7 +110,10 @@ def forecast_of(prepared: PreparedSegment, history: Sequence[Forecast]) -> Forec
         "tokens_per_second": None if step_s is None else resolved.batch.gb_tok / step_s,
         "peak_memory_bytes": plan.memory.device_bytes,
         "checkpoint_bytes": checkpoint_bytes(
-            resolved.model.parameters, resolved.batch.D, resolved.config.strategy
+            resolved.model.parameters,
+            training_spec(resolved).groups,
+            resolved.batch.D,
+            resolved.config.strategy,
         ),
         "energy_J": None if time_s is None or watts is None else watts * resolved.batch.D * time_s,
     }

@@ -22,8 +22,9 @@ from llmrun.launch.options import Notify
 from llmrun.launch.os_errors import attempting
 from llmrun.launch.torchrun import Probe, ProcessBackend, worker_environment
 from llmrun.machine import SHARED_MEMORY, shared_memory_bytes
-from llmrun.plan.checkpoint_size import checkpoint_size, retention_in
+from llmrun.plan.checkpoint_size import retention_in
 from llmrun.plan.hardware import accelerator_named, read_rows
+from llmrun.plan.plan import size_of
 from llmrun.provenance.background import GitQuestion, wait_for
 from llmrun.provenance.code import code_preimage
 from llmrun.provenance.fingerprint import Fingerprint
@@ -199,9 +200,8 @@ def check_space(run: RunDirectory, resolved: Resolved, where: Path) -> None:
 
     where: the path that the RefusedError names.
     """
-    size = checkpoint_size(resolved.model.n_parameters, resolved.batch.D)
     count = retention_in(resolved.config, resolved.batch.steps).count
-    space.preflight(run.checkpoints, size.total, count, where)
+    space.preflight(run.checkpoints, size_of(resolved).total, count, where)
 
 
 def run_preflight(

@@ -6,7 +6,8 @@ from typing import Any
 
 from llmrun.config.differences import Absent, leaf_differences
 from llmrun.config.keys import shown_key
-from llmrun.config.resolve import Resolved
+from llmrun.config.resolve import Resolved, training_spec
+from llmrun.core.parameter_groups import MOMENTS
 from llmrun.errors import RefusedError
 from llmrun.launch.preflight import Preflight
 from llmrun.launch.select_checkpoint import SegmentStart
@@ -17,7 +18,7 @@ from llmrun.provenance.git_difference import RepositoryDifference, compare_repos
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import RunRecord, Segment
 from llmrun.storage.checkpoint.reader import Checkpoint
-from llmrun.text import command
+from llmrun.text import command, counted
 
 NAMES_SHOWN = 8
 """Files, or fields of one part, that a message names; the rest are counted."""
@@ -237,6 +238,36 @@ def refuse_other_architecture(
         hints=[
             "undo the change to continue exactly",
             f"`{migrate}` makes a new run of it, with a script that maps each tensor (docs/migration.md)",
+        ],
+    )
+
+
+def refuse_other_optimizer_state(checkpoint: Checkpoint, resolved: Resolved) -> None:
+    """Refuse a checkpoint that lacks the state of a parameter's optimizer; `--allow` does not apply.
+
+    Raises RefusedError with the first parameters whose optimizer is another one and the command that migrates the state.
+    """
+    lines = []
+    for group in training_spec(resolved).groups:
+        for name in group.names:
+            found = [
+                slot for slot in MOMENTS[group.optimizer] if f"{name}.{slot}" in checkpoint.manifest.tensors
+            ]
+            if len(found) < len(MOMENTS[group.optimizer]):
+                lines.append(
+                    f"{name}: {group.optimizer} now, with the state of another optimizer in the checkpoint"
+                )
+    if not lines:
+        return
+    more = [f"{len(lines) - TENSORS_SHOWN} more parameters"] if len(lines) > TENSORS_SHOWN else []
+    migrate = f"{command('llmrun', 'migrate', checkpoint.path)} --config CONFIG --script FILE --out DIR"
+    raise RefusedError(
+        f"{checkpoint.path.name} has no optimizer state for {counted(len(lines), 'parameter')} of this config",
+        where=str(checkpoint.path),
+        caused_by=[*lines[:TENSORS_SHOWN], *more],
+        hints=[
+            "undo the change of `optimizer.name` or `optimizer.groups` to continue exactly",
+            f"`{migrate}` makes a new run of it, with that state at zero (docs/migration.md)",
         ],
     )
 

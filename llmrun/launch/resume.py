@@ -39,6 +39,7 @@ from llmrun.launch.refusals import (
     find_changes,
     reference_segment,
     refuse_other_architecture,
+    refuse_other_optimizer_state,
     refuse_unless_allowed,
 )
 from llmrun.launch.resume_config import (
@@ -150,6 +151,7 @@ def _prepare(
     # The state, the ledger and this machine
     if start.checkpoint is not None:
         refuse_other_architecture(start.checkpoint, inputs.resolved, point.old_config)
+        refuse_other_optimizer_state(start.checkpoint, inputs.resolved)
     check_ledger(run, start)
     check_shared_memory(inputs.resolved)
     check_space(run, inputs.resolved, run.checkpoints)

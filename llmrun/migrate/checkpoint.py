@@ -14,8 +14,7 @@ import numpy as np
 from llmrun.config.resolve import Resolved, training_spec
 from llmrun.core.combined_digest import TensorDigest, combine_digests
 from llmrun.migrate.mapping import Mapped
-from llmrun.migrate.tensors import Shape
-from llmrun.plan.checkpoint_size import BYTES_PER_PARAMETER
+from llmrun.migrate.tensors import NewModel
 from llmrun.run.origin import Origin
 from llmrun.storage.checkpoint.layout import WORLD_MAX
 from llmrun.storage.checkpoint.manifest import TRAINER_FORMAT
@@ -25,9 +24,6 @@ from llmrun.storage.checkpoint.verification import Progress
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.durable import DISK, Disk
 from llmrun.storage.metrics.throughput import MovingAverage
-
-SLOTS = ("exp_avg", "exp_avg_sq")
-"""The moments of AdamW, as training names them."""
 
 GROUP_BYTES = 1024**3
 """Parameters and moments that are in memory at a time, at least one tensor."""
@@ -51,23 +47,27 @@ class Written:
     origin: Origin
 
 
-def groups_of(shapes: Mapping[str, Shape], group_bytes: int = GROUP_BYTES) -> list[list[str]]:
-    """Divide the names, in order, into groups of at most `group_bytes` of parameters and moments, or one tensor."""
-    fewest = sum(map(_bytes_of, shapes.values())) // WORLD_MAX  # so that there are at most WORLD_MAX groups
+def groups_of(sizes: Mapping[str, int], group_bytes: int = GROUP_BYTES) -> list[list[str]]:
+    """Divide the names, in order, into groups of at most `group_bytes` of parameters and moments, or one tensor.
+
+    sizes: bytes of each parameter with its moments.
+    """
+    fewest = sum(sizes.values()) // WORLD_MAX  # so that there are at most WORLD_MAX groups
     limit = max(group_bytes, 2 * fewest)
     groups: list[list[str]] = []
     held = limit
-    for name, shape in shapes.items():
-        if held + _bytes_of(shape) > limit:
+    for name, size in sizes.items():
+        if held + size > limit:
             groups.append([])
             held = 0
         groups[-1].append(name)
-        held += _bytes_of(shape)
+        held += size
     return groups
 
 
-def _bytes_of(shape: Shape) -> int:
-    return BYTES_PER_PARAMETER * prod(shape)
+def _sizes_of(new: NewModel) -> dict[str, int]:
+    """Bytes of each parameter with its moments, all float32."""
+    return {name: 4 * (1 + len(new.moments[name])) * prod(shape) for name, shape in new.items()}
 
 
 def write_state(
@@ -83,8 +83,9 @@ def write_state(
 
     Raises InputError for invalid values of the script, CheckpointWriteError if a file cannot be written.
     """
-    groups = groups_of(state.new, group_bytes)
-    total_bytes = sum(map(_bytes_of, state.new.values()))
+    sizes = _sizes_of(state.new)
+    groups = groups_of(sizes, group_bytes)
+    total_bytes = sum(sizes.values())
     found: dict[str, TensorDigest] = {}
     done_bytes = 0
 
@@ -98,7 +99,7 @@ def write_state(
 
     for rank, names in enumerate(groups):
         save_rank(checkpoints_dir, _group(state, names, step, noted), rank, len(groups), disk)
-        done_bytes += sum(_bytes_of(state.new[name]) for name in names)
+        done_bytes += sum(sizes[name] for name in names)
         progress(done_bytes, total_bytes)
     weights = {name: found[name] for name in state.new}
     moments = {name: digest for name, digest in found.items() if name not in weights}
@@ -111,7 +112,7 @@ def _group(state: Mapped, names: Sequence[str], step: int, digests: Digests) -> 
     return _snapshot(
         step,
         model=[_piece(state, name, None) for name in names],
-        optimizer=[_piece(state, name, slot) for name in names for slot in SLOTS],
+        optimizer=[_piece(state, name, slot) for name in names for slot in state.new.moments[name]],
         digests=digests,
     )
 

@@ -35,8 +35,12 @@ class Mapped:
 
     @property
     def without_moments(self) -> list[str]:
-        """Parameters made of old values whose moments are zeros."""
-        return [name for name, tensor in self.tensors.items() if tensor.sources and not tensor.keeps_moments]
+        """Parameters made of old values whose moments are zeros, at least one of them."""
+        return [
+            name
+            for name, tensor in self.tensors.items()
+            if tensor.sources and not tensor.moments.issuperset(self.new.moments[name])
+        ]
 
     @property
     def dropped(self) -> list[str]:

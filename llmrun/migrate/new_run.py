@@ -8,7 +8,8 @@ from typing import Any
 
 from llmrun import __version__
 from llmrun.config.load import LoadedConfig
-from llmrun.config.resolve import Resolved
+from llmrun.config.resolve import Resolved, training_spec
+from llmrun.core.parameter_groups import moments_of
 from llmrun.errors import Hint, InputError, LlmrunError, RefusedError
 from llmrun.launch.new_run import commit, drafting, sweep_drafts, write_draft
 from llmrun.launch.options import Notify
@@ -25,7 +26,6 @@ from llmrun.launch.select_checkpoint import skipped_checkpoints
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.migrate.checkpoint import (
     GROUP_BYTES,
-    SLOTS,
     Written,
     commit_state,
     optimizer_step_of,
@@ -166,7 +166,8 @@ def check_step(parent: Checkpoint, inputs: RunInputs) -> None:
 def run_mapping(script: Script, parent: Checkpoint, inputs: RunInputs) -> Mapped:
     """Run the script, and check what it returns.  Raises InputError."""
     resolved = inputs.resolved
-    old, new = OldState(parent, SLOTS), NewModel(resolved.model, resolved.config.seed)
+    moments = moments_of(training_spec(resolved).groups)
+    old, new = OldState(parent), NewModel(resolved.model, resolved.config.seed, moments)
     returned, line = run_script(script, old, new)
     return mapped(script, returned, line, old, new)
 

@@ -13,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrun.core.model.spec import ModelSpec
+from llmrun.core.parameter_groups import MOMENTS
 from llmrun.storage.checkpoint.reader import Checkpoint
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
+
+SLOTS = tuple(name for names in MOMENTS.values() for name in names)
+"""The moments of all optimizers."""
 
 _HERE = str(Path(__file__).parent)
 
@@ -40,13 +44,13 @@ class Tensor:
 
     sources: names of the old parameters that it is made of.
     is_fresh: whether it contains values that are not from the old checkpoint.
-    keeps_moments: whether its moments come from the old checkpoint; if not, they are zeros.
+    moments: names of its moments that come from the old checkpoint; others are zeros.
     line: the line of the script that made it; None for an old tensor.
     """
 
     sources: frozenset[str]
     is_fresh: bool
-    keeps_moments: bool
+    moments: frozenset[str]
     line: int | None
 
     @property
@@ -78,11 +82,11 @@ class Old(Tensor):
     is_fresh = False
     line = None
 
-    def __init__(self, checkpoint: Checkpoint, name: str, slots: tuple[str, ...]) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         self.name = name
         self.sources = frozenset({name})
         self._checkpoint = checkpoint
-        self.keeps_moments = all(self._has(slot) for slot in slots)
+        self.moments = frozenset(slot for slot in SLOTS if self._has(slot))
 
     def _has(self, slot: str) -> bool:
         entry = self._checkpoint.manifest.tensors.get(f"{self.name}.{slot}")
@@ -100,7 +104,7 @@ class Old(Tensor):
 
     def values(self, slot: str | None) -> Array:
         """See `Tensor.values`; a moment that was not saved is zeros."""
-        if slot is not None and not self._has(slot):
+        if slot is not None and slot not in self.moments:
             return np.zeros(self.shape, dtype=np.float32)
         name = self.name if slot is None else f"{self.name}.{slot}"
         return as_float32(self._checkpoint.read_all(name), self._checkpoint.tensor(name).dtype)
@@ -111,7 +115,7 @@ class Fresh(Tensor):
 
     sources = frozenset()
     is_fresh = True
-    keeps_moments = False
+    moments = frozenset()
 
     def __init__(self, shape: Shape, fill: Callable[[], Array]) -> None:
         self.line = caller_line()
@@ -140,7 +144,7 @@ class Derived(Tensor):
                 )
         self.sources = frozenset().union(*(operand.sources for operand in operands))
         self.is_fresh = any(operand.is_fresh for operand in operands)
-        self.keeps_moments = moments and any(operand.keeps_moments for operand in operands)
+        self.moments = frozenset().union(*(operand.moments for operand in operands if moments))
         self.line = caller_line()
         self._function, self._operands = function, operands
         self._shape: Shape | None = None
@@ -152,7 +156,7 @@ class Derived(Tensor):
 
     def values(self, slot: str | None) -> Array:
         """See `Tensor.values`."""
-        if slot is not None and not self.keeps_moments:
+        if slot is not None and slot not in self.moments:
             return np.zeros(self.shape, dtype=np.float32)
         made = self._function(*(operand.values(slot) for operand in self._operands))
         values = np.ascontiguousarray(made, dtype=np.float32)
@@ -163,9 +167,9 @@ class Derived(Tensor):
 class OldState(Mapping[str, Old]):
     """The parameters of the old checkpoint by name, each with its moments."""
 
-    def __init__(self, checkpoint: Checkpoint, slots: tuple[str, ...]) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self._tensors = {
-            name: Old(checkpoint, name, slots)
+            name: Old(checkpoint, name)
             for name, entry in checkpoint.manifest.tensors.items()
             if not entry.kind.startswith("optimizer/")
         }
@@ -186,10 +190,13 @@ class OldState(Mapping[str, Old]):
 
 
 class NewModel(Mapping[str, Shape]):
-    """The shape of every parameter of the new model by name, in the order of the model."""
+    """The shape of every parameter of the new model by name, in the order of the model.
 
-    def __init__(self, model: ModelSpec, seed: int) -> None:
-        self._model, self._shapes, self._seed = model, model.parameters, seed
+    moments: the names of each parameter's moments.
+    """
+
+    def __init__(self, model: ModelSpec, seed: int, moments: Mapping[str, tuple[str, ...]]) -> None:
+        self._model, self._shapes, self._seed, self.moments = model, model.parameters, seed, moments
 
     def __getitem__(self, name: str) -> Shape:
         if name not in self._shapes:

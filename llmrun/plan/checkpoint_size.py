@@ -1,6 +1,6 @@
 """Bytes of a checkpoint: the payload of its tensors, and all files with headers and JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from llmrun.config.schema import Config
 from llmrun.core.model.parameters import Shape
+from llmrun.core.parameter_groups import ParameterGroup, moments_of
 from llmrun.provenance.fingerprint import PARTS
 from llmrun.storage.checkpoint.header import TensorHeader, render_header
 from llmrun.storage.checkpoint.layout import MANIFEST, MODEL, OPTIMIZER, data_files, group_of, shard_name
@@ -29,27 +30,32 @@ TEXTBOOK_BYTES_PER_PARAMETER = 10
 class CheckpointSize(NamedTuple):
     """Bytes that llmrun writes, and the textbook's bf16 size for comparison.
 
-    total, per_rank:                    12 bytes per parameter; a rank writes 1/D of it, rounded up.
-    textbook_total, textbook_per_rank:  2 bytes of bf16 weight and 8 of moments per parameter.
+    total, per_rank:                    12 bytes per parameter, 8 for one of Muon; a rank writes 1/D of it, rounded up
+                                        (with Muon on average: AdamW's parameters come first in the flat buffer).
+    textbook_total, textbook_per_rank:  2 bytes of bf16 weight and 8 of moments per parameter, 4 for one of Muon.
+    N, N_muon:                          parameters, and those that Muon updates.
     """
 
     total: int
     per_rank: int
     textbook_total: int
     textbook_per_rank: int
+    N: int
+    N_muon: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
         """`total` by part, with the manifest's names."""
-        third = self.total // 3
-        return {"parameter": third, "optimizer/exp_avg": third, "optimizer/exp_avg_sq": third}
+        by_adamw = 4 * (self.N - self.N_muon)
+        parts = {"parameter": 4 * self.N, "optimizer/exp_avg": by_adamw, "optimizer/exp_avg_sq": by_adamw}
+        return parts | ({"optimizer/momentum_buffer": 4 * self.N_muon} if self.N_muon else {})
 
 
-def checkpoint_size(N_params_total: int, D: int) -> CheckpointSize:
-    """Sizes of one checkpoint written by D ranks."""
-    total = payload_bytes(N_params_total, BYTES_PER_PARAMETER)
-    textbook = payload_bytes(N_params_total, TEXTBOOK_BYTES_PER_PARAMETER)
-    return CheckpointSize(total, -(-total // D), textbook, -(-textbook // D))
+def checkpoint_size(N_params_total: int, D: int, N_muon: int = 0) -> CheckpointSize:
+    """Sizes of one checkpoint written by D ranks.  N_muon: parameters that Muon updates, with one moment less."""
+    total = payload_bytes(N_params_total, BYTES_PER_PARAMETER) - 4 * N_muon
+    textbook = payload_bytes(N_params_total, TEXTBOOK_BYTES_PER_PARAMETER) - 4 * N_muon
+    return CheckpointSize(total, -(-total // D), textbook, -(-textbook // D), N_params_total, N_muon)
 
 
 def payload_bytes(N_params_total: int, bytes_per_parameter: int) -> int:
@@ -92,8 +98,6 @@ def retention_in(config: Config, steps: int) -> Retention:
     return retention_of(keep.keep_last, keep.keep_best and evaluates, keep.keep_every_steps, steps)
 
 
-KINDS = {"": "parameter", ".exp_avg": "optimizer/exp_avg", ".exp_avg_sq": "optimizer/exp_avg_sq"}
-"""The tensors kept of a parameter: suffix of the name, kind."""
 RNG_BYTES = 10_376
 """rng.safetensors: the states of random, numpy and torch on the CPU (those of GPUs add 16 bytes each).
 
@@ -105,20 +109,27 @@ _DIGITS = 10**7
 """Stands for counts that are not known yet; only its number of digits matters."""
 
 
-def checkpoint_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
+def checkpoint_bytes(
+    parameters: Mapping[str, Shape], groups: Sequence[ParameterGroup], D: int, strategy: str
+) -> int:
     """All files of one checkpoint: tensors exact, headers and JSON to 1 % of themselves."""
-    payload = checkpoint_size(sum(prod(size) for size in parameters.values()), D).total
-    return payload + metadata_bytes(parameters, D, strategy)
+    moments = moments_of(groups)
+    payload = sum(4 * (1 + len(moments[name])) * prod(size) for name, size in parameters.items())
+    return payload + metadata_bytes(parameters, groups, D, strategy)
 
 
-def metadata_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> int:
+def metadata_bytes(
+    parameters: Mapping[str, Shape], groups: Sequence[ParameterGroup], D: int, strategy: str
+) -> int:
     """Headers and JSON: the bytes of a checkpoint that are not tensors of the model's state.
 
     Rendered by the functions that write a checkpoint, with zeros in the place of digests.
     """
+    moments = moments_of(groups)
+    parameters = {name: parameters[name] for name in moments}  # in flat order
     pieces = rows_of(parameters, D) if strategy == "shard" and D > 1 else pieces_of(parameters, D)
     headers = {
-        shard_name(group, rank, D): len(render_header(_headers(here, group)))
+        shard_name(group, rank, D): len(render_header(_headers(here, group, moments)))
         for rank, here in enumerate(pieces)
         for group in (MODEL, OPTIMIZER)
     }
@@ -133,8 +144,8 @@ def metadata_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> in
             files={name: FileEntry(_DIGITS, sha256) for name in data_files(D)},
             tensors={
                 name + suffix: _tensor_entry(name, size, kind, pieces)
-                for suffix, kind in KINDS.items()
                 for name, size in parameters.items()
+                for suffix, kind in _kinds(moments[name]).items()
             },
         )
     )
@@ -142,12 +153,19 @@ def metadata_bytes(parameters: Mapping[str, Shape], D: int, strategy: str) -> in
     return sum(headers.values()) + len(manifest) + len(sums) + RNG_BYTES + TRAINER_BYTES
 
 
-def _headers(here: dict[str, tuple[int, ...]], group: str) -> list[TensorHeader]:
+def _kinds(moments: Sequence[str]) -> dict[str, str]:
+    """The tensors kept of a parameter: suffix of the name -> kind."""
+    return {"": "parameter"} | {f".{name}": f"optimizer/{name}" for name in moments}
+
+
+def _headers(
+    here: dict[str, tuple[int, ...]], group: str, moments: Mapping[str, Sequence[str]]
+) -> list[TensorHeader]:
     """The tensors in one rank's file of a group."""
     return [
         TensorHeader(name + suffix, "F32", size)
         for name, size in here.items()
-        for suffix, kind in KINDS.items()
+        for suffix, kind in _kinds(moments[name]).items()
         if group_of(kind) == group
     ]
 
@@ -168,15 +186,14 @@ def _tensor_entry(
 def pieces_of(parameters: Mapping[str, Shape], D: int) -> list[dict[str, tuple[int, ...]]]:
     """By rank: the tensors in its files and their shapes there; a cut tensor is flat.
 
-    Matrices come first, as in the flat buffer; that parameters start at multiples of 64 elements is not counted.
+    parameters: in flat order; that they start at multiples of 64 elements is not counted.
     """
-    ordered = sorted(parameters, key=lambda name: len(parameters[name]) < 2)
     total = sum(prod(size) for size in parameters.values())
     cuts = [total * rank // D for rank in range(D + 1)]
     found: list[dict[str, tuple[int, ...]]] = []
     for first, last in pairwise(cuts):
         at, here = 0, {}
-        for name in ordered:
+        for name in parameters:
             count = prod(parameters[name])
             own = min(last, at + count) - max(first, at)
             if own > 0:

@@ -30,7 +30,8 @@ class Prices(NamedTuple):
 class Costs:
     """Time and money of a run without interruptions; None if unknown.
 
-    time_hours:   FLOPs / (D · peak · MFU · (1 - idle share)), or tokens / measured throughput.
+    time_hours:   FLOPs / (D · peak · MFU · (1 - idle share)), and Muon's on its busiest owner; or tokens / measured
+                  throughput.
     GPU_hours:    D · time_hours.
     watts:        power of one device, measured or its TDP.
     energy_kWh:   watts · D · time_hours · PUE.
@@ -87,6 +88,7 @@ def costs_of(
     mfu: float,
     prices: Prices,
     measured_hours: float | None = None,
+    muon_FLOPs: int = 0,
 ) -> Costs:
     """All costs that are known.
 
@@ -94,6 +96,7 @@ def costs_of(
     idle_share:     share of time that ranks wait for the busiest one, 0 … 1.
     mfu:            assumed share of the peak, 0 … 1.
     measured_hours: of the whole run, from a measured throughput; None: use `mfu`.
+    muon_FLOPs:     of the orthogonalisations of the busiest owner in the whole run; they run in bf16.
     """
     peak = accelerator.peak_FLOPs(precision) if accelerator else None
     if measured_hours is not None:
@@ -105,6 +108,8 @@ def costs_of(
         return Costs(None, None, None, None, None, None, None, dict.fromkeys(COSTS, reason))
     else:
         hours = time_hours(FLOPs, D, peak, mfu, idle_share)
+        assert accelerator is not None
+        hours += time_hours(muon_FLOPs, 1, accelerator.peak_FLOPs("bf16") or peak, mfu)
     return _costs_of_hours(hours, D, accelerator, prices)
 
 

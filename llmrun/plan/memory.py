@@ -10,9 +10,8 @@ from llmrun.core.model.shape import ModelShape
 from llmrun.core.reduce.tree import maximal_nodes
 from llmrun.plan.activations import block_bytes_per_token, outside_bytes_per_token
 from llmrun.plan.memory_parts import FP32_BYTES, Memory, MemoryPart, Setting
+from llmrun.plan.muon import largest_moments, parameters_of_muon, update_bytes
 
-MOMENTS_BYTES = 8
-CHECKPOINT_BYTES = 12
 CPU_LIBRARIES_BYTES = {"fp32": 14_000_000, "bf16": 21_500_000}
 """Memory of a CPU rank's libraries: packing buffers and compiled kernels of MKL and oneDNN, gloo, interpreter
 objects, digest constants.  Measured over many configs (docs/planning-accuracy.md); bf16 compiles more."""
@@ -20,17 +19,14 @@ CUDA_DIGEST_BYTES = 8 * 65_536 * (64 + 1)
 """The constants of core/digest.py and the buffer of products."""
 
 
-def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
-    """The parts present at every moment of a step.  N: N_params_total."""
-    D = setting.D
+def state_parts(setting: Setting, N: int, N_muon: int) -> list[MemoryPart]:
+    """The parts present at every moment of a step.  N: N_params_total.  N_muon: of them those that Muon updates."""
     parts = [
         *(_sharded(setting, N) if setting.is_sharded else _replicated(setting, N)),
-        MemoryPart(
-            "optimizer", MOMENTS_BYTES * -(-N // D), f"8·N_params_total/D = 8·{N:,}/{D}", "two fp32 moments"
-        ),
+        _moments(setting, N, N_muon),
     ]
     if setting.device == "cpu":
-        parts.append(checkpoint_buffer(setting, N))
+        parts.append(checkpoint_buffer(setting, N, N_muon))
         means = "memory of the libraries, measured"
         parts.append(MemoryPart("libraries", CPU_LIBRARIES_BYTES[setting.precision], "", means))
     else:
@@ -38,10 +34,34 @@ def state_parts(setting: Setting, N: int) -> list[MemoryPart]:
     return parts
 
 
-def checkpoint_buffer(setting: Setting, N: int) -> MemoryPart:
+def _moments(setting: Setting, N: int, N_muon: int) -> MemoryPart:
+    """The optimizer's state, on the rank that has the most."""
+    D = setting.D
+    bytes_ = largest_moments(N, N_muon, D, by_rows=setting.is_sharded)
+    if not N_muon:
+        return MemoryPart("optimizer", bytes_, f"8·N_params_total/D = 8·{N:,}/{D}", "two fp32 moments")
+    if setting.is_sharded:
+        formula = f"8·{N:,}/{D} - 4·{N_muon:,}/{D}"
+    else:
+        own = -(-N // D)
+        by_adamw = min(N - N_muon, own)
+        formula = f"8·{by_adamw:,} + 4·{own - by_adamw:,}"
+    return MemoryPart(
+        "optimizer", bytes_, formula, "two fp32 moments for AdamW, one for Muon; the largest rank"
+    )
+
+
+def checkpoint_buffer(setting: Setting, N: int, N_muon: int) -> MemoryPart:
     """The host's copy of a rank's state while it is written."""
-    formula = f"12·N_params_total/D = 12·{N:,}/{setting.D}"
-    return MemoryPart("checkpoint buffer", -(-CHECKPOINT_BYTES * N // setting.D), formula, "in host memory")
+    moments = _moments(setting, N, N_muon)
+    if N_muon:
+        bytes_, formula = (
+            FP32_BYTES * -(-N // setting.D) + moments.bytes,
+            f"4·{N:,}/{setting.D} + {moments.bytes:,}",
+        )
+    else:
+        bytes_, formula = -(-12 * N // setting.D), f"12·N_params_total/D = 12·{N:,}/{setting.D}"
+    return MemoryPart("checkpoint buffer", bytes_, formula, "in host memory")
 
 
 def _replicated(setting: Setting, N: int) -> list[MemoryPart]:
@@ -252,7 +272,11 @@ def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
         gather = FP32_BYTES * (own + (N if setting.device == "cpu" else 0))
     means = "chunk of the norm, copy of foreach, or the sent shard; gloo also copies what it receives"
     formula = f"max({norm:,}, {foreach:,}, {gather:,})"
-    temporary = MemoryPart("temporary", max(norm, foreach, gather), formula, means)
+    muon = update_bytes(shape, N, parameters_of_muon(shape, setting.muon_share), setting.D)
+    if muon:
+        formula = f"max({norm:,}, {foreach:,}, {gather:,}, {muon:,})"
+        means = "chunk of the norm, copy of foreach, the sent shard, or Muon's matrices in bf16"
+    temporary = MemoryPart("temporary", max(norm, foreach, gather, muon), formula, means)
     return Moment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
 
 
@@ -338,13 +362,13 @@ def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = Fals
 __all__ = ["Memory", "MemoryPart", "Setting", "memory_of"]
 
 
-def state_memory(setting: Setting, N: int, peak_bytes: int | None) -> Memory:
+def state_memory(setting: Setting, N: int, N_muon: int, peak_bytes: int | None) -> Memory:
     """The parts of one rank's memory that do not depend on the model's operations, and what else was measured.
 
-    N:          N_params_total.
+    N:          N_params_total.  N_muon: of them those that Muon updates.
     peak_bytes: measured in steps that saved no checkpoint; None if unknown: then `moment` is None.
     """
-    parts, buffer = state_parts(setting, N), checkpoint_buffer(setting, N)
+    parts, buffer = state_parts(setting, N, N_muon), checkpoint_buffer(setting, N, N_muon)
     if peak_bytes is None:
         return Memory(tuple(parts), buffer, None)
     exact = [part for part in parts if part.name != "libraries"]
@@ -358,5 +382,6 @@ def memory_of(shape: ModelShape, setting: Setting) -> Memory:
     """All parts of one rank's memory."""
     N = count_parameters(shape).N_params_total
     moment = largest_moment(shape, setting, N)
-    parts = (*state_parts(setting, N), *moment.parts)
-    return Memory(parts, checkpoint_buffer(setting, N), moment.name)
+    N_muon = parameters_of_muon(shape, setting.muon_share)
+    parts = (*state_parts(setting, N, N_muon), *moment.parts)
+    return Memory(parts, checkpoint_buffer(setting, N, N_muon), moment.name)

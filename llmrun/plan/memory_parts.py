@@ -57,6 +57,7 @@ class Setting:
     device:         cpu or cuda.
     strategy:       replicate or shard; with D = 1 there is nothing to shard.
     implementation: of the optimizer; fused works in place, foreach makes a temporary copy.
+    muon_share:     `MuonWork.share`; 0 if AdamW updates everything.
     """
 
     D: int
@@ -68,6 +69,7 @@ class Setting:
     V: int
     strategy: str = "replicate"
     implementation: str = "fused"
+    muon_share: float = 0.0
 
     @property
     def half_bytes(self) -> int:

@@ -23,6 +23,7 @@ from llmrun.plan.degrees import micro_batches_per_rank
 from llmrun.plan.hardware import Accelerator, accelerator_named
 from llmrun.plan.interruptions import Saving, configured_interval_s, saving_of
 from llmrun.plan.memory import Memory, Setting, memory_of, state_memory
+from llmrun.plan.muon import MuonWork, muon_work
 
 if TYPE_CHECKING:
     from llmrun.plan.fit import Fitting
@@ -73,7 +74,8 @@ class Plan:
     preset:       the published model whose shape this is.
     measured:     None if the time is derived from an assumed MFU.
     states_A:     whether the user gave A.
-    rates:        learning rates of the first step, the highest, of the last step.
+    rates:        learning rates of the first step, the highest, of the last step; AdamW's if there is Muon.
+    muon:         Muon's part of an update; None if AdamW updates everything.
     counted_FLOPs: of one token, forward and backward, as torch counts them in a model of the user's own; None if they
                   were not counted.
     """
@@ -98,6 +100,7 @@ class Plan:
     measured: MeasuredRate | None
     states_A: bool
     rates: Rates
+    muon: MuonWork | None
     counted_FLOPs: int | None = None
 
     @property
@@ -138,9 +141,10 @@ def make_plan(
     recomputes = config.activation_checkpointing == "block"
     flops = None if shape is None else flops_of(shape, parameters, batch.tokens_seen, recomputes=recomputes)
     accelerator = _accelerator(config, where)
-    setting = _setting(config, batch, lanes, accelerator)
-    size = checkpoint_size(parameters.N_params_total, batch.D)
-    costs = _costs(config, batch, flops, lanes, accelerator, measured)
+    muon = _muon(resolved)
+    setting = _setting(config, batch, lanes, accelerator, muon)
+    size = checkpoint_size(parameters.N_params_total, batch.D, muon.N_params if muon else 0)
+    costs = _costs(config, batch, flops, lanes, accelerator, measured, muon)
     return Plan(
         config=config,
         batch=batch,
@@ -154,7 +158,12 @@ def make_plan(
         retention=retention_in(config, batch.steps),
         saving=_saving(config, batch, size, costs.time_hours),
         setting=setting,
-        memory=state_memory(setting, parameters.N_params_total, timed.peak_memory_bytes if timed else None)
+        memory=state_memory(
+            setting,
+            parameters.N_params_total,
+            muon.N_params if muon else 0,
+            timed.peak_memory_bytes if timed else None,
+        )
         if shape is None
         else memory_of(shape, setting),
         costs=costs,
@@ -165,6 +174,7 @@ def make_plan(
         states_A=resolved.states_A,
         counted_FLOPs=timed.FLOPs_per_token if timed else None,
         rates=rates_of(batch, training_spec(resolved).schedule, config.optimizer.lr),
+        muon=muon,
     )
 
 
@@ -177,12 +187,28 @@ def _parameters_of(resolved: Resolved) -> ParameterCount:
     return ParameterCount(total - tables, total, 0, tables, 0)
 
 
+def size_of(resolved: Resolved) -> CheckpointSize:
+    """Bytes of one checkpoint of a resolved config."""
+    muon = _muon(resolved)
+    return checkpoint_size(resolved.model.n_parameters, resolved.batch.D, muon.N_params if muon else 0)
+
+
+def _muon(resolved: Resolved) -> MuonWork | None:
+    """Muon's part of an update; None if AdamW updates everything."""
+    if resolved.config.optimizer.name != "muon":
+        return None
+    spec = training_spec(resolved)
+    return muon_work(resolved.model, spec.groups, spec.optimizer, resolved.batch.D)
+
+
 def _accelerator(config: Config, where: Place | None) -> Accelerator | None:
     hardware = config.hardware
     return accelerator_named(hardware.accelerator, where, hardware.table) if hardware.accelerator else None
 
 
-def _setting(config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accelerator | None) -> Setting:
+def _setting(
+    config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accelerator | None, muon: MuonWork | None
+) -> Setting:
     """What memory depends on.  A named accelerator means CUDA, whatever this machine has."""
     return Setting(
         D=batch.D,
@@ -194,6 +220,7 @@ def _setting(config: Config, batch: Batch, lanes: UnevenCost, accelerator: Accel
         V=batch.V,
         strategy=config.strategy,
         implementation=config.optimizer.implementation,
+        muon_share=muon.share if muon else 0.0,
     )
 
 
@@ -204,6 +231,7 @@ def _costs(
     lanes: UnevenCost,
     accelerator: Accelerator | None,
     measured: MeasuredRate | None,
+    muon: MuonWork | None,
 ) -> Costs:
     """Time, energy, CO2, money.  Recomputation adds no time: the assumed MFU includes it."""
     hardware = config.hardware
@@ -222,6 +250,7 @@ def _costs(
             hardware.watts_per_device,
         ),
         measured_hours=hours_at(batch.tokens_seen, measured.tokens_per_second) if measured else None,
+        muon_FLOPs=muon.busiest_FLOPs * batch.steps if muon else 0,
     )
 
 

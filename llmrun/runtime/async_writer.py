@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrun.core.reduce.layout import Share
-from llmrun.core.state import DTYPE, WEIGHTS, TrainingState
+from llmrun.core.state import DTYPE, WEIGHTS, StateShard, TrainingState
 from llmrun.core.tensor_digest import Digester, words_of
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import temporary_name
@@ -35,29 +34,31 @@ class HostBuffers:
     """
 
     def __init__(self, state: TrainingState) -> None:
-        share, suffixes = state.strategy.share, list(state.shards)
+        shards = state.shards
         self._device = state.device
         on_cuda = state.device.type == "cuda"
-        buffers = torch.empty((len(suffixes), share.size), dtype=torch.float32, pin_memory=on_cuda).zero_()
-        self._buffers = dict(zip(suffixes, buffers, strict=True))
-        self.model = _pieces(share, WEIGHTS, self._buffers[WEIGHTS])
+        self._buffers = {
+            suffix: torch.empty(len(shard.values), dtype=torch.float32, pin_memory=on_cuda).zero_()
+            for suffix, shard in shards.items()
+        }
+        self.model = _pieces(shards[WEIGHTS], WEIGHTS, self._buffers[WEIGHTS])
         self.optimizer = [
             piece
             for suffix, buffer in self._buffers.items()
             if suffix != WEIGHTS
-            for piece in _pieces(share, suffix, buffer)
+            for piece in _pieces(shards[suffix], suffix, buffer)
         ]
 
     def copy_from(self, state: TrainingState) -> None:
         """Copy the state as it is now; returns when the copy is complete.  No save may be reading the buffers."""
         shards = state.shards
         for suffix, buffer in self._buffers.items():
-            buffer.copy_(shards[suffix].detach(), non_blocking=True)
+            buffer.copy_(shards[suffix].values.detach(), non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
 
-def _pieces(share: Share, suffix: str, buffer: Tensor) -> list[TensorPiece]:
+def _pieces(shard: StateShard, suffix: str, buffer: Tensor) -> list[TensorPiece]:
     """This rank's pieces of the weights or of one moment."""
     values = buffer.numpy()
     return [
@@ -69,7 +70,7 @@ def _pieces(share: Share, suffix: str, buffer: Tensor) -> list[TensorPiece]:
             start=piece.start,
             values=values[piece.own_start : piece.own_start + piece.count],
         )
-        for piece in share.pieces
+        for piece in shard.pieces
     ]
 
 

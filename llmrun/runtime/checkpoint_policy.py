@@ -56,7 +56,8 @@ class CheckpointPolicy:
         self._writer = AsyncWriter(
             run.checkpoints, state.rank, state.D, self._before_commit, self._confirm, self._after_commit
         )
-        self._bytes = checkpoint_bytes(state.spec.model.parameters, state.D, state.spec.strategy)
+        spec = state.spec
+        self._bytes = checkpoint_bytes(spec.model.parameters, spec.groups, state.D, spec.strategy)
         self._started_s = time.monotonic()
         self._stall_s = 0.0
         self._cost: dict[str, float | int] = {}

@@ -69,7 +69,7 @@ class CheckpointComparison(Hooks):
         if path is None:
             return
         checkpoint = _opened(path)
-        names = [slot.name + suffix for suffix in state.shards for slot in state.strategy.slots]
+        names = [slot.name + suffix for suffix, shard in state.shards.items() for slot in shard.slots]
         flags = [0] * len(names) if checkpoint is None else _unequal(state, checkpoint)
         rows = gather_integers([int(checkpoint is None), *flags], state.D, state.device)
         absent, *counts = sum_columns(rows)
@@ -92,12 +92,12 @@ def _unequal(state: TrainingState, checkpoint: Checkpoint) -> list[int]:
     unequal: list[int] = []
     for suffix, shard in state.shards.items():
         found: dict[str, int] = {}
-        for piece in state.strategy.share.pieces:
+        for piece in shard.pieces:
             saved = torch.from_numpy(checkpoint.read(piece.slot.name + suffix, piece.start, piece.count))
-            own = shard[piece.own_start : piece.own_start + piece.count].cpu()
+            own = shard.values[piece.own_start : piece.own_start + piece.count].cpu()
             same = torch.equal(own.view(torch.int32), saved.view(torch.int32))
             found[piece.slot.name] = int(not same)
-        unequal += [found.get(slot.name, 0) for slot in state.strategy.slots]
+        unequal += [found.get(slot.name, 0) for slot in shard.slots]
     return unequal
 
 

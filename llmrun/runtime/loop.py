@@ -113,7 +113,7 @@ class Loop:
 
     def _record_initial(self) -> None:
         """Record 0: the digests of the initial weights."""
-        digests, _ = whole_digests(self._state, {WEIGHTS: self._state.strategy.weights})
+        digests, _ = whole_digests(self._state, {WEIGHTS: self._state.as_shard(self._state.strategy.weights)})
         if self._recorder is not None:
             self._recorder.initial(digests)
 

@@ -47,7 +47,7 @@ class Recorder:
         self,
         run: RunDirectory,
         ledger: LedgerWriter,
-        slots: Sequence[Slot],
+        slots: Mapping[str, Sequence[Slot]],
         sinks: MetricsSinks,
         throughput: Throughput,
         tails: Sequence[Audit],

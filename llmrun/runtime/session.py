@@ -22,7 +22,7 @@ from llmrun.core.generators import seed_everything
 from llmrun.core.loader import Loader, MicroBatches
 from llmrun.core.model.factory import FactorySpec
 from llmrun.core.parallel.select import hosted_lanes
-from llmrun.core.state import TrainingState, initial_state
+from llmrun.core.state import TrainingState, initial_state, slots_by_suffix
 from llmrun.core.streams import stream_key
 from llmrun.core.training_spec import TrainingSpec
 from llmrun.core.windows import Split
@@ -232,7 +232,7 @@ def _recorder(
     return Recorder(
         run,
         ledger,
-        state.strategy.slots,
+        slots_by_suffix(state),
         sinks,
         throughput,
         [tail for tail in tails if tail is not None],

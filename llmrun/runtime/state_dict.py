@@ -8,7 +8,7 @@ import torch
 
 from llmrun.core.generators import generator_states, seed_boundary
 from llmrun.core.schedule import learning_rate
-from llmrun.core.state import WEIGHTS, TrainingState, by_name, whole_digests
+from llmrun.core.state import WEIGHTS, TrainingState, by_name, slots_by_suffix, whole_digests
 from llmrun.errors import RefusedError
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime.async_writer import HostBuffers, digests_of
@@ -75,9 +75,10 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     state.strategy.load(lambda slot, start, count: torch.from_numpy(checkpoint.read(slot.name, start, count)))
     for suffix, shard in state.shards.items():
         if suffix != WEIGHTS:
-            for piece in state.strategy.share.pieces:
+            for piece in shard.pieces:
                 values = checkpoint.read(piece.slot.name + suffix, piece.start, piece.count)
-                shard[piece.own_start : piece.own_start + piece.count].copy_(torch.from_numpy(values))
+                own = shard.values[piece.own_start : piece.own_start + piece.count]
+                own.copy_(torch.from_numpy(values))
     state.step = checkpoint.step
     state.optimizer.set_finished_steps(int(checkpoint.trainer["optimizer"]["step"]))
     _compare_generators(state, checkpoint.rng())
@@ -90,7 +91,7 @@ def _compare_digests(state: TrainingState, checkpoint: Checkpoint) -> None:
     digests, _ = whole_digests(state, state.shards)
     wrong = [
         name
-        for name, found in by_name(state.strategy.slots, digests).items()
+        for name, found in by_name(slots_by_suffix(state), digests).items()
         if int(checkpoint.manifest.tensors[name].digest, 16) != found.digest
     ]
     if wrong:

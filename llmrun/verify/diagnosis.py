@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.core.order import Order
+from llmrun.core.parameter_groups import MOMENT_SUFFIXES
 from llmrun.core.windows import Split
 from llmrun.data.manifest import fingerprint_of, read_manifest
 from llmrun.data.shard_reader import open_split
@@ -31,8 +32,6 @@ FORWARD = (
 )  # fmt: skip
 """The parts of the built-in model in the order of the forward pass."""
 
-MOMENTS = (".exp_avg", ".exp_avg_sq")
-
 
 @dataclass(frozen=True)
 class ModelPart:
@@ -48,7 +47,9 @@ class ModelPart:
 
 def parameter_of(tensor: str) -> str:
     """The parameter that a tensor of a checkpoint belongs to: itself, or that of a moment."""
-    return next((tensor.removesuffix(moment) for moment in MOMENTS if tensor.endswith(moment)), tensor)
+    return next(
+        (tensor.removesuffix(moment) for moment in MOMENT_SUFFIXES if tensor.endswith(moment)), tensor
+    )
 
 
 def module_of(parameter: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmrun.cli.config_reference import json_schema, json_schema_text, main, reference_markdown
-from llmrun.config.keys import leaves, shown_key
+from llmrun.config.keys import item_leaves, leaves, section_names, shown_key
 from llmrun.config.load import load_config
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,7 +19,9 @@ model.tie_embeddings model.mlp model.norm model.norm_eps model.position model.ro
 model.qkv_bias model.qk_norm model.dropout model.factory model.args
 batch.GB_tok batch.μ_tok batch.L_ctx batch.V
 optimizer.name optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay optimizer.grad_clip
-optimizer.implementation
+optimizer.implementation optimizer.groups
+optimizer.muon.lr optimizer.muon.momentum optimizer.muon.nesterov optimizer.muon.ns_steps
+optimizer.muon.weight_decay optimizer.muon.adjust_lr_fn
 schedule.name schedule.warmup_tokens schedule.final_lr_fraction schedule.decay_tokens
 precision compile hardware.device hardware.threads_per_rank reproducibility.mode
 """.split()  # noqa: SIM905
@@ -70,24 +72,30 @@ def test_reference_names_every_key() -> None:
     """Each key stands in the reference with its kind and default."""
     rows = [line.split(" | ") for line in reference_markdown().splitlines() if line.startswith("| `")]
 
-    assert {row[0].strip("| `"): row[4] for row in rows} == {
+    items = {
+        f"{leaf.shown}[].{name}": item.kind
+        for leaf in leaves().values()
+        for name, item in item_leaves(leaf.key).items()
+    }
+    assert len(items) == 4
+    assert {row[0].strip("| `"): row[4] for row in rows} == items | {
         leaf.shown: leaf.kind for leaf in leaves().values()
     }
 
 
 def section_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """The schema of a section; the whole one for the top level."""
-    reference = schema["properties"][name]["$ref"] if name else None
-    return schema["$defs"][reference.rpartition("/")[2]] if reference else schema
+    """The schema of a section by dotted name; the whole one for the top level."""
+    found = schema
+    for part in name.split(".") if name else []:
+        found = schema["$defs"][found["properties"][part]["$ref"].rpartition("/")[2]]
+    return found
 
 
-def properties(schema: dict[str, Any]) -> set[str]:
+def properties(schema: dict[str, Any], section: str = "") -> set[str]:
     found = set()
-    for name, below in schema["properties"].items():
-        nested = (
-            [f"{name}.{key}" for key in section_of(schema, name)["properties"]] if "$ref" in below else []
-        )
-        found |= set(nested or [name])
+    for name, below in section_of(schema, section)["properties"].items():
+        key = f"{section}.{name}" if section else name
+        found |= properties(schema, key) if "$ref" in below else {key}
     return found
 
 
@@ -119,10 +127,7 @@ def test_json_schema_is_strict_and_knows_units_and_kinds() -> None:
     """No section takes unknown keys, a quantity may be text, and each field says its kind and unit."""
     schema = json_schema()
 
-    assert all(
-        section_of(schema, name)["additionalProperties"] is False
-        for name in ("", *(key for key, field in schema["properties"].items() if "$ref" in field))
-    )
+    assert all(section_of(schema, name)["additionalProperties"] is False for name in ("", *section_names()))
     gb_tok = section_of(schema, "batch")["properties"]["GB_tok"]
     assert [each["type"] for each in gb_tok["anyOf"]] == ["number", "string"]
     assert gb_tok["anyOf"][0]["minimum"] == 1

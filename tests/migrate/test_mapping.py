@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrun.core.parameter_groups import MOMENTS
 from llmrun.launch.preflight import find_run_inputs
-from llmrun.migrate.checkpoint import SLOTS, groups_of, write_state
+from llmrun.migrate.checkpoint import groups_of, write_state
 from llmrun.migrate.numerics import digests_of, initial_value
 from llmrun.migrate.tensors import as_float32
 from llmrun.storage.checkpoint.layout import WORLD_MAX
@@ -25,7 +26,7 @@ def script(body: str) -> str:
 
 def all_of(mapped, name):
     """Parameter and moments."""
-    return [mapped.values(name, slot) for slot in (None, *SLOTS)]
+    return [mapped.values(name, slot) for slot in (None, *MOMENTS["adamw"])]
 
 
 def test_a_tensor_under_another_name_takes_its_moments_along(migrator):
@@ -76,6 +77,15 @@ def test_initial_values_are_those_of_a_run_from_that_config(migrator):
     assert not any(values.any() for values in all_of(mapped, NORM))
     assert not mapped.values(UP, "exp_avg").any()
     assert mapped.initialised == [UP, NORM]
+
+
+def test_a_state_for_muon_begins_with_a_momentum_of_zero(migrator):
+    """Under Muon the matrices of blocks lose AdamW's moments, and are named; everything else keeps its own."""
+    mapped = migrator.mapping(script("pass"), "optimizer.name=muon")
+    assert mapped.without_moments == [name for name in mapped.new if "_proj." in name]
+    assert not mapped.values(UP, "momentum_buffer").any()
+    assert mapped.values(NORM, "exp_avg_sq").any()
+    assert (mapped.new.moments[UP], mapped.new.moments[NORM]) == (MOMENTS["muon"], MOMENTS["adamw"])
 
 
 def test_arithmetic_is_for_the_values_alone(migrator):
@@ -145,12 +155,12 @@ def migrate(old, new):
 @pytest.mark.parametrize(("limit", "groups"), [(1, 3), (12 * 50, 2), (12 * 70, 1), (10**12, 1)])
 def test_groups(limit, groups):
     """Tensors in order, none cut, as many together as fit; never more groups than file names can number."""
-    shapes = {"a": (5, 4), "b": (), "c": (7, 7)}
-    found = groups_of(shapes, limit)
+    sizes = {"a": 12 * 20, "b": 12, "c": 12 * 49}
+    found = groups_of(sizes, limit)
 
-    assert [name for group in found for name in group] == list(shapes)
+    assert [name for group in found for name in group] == list(sizes)
     assert len(found) == groups
-    assert len(groups_of({str(n): (1,) for n in range(3 * WORLD_MAX)}, 1)) <= WORLD_MAX
+    assert len(groups_of({str(n): 12 for n in range(3 * WORLD_MAX)}, 1)) <= WORLD_MAX
 
 
 def test_values_of_other_types_become_float32():

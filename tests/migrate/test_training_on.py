@@ -50,6 +50,16 @@ def test_a_migration_that_changes_nothing_has_the_bits_of_the_run_that_went_on(d
         )
 
 
+def test_a_run_goes_on_under_muon(driver, pool, migrator):
+    """A state of AdamW, migrated, trains on under Muon: on 1 and 2 ranks with one history, and with a falling loss."""
+    for name, D in (("one", 1), ("two", 2)):
+        migrator.migrate(pool, name, UNCHANGED, "optimizer.name=muon")
+        driver.resume(pool, name, D=D)
+    ledger = LedgerReader(driver.run("one").ledger_file)
+    assert chain_of(driver.run("one")) == chain_of(driver.run("two"))
+    assert ledger.record(STEPS).loss < ledger.record(7).loss
+
+
 def test_the_bits_do_not_depend_on_D_nor_on_a_kill(driver, server, pool, migrator, migrator_of_two, grow):
     """Old run on D = 1 or 2, new run on D = 1 or 2, written in one group or many, killed: one history."""
     migrator.migrate(pool, "a", grow, *BIGGER)

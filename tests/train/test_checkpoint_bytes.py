@@ -2,10 +2,11 @@
 
 import pytest
 
-from llmrun.config.resolve import resolved_of
+from llmrun.config.resolve import resolved_of, training_spec
 from llmrun.config.schema import Config
 from llmrun.launch.forecasting import directory_bytes
-from llmrun.plan.checkpoint_size import checkpoint_bytes, checkpoint_size, metadata_bytes
+from llmrun.plan.checkpoint_size import checkpoint_bytes, metadata_bytes
+from llmrun.plan.plan import size_of
 from llmrun.run.record import read_record
 from llmrun.storage.checkpoint.safetensors import read_header
 
@@ -17,6 +18,7 @@ FORMS = {
     "two ranks": ("batch.D=2", "model.n_layers=3"),
     "four ranks": ("batch.D=4", "model.n_layers=6", "model.tie_embeddings=false"),
     "seven ranks": ("batch.D=7", "batch.V=7", "batch.GB_tok=448"),
+    "muon": ("optimizer.name=muon", "batch.D=2", "model.bias=true"),
     "sharded": ("batch.D=2", "strategy=shard", "model.d_model=72"),
 }
 
@@ -41,8 +43,8 @@ def test_tensors_to_the_byte_headers_and_json_to_one_percent(driver, pool, form:
     model, D, strategy = resolved.model, resolved.batch.D, resolved.config.strategy
 
     assert elements == model.n_parameters
-    assert payload == checkpoint_size(elements, D).total
-    assert metadata_bytes(model.parameters, D, strategy) == pytest.approx(around, rel=0.01)
-    assert checkpoint_bytes(model.parameters, D, strategy) == payload + metadata_bytes(
-        model.parameters, D, strategy
-    )
+    groups = training_spec(resolved).groups
+    metadata = metadata_bytes(model.parameters, groups, D, strategy)
+    assert payload == size_of(resolved).total
+    assert metadata == pytest.approx(around, rel=0.01)
+    assert checkpoint_bytes(model.parameters, groups, D, strategy) == payload + metadata

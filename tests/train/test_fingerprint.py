@@ -49,6 +49,8 @@ SHAPE = (
 )  # fmt: skip
 """All that a preset would fill: beside these keys only its name is left, which counts where it is for planning."""
 
+MUON = ("optimizer.name=muon",)
+
 NUMERIC = {
     "seed": "43",
     "T_tokens": "65Ki",
@@ -74,13 +76,20 @@ NUMERIC = {
     "batch.mu_tok": "64",
     "batch.L_ctx": "32",
     "batch.V": "4",
-    "optimizer.name": ONLY,
+    "optimizer.name": "muon",
     "optimizer.lr": "1e-3",
     "optimizer.betas": "[0.9, 0.99]",
     "optimizer.eps": "1e-9",
     "optimizer.weight_decay": "0",
     "optimizer.grad_clip": "null",
     "optimizer.implementation": "foreach",
+    "optimizer.groups": '[{match: "*norm.weight", lr_scale: 0.5}]',
+    "optimizer.muon.lr": With("0.01", MUON),
+    "optimizer.muon.momentum": With("0.9", MUON),
+    "optimizer.muon.nesterov": With("false", MUON),
+    "optimizer.muon.ns_steps": With("6", MUON),
+    "optimizer.muon.weight_decay": With("0", MUON),
+    "optimizer.muon.adjust_lr_fn": With("match_rms_adamw", (*MUON, "optimizer.muon.lr=0.02")),
     "schedule.name": "linear",
     "schedule.warmup_tokens": "5Ki",
     "schedule.final_lr_fraction": "0",
@@ -184,7 +193,9 @@ def test_every_numeric_field_changes_the_fingerprint(resolved, key):
     old, new = both_sides(resolved, key, NUMERIC[key])
     before, after = fingerprint(old), fingerprint(new)
 
-    assert changed_keys(before.preimages["config"], after.preimages["config"]) == {key}
+    # Muon's settings count only beside it.
+    filled = {"optimizer.muon"} if key == "optimizer.name" else set()
+    assert changed_keys(before.preimages["config"], after.preimages["config"]) == {key} | filled
     assert before.parts["config"] != after.parts["config"]
     assert before.digest != after.digest
 

@@ -85,7 +85,7 @@ def zero_moments(step: int) -> None:
 
     def forget(state):
         for moment in state.optimizer.moments.values():
-            moment.zero_()
+            moment.values.zero_()
 
     before_step(step + 1, forget)
 

@@ -159,7 +159,7 @@ def decay_norms(step: int, weight_decay: float) -> None:
     """From `step` on the norm weights decay too."""
 
     def act(state):
-        state.optimizer._adamw.param_groups[1]["weight_decay"] = weight_decay
+        state.optimizer._adamw._adamw.param_groups[1]["weight_decay"] = weight_decay
 
     before_step(step, act)
 
@@ -174,7 +174,7 @@ def flip_moment_bit(step: int, tensor: str, bit: int) -> None:
 
     def act(state):
         at = slot_named(state, tensor).start
-        state.optimizer.moments["exp_avg_sq"][at : at + 1].view(torch.int32).bitwise_xor_(1 << bit)
+        state.optimizer.moments["exp_avg_sq"].values[at : at + 1].view(torch.int32).bitwise_xor_(1 << bit)
 
     before_step(step, act)
 

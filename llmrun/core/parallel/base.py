@@ -10,7 +10,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from llmrun.core.model.language_model import LanguageModel
-from llmrun.core.reduce.layout import Share, Slot
+from llmrun.core.reduce.layout import FlatLayout, Share, Slot, flat_layout
+from llmrun.core.training_spec import TrainingSpec
 
 Read = Callable[[Slot, int, int], Tensor]
 """read(slot, start, count): elements [start, start + count) of a flattened parameter, float32, on the CPU."""
@@ -41,6 +42,10 @@ class Strategy(Protocol):
 
     @property
     def lanes(self) -> Sequence[int | None]: ...  # noqa: D102
+
+    def share_of(self, rank: int) -> Share:
+        """The elements that any rank owns; of this rank, `share`."""
+        ...
 
     def begin_lane(self, lane: int | None) -> None:
         """Start a lane: its gradients are added up from zero."""
@@ -76,3 +81,9 @@ class Strategy(Protocol):
     def passes(self, count: int) -> int:
         """The passes that every rank must run at least, if `count` passes are handed out to ranks in turn."""
         ...
+
+
+def layout_of(spec: TrainingSpec) -> FlatLayout:
+    """The flat layout of the model's parameters, in sections that are updated alike."""
+    sections = [group.names for group in spec.groups]
+    return flat_layout(spec.model.parameters, spec.batch.D, sections, spec.model.frozen)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from llmrun.core.model.build import build, initial_values
-from llmrun.core.parallel.base import Read
-from llmrun.core.reduce.layout import FlatLayout, flat_layout
+from llmrun.core.parallel.base import Read, layout_of
+from llmrun.core.reduce.layout import FlatLayout, Share
 from llmrun.core.reduce.reduction import Reduction
 from llmrun.core.training_spec import TrainingSpec
 
@@ -17,9 +17,9 @@ class FlatWeights:
     """
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
-        self.layout: FlatLayout = flat_layout(spec.model.parameters, spec.batch.D, spec.model.frozen)
+        self.layout: FlatLayout = layout_of(spec)
         self.slots = self.layout.slots
-        self.share = self.layout.share(rank)
+        self.share = self.share_of(rank)
         self.flat = torch.zeros(self.layout.total, dtype=torch.float32, device=device)
         shard = self.layout.shard(rank)
         self.weights = self.flat[shard.start : shard.stop]
@@ -37,6 +37,10 @@ class FlatWeights:
         for name, parameter in model.named_parameters():
             assert parameter.data_ptr() == self.flat[starts[name] :].data_ptr(), "a weight was moved"
         return model
+
+    def share_of(self, rank: int) -> Share:
+        """See `Strategy.share_of`."""
+        return self.layout.share(rank)
 
     def load(self, read: Read) -> None:
         """See `Strategy.load`."""

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from llmrun.core.lanes import strided_lanes
 from llmrun.core.model.build import Fill, initial_values, shared_parameters
-from llmrun.core.parallel.base import Read
-from llmrun.core.reduce.layout import Slot, flat_layout, row_share
+from llmrun.core.parallel.base import Read, layout_of
+from llmrun.core.reduce.layout import FlatLayout, Share, Slot
 from llmrun.core.reduce.tree import TreeMerge
 from llmrun.core.training_spec import TrainingSpec
 
@@ -75,8 +75,9 @@ class ShardedModel:
 
     def __init__(self, spec: TrainingSpec, rank: int, device: torch.device) -> None:
         batch = spec.batch
-        self.slots = flat_layout(spec.model.parameters, batch.D, spec.model.frozen).slots
-        self.share = row_share(self.slots, batch.D, rank)
+        self.layout: FlatLayout = layout_of(spec)
+        self.slots = self.layout.slots
+        self.share = self.share_of(rank)
         self.weights = torch.zeros(self.share.size, dtype=torch.float32, device=device)
         self.model: nn.Module = self._build(spec, device)
         self._parameters = dict(self.model.named_parameters())
@@ -107,6 +108,10 @@ class ShardedModel:
             holder, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(holder), attribute, model.get_parameter(first))
         return model
+
+    def share_of(self, rank: int) -> Share:
+        """See `Strategy.share_of`."""
+        return self.layout.row_share(rank)
 
     def groups(self) -> list[FSDPModule]:
         """The modules whose parameters are gathered and reduced together."""

@@ -1,7 +1,8 @@
 """The flat layout of all parameters: slots, the share of each rank, and the buckets that are exchanged together."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 ALIGNMENT = 64
@@ -23,11 +24,6 @@ class Slot:
     shape: tuple[int, ...]
     start: int
     is_frozen: bool = False
-
-    @property
-    def is_decayed(self) -> bool:
-        """Whether the parameter has weight decay."""
-        return is_decayed(self.shape) and not self.is_frozen
 
     @property
     def numel(self) -> int:
@@ -55,22 +51,41 @@ class Share:
     """What one rank owns of all parameters, in a buffer of `size` elements of its own.
 
     Pieces are ascending, without padding and without empty ones; each starts at a multiple of 64.
-    decay_stop: elements before it belong to parameters with weight decay.
+    stops: the end of each section's elements in the buffer; sections follow each other, and one may be empty here.
     """
 
     pieces: tuple[SharePiece, ...]
     size: int
-    decay_stop: int
+    stops: tuple[int, ...]
+
+    def part(self, section: int) -> range:
+        """The elements of one section, a multiple of 64."""
+        return range(self.stops[section - 1] if section else 0, self.stops[section])
+
+    def pieces_in(self, part: range) -> tuple[SharePiece, ...]:
+        """The pieces in a range that sections begin and end, as pieces of a buffer that holds this range alone."""
+        return tuple(
+            replace(piece, own_start=piece.own_start - part.start)
+            for piece in self.pieces
+            if piece.own_start in part
+        )
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """The flat buffer of a model cut into D equal shards; padding is zero and stays zero."""
+    """The flat buffer of a model cut into D equal shards; padding is zero and stays zero.
 
-    slots: tuple[Slot, ...]
-    decay_stop: int
+    sections: parameters that are updated alike, section after section; each begins at a multiple of 64.
+    """
+
+    sections: tuple[tuple[Slot, ...], ...]
     total: int
     D: int
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """All parameters in flat order."""
+        return tuple(slot for section in self.sections for slot in section)
 
     @property
     def shard_size(self) -> int:
@@ -89,49 +104,47 @@ class FlatLayout:
             first, last = max(slot.start, shard.start), min(slot.start + slot.numel, shard.stop)
             if first < last:
                 pieces.append(SharePiece(slot, first - slot.start, first - shard.start, last - first))
-        cut = min(max(self.decay_stop, shard.start), shard.stop) - shard.start
-        return Share(tuple(pieces), self.shard_size, cut)
+        ends = [aligned(section[-1].start + section[-1].numel) for section in self.sections]
+        stops = [min(max(end, shard.start), shard.stop) - shard.start for end in ends]
+        return Share(tuple(pieces), self.shard_size, (*stops[:-1], self.shard_size))
+
+    def row_share(self, rank: int) -> Share:
+        """The share of `rank` if each parameter is cut by rows, as FSDP2 does: ceil(rows / D) for each rank."""
+        pieces, stops, at = [], [], 0
+        for section in self.sections:
+            for slot in section:
+                rows = -(-slot.shape[0] // self.D)
+                first, last = min(rank * rows, slot.shape[0]), min((rank + 1) * rows, slot.shape[0])
+                row_size = slot.numel // slot.shape[0]
+                if first < last:
+                    pieces.append(SharePiece(slot, first * row_size, at, (last - first) * row_size))
+                    at = aligned(at + pieces[-1].count)
+            stops.append(at)
+        return Share(tuple(pieces), at, tuple(stops))
 
 
 def flat_layout(
-    shapes: Mapping[str, Sequence[int]], D: int, frozen: Collection[str] = frozenset()
+    shapes: Mapping[str, Sequence[int]],
+    D: int,
+    sections: Sequence[Sequence[str]],
+    frozen: Collection[str] = frozenset(),
 ) -> FlatLayout:
-    """The layout of parameters given by name and shape.  frozen: names of those that training does not change."""
-    slots = []
-    at = decay_stop = 0
-    for name in decayed_first(shapes, frozen):
-        slot = Slot(name, tuple(shapes[name]), at, name in frozen)
-        slots.append(slot)
-        at = aligned(at + slot.numel)
-        if slot.is_decayed:
-            decay_stop = at
-    return FlatLayout(tuple(slots), decay_stop, aligned(at, ALIGNMENT * D), D)
+    """The layout of parameters given by name and shape.
 
-
-def row_share(slots: Sequence[Slot], D: int, rank: int) -> Share:
-    """The share of `rank` if each parameter is cut by rows, as FSDP2 does: ceil(rows / D) for each rank."""
-    pieces = []
-    at = decay_stop = 0
-    for slot in slots:
-        rows = -(-slot.shape[0] // D)
-        first, last = min(rank * rows, slot.shape[0]), min((rank + 1) * rows, slot.shape[0])
-        row_size = slot.numel // slot.shape[0]
-        if first < last:
-            pieces.append(SharePiece(slot, first * row_size, at, (last - first) * row_size))
-            at = aligned(at + pieces[-1].count)
-        if slot.is_decayed:
-            decay_stop = at
-    return Share(tuple(pieces), at, decay_stop)
-
-
-def is_decayed(shape: Sequence[int]) -> bool:
-    """Whether a parameter of this shape has weight decay: matrices and tables, not norms and biases."""
-    return len(shape) >= 2
-
-
-def decayed_first(shapes: Mapping[str, Sequence[int]], frozen: Collection[str]) -> list[str]:
-    """Names in flat order: parameters with weight decay first, otherwise as registered."""
-    return sorted(shapes, key=lambda name: name in frozen or not is_decayed(shapes[name]))
+    sections: names of the parameters of each section, in order; none is empty, and each name is in one of them.
+    frozen:   names of the parameters that training does not change.
+    """
+    found, at = [], 0
+    for names in sections:
+        slots = []
+        for name in names:
+            slots.append(Slot(name, tuple(shapes[name]), at, name in frozen))
+            at = aligned(at + slots[-1].numel)
+        found.append(tuple(slots))
+    layout = FlatLayout(tuple(found), aligned(at, ALIGNMENT * D), D)
+    assert {slot.name for slot in layout.slots} == shapes.keys()
+    assert len(layout.slots) == len(shapes)
+    return layout
 
 
 BUCKET_ELEMENTS = 6 * 1024 * 1024

@@ -190,28 +190,47 @@ def explain_fit(plan: Plan, translate: Translate) -> list[str]:
     return lines
 
 
-def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
-    """What is written, the textbook's size, and what stays on disk."""
-    size, N, D, kept = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D, plan.retention
-    parts = ", ".join(f"{name} {format_bytes(part)}" for name, part in size.parts.items())
+def explain_muon(plan: Plan, translate: Translate) -> list[str]:
+    """FLOPs of the orthogonalisations, and how ranks share them; empty if AdamW updates everything."""
+    work, settings = plan.muon, plan.config.optimizer.muon
+    if work is None:
+        return []
+    steps, D = plan.batch.steps, plan.batch.D
     return [
         translate(
-            "llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {total:,} bytes = {shown}; "
-            "{per_rank} from each of D = {D:,}",
-            N=N,
-            total=size.total,
-            shown=format_bytes(size.total),
-            per_rank=format_bytes(size.per_rank),
-            D=D,
+            "a matrix of m × n, m <= n: ns_steps·(4·n·m² + 2·m³) FLOPs, ns_steps = {ns_steps} (Keller Jordan 2024)",
+            ns_steps=settings.ns_steps,
         ),
-        translate("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
         translate(
-            "textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
-            total=size.textbook_total,
-            shown=format_bytes(size.textbook_total),
-            per_rank=format_bytes(size.textbook_per_rank),
-            D=D,
+            "{matrices:,} matrices: {each} per step, {total} in {steps:,} steps, in bf16; they do not grow with GB_tok",
+            matrices=work.matrices,
+            each=show_FLOPs(work.FLOPs),
+            total=show_FLOPs(work.FLOPs * steps),
+            steps=steps,
         ),
+        translate(
+            "each matrix has one owner; the busiest of D = {D:,} ranks has {share} of the work (1/D = {even})",
+            D=D,
+            share=show_percent(work.busiest_FLOPs / work.FLOPs),
+            even=show_percent(1 / D),
+        ),
+        translate(
+            "peak learning rate {lr:.3g}, of AdamW's parameters {other:.3g}",
+            lr=settings.lr,
+            other=plan.config.optimizer.lr,
+        ),
+    ]
+
+
+def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
+    """What is written, the textbook's size, and what stays on disk."""
+    size, kept = plan.checkpoint, plan.retention
+    parts = ", ".join(f"{name} {format_bytes(part)}" for name, part in size.parts.items())
+    written, textbook = _checkpoint_sizes(plan, translate)
+    return [
+        written,
+        translate("by part: {parts}; headers and JSON are less than 1 % more", parts=parts),
+        textbook,
         translate(
             "on disk: keep_last {newest:,} + best {best} + permanent {permanent:,} + the one being written = {n:,}, {total}",
             newest=kept.newest,
@@ -221,6 +240,41 @@ def explain_checkpoint(plan: Plan, translate: Translate) -> list[str]:
             total=format_bytes(kept.count * size.total),
         ),
     ]
+
+
+def _checkpoint_sizes(plan: Plan, translate: Translate) -> tuple[str, str]:
+    """What llmrun writes, and the textbook's size."""
+    size, N, D = plan.checkpoint, plan.parameters.N_params_total, plan.batch.D
+    ours = {"total": size.total, "shown": format_bytes(size.total), "per_rank": format_bytes(size.per_rank)}
+    theirs = {
+        "total": size.textbook_total,
+        "shown": format_bytes(size.textbook_total),
+        "per_rank": format_bytes(size.textbook_per_rank),
+    }
+    if size.N_muon:
+        return translate(
+            "llmrun writes fp32 weights and two fp32 moments, one for the {N_muon:,} parameters of Muon: "
+            "12·{N:,} - 4·{N_muon:,} = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,} on average",
+            N=N,
+            N_muon=size.N_muon,
+            D=D,
+            **ours,
+        ), translate(
+            "textbook, bf16 weights and fp32 moments: N·10 - N_muon·4 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
+            D=D,
+            **theirs,
+        )
+    return translate(
+        "llmrun writes fp32 weights and two fp32 moments: 12·N_params_total = 12·{N:,} = {total:,} bytes = {shown}; "
+        "{per_rank} from each of D = {D:,}",
+        N=N,
+        D=D,
+        **ours,
+    ), translate(
+        "textbook, bf16 weights and two fp32 moments: N·2 + N·8 = {total:,} bytes = {shown}; {per_rank} from each of D = {D:,}",
+        D=D,
+        **theirs,
+    )
 
 
 def explain_saving(plan: Plan, translate: Translate) -> list[str]:
@@ -271,6 +325,7 @@ def explanation(plan: Plan, translate: Translate = english) -> str:
         translate("what each D costs (the same bits for all)"): degree_lines,
         translate("parameters"): _parameters,
         "FLOPs": _flops,
+        "Muon": explain_muon,
         translate("memory per rank"): explain_memory,
         translate("remedies"): explain_fit,
         translate("checkpoint"): explain_checkpoint,

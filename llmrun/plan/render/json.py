@@ -70,6 +70,8 @@ def _model(plan: Plan) -> dict[str, Any]:
         "FLOPs": flops.exact,
         "FLOPs_per_token": flops.per_token,
         "FLOPs_recomputed": flops.recomputed,
+        "FLOPs_muon": plan.muon.FLOPs * plan.batch.steps if plan.muon else 0,
+        "N_params_muon": plan.muon.N_params if plan.muon else 0,
         "FLOPs_convention": USED,
         "FLOPs_by_convention": {
             convention.name: convention.per_token(shape, count) * tokens for convention in CONVENTIONS

@@ -133,6 +133,7 @@ def _model(plan: Plan, translate: Translate) -> list[str]:
             "N_params_total", show_count(count.N_params_total), f"{count.N_params_total:,}: {tables}, {head}"
         ),
         *row("FLOPs", show_FLOPs(flops.exact), translate("every product, attention as full square (PaLM)")),
+        *_muon(plan, translate),
         *row(
             "6·N_params·T",
             show_FLOPs(flops.six_NT),
@@ -150,6 +151,20 @@ def _own_model(plan: Plan, translate: Translate) -> list[str]:
         *row("N_params_total", show_count(count.N_params_total), f"{count.N_params_total:,}: {tables}"),
         *row("FLOPs", known, "" if plan.FLOPs else flops_lines(plan, translate)[0]),
     ]
+
+
+def _muon(plan: Plan, translate: Translate) -> list[str]:
+    """Muon's parameters and FLOPs; nothing if AdamW updates everything."""
+    if plan.muon is None:
+        return []
+    FLOPs = plan.muon.FLOPs * plan.batch.steps
+    meaning = translate(
+        "{share} more, for {matrices:,} matrices of {n} parameters",
+        share=UNKNOWN if plan.FLOPs is None else show_percent(FLOPs / plan.FLOPs),
+        matrices=plan.muon.matrices,
+        n=show_count(plan.muon.N_params).strip(),
+    )
+    return row("Muon", show_FLOPs(FLOPs), meaning)
 
 
 def _memory(plan: Plan, translate: Translate) -> list[str]:
@@ -194,11 +209,14 @@ def _memory(plan: Plan, translate: Translate) -> list[str]:
 def _checkpoint(plan: Plan, translate: Translate) -> list[str]:
     size, kept, saving = plan.checkpoint, plan.retention, plan.saving
     hardware = plan.config.hardware
-    lines = row(
-        translate("checkpoint"),
-        format_bytes(size.total),
-        translate("12 bytes per parameter, {per_rank} from each rank", per_rank=format_bytes(size.per_rank)),
-    )
+    each = format_bytes(size.per_rank)
+    if size.N_muon:
+        written = translate(
+            "12 bytes per parameter, 8 for one of Muon; {per_rank} from each rank on average", per_rank=each
+        )
+    else:
+        written = translate("12 bytes per parameter, {per_rank} from each rank", per_rank=each)
+    lines = row(translate("checkpoint"), format_bytes(size.total), written)
     lines += row(
         translate("on disk"),
         format_bytes(kept.count * size.total),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmrun.core.parameter_groups import MOMENT_SUFFIXES
 from llmrun.storage.ledger.compare import common_extent
 from llmrun.storage.ledger.distance import Distance, growth
 from llmrun.storage.ledger.explain import explain
@@ -103,8 +104,7 @@ def _finding_of(recorded: RecordedRun, executed: ExecutedSteps) -> Finding | Non
     fingerprints = fingerprints_of([executed])
     for compared in executed.checkpoints:
         if compared.differing:
-            moments = (".exp_avg", ".exp_avg_sq")
-            weights = tuple(name for name in compared.differing if not name.endswith(moments))
+            weights = tuple(name for name in compared.differing if not name.endswith(MOMENT_SUFFIXES))
             return Finding(
                 compared.step,
                 "weights" if weights else "optimizer",
