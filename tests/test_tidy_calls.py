@@ -103,6 +103,8 @@ APPENDING = {
 BROAD_EXCEPT = {
     "llmrun/launch/agent.py": "a fork's end: it must not return into its parent's code",
     "llmrun/launch/boot.py": "a probe's entry: whatever ends it is named to the launcher, and raised again",
+    "llmrun/core/model/foreign.py": "a user's model may raise anything; the error shows its lines",
+    "llmrun/core/model/arguments.py": "annotations are a user's code",
     "llmrun/cli/app.py": "the command line's entry: a bug becomes exit 70",
     "llmrun/runtime/worker.py": "the worker's entry: a bug reaches the launcher",
     "llmrun/launch/watch.py": "a display that fails must not end the run that it shows",

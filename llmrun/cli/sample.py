@@ -34,6 +34,8 @@ def sample(
     if not is_utf8(prompt):
         raise InputError(f"--prompt must be UTF-8, got {printable(prompt)}")
     generator = load_generator(find_run(run, runs_dir))
+    if generator.changed:
+        console.warn(f"the model's code was changed since the run: {', '.join(generator.changed)}")
     text = generator.generate(prompt, Sampling(seed, tokens, temperature, top_k))
     if as_json:
         console.emit_json({"text": text, "prompt": prompt, "seed": seed, "step": generator.checkpoint.step})

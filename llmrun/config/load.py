@@ -216,12 +216,13 @@ def _refuse_fields_of_builtin(config: Config, unvalidated: UnvalidatedConfig, pr
             message = f"{given.spelled} is of the built-in model, and model.factory is given"
             hint = f"leave it out, or give it to the factory as `model.args.{key.removeprefix('model.')}`"
             problems.add(given.location, message, given.spelled, hint)
-        elif key in OF_FACTORY and config.model.factory is None and "model.factory" not in unvalidated.given:
+        elif key in OF_FACTORY and "model.factory" not in unvalidated.given and given.node != NULL:
             message = f"{given.spelled} requires model.factory"
             hint = "give `model.factory: package.module:function` (docs/own-model.md)"
             problems.add(given.location, message, given.spelled, hint)
 
 
+NULL = yaml_reader.Scalar(None, "null")
 OF_FACTORY = ("model.args", "model.import_root")
 """Fields that only a factory has."""
 

@@ -35,9 +35,6 @@ FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 class ModelConfig(Section):
     """The decoder-only transformer, or a model of the user's own (`factory`)."""
 
-    factory: str | None = numeric(None, unit="function", allowed="package.module:function", meaning="Function of your own that returns the model, an nn.Module (docs/own-model.md); then only args, import_root and vocab_size apply in this section", pattern=FACTORY_PATTERN)  # fmt: skip
-    args: Annotated[dict[str, Any], BeforeValidator(as_arguments)] | None = numeric(None, unit="mapping", allowed="a mapping of the factory's arguments to values", meaning="Keyword arguments of the factory")  # fmt: skip
-    import_root: str | None = operational(None, unit="path", meaning="Directory that the factory's module is looked up in, after the installed packages; relative to the config file, default its directory", min_length=1)  # fmt: skip
     preset: str | None = numeric(None, unit="name", allowed="the name of a published model, such as llama3-8b", meaning="Shape of a published model, for the keys of `model` and `batch.L_ctx` that are not given; some presets are for `plan` only")  # fmt: skip
     n_layers: Count = numeric(6, unit="blocks", meaning="Number of transformer blocks")
     d_model: Width = numeric(256, unit="elements", meaning="Width of the residual stream")
@@ -70,6 +67,9 @@ class ModelConfig(Section):
     dropout: float = numeric(
         0.0, unit="probability", meaning="Dropout on embeddings and residual branches", ge=0, lt=1
     )
+    factory: str | None = numeric(None, unit="function", allowed="package.module:function", meaning="Function of your own that returns the model, an nn.Module (docs/own-model.md); then only args, import_root and vocab_size apply in this section", pattern=FACTORY_PATTERN)  # fmt: skip
+    args: Annotated[dict[str, Any], BeforeValidator(as_arguments)] | None = numeric(None, unit="mapping", allowed="a mapping of the factory's arguments to values", meaning="Keyword arguments of the factory")  # fmt: skip
+    import_root: str | None = operational(None, unit="path", meaning="Directory that the factory's module is looked up in, after the installed packages; relative to the config file, default its directory", min_length=1)  # fmt: skip
 
 
 class BatchConfig(Section):

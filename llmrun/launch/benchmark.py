@@ -1,12 +1,14 @@
 """Times a few real steps of a config by real workers in a temporary directory."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.core.lanes import cost_of
@@ -28,6 +30,8 @@ from llmrun.storage.metrics.jsonl import Row, Tail
 from llmrun.storage.metrics.names import STEP_SECONDS
 
 SEGMENT = 1
+WORK_COUNT = "work-count.json"
+"""Written by `llmrun.runtime.work_count`."""
 RANDOM_TOKENS = 2**20
 
 
@@ -66,6 +70,7 @@ def trial(
         make_directories(run.segment_logs(SEGMENT))
         make_directories(run.checkpoints)
         spec = make_worker_spec(resolved, data_path, None, segment=SEGMENT, until_step=resolved.batch.steps)
+        spec = replace(spec, counts_work=resolved.shape is None)
         spec.write(run.worker_spec_file(SEGMENT))
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor")}  # torch makes it, used or not
         environment = worker_environment(os.environ | caches, resolved.config.hardware.threads_per_rank)
@@ -146,9 +151,16 @@ def calibrate(resolved: Resolved, backend: ProcessBackend, check: Callable[[], N
             if watch.is_done:
                 energy_J = None if meter is None else meter.joules()
                 break
+        counted = work_count(run)
     lanes = max(cost_of(size.V, size.D).lanes_per_rank)
     micro_batches = lanes * config.batch.micro_batches_per_lane
-    return Timed(tuple(watch.step_s), size.D, micro_batches, energy_J, device_name(device))
+    return Timed(tuple(watch.step_s), size.D, micro_batches, energy_J, device_name(device), **counted)
+
+
+def work_count(run: RunDirectory) -> dict[str, Any]:
+    """What the workers of a trial have counted of a model of the user's own; empty for the built-in model."""
+    path = run.path / WORK_COUNT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def devices_here(resolved: Resolved) -> int:

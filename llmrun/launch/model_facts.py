@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmrun.config.resolve import Resolved, factory_call
 from llmrun.config.schema import Config
 from llmrun.core.model.facts import ModelFacts
-from llmrun.errors import error_of
+from llmrun.errors import InputError, Place, error_of
 from llmrun.launch.torchrun import ProcessBackend, worker_environment
 from llmrun.machine import MODEL
 
@@ -35,4 +35,28 @@ def with_model_facts(resolved: Resolved, backend: ProcessBackend, check: Callabl
     answer = backend.describe_model(environment, check)
     if "refused" in answer:
         raise error_of(answer["refused"])
-    return replace(resolved, facts=ModelFacts.of_json(answer["facts"]))
+    facts = ModelFacts.of_json(answer["facts"])
+    if config.strategy == "shard" and resolved.batch.D > 1:
+        refuse_unshardable(facts)
+    return replace(resolved, facts=facts)
+
+
+def refuse_unshardable(facts: ModelFacts) -> None:
+    """Raises InputError for a model that `strategy: shard` cannot cut: it gathers block by block, and cuts by rows."""
+    scalars = [name for name, shape in facts.parameters.items() if not shape]
+    apart = [
+        f"{name} and {first}"
+        for name, first in facts.tied.items()
+        if facts.block_of(name) != facts.block_of(first)
+    ]
+    reason = None
+    if scalars:
+        reason = f"parameters to have a dimension, and {scalars[0]} has none"
+    elif apart:
+        reason = f"shared parameters to be in one block, and {apart[0]} are not"
+    if reason is not None:
+        raise InputError(
+            f"strategy: shard requires {reason}",
+            where=Place(key="strategy"),
+            hints=["`--set strategy=replicate` gives the same bits"],
+        )

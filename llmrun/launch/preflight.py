@@ -235,7 +235,9 @@ def run_preflight(
         check_gpus_of_torch(inputs.resolved, probe)
         wait_for([git, packages], check, notify)
         state = git.answer().with_untracked(probe.source_files)
-        snapshot = take_snapshot(state, packages.answer(), probe.environment, probe.recorded, environment)
+        snapshot = take_snapshot(
+            state, packages.answer(), probe.environment, probe.recorded, environment, probe.source_files
+        )
     finally:
         packages.withdraw()
         git.withdraw()

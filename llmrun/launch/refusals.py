@@ -104,11 +104,16 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Chang
 
 
 def refuse_unless_allowed(
-    differences: Sequence[ChangeToAllow], allow: frozenset[str], command: str, step: int
+    differences: Sequence[ChangeToAllow],
+    allow: frozenset[str],
+    command: str,
+    step: int,
+    source_diff: Sequence[str] = (),
 ) -> list[str]:
     """The kinds of change that are there and allowed, in order.
 
-    command: what the user would type again, without `--allow`.
+    command:     what the user would type again, without `--allow`.
+    source_diff: how the sources of the user's own model differ, shown if the code is refused.
     Raises RefusedError with every difference that is not allowed.
     """
     refused = [difference for difference in differences if difference.part not in allow]
@@ -120,12 +125,14 @@ def refuse_unless_allowed(
         "undo the change to continue exactly",
         f"`{command} {allowing}` accepts the change and records it",
     ]
+    shown = source_diff if "code" in parts else ()
     if len(refused) == 1:
-        raise RefusedError(
-            refused[0].message, caused_by=[f"{parts[0]} changed since step {step}"], hints=hints
-        )
+        lines = [f"{parts[0]} changed since step {step}", *shown]
+        raise RefusedError(refused[0].message, caused_by=lines, hints=hints)
     lines = [line for part in parts for line in part_lines(part, refused)]
-    raise RefusedError(f"{' and '.join(parts)} changed since step {step}", caused_by=lines, hints=hints)
+    raise RefusedError(
+        f"{' and '.join(parts)} changed since step {step}", caused_by=[*lines, *shown], hints=hints
+    )
 
 
 def part_lines(part: str, differences: Sequence[ChangeToAllow]) -> list[str]:

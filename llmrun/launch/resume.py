@@ -49,6 +49,7 @@ from llmrun.launch.resume_config import (
 from llmrun.launch.rollback import check_ledger, roll_back, tails_to_audit
 from llmrun.launch.segment import close_open_segment
 from llmrun.launch.select_checkpoint import SegmentStart, select_start
+from llmrun.launch.source_diff import source_diff
 from llmrun.provenance.fingerprint import Fingerprint
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import config_of_segment, read_record_or_refuse
@@ -162,7 +163,8 @@ def _prepare(
     # What changed, and whether it is allowed
     check_origin_of_checkpoint(run, record, start)
     changes = find_changes(record, reference, preflight, stop.check)
-    allowed = refuse_unless_allowed(changes.differences, options.allow, command.text, start.step)
+    diff = source_diff(run, reference, preflight.snapshot.sources)
+    allowed = refuse_unless_allowed(changes.differences, options.allow, command.text, start.step, diff)
     for line in [*changes.not_compared, *learning_rate_lines(point.old_config, inputs.resolved, start.step)]:
         notify(line)
 

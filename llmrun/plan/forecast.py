@@ -173,6 +173,8 @@ class Timed:
     micro_batches: of the busiest rank in one step.
     energy_J:      of all devices during these steps; None without an energy counter.
     where:         the name of the device.
+    FLOPs_per_token: forward and backward, as torch counts them; None if they were not counted.
+    peak_memory_bytes: of one rank, without the host's copy of a checkpoint; None if unknown.
     """
 
     step_s: tuple[float, ...]
@@ -180,6 +182,8 @@ class Timed:
     micro_batches: int
     energy_J: float | None
     where: str
+    FLOPs_per_token: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,7 @@ class TimeEstimate:
     energy_kWh:        of the devices, without PUE; None if it was not measured.
     mfu:               0 … 1; None if the peak is unknown.
     steps_timed, D_timed, where: of the timed steps.
+    FLOPs_per_token, peak_memory_bytes: as counted and measured in a model of the user's own; None if not.
     """
 
     step_s: float
@@ -205,6 +210,8 @@ class TimeEstimate:
     steps_timed: int
     D_timed: int
     where: str
+    FLOPs_per_token: int | None = None
+    peak_memory_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields, for `--json`."""
@@ -259,6 +266,8 @@ def estimate(
         steps_timed=len(timed.step_s),
         D_timed=timed.D,
         where=timed.where,
+        FLOPs_per_token=None if timed.FLOPs_per_token is None else round(timed.FLOPs_per_token),
+        peak_memory_bytes=timed.peak_memory_bytes if timed.D == batch.D else None,
     )
 
 

@@ -338,9 +338,20 @@ def _low_precision(shape: ModelShape, setting: Setting, *, in_block: bool = Fals
 __all__ = ["Memory", "MemoryPart", "Setting", "memory_of"]
 
 
-def state_memory(setting: Setting, N: int) -> Memory:
-    """The parts of one rank's memory that do not depend on the model's operations.  N: N_params_total."""
-    return Memory(tuple(state_parts(setting, N)), checkpoint_buffer(setting, N), None)
+def state_memory(setting: Setting, N: int, peak_bytes: int | None) -> Memory:
+    """The parts of one rank's memory that do not depend on the model's operations, and what else was measured.
+
+    N:          N_params_total.
+    peak_bytes: measured in steps that saved no checkpoint; None if unknown: then `moment` is None.
+    """
+    parts, buffer = state_parts(setting, N), checkpoint_buffer(setting, N)
+    if peak_bytes is None:
+        return Memory(tuple(parts), buffer, None)
+    exact = [part for part in parts if part.name != "libraries"]
+    known = sum(part.bytes for part in exact if part.name != buffer.name)
+    means = "measured peak without the other parts: activations and libraries"
+    rest = MemoryPart("activations", max(0, peak_bytes - known), "", means)
+    return Memory((*exact, rest), buffer, "as measured")
 
 
 def memory_of(shape: ModelShape, setting: Setting) -> Memory:

@@ -132,6 +132,7 @@ def make_plan(
     Raises InputError if the hardware table does not have the accelerator.
     """
     config, batch, shape = resolved.config, resolved.batch, resolved.shape
+    timed = None if measured is None else measured.timed
     lanes = cost_of(batch.V, batch.D)
     parameters = _parameters_of(resolved)
     recomputes = config.activation_checkpointing == "block"
@@ -153,7 +154,7 @@ def make_plan(
         retention=retention_in(config, batch.steps),
         saving=_saving(config, batch, size, costs.time_hours),
         setting=setting,
-        memory=state_memory(setting, parameters.N_params_total)
+        memory=state_memory(setting, parameters.N_params_total, timed.peak_memory_bytes if timed else None)
         if shape is None
         else memory_of(shape, setting),
         costs=costs,
@@ -162,6 +163,7 @@ def make_plan(
         preset=resolved.preset,
         measured=measured,
         states_A=resolved.states_A,
+        counted_FLOPs=timed.FLOPs_per_token if timed else None,
         rates=rates_of(batch, training_spec(resolved).schedule, config.optimizer.lr),
     )
 

@@ -59,6 +59,7 @@ class ImportRecorder:
     """Records the files that this process has executed as modules.
 
     files: paths of the user's files, in the order of execution.
+    paths: the same by import path.
     trail: a file descriptor to which the path of each of the user's files is written before it runs; None for none.
     """
 
@@ -71,6 +72,7 @@ class ImportRecorder:
         self._seen_modules: set[str] = set()
         self._covered: Mapping[str, str] | None = None
         self.files: list[str] = []
+        self.paths: dict[str, str] = {}
         self.trail: int | None = None
 
     @classmethod
@@ -117,6 +119,7 @@ class ImportRecorder:
         if is_llmrun(key):
             return
         self.files.append(path)
+        self.paths[key] = path
         if self.trail is not None:
             os.write(self.trail, os.fsencode(f"executing {path}\n"))
 

@@ -68,6 +68,7 @@ class WorkerSpec:
     baseline:     whether the loss is watched against the run's baseline.json.
     token:        of the launcher's lock: a worker that finds another one in run.lock stops writing
                   (`run.lock.Fence`).  None: the lock is not checked.
+    counts_work:  whether FLOPs and peak memory are written to work-count.json in the run's directory.
     """
 
     segment: int
@@ -93,6 +94,7 @@ class WorkerSpec:
     preimages: dict[str, Any] = field(default_factory=dict)
     mapped_files: dict[str, Any] = field(default_factory=dict)
     token: str | None = None
+    counts_work: bool = False
 
     def write(self, path: Path) -> None:
         """Write the file durably.  Raises OSError."""

@@ -4,7 +4,6 @@ A checkpoint holds parameters only, so anything else that changes from step to s
 """
 
 import hashlib
-import random
 import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -140,12 +139,15 @@ class _Reader:
             return _sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes())
         if isinstance(value, torch.Generator):
             return _sha256(value.get_state().numpy().tobytes())
-        if isinstance(value, random.Random):
-            return _sha256(repr(value.getstate()).encode())
-        if isinstance(value, np.random.Generator | np.random.RandomState):
-            bits = getattr(value, "bit_generator", value)
-            return _sha256(repr(getattr(bits, "state", None) or value.get_state()).encode())  # type: ignore[union-attr]
-        return None
+        for read in GENERATOR_STATES:
+            if not isinstance(value, type) and callable(getattr(value, read, None)):
+                return _sha256(repr(getattr(value, read)()).encode())
+        bits = getattr(value, "bit_generator", None)
+        return None if bits is None else _sha256(repr(bits.state).encode())
+
+
+GENERATOR_STATES = ("getstate", "get_state")
+"""Methods by which generators of Python and numpy give their state."""
 
 
 def _sha256(content: bytes) -> str:

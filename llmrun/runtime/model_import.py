@@ -66,13 +66,13 @@ def import_model(model: ModelImport, spec: FactorySpec | None = None) -> Factory
     """
     open_import_root(model)
     recorder = ImportRecorder.install()
-    before, n_files = recorder.installed_files(), len(recorder.files)
+    n_files = len(recorder.files)
     spec = FactorySpec(model.call) if spec is None else spec
     _ = spec.facts
     _files.clear()
     _files.update(recorder.files[n_files:])
     _packages.clear()
-    _packages.update(distributions_of(recorder.installed_files() - before))
+    _packages.update(distributions_of(recorder.installed_files()))
     return spec
 
 

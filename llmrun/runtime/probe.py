@@ -23,7 +23,7 @@ from llmrun.provenance.imports import ImportRecorder
 from llmrun.provenance.mapped_libraries import FileSum
 from llmrun.provenance.redaction import is_secret
 from llmrun.runtime.environment import environment
-from llmrun.runtime.model_import import ModelImport, import_model
+from llmrun.runtime.model_import import ModelImport, import_model, own_files
 
 TRANSPORT_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_")
 
@@ -47,9 +47,16 @@ def probe(device: str, known: Mapping[str, FileSum] | None = None) -> dict[str, 
     files = {path: [file.sha256, *file.identity] for path, file in libraries.items()}
     return {
         "environment": found,
-        "recorded": {**recorded(), "mapped_files": files},
+        "recorded": {**recorded(), "mapped_files": files, **own_paths()},
         "source_files": source_files(),
     }
+
+
+def own_paths() -> dict[str, dict[str, str]]:
+    """The files of the user's own model, by import path, as `own_files`; empty for the built-in model."""
+    files = own_files()
+    found = {name: path for name, path in ImportRecorder.install().paths.items() if path in files}
+    return {"own_files": found} if found else {}
 
 
 def recorded() -> dict[str, Any]:

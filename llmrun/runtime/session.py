@@ -47,6 +47,7 @@ from llmrun.runtime.progress import PeakMemory, Progress
 from llmrun.runtime.recorder import PRODUCER, Recorder
 from llmrun.runtime.self_check import check_after_training, check_before_training
 from llmrun.runtime.state_dict import restore
+from llmrun.runtime.work_count import WorkCount
 from llmrun.storage.checkpoint.reader import Checkpoint, open_checkpoint
 from llmrun.storage.ledger.compare import Audit
 from llmrun.storage.ledger.reader import LedgerReader
@@ -115,7 +116,7 @@ def run_segment(
             None if checkpoint is None else checkpoint.trainer,
             fence,
             [
-                *_watching(spec, progress, worker_spec),
+                *_watching(run, spec, progress, worker_spec),
                 *instruments(run, worker_spec, loader.batches),
                 *attached(),
             ],
@@ -125,11 +126,14 @@ def run_segment(
         return kind
 
 
-def _watching(spec: TrainingSpec, progress: Progress, worker_spec: WorkerSpec) -> list[Hooks]:
-    """The watch of a user's own model; none for the built-in one."""
-    if not isinstance(spec.model, FactorySpec):
-        return []
-    return [ModelWatch(spec.model.facts, progress, worker_spec.until_step)]
+def _watching(
+    run: RunDirectory, spec: TrainingSpec, progress: Progress, worker_spec: WorkerSpec
+) -> list[Hooks]:
+    """What watches a user's own model, and what counts its work if that is asked for."""
+    found: list[Hooks] = [WorkCount(run, progress)] if worker_spec.counts_work else []
+    if isinstance(spec.model, FactorySpec):
+        found.append(ModelWatch(spec.model.facts, progress, worker_spec.until_step))
+    return found
 
 
 def _loader(

@@ -140,29 +140,37 @@ def as_known(error: Exception) -> LlmrunError:
             caused_by=first_line,
             hints=["if memory ran out, lower data.num_workers"],
         )
-    lines = own_lines(error)
-    if "does not have a deterministic implementation" in message:
-        return RunFailedError(
-            "an operation has no deterministic implementation on this device",
-            caused_by=[*lines, *first_line],
-        )
     if isinstance(error, torch.AcceleratorError):
         return RunFailedError("the GPU reported an error", caused_by=first_line)
+    own = of_own_model(error)
+    if own is not None:
+        return own
     if isinstance(error, OSError):
         return RunFailedError(
             f"operating system error: {error.strerror or error}", where=str(error.filename or "") or None
-        )
-    if lines:
-        return InputError(
-            f"the model failed: {type(error).__name__}: {message}",
-            where=Place(key="model.factory"),
-            caused_by=lines,
         )
     bug = LlmrunError(
         f"a bug of llmrun: {type(error).__name__}: {message}", hints=["please report it with this log"]
     )
     assert bug.exit_code == EXIT_BUG
     return bug
+
+
+def of_own_model(error: Exception) -> LlmrunError | None:
+    """The error to report if an operation has no deterministic kernel, or if the user's own model failed; else None."""
+    lines, message = own_lines(error), str(error)
+    if "does not have a deterministic implementation" in message:
+        return RunFailedError(
+            "an operation has no deterministic implementation on this device",
+            caused_by=[*lines, *message.splitlines()[:1]],
+        )
+    if not lines:
+        return None
+    return InputError(
+        f"the model failed: {type(error).__name__}: {message}",
+        where=Place(key="model.factory"),
+        caused_by=lines,
+    )
 
 
 LINES_SHOWN = 6

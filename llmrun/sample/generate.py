@@ -1,6 +1,7 @@
 """Generates text with the weights of a checkpoint (torch).  The same seed draws the same tokens on the same machine."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from llmrun.config.resolve import Resolved, resolved_of
 from llmrun.config.schema import Config
 from llmrun.core.generators import cpu_generator
 from llmrun.core.model.build import build
+from llmrun.core.model.factory import FactorySpec
 from llmrun.core.model.language_model import NextTokenModel
 from llmrun.data.location import locate_dataset
 from llmrun.data.manifest import DatasetManifest, read_manifest
 from llmrun.data.tokenizers import Tokenizer, load_tokenizer
 from llmrun.errors import DamagedError, InputError, RefusedError
+from llmrun.provenance.imports import ImportRecorder
 from llmrun.run.directory import RunDirectory
 from llmrun.run.history import config_in_force, dataset_paths
 from llmrun.run.record import RunRecord, read_record
 from llmrun.run.record_check import record_check_of
-from llmrun.runtime.model_import import ModelImport, open_import_root
+from llmrun.runtime.model_import import ModelImport, import_model, own_files
 from llmrun.storage.checkpoint.reader import Checkpoint
 from llmrun.storage.checkpoint.verification import newest_sound
 from llmrun.text import command
@@ -40,13 +43,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """The model of a run's newest sound checkpoint, and its tokenizer."""
+    """The model of a run's newest sound checkpoint, and its tokenizer.
+
+    changed: files of a user's own model that are not as they were when the run was trained.
+    """
 
     model: NextTokenModel
     tokenizer: Tokenizer
     eot_id: int
     resolved: Resolved
     checkpoint: Checkpoint
+    changed: tuple[str, ...] = ()
 
     def generate(self, prompt: str, sampling: Sampling) -> str:
         """The prompt and up to `sampling.tokens` tokens after it, up to the end of the document."""
@@ -93,13 +100,29 @@ def load_generator(run: RunDirectory) -> TextGenerator:
     refuse_other_model(run, record, config)
     resolved = resolved_of(config, 1)
     directory, manifest = find_dataset(run, record)
+    model = loaded_model(resolved, checkpoint)
     return TextGenerator(
-        model=loaded_model(resolved, checkpoint),
+        model=model,
         tokenizer=load_tokenizer(directory, manifest),
         eot_id=manifest.tokenizer.eot_id,
         resolved=resolved,
         checkpoint=checkpoint,
+        changed=changed_files(record.preimages_of(record.last)["code"]),
     )
+
+
+def changed_files(recorded: Mapping[str, str]) -> tuple[str, ...]:
+    """The import paths of the user's own model whose source is not the recorded one; empty for the built-in model.
+
+    recorded: the code part of the fingerprint.
+    """
+    files = own_files()
+    if not files:
+        return ()
+    recorder = ImportRecorder.install()
+    digests = recorder.source_files()
+    own = [name for name, path in recorder.paths.items() if path in files]
+    return tuple(name for name in own if digests.get(name) != recorded.get(name))
 
 
 def refuse_other_model(run: RunDirectory, record: RunRecord, config: Config) -> None:
@@ -149,9 +172,11 @@ def loaded_model(resolved: Resolved, checkpoint: Checkpoint) -> NextTokenModel:
             parameter.copy_(torch.from_numpy(checkpoint.read(name)).view(parameter.shape))
 
     own = ModelImport.of(resolved.config)
-    if own is not None:
-        open_import_root(own)
     spec = resolved.model
+    if own is not None:
+        assert isinstance(spec, FactorySpec)
+        ImportRecorder.install()
+        import_model(own, spec)
     model = build(spec, lambda _, size: torch.empty(size, dtype=torch.float32), fill)
     model.eval()
     return spec.next_token(model)

@@ -16,7 +16,7 @@ NUMERIC = """
 seed T_tokens
 model.preset model.n_layers model.d_model model.n_heads model.n_kv_heads model.head_dim model.d_ff model.vocab_size
 model.tie_embeddings model.mlp model.norm model.norm_eps model.position model.rope_theta model.bias
-model.qkv_bias model.qk_norm model.dropout
+model.qkv_bias model.qk_norm model.dropout model.factory model.args
 batch.GB_tok batch.μ_tok batch.L_ctx batch.V
 optimizer.name optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay optimizer.grad_clip
 optimizer.implementation
@@ -26,6 +26,7 @@ precision compile hardware.device hardware.threads_per_rank reproducibility.mode
 
 OPERATIONAL = """
 name runs_dir batch.D batch.A batch.uneven strategy activation_checkpointing
+model.import_root
 data.path data.num_workers data.verify data.on_damage data.order_file
 eval.every_steps eval.windows
 checkpoint.every_minutes checkpoint.every_steps checkpoint.keep_last checkpoint.keep_best

@@ -55,7 +55,7 @@ class TiedSpec:
     n_parameters = VOCABULARY * WIDTH + WIDTH * WIDTH + WIDTH
     blocks = ("block",)
     flops_per_token = None
-    shape = None
+    frozen = frozenset()
 
     def build(self, *, recompute_blocks: bool) -> nn.Module:
         """See `ModelSpec.build`."""

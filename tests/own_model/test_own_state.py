@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from own_sources import CONFIG, MODEL, PARTS
 
+from own_model.project import CONFIG, MODEL, PARTS
 from warm.bits import assert_equal_runs, tensors_of
 
 FORWARD = "    def forward(self, x):\n"

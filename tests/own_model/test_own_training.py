@@ -3,22 +3,11 @@
 from pathlib import Path
 
 import pytest
-from own_sources import CONFIG, MODEL, PARTS
 
+from llmrun.errors import RefusedError
+from own_model.project import PARTS
 from warm.bits import assert_equal_runs
 from warm.pool import dying
-
-
-@pytest.fixture
-def own(driver, dataset):
-    """A driver whose config names the model above, in a directory that is not the working directory."""
-    place = driver.directory / "project"
-    place.mkdir()
-    (place / "model.py").write_text(MODEL)
-    (place / "parts.py").write_text(PARTS)
-    driver.config = place / "config.yaml"
-    driver.config.write_text(CONFIG.replace("DATA", str(dataset)))
-    return driver
 
 
 def test_the_same_bits_for_every_D_and_across_a_kill(own, pool, server):
@@ -33,12 +22,16 @@ def test_the_same_bits_for_every_D_and_across_a_kill(own, pool, server):
 
 
 def test_a_changed_module_is_refused(own, pool):
-    """`resume` refuses a module that was changed, with its name."""
+    """`resume` refuses a module that was changed, with its name and a diff, and goes on if it is allowed."""
     own.train(pool, "one", until=3)
     parts = Path(own.directory / "project" / "parts.py")
     parts.write_text(PARTS.replace("torch.tanh", "torch.sin"))
-    with pytest.raises(Exception, match=r"parts\.py"):
+    with pytest.raises(RefusedError, match=r"parts\.py") as refused:
         own.resume(pool, "one")
+    lines = refused.value.caused_by
+    assert any(line.startswith("-") and "torch.tanh" in line for line in lines)
+    assert any(line.startswith("+") and "torch.sin" in line for line in lines)
+    assert own.resume(pool, "one", allow=("code",)).end.why == "finished"
 
 
 def test_shard_and_recomputed_blocks_give_the_same_bits(own, pool, server):

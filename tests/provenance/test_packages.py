@@ -1,9 +1,15 @@
 """Which packages are installed, and who says so."""
 
+import re
 import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+from torch import version as torch_version
 
+from llmrun.provenance.installed import DEPENDENCIES, distributions_of
 from llmrun.provenance.packages import PackageQuestion, Packages, from_metadata, without_secrets
 
 from .conftest import is_running
@@ -108,3 +114,17 @@ def test_lines_carry_no_credentials(line, clean):
 def test_an_empty_environment_is_an_empty_text():
     """Nothing installed is nothing written."""
     assert Packages((), "pip freeze").text == ""
+
+
+def test_the_own_dependencies_are_those_of_the_project():
+    """The packages that no model adds to the fingerprint are llmrun's dependencies in pyproject.toml."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert tuple(re.split("[>=]", line)[0] for line in project["dependencies"]) == DEPENDENCIES
+
+
+def test_a_package_is_named_by_version_and_code():
+    """A file of an installed distribution names it; one of llmrun's dependencies is left out."""
+    found = distributions_of({pytest.__file__, str(Path(torch_version.__file__))})
+    assert set(found) == {"pytest"}
+    assert found["pytest"]["version"] == version("pytest")
+    assert len(found["pytest"]["code"]) == 64

@@ -76,6 +76,10 @@ class ModelFacts:
         """Elements of `tables`."""
         return sum(prod(self.parameters[name]) for name in self.tables)
 
+    def block_of(self, parameter: str) -> str | None:
+        """The block that a parameter belongs to, by its name; None if it is outside the blocks."""
+        return next((block for block in self.blocks if parameter.startswith(f"{block}.")), None)
+
     def as_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
         return asdict(self)
