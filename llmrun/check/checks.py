@@ -8,7 +8,8 @@ from llmrun.check.differences import difference_between, saved_states
 from llmrun.check.inspected import findings_of_inspection
 from llmrun.check.report import CheckReport, Finding, Measured
 from llmrun.check.scratch import Execution, Part, ScratchRuns, V, Variant
-from llmrun.errors import LlmrunError
+from llmrun.errors import InputError, LlmrunError
+from llmrun.launch.model_facts import refuse_unshardable
 from llmrun.run.inspection import Inspection
 from llmrun.storage.checkpoint.layout import steps_in
 
@@ -136,8 +137,14 @@ class Check:
         """Whether a variant equals the reference, if this machine can execute it."""
         if self._runs.ranks_most < variant.D:
             return Finding(name, title, "not_judged", (f"it needs {variant.D} GPUs",))
-        if variant.recomputes and not self._runs.scratch.resolved.model.blocks:
+        resolved = self._runs.scratch.resolved
+        if variant.recomputes and not resolved.model.blocks:
             return Finding(name, title, "not_judged", ("the model has no blocks",))
+        if variant.strategy == "shard" and resolved.facts is not None:
+            try:
+                refuse_unshardable(resolved.facts)
+            except InputError as refused:
+                return Finding(name, title, "not_judged", (refused.message,))
         return self._judged(name, title, reference, self._execute(name, variant, Part(self._steps)))
 
     @staticmethod

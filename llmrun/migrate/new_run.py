@@ -39,6 +39,7 @@ from llmrun.migrate.tensors import NewModel, OldState
 from llmrun.run.directory import RunDirectory, draft_directory, refuse_inside_run
 from llmrun.run.origin import MIGRATION_FORMAT, Origin
 from llmrun.run.record_check import record_check_for, record_check_of
+from llmrun.runtime.model_import import ModelImport, open_import_root
 from llmrun.storage.checkpoint.errors import CheckpointWriteError
 from llmrun.storage.checkpoint.layout import MANIFEST, step_name
 from llmrun.storage.checkpoint.listing import checkpoints_of, is_checkpoint
@@ -166,6 +167,9 @@ def check_step(parent: Checkpoint, inputs: RunInputs) -> None:
 def run_mapping(script: Script, parent: Checkpoint, inputs: RunInputs) -> Mapped:
     """Run the script, and check what it returns.  Raises InputError."""
     resolved = inputs.resolved
+    own = ModelImport.of(resolved.config)
+    if own is not None:
+        open_import_root(own)
     moments = moments_of(training_spec(resolved).groups)
     old, new = OldState(parent), NewModel(resolved.model, resolved.config.seed, moments)
     returned, line = run_script(script, old, new)

@@ -1,7 +1,6 @@
 """Checks of small models of tests/check/models, by the warm pool."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +15,7 @@ from warm.pool import PoolBackend
 
 __all__ = ["server"]
 
+ROOT = Path(__file__).parents[2]
 MODELS = Path(__file__).parent / "models"
 
 CONFIG = """
@@ -40,6 +40,11 @@ def check(directory: Path, config: str, backend, *overrides: str) -> CheckReport
     """The report of a check in `directory`."""
     path = directory / "config.yaml"
     path.write_text(config)
+    return check_file(directory, path, backend, *overrides)
+
+
+def check_file(directory: Path, path: Path, backend, *overrides: str) -> CheckReport:
+    """The report of a check of a config file, with a scratch directory in `directory`."""
     scratch = directory / "scratch"
     scratch.mkdir()
     loaded = load_config(path, overrides)
@@ -50,11 +55,6 @@ def check(directory: Path, config: str, backend, *overrides: str) -> CheckReport
 def config_of(factory: str, root: Path = MODELS) -> str:
     """A config whose model is made by `factory`."""
     return CONFIG.replace("FACTORY", factory).replace("ROOT", str(root))
-
-
-def broken_of(report: CheckReport) -> dict[str, SimpleNamespace]:
-    """The findings that do not hold, by name."""
-    return {finding.name: finding for finding in report.broken}
 
 
 @pytest.fixture
@@ -89,3 +89,13 @@ def inspect(server, tmp_path, monkeypatch):
         return found
 
     return inspected
+
+
+@pytest.fixture
+def checked_example(server, tmp_path, monkeypatch):
+    """Checks a config of examples/own-model with short sequences."""
+    monkeypatch.chdir(tmp_path)
+    short = ("model.vocab_size=97", "batch.L_ctx=16", "batch.μ_tok=64", "batch.GB_tok=2Ki")
+    return lambda name: check_file(
+        tmp_path, ROOT / "examples" / "own-model" / f"{name}.yaml", PoolBackend(server), *short
+    )

@@ -141,6 +141,17 @@ def test_the_built_in_model_raises_no_alarm(checked_built_in):
     assert {finding.outcome for finding in report.findings} == {"yes"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["gpt2", "llama", "qwen3", "mamba"])
+def test_models_that_nobody_here_wrote_raise_no_alarm(checked_example, example):
+    """The classes of `transformers` keep the promise in every execution, sharded and recomputed too."""
+    pytest.importorskip("transformers")
+    report = checked_example(example)
+
+    assert report.broken == ()
+    assert {each.outcome for each in report.findings} <= {"yes", "warning"}
+
+
 def test_the_first_difference_is_that_of_the_reference_order():
     """Ranks run micro-batches side by side; the order of the reference decides which difference is first."""
     one = entries("0 forward a 1", "0 backward a 2", "1 forward a 3", "1 backward a 4")

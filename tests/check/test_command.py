@@ -36,7 +36,7 @@ def project(tmp_path, monkeypatch):
 def check(project: Path, factory: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     (project / "config.yaml").write_text(CONFIG.replace("FACTORY", factory))
-    line = [sys.executable, "-m", "llmrun", "check", "config.yaml", "--synthetic", "--json", *options]
+    line = [sys.executable, "-P", "-m", "llmrun", "check", "config.yaml", "--synthetic", "--json", *options]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(line, cwd=project, env=environment, capture_output=True, text=True, check=False)
 

@@ -24,16 +24,17 @@ def migrate(old, new):
 def commands(pool, monkeypatch):
     """A function that runs a command with warm workers, and returns its exit code."""
     monkeypatch.setattr(torchrun, "TorchrunBackend", lambda: pool)
-    path, modules = list(sys.path), set(sys.modules)
 
     def run_command(*words):
-        return run([str(word) for word in words])
+        path = list(sys.path)
+        try:
+            return run([str(word) for word in words])
+        finally:  # what a command imports is gone when its process ends
+            sys.path[:] = path
+            for name in ("model", "parts"):
+                sys.modules.pop(name, None)
 
-    yield run_command
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name in ("model", "parts"):
-            del sys.modules[name]
+    return run_command
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ def test_sample_replay_and_migrate(own, pool, commands, capsys):
     script = own.directory / "map.py"
     script.write_text(SCRIPT)
     out = own.directory / "runs" / "wider"
-    words = ("migrate", path / "checkpoints" / "step-00000010", "--config", wider, "--script", script)
+    words = ("migrate", path / "checkpoints" / "step-00000015", "--config", wider, "--script", script)
     assert commands(*words, "--out", out) == 0
     assert own.resume(pool, "wider").end.why == "finished"
     migrated = tensors_of(own.run("wider"), 16)
