@@ -116,7 +116,7 @@ NORM_BLOCKS_CPU, NORM_BLOCKS_CUDA = 16, 1024
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepMoment:
     """One moment of a step, with the parts that exist only then."""
 
     name: str
@@ -128,9 +128,9 @@ class Moment:
         return sum(part.bytes for part in self.parts)
 
 
-def largest_moment(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def largest_moment(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """The moment that needs the most memory.  N: N_params_total."""
-    moments: list[Callable[[], Moment]] = [
+    moments: list[Callable[[], StepMoment]] = [
         lambda: _loss(shape, setting, N),
         lambda: _head(shape, setting, N),
         lambda: _final_norm(shape, setting, N),
@@ -143,7 +143,7 @@ def largest_moment(shape: ModelShape, setting: Setting, N: int) -> Moment:
     return max((moment() for moment in moments), key=lambda moment: moment.bytes)
 
 
-def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _loss(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """Start of the backward pass: log-probabilities and two gradients of their size, all fp32."""
     t, W = setting.mu_tok, shape.vocab_size
     logits = MemoryPart(
@@ -159,10 +159,10 @@ def _loss(shape: ModelShape, setting: Setting, N: int) -> Moment:
         logits,
         *_fsdp(shape, setting, N, at="head"),
     )
-    return Moment("the loss's gradient", parts)
+    return StepMoment("the loss's gradient", parts)
 
 
-def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _head(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """Gradient of the head's weights: under autocast first in bf16, then copied to fp32.
 
     The bf16 copy of the weights is freed by then.
@@ -182,10 +182,10 @@ def _head(shape: ModelShape, setting: Setting, N: int) -> Moment:
         ),
         *_fsdp(shape, setting, N, at="head"),
     )
-    return Moment("the output head's gradient", parts)
+    return StepMoment("the output head's gradient", parts)
 
 
-def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _final_norm(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """Backward of the final norm; RMSNorm on a CPU is a chain of operations, otherwise it is one kernel."""
     t, W, C = setting.mu_tok, shape.vocab_size, shape.d_model
     tensors = 4 if setting.device == "cpu" and shape.norm == "rmsnorm" else 2
@@ -202,10 +202,10 @@ def _final_norm(shape: ModelShape, setting: Setting, N: int) -> Moment:
         MemoryPart("temporary", bytes_, formula, means),
         *_fsdp(shape, setting, N, at="head"),
     )
-    return Moment("backward of the final norm", parts)
+    return StepMoment("backward of the final norm", parts)
 
 
-def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _last_block(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """Backward of the last block's MLP; a recomputed block exists in full, its input once."""
     t, C, F, half = setting.mu_tok, shape.d_model, shape.d_ff, setting.half_bytes
     kept = _kept(shape, setting)
@@ -227,7 +227,7 @@ def _last_block(shape: ModelShape, setting: Setting, N: int) -> Moment:
     formula = f"4·μ_tok·d_model + {max(inner, weight):,} + {tied:,}"
     means = "gradients inside the MLP; the tied table's gradient" if tied else "gradients inside the MLP"
     temporary = MemoryPart("temporary", FP32_BYTES * t * C + max(inner, weight) + tied, formula, means)
-    return Moment(
+    return StepMoment(
         "backward of the last block",
         (
             *_low_precision(shape, setting, in_block=True),
@@ -243,7 +243,7 @@ def _copies_of_gradient(shape: ModelShape, setting: Setting) -> int:
     return int(setting.precision == "bf16") + int(shape.dropout > 0)
 
 
-def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _tables(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """End of the backward pass: the gradient of the token table, and of a head that shares it.
 
     In fp32 the head's gradient is a transposed view, which autograd cannot add into: the sum is a third table.
@@ -252,7 +252,7 @@ def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
     tables = 1 + shape.tie_embeddings + (shape.tie_embeddings and setting.precision == "fp32")
     formula = f"{tables}·4·vocab_size·d_model + 4·μ_tok·d_model"
     means = "gradients of the token table and of its output"
-    return Moment(
+    return StepMoment(
         "the token table's gradient",
         (
             MemoryPart("temporary", FP32_BYTES * (tables * W * C + t * C), formula, means),
@@ -261,7 +261,7 @@ def _tables(shape: ModelShape, setting: Setting, N: int) -> Moment:
     )
 
 
-def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _update(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """Norm, optimizer, and the gathering of updated shards."""
     own = -(-N // setting.D)
     blocks = NORM_BLOCKS_CPU if setting.device == "cpu" else NORM_BLOCKS_CUDA
@@ -277,10 +277,10 @@ def _update(shape: ModelShape, setting: Setting, N: int) -> Moment:
         formula = f"max({norm:,}, {foreach:,}, {gather:,}, {muon:,})"
         means = "chunk of the norm, copy of foreach, the sent shard, or Muon's matrices in bf16"
     temporary = MemoryPart("temporary", max(norm, foreach, gather, muon), formula, means)
-    return Moment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
+    return StepMoment("the update", (temporary, *_fsdp(shape, setting, N, at="update")))
 
 
-def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
+def _exchange(shape: ModelShape, setting: Setting, N: int) -> StepMoment:
     """FSDP2 reduces the last block's gradients: they, a copy to send, and what is received; activations are freed."""
     each, block = _kept(shape, setting), _elements_of_block(shape)
     kept = each.bytes * (shape.n_layers - 1) // shape.n_layers
@@ -295,7 +295,7 @@ def _exchange(shape: ModelShape, setting: Setting, N: int) -> Moment:
         ),
         *_fsdp(shape, setting, N, at="block"),
     )
-    return Moment("the exchange of the last block", parts)
+    return StepMoment("the exchange of the last block", parts)
 
 
 def _fsdp(
