@@ -140,7 +140,7 @@ class _Reader:
         if isinstance(value, torch.Generator):
             return _sha256(value.get_state().numpy().tobytes())
         for read in GENERATOR_STATES:
-            if not isinstance(value, type) and callable(getattr(value, read, None)):
+            if not isinstance(value, type | ModuleType) and callable(getattr(value, read, None)):
                 return _sha256(repr(getattr(value, read)()).encode())
         bits = getattr(value, "bit_generator", None)
         return None if bits is None else _sha256(repr(bits.state).encode())
