@@ -11,6 +11,7 @@ from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.data.manifest import DatasetManifest, SplitRecord
+    from llmrun.data.rows import OnBadRow
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.", show_default=False)]
@@ -21,7 +22,7 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Text files (.txt, one document each) and directories of them.",
+            help="Files (.txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arrow), directories, or quoted patterns.",
             show_default=False,
         ),
     ],
@@ -54,11 +55,33 @@ def prepare(
         str | None,
         typer.Option("--eot", metavar="NAME", help="Token of FILE that ends a document.", show_default=False),
     ] = None,
+    text_field: Annotated[
+        str,
+        typer.Option("--text-field", metavar="NAME", help="Field of a row with its text; `a.b` is nested."),
+    ] = "text",
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            "--id-field", metavar="NAME", help="Field of a row with its id, for messages.", show_default=False
+        ),
+    ] = None,
+    on_bad_row: Annotated[
+        str,
+        typer.Option(
+            "--on-bad-row",
+            metavar="fail|skip",
+            help="Refuse a row that cannot be used, or leave it out and count it.",
+        ),
+    ] = "fail",
+    max_document: Annotated[
+        str, typer.Option("--max-document", metavar="N", help="Bytes of the longest document that is taken.")
+    ] = "1Gi",
     as_json: AsJson = False,
 ) -> None:
     """Turn text into a dataset directory of token shards."""
     from llmrun.cli.progress import ProgressDisplay
     from llmrun.data.prepare import prepare as prepare_dataset
+    from llmrun.data.rows import ReadOptions
 
     with ProgressDisplay() as progress:
         prepared = prepare_dataset(
@@ -70,6 +93,9 @@ def prepare(
             shard_tokens=_quantity("--shard-tokens", shard_tokens),
             eot=eot,
             report=progress,
+            reading=ReadOptions(
+                text_field, id_field, _on_bad_row(on_bad_row), _quantity("--max-document", max_document)
+            ),
         )
     for text in prepared.notes:
         console.note(f"note: {text}")
@@ -80,6 +106,15 @@ def prepare(
     console.out()
     console.out(f"next: set `data.path: {out}` in a config, then `llmrun plan CONFIG`")
     console.out(f"{'already there' if prepared.already else 'made'}: {out}")
+
+
+def _on_bad_row(given: str) -> "OnBadRow":
+    """The value of --on-bad-row.  Raises InputError."""
+    if given == "fail":
+        return "fail"
+    if given == "skip":
+        return "skip"
+    raise InputError(f"--on-bad-row must be fail or skip, got {given}")
 
 
 def check(directory: Directory, as_json: AsJson = False) -> None:
