@@ -14,18 +14,37 @@ if TYPE_CHECKING:
     from llmrun.data.rows import OnBadRow
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="INPUT",
+        help="Files (.txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arrow), directories, or quoted patterns.",
+        show_default=False,
+    ),
+]
+TextField = Annotated[
+    str, typer.Option("--text-field", metavar="NAME", help="Field of a row with its text; `a.b` is nested.")
+]
+IdField = Annotated[
+    str | None,
+    typer.Option("--id-field", metavar="NAME", help="Field of a row with its id.", show_default=False),
+]
+BadRowRule = Annotated[
+    str,
+    typer.Option(
+        "--on-bad-row",
+        metavar="fail|skip",
+        help="Refuse a row that cannot be used, or leave it out and count it.",
+    ),
+]
+LongestDocument = Annotated[
+    str, typer.Option("--max-document", metavar="N", help="Bytes of the longest document that is taken.")
+]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.", show_default=False)]
 
 
 def prepare(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT",
-            help="Files (.txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arrow), directories, or quoted patterns.",
-            show_default=False,
-        ),
-    ],
+    inputs: Inputs,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Dataset directory to make.", show_default=False),
@@ -55,27 +74,10 @@ def prepare(
         str | None,
         typer.Option("--eot", metavar="NAME", help="Token of FILE that ends a document.", show_default=False),
     ] = None,
-    text_field: Annotated[
-        str,
-        typer.Option("--text-field", metavar="NAME", help="Field of a row with its text; `a.b` is nested."),
-    ] = "text",
-    id_field: Annotated[
-        str | None,
-        typer.Option(
-            "--id-field", metavar="NAME", help="Field of a row with its id, for messages.", show_default=False
-        ),
-    ] = None,
-    on_bad_row: Annotated[
-        str,
-        typer.Option(
-            "--on-bad-row",
-            metavar="fail|skip",
-            help="Refuse a row that cannot be used, or leave it out and count it.",
-        ),
-    ] = "fail",
-    max_document: Annotated[
-        str, typer.Option("--max-document", metavar="N", help="Bytes of the longest document that is taken.")
-    ] = "1Gi",
+    text_field: TextField = "text",
+    id_field: IdField = None,
+    on_bad_row: BadRowRule = "fail",
+    max_document: LongestDocument = "1Gi",
     as_json: AsJson = False,
 ) -> None:
     """Turn text into a dataset directory of token shards."""
