@@ -28,7 +28,7 @@ def column_rows(
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from _rows_of(batch.slice(start, BATCH_ROWS), number, options)
                 number += min(BATCH_ROWS, batch.num_rows - start)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnusableFileError(f"cannot be read as {kind} after row {number:,}: {reason}") from error
 
@@ -58,6 +58,10 @@ def _arrow_batches(file: BinaryIO) -> Iterator[Any]:
         raise UnusableFileError("is no Arrow file, or is truncated: it does not end as an Arrow stream does")
     file.seek(0)
     yield from ipc.open_stream(file)
+    if file.tell() != size:
+        raise UnusableFileError(
+            f"is damaged: the Arrow stream ends {size - file.tell():,} bytes before the file"
+        )
 
 
 def _rows_of(batch: Any, before: int, options: ReadOptions) -> Iterator[Row | BadRow]:

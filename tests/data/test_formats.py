@@ -297,6 +297,8 @@ DAMAGED = {
     "half.arrow": (SAME_TEXT["file.arrow"][:-50], "Arrow"),
     "between.arrow": (STREAM[:-8], "truncated"),
     "half_stream.arrow": (STREAM[: len(STREAM) // 2] + STREAM[-8:], "Arrow"),
+    "two.arrow": (STREAM + STREAM, "bytes before the file"),
+    "length.arrow": (STREAM[:4] + b"\xff\xff\xff\x7f" + STREAM[8:], "Arrow"),
     "pointer.txt": (POINTER, "git lfs pull"),
     "pointer.parquet": (POINTER, "git lfs pull"),
     "pointer.jsonl": (POINTER, "git lfs pull"),
