@@ -178,6 +178,56 @@ def show(
         _print_summary(directory, manifest)
 
 
+def order(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")
+    ],
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps", metavar="A:B", help="Steps A to B, both included; or one.", show_default=False
+        ),
+    ],
+    runs_dir: Annotated[
+        str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
+    ] = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Print the windows that steps of a run see, in order.
+
+    They are computed from seed, batch and dataset.json; no token is read, and steps to come are printed too.
+    """
+    from dataclasses import asdict
+
+    from llmrun.run.directory import find_run
+    from llmrun.run.record import read_record
+    from llmrun.run.sample_order import samples_of_steps
+
+    found = find_run(run, runs_dir)
+    samples = samples_of_steps(found, read_record(found.record_file), *_range("--steps", steps))
+    if as_json:
+        console.emit_json([asdict(sample) for sample in samples])
+        return
+    header = f"{'step':>10}{'sequence':>10}{'position':>16}{'epoch':>7}{'window':>16}  tokens"
+    for number, sample in enumerate(samples):
+        if number == 0:
+            console.out(header)
+        first, end = sample.tokens
+        console.out(
+            f"{sample.step:>10,}{sample.sequence:>10,}{sample.position:>16,}{sample.epoch:>7,}"
+            f"{sample.window:>16,}  {first:,} … {end - 1:,}"
+        )
+
+
+def _range(option: str, text: str) -> tuple[int, int]:
+    """The first and last number of `A:B` or `A`.  Raises InputError."""
+    first, colon, last = text.partition(":")
+    numbers = (_quantity(option, first), _quantity(option, last if colon else first))
+    if numbers[0] > numbers[1]:
+        raise InputError(f"{option} must be A:B with A up to B, got {text}")
+    return numbers
+
+
 def _show_window(
     directory: Path, manifest: "DatasetManifest", name: str, window: int, L_ctx: int, as_json: bool
 ) -> None:

@@ -82,6 +82,12 @@ DATA = CommandGroup(
             message="Print what a dataset holds.",
             exits=(0, 2),
         ),
+        "order": CommandEntry(
+            module="llmrun.cli.data",
+            function="order",
+            message="Print the windows that steps of a run see, in order.",
+            exits=(0, 2),
+        ),
     },
 )
 
