@@ -51,8 +51,10 @@ def row_of_line(number: int, line: bytes, options: ReadOptions) -> Row | BadRow:
         value = json.loads(text)
     except RecursionError:
         return BadRow(number, "not_json", "is not JSON that can be read: it is nested too deeply")
-    except ValueError as error:
-        return BadRow(number, "not_json", f"is not JSON: {error}")
+    except json.JSONDecodeError as error:
+        return BadRow(number, "not_json", f"is not JSON: {error.msg} at character {error.pos:,} of the line")
+    except ValueError as error:  # a number of thousands of digits
+        return BadRow(number, "not_json", f"is not JSON that can be read: {error}")
     if not isinstance(value, dict):
         return BadRow(number, "not_object", f"must be a JSON object, got {_type_of(value)}")
     return _row_of_object(number, value, options)

@@ -224,6 +224,8 @@ def test_no_such_field(place, capsys):
 GOOD = b'{"text": "one"}\n'
 BAD_ROWS = {
     "not_json": b'{"text": "tw\n',
+    "nested": b'{"text": ' + b"[" * 100_000 + b"\n",
+    "long_number": b'{"n": ' + b"1" * 5000 + b', "text": "x"}\n',
     "not_object": b'["two"]\n',
     "wrong_type": b'{"text": 2}\n',
     "not_text": b'{"text": "caf\xe9"}\n',
@@ -242,7 +244,9 @@ def test_bad_rows(place, capsys, kind):
     assert "a.jsonl, row 2" in err
     assert "--on-bad-row skip" in err
     code, made, err = command(capsys, "a.jsonl", "--val-fraction", 0, "--on-bad-row", "skip")
-    key = kind if kind in BAD_ROWS else "not_text"
+    key = {"nested": "not_json", "long_number": "not_json"}.get(
+        kind, kind if kind in BAD_ROWS else "not_text"
+    )
 
     assert code == 0
     assert made["recipe"]["rows"] == {"read": 4, "skipped": {key: 2}}
