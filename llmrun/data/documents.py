@@ -181,9 +181,22 @@ def read_corpus(
         raise _joined(problems, len(files))
     corpus = _read_all(files, found, options, report)
     if not corpus.n_documents:
-        empty = corpus.counts["empty"] + corpus.counts["missing_text"]
-        raise InputError(f"the input contains no text: all {counted(empty, 'document')} are empty")
+        raise _no_text(corpus)
     return corpus
+
+
+def _no_text(corpus: Corpus) -> InputError:
+    """The error for an input without any text."""
+    empty = corpus.counts.get("empty", 0) + corpus.counts.get("missing_text", 0)
+    n_bad = sum(count for key, count in corpus.counts.items() if key.startswith("bad_"))
+    if not n_bad:
+        return InputError(f"the input contains no text: all {counted(empty, 'document')} are empty")
+    first = next(name for key, name in corpus.first.items() if key.startswith("bad_"))
+    return InputError(
+        f"the input contains no text: {counted(n_bad, 'row')} cannot be used, {counted(empty, 'document')} empty",
+        caused_by=[f"the first such row is {first}"],
+        hints=[Hint.setting("`--on-bad-row fail` names what is wrong with it", "--on-bad-row")],
+    )
 
 
 def _source_file(path: str, name: str) -> SourceFile:

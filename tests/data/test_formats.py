@@ -270,6 +270,16 @@ def test_bad_rows_of_columns(place, capsys):
     assert (code, made["recipe"]["rows"]["skipped"]) == (0, {"not_text": 1})
 
 
+def test_only_bad_rows(place, capsys):
+    """If nothing is left after bad rows are skipped, the error says that, not that documents are empty."""
+    Path("a.jsonl").write_bytes('{"text": "x"}\n'.encode("utf-16"))
+    code, _, err = command(capsys, "a.jsonl", "--on-bad-row", "skip")
+
+    assert (code, Path("out").exists()) == (2, False)
+    assert "2 rows cannot be used" in err
+    assert "a.jsonl, row 1" in err
+
+
 def test_ids(place, capsys):
     """A row without an id is bad, errors name ids, and an id that comes again is counted."""
     Path("a.jsonl").write_text('{"id": "x", "text": "one"}\n{"id": "x", "text": "two"}\n{"text": "three"}\n')
