@@ -11,20 +11,40 @@ from llmrun.text import counted
 
 if TYPE_CHECKING:
     from llmrun.data.manifest import DatasetManifest, SplitRecord
+    from llmrun.data.rows import OnBadRow
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="INPUT",
+        help="Files (.txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .arrow), directories, or quoted patterns.",
+        show_default=False,
+    ),
+]
+TextField = Annotated[
+    str, typer.Option("--text-field", metavar="NAME", help="Field of a row with its text; `a.b` is nested.")
+]
+IdField = Annotated[
+    str | None,
+    typer.Option("--id-field", metavar="NAME", help="Field of a row with its id.", show_default=False),
+]
+BadRowRule = Annotated[
+    str,
+    typer.Option(
+        "--on-bad-row",
+        metavar="fail|skip",
+        help="Refuse a row that cannot be used, or leave it out and count it.",
+    ),
+]
+LongestDocument = Annotated[
+    str, typer.Option("--max-document", metavar="N", help="Bytes of the longest document that is taken.")
+]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.", show_default=False)]
 
 
 def prepare(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT",
-            help="Text files (.txt, one document each) and directories of them.",
-            show_default=False,
-        ),
-    ],
+    inputs: Inputs,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Dataset directory to make.", show_default=False),
@@ -54,11 +74,16 @@ def prepare(
         str | None,
         typer.Option("--eot", metavar="NAME", help="Token of FILE that ends a document.", show_default=False),
     ] = None,
+    text_field: TextField = "text",
+    id_field: IdField = None,
+    on_bad_row: BadRowRule = "fail",
+    max_document: LongestDocument = "1Gi",
     as_json: AsJson = False,
 ) -> None:
     """Turn text into a dataset directory of token shards."""
     from llmrun.cli.progress import ProgressDisplay
     from llmrun.data.prepare import prepare as prepare_dataset
+    from llmrun.data.rows import ReadOptions
 
     with ProgressDisplay() as progress:
         prepared = prepare_dataset(
@@ -70,6 +95,9 @@ def prepare(
             shard_tokens=_quantity("--shard-tokens", shard_tokens),
             eot=eot,
             report=progress,
+            reading=ReadOptions(
+                text_field, id_field, _on_bad_row(on_bad_row), _quantity("--max-document", max_document)
+            ),
         )
     for text in prepared.notes:
         console.note(f"note: {text}")
@@ -80,6 +108,15 @@ def prepare(
     console.out()
     console.out(f"next: set `data.path: {out}` in a config, then `llmrun plan CONFIG`")
     console.out(f"{'already there' if prepared.already else 'made'}: {out}")
+
+
+def _on_bad_row(given: str) -> "OnBadRow":
+    """The value of --on-bad-row.  Raises InputError."""
+    if given == "fail":
+        return "fail"
+    if given == "skip":
+        return "skip"
+    raise InputError(f"--on-bad-row must be fail or skip, got {given}")
 
 
 def check(directory: Directory, as_json: AsJson = False) -> None:
@@ -139,6 +176,56 @@ def show(
         console.emit_json(summary(directory, manifest))
     else:
         _print_summary(directory, manifest)
+
+
+def order(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")
+    ],
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps", metavar="A:B", help="Steps A to B, both included; or one.", show_default=False
+        ),
+    ],
+    runs_dir: Annotated[
+        str, typer.Option("--runs-dir", metavar="DIR", help="Where names are looked up.")
+    ] = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Print the windows that steps of a run see, in order.
+
+    They are computed from seed, batch and dataset.json; no token is read, and steps to come are printed too.
+    """
+    from dataclasses import asdict
+
+    from llmrun.run.directory import find_run
+    from llmrun.run.record import read_record
+    from llmrun.run.sample_order import samples_of_steps
+
+    found = find_run(run, runs_dir)
+    samples = samples_of_steps(found, read_record(found.record_file), *_range("--steps", steps))
+    if as_json:
+        console.emit_json([asdict(sample) for sample in samples])
+        return
+    header = f"{'step':>10}{'sequence':>10}{'position':>16}{'epoch':>7}{'window':>16}  tokens"
+    for number, sample in enumerate(samples):
+        if number == 0:
+            console.out(header)
+        first, end = sample.tokens
+        console.out(
+            f"{sample.step:>10,}{sample.sequence:>10,}{sample.position:>16,}{sample.epoch:>7,}"
+            f"{sample.window:>16,}  {first:,} … {end - 1:,}"
+        )
+
+
+def _range(option: str, text: str) -> tuple[int, int]:
+    """The first and last number of `A:B` or `A`.  Raises InputError."""
+    first, colon, last = text.partition(":")
+    numbers = (_quantity(option, first), _quantity(option, last if colon else first))
+    if numbers[0] > numbers[1]:
+        raise InputError(f"{option} must be A:B with A up to B, got {text}")
+    return numbers
 
 
 def _show_window(

@@ -67,6 +67,7 @@ DATA = CommandGroup(
             function="prepare",
             message="Turn text into a dataset directory of token shards.",
             exits=(0, 2, 3),
+            meanings=((3, "refused: the disk is full, or pyarrow or zstandard is needed and not installed"),),
         ),
         "check": CommandEntry(
             module="llmrun.cli.data",
@@ -79,6 +80,12 @@ DATA = CommandGroup(
             module="llmrun.cli.data",
             function="show",
             message="Print what a dataset holds.",
+            exits=(0, 2),
+        ),
+        "order": CommandEntry(
+            module="llmrun.cli.data",
+            function="order",
+            message="Print the windows that steps of a run see, in order.",
             exits=(0, 2),
         ),
     },

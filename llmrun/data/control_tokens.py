@@ -7,9 +7,11 @@ their ids, so a text that spells no such token is encoded as before.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from llmrun.data.documents import Document
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _NEVER_IN_TEXT = "\U0010ffff"
@@ -33,6 +35,11 @@ def added_tokens(content: bytes) -> list[AddedToken]:
     """The added tokens of a tokenizer.json that the library has already accepted."""
     tokens = json.loads(content).get("added_tokens") or []
     return [AddedToken(token["content"], token["id"], token["special"]) for token in tokens]
+
+
+def special_names(content: bytes) -> list[str]:
+    """The names of the special tokens of a tokenizer.json, without the bytes of a byte fallback."""
+    return [t.content for t in added_tokens(content) if t.special and not _BYTE.fullmatch(t.content)]
 
 
 def renumbered(content: bytes, engine: Any) -> list[tuple[AddedToken, int | None]]:
@@ -111,3 +118,34 @@ def _merges_without(model: Mapping[str, Any], control: set[str]) -> list[list[st
         for left, right in _pairs(model)
         if control.isdisjoint((left, right, _joined(left, right, model)))
     ]
+
+
+class SpelledTokens:
+    """Counts documents that have the name of a control token in their text, where it stays text.
+
+    first: such a name, and the name of the document where it was found.
+    """
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.documents = 0
+        self.first = ("", "")
+
+    def see(self, document: Document) -> None:
+        """Count one document."""
+        for prefix in dict.fromkeys(name[:2] for name in self.names):  # hundreds of names begin alike
+            if prefix not in document.text:
+                continue
+            found = next((n for n in self.names if n.startswith(prefix) and n in document.text), None)
+            if found is not None:
+                self.first = self.first if self.documents else (found, document.name)
+                self.documents += 1
+                return
+
+    def notes(self) -> Iterator[str]:
+        """Yield one line for the user if there are such documents."""
+        if self.documents:
+            yield (
+                "documents with the name of a control token in their text, kept as text:"
+                f" {self.documents:,}; the first is {self.first[1]} ({self.first[0]})"
+            )

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.data.bpe_training import WORD_CHARS
-from llmrun.data.documents import Corpus, ReportProgress, no_report, read_corpus, read_text
+from llmrun.data.control_tokens import SpelledTokens
+from llmrun.data.documents import Corpus, ReportProgress, no_report, read_corpus
 from llmrun.data.input_files import left_out_text
 from llmrun.data.manifest import DatasetManifest, dtype_for, read_manifest, share_of, write_manifest
 from llmrun.data.recipe import (
@@ -26,10 +27,12 @@ from llmrun.data.recipe import (
     SOURCES_NAME,
     PrepareOptions,
     check_options,
+    check_rows_exist,
     differences,
     recipe_of,
     sources_text,
 )
+from llmrun.data.rows import DEFAULT_READING, PROBLEMS, ReadOptions
 from llmrun.data.splits import FEW_DOCUMENTS, check_share, validation_documents, write_splits
 from llmrun.data.tokenizers import (
     TOKENIZER_NAME,
@@ -80,31 +83,35 @@ def prepare(
     eot: str | None = None,
     report: ReportProgress = no_report,
     disk: Disk = DISK,
+    reading: ReadOptions = DEFAULT_READING,
 ) -> PreparedDataset:
-    """Make the dataset directory `out` from text files and directories of them.
+    """Make the dataset directory `out` from files, directories and patterns.
 
     tokenizer: "byte", "bpe" (vocab_size tokens, trained on the input) or the path of a tokenizer.json.
     An existing dataset of the same recipe is left unchanged.  The same input gives the same bytes.
-    Raises InputError for invalid input, or if `out` is something else; RefusedError if the disk is full.
+    Raises InputError for invalid input, or if `out` is something else; RefusedError if the disk is full or a package
+    that a format needs is not installed.
     """
-    options = PrepareOptions(tokenizer, vocab_size, val_fraction, shard_tokens, eot)
+    options = PrepareOptions(tokenizer, vocab_size, val_fraction, shard_tokens, eot, reading)
     check_options(options)
     existing = _existing_dataset(out)
     given = user_tokenizer(Path(tokenizer), eot) if options.kind == "file" else None
-    corpus = read_corpus(inputs, report, out)
+    corpus = read_corpus(inputs, report, out, reading)
+    check_rows_exist(corpus)
     recipe = recipe_of(corpus, options, _identity(given))
     if existing is not None:
         _refuse_other(out, existing, recipe)
         return PreparedDataset(out, existing, already=True, notes=())
     _check_share(corpus, options)
-    training = _TrainingText(corpus)
+    training, spelled = _TrainingText(corpus), SpelledTokens()
     with _temporary_directory(out, disk) as directory:
         chosen = given or _own_tokenizer(training, options, report)
         if options.kind == "bpe":
             recipe["tokenizer_training"] = training.recipe()
-        manifest = _write_dataset(directory, corpus, options, chosen, recipe, report, disk)
+        manifest = _write_dataset(directory, corpus, options, chosen, recipe, report, disk, spelled)
         _commit(directory, out, disk)
-    notes = [*_notes(corpus, options, manifest), *([training.note()] if training.words_cut else [])]
+    notes = [*_text_notes(corpus), *_notes(corpus, options, manifest)]
+    notes += [*([training.note()] if training.words_cut else []), *spelled.notes()]
     return PreparedDataset(out, manifest, already=False, notes=tuple(notes))
 
 
@@ -117,10 +124,10 @@ def _identity(given: FileTokenizer | None) -> dict[str, Any] | None:
 
 def _check_share(corpus: Corpus, options: PrepareOptions) -> None:
     """Refuse an unusable split before tokenizing anything.  Raises InputError."""
-    if len(corpus.documents) < FEW_DOCUMENTS:
+    if corpus.n_documents < FEW_DOCUMENTS:
         return
-    chosen = validation_documents([document.sha256 for document in corpus.documents], options.val_fraction)
-    val_bytes = sum(document.bytes for document in corpus.documents if document.sha256 in chosen)
+    chosen = validation_documents(corpus.positions, options.val_fraction)
+    val_bytes = int(corpus.sizes[chosen].sum())
     check_share(val_bytes, corpus.n_bytes, options.val_fraction)
 
 
@@ -157,8 +164,10 @@ def _write_dataset(
     recipe: dict[str, Any],
     report: ReportProgress,
     disk: Disk,
+    spelled: SpelledTokens,
 ) -> DatasetManifest:
     """Write every file of the dataset into `directory`."""
+    spelled.names = tokenizer.control_names()
     if isinstance(tokenizer, FileTokenizer):
         write_new(directory / TOKENIZER_NAME, [tokenizer.content], disk)
     write_new(directory / SOURCES_NAME, [sources_text(corpus).encode()], disk)
@@ -166,10 +175,19 @@ def _write_dataset(
         dtype=dtype_for(tokenizer.record.vocab_size),
         tokenizer=tokenizer.record,
         splits=write_splits(
-            directory, corpus, tokenizer, options.val_fraction, options.shard_tokens, report, disk
+            directory,
+            corpus,
+            tokenizer,
+            options.val_fraction,
+            options.shard_tokens,
+            report,
+            disk,
+            spelled.see,
         ),
         recipe=recipe,
     )
+    if spelled.documents:
+        recipe["text"]["documents_with_control_names"] = spelled.documents
     write_manifest(directory, manifest, disk)
     return manifest
 
@@ -190,9 +208,9 @@ class _TrainingText:
     def texts(self, report: ReportProgress) -> Iterator[str]:
         """Yield the corpus in pieces."""
         done = 0
-        for document in self.corpus.documents:
+        for document in self.corpus.read():
             self._document = document.name
-            yield from pieces_of(read_text(document))
+            yield from pieces_of(document.text)
             done += document.bytes
             report("training the tokenizer", done, self.corpus.n_bytes)
 
@@ -222,22 +240,41 @@ def _own_tokenizer(training: _TrainingText, options: PrepareOptions, report: Rep
     return train_bpe(training.texts(report), vocab_size, report, training.note_long_word)
 
 
-def _notes(corpus: Corpus, options: PrepareOptions, manifest: DatasetManifest) -> Iterator[str]:
-    """Yield what is unusual about this dataset, one line each."""
+RULES = {
+    "marks": "byte-order marks removed",
+    "crlf": "documents with CRLF line ends, kept unchanged",
+    "html": "documents that begin as an HTML page does, kept as text",
+    "empty": "empty documents left out",
+    "missing_text": "rows without a text, left out",
+    "files_without_rows": "files without rows",
+    "repeated_ids": "rows with the id of an earlier one, kept",
+}
+"""Rules for texts: the key in `Corpus.counts`, and what is said if one applied."""
+
+
+def _text_notes(corpus: Corpus) -> Iterator[str]:
+    """Yield which rules applied to files, rows and texts, one line each."""
     if corpus.left_out:
         reasons = left_out_text(corpus.left_out, corpus.endings)
         yield f"files left out: {sum(corpus.left_out.values()):,} ({reasons})"
-    if corpus.n_marks:
-        yield f"byte-order marks removed: {corpus.n_marks:,}"
-    if corpus.n_crlf:
-        yield f"documents with CRLF line ends, kept unchanged: {corpus.n_crlf:,}"
-    if corpus.n_empty:
-        yield f"empty documents left out: {corpus.n_empty:,}"
+    bad = {key: corpus.counts[f"bad_{key}"] for key in PROBLEMS if corpus.counts.get(f"bad_{key}")}
+    if bad:
+        reasons = ", ".join(
+            f"{PROBLEMS[key]} {count:,}, first {corpus.first[f'bad_{key}']}" for key, count in bad.items()
+        )
+        yield f"bad rows skipped: {sum(bad.values()):,} of {corpus.counts['rows']:,} ({reasons})"
+    for key, text in RULES.items():
+        if corpus.counts.get(key):
+            yield f"{text}: {corpus.counts[key]:,}"
     if corpus.n_identical:
         yield f"documents identical to an earlier one, kept: {corpus.n_identical:,}"
-    if len(corpus.documents) < FEW_DOCUMENTS and options.val_fraction > 0:
+
+
+def _notes(corpus: Corpus, options: PrepareOptions, manifest: DatasetManifest) -> Iterator[str]:
+    """Yield what is unusual about this dataset, one line each."""
+    if corpus.n_documents < FEW_DOCUMENTS and options.val_fraction > 0:
         yield (
-            f"fewer than {FEW_DOCUMENTS} documents ({len(corpus.documents):,}):"
+            f"fewer than {FEW_DOCUMENTS} documents ({corpus.n_documents:,}):"
             f" the validation split is the last {options.val_fraction:g} of the token stream"
         )
     asked, got = options.vocab_size or DEFAULT_VOCAB_SIZE, manifest.tokenizer.vocab_size

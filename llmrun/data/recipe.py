@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from llmrun.config.differences import leaf_differences
 from llmrun.config.quantities import LARGEST, show_quantity
 from llmrun.data.documents import Corpus
 from llmrun.data.input_files import LEFT_OUT
+from llmrun.data.rows import DEFAULT_MAX_DOCUMENT, DEFAULT_READING, PROBLEMS, ReadOptions
 from llmrun.data.tokenizers import LARGEST_BPE, SMALLEST_BPE
 from llmrun.errors import InputError
 
@@ -32,6 +34,7 @@ class PrepareOptions:
     val_fraction: float = DEFAULT_VAL_FRACTION
     shard_tokens: int = DEFAULT_SHARD_TOKENS
     eot: str | None = None
+    reading: ReadOptions = DEFAULT_READING
 
     @property
     def kind(self) -> str:
@@ -46,6 +49,8 @@ def check_options(options: PrepareOptions) -> None:
             f"--val-fraction must be at least 0 and less than 1, got {options.val_fraction}",
             hints=["the default is `--val-fraction 0.01`"],
         )
+    if not 1 <= options.reading.max_document <= LARGEST:
+        raise InputError(f"--max-document must be at least 1, got {options.reading.max_document:,}")
     if not 1 <= options.shard_tokens <= LARGEST:
         raise InputError(f"--shard-tokens must be at least 1, got {options.shard_tokens:,}")
     if options.vocab_size is not None:
@@ -71,8 +76,26 @@ def _check_vocab_size(options: PrepareOptions, vocab_size: int) -> None:
 
 
 def sources_text(corpus: Corpus) -> str:
-    """The listing of the documents, in the form of `sha256sum`."""
-    return "".join(f"{document.file_sha256}  {document.name}\n" for document in corpus.documents)
+    """The listing of the files with documents, in the form of `sha256sum`."""
+    return "".join(f"{file.sha256}  {file.name}\n" for file in corpus.files)
+
+
+def check_rows_exist(corpus: Corpus) -> None:
+    """Raises InputError for options about rows if no input file has any."""
+    given = corpus.options
+    if corpus.has_rows:
+        return
+    names = {
+        "--text-field": given.text_field != DEFAULT_READING.text_field,
+        "--id-field": given.id_field is not None,
+        "--on-bad-row skip": given.on_bad_row != DEFAULT_READING.on_bad_row,
+    }
+    for name, is_given in names.items():
+        if is_given:
+            raise InputError(
+                f"{name} requires files with rows (JSON lines, Parquet or Arrow), got only whole documents",
+                hints=[f"remove {name}"],
+            )
 
 
 def recipe_of(corpus: Corpus, options: PrepareOptions, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -86,15 +109,21 @@ def recipe_of(corpus: Corpus, options: PrepareOptions, given: Mapping[str, Any] 
         "inputs": {
             "file": SOURCES_NAME,
             "sha256": hashlib.sha256(sources_text(corpus).encode()).hexdigest(),
-            "documents": len(corpus.documents),
+            "documents": corpus.n_documents,
             "bytes": corpus.n_bytes,
         },
+        "formats": dict(sorted(Counter(file.format.name for file in corpus.files).items())),
         "left_out": _left_out(corpus),
-        "text": {"byte_order_marks_removed": corpus.n_marks, "documents_with_crlf": corpus.n_crlf},
+        "text": {
+            "byte_order_marks_removed": corpus.counts.get("marks", 0),
+            "documents_with_crlf": corpus.counts.get("crlf", 0),
+        },
+        **_rows(corpus),
         "options": {
             "tokenizer": tokenizer,
             "val_fraction": options.val_fraction,
             "shard_tokens": options.shard_tokens,
+            **_reading(corpus),
         },
         "versions": _versions(options),
     }
@@ -102,8 +131,35 @@ def recipe_of(corpus: Corpus, options: PrepareOptions, given: Mapping[str, Any] 
 
 def _left_out(corpus: Corpus) -> dict[str, int]:
     """How many files were left out, by reason that occurred."""
-    counts = {key: corpus.left_out.get(key, 0) for key in LEFT_OUT} | {"empty": corpus.n_empty}
+    counts = {key: corpus.left_out.get(key, 0) for key in LEFT_OUT}
+    counts |= {key: corpus.counts.get(key, 0) for key in ("empty", "missing_text", "files_without_rows")}
     return {key: count for key, count in counts.items() if count}
+
+
+def _rows(corpus: Corpus) -> dict[str, Any]:
+    """What was read of files with rows; {} if there are none."""
+    if not corpus.has_rows:
+        return {}
+    bad = {key: corpus.counts[f"bad_{key}"] for key in PROBLEMS if corpus.counts.get(f"bad_{key}")}
+    rows: dict[str, Any] = {"read": corpus.counts["rows"], "skipped": bad}
+    if corpus.options.id_field is not None:
+        rows["repeated_ids"] = corpus.counts.get("repeated_ids", 0)
+    return {"rows": rows}
+
+
+def _reading(corpus: Corpus) -> dict[str, Any]:
+    """The options of reading that can matter; {} for whole documents and the usual limit."""
+    given = corpus.options
+    options: dict[str, Any] = {}
+    if corpus.has_rows:
+        options["rows"] = {
+            "text_field": given.text_field,
+            "id_field": given.id_field,
+            "on_bad_row": given.on_bad_row,
+        }
+    if given.max_document != DEFAULT_MAX_DOCUMENT:
+        options["max_document"] = given.max_document
+    return options
 
 
 def _versions(options: PrepareOptions) -> dict[str, str]:

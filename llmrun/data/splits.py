@@ -1,16 +1,17 @@
 """Divides a corpus into the splits "train" and "val", and writes the tokens of both (docs/data-format.md, Splits)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrun.core.token_stream import DTYPES
-from llmrun.data.documents import Corpus, Document, ReportProgress, read_text
+from llmrun.data.documents import Corpus, Document, ReportProgress
 from llmrun.data.manifest import SplitRecord, dtype_for
 from llmrun.data.shard_writer import BUFFER_TOKENS, ShardWriter
 from llmrun.data.tokenizers import Tokenizer
@@ -32,24 +33,20 @@ def exact_fraction(val_fraction: float) -> Fraction:
     return Fraction(str(val_fraction))
 
 
-def position_of(sha256: str) -> int:
-    """The position of a document in [0, 2^64): the first 8 bytes of its sha256."""
-    return int(sha256[:16], 16)
+def validation_documents(positions: NDArray[np.uint64], val_fraction: float) -> NDArray[np.bool_]:
+    """Which documents are validation, from the positions in [0, 2^64) of all documents: bool [n].
 
-
-def validation_documents(hashes: Sequence[str], val_fraction: float) -> set[str]:
-    """Select the sha256s of the validation documents from those of all documents.
-
-    Neither split is empty if the fraction is not 0 and at least two documents differ.
+    A position is the first 8 bytes of the sha256 of a document's text.
+    Neither split is empty if the fraction is not 0 and at least two positions differ.
     """
-    if val_fraction == 0:
-        return set()
-    limit = exact_fraction(val_fraction) * 2**64
-    different = sorted(set(hashes), key=position_of)
-    chosen = {sha256 for sha256 in different if position_of(sha256) < limit}
-    if len(different) > 1:
-        chosen.add(different[0])
-        chosen.discard(different[-1])
+    if val_fraction == 0 or not len(positions):
+        return np.zeros(len(positions), dtype=np.bool_)
+    last = ceil(exact_fraction(val_fraction) * 2**64) - 1
+    chosen: NDArray[np.bool_] = positions <= np.uint64(last)
+    lowest, highest = positions.min(), positions.max()
+    if lowest != highest:
+        chosen |= positions == lowest
+        chosen &= positions != highest
     return chosen
 
 
@@ -102,9 +99,9 @@ class SplitWriter:
 
 @dataclass
 class DocumentStarts:
-    """Where each document begins in the stream of all tokens."""
+    """Bytes of text of each document, and where it begins in the stream of all tokens."""
 
-    documents: list[Document] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
 
@@ -116,22 +113,24 @@ def write_splits(
     shard_tokens: int,
     report: ReportProgress,
     disk: Disk,
+    on_document: Callable[[Document], None] = lambda _: None,
 ) -> dict[str, SplitRecord]:
     """Write the shards of "train" and "val" into `directory`.
 
+    on_document: called with each document before it is encoded.
     bytes_of_text is exact, unless the cut between the splits divides a character.
     """
-    encoded = encode_corpus(corpus, tokenizer, report)
+    encoded = encode_corpus(corpus, tokenizer, report, on_document)
     dtype = dtype_for(tokenizer.record.vocab_size)
     with ExitStack() as stack:
         train, val = (
             SplitWriter(stack.enter_context(_writer(directory, name, dtype, shard_tokens, disk)))
             for name in ("train", "val")
         )
-        if len(corpus.documents) >= FEW_DOCUMENTS:
-            chosen = validation_documents([d.sha256 for d in corpus.documents], val_fraction)
-            for document, tokens in encoded:
-                (val if document.sha256 in chosen else train).add(document, tokens)
+        if corpus.n_documents >= FEW_DOCUMENTS:
+            chosen = validation_documents(corpus.positions, val_fraction)
+            for number, (document, tokens) in enumerate(encoded):
+                (val if chosen[number] else train).add(document, tokens)
         else:
             spool = stack.enter_context(_writer(directory, "spool", dtype, 2**62, disk))
             stream = _write_spool(spool, encoded)
@@ -144,13 +143,15 @@ def write_splits(
 
 
 def encode_corpus(
-    corpus: Corpus, tokenizer: Tokenizer, report: ReportProgress
+    corpus: Corpus, tokenizer: Tokenizer, report: ReportProgress, on_document: Callable[[Document], None]
 ) -> Iterator[tuple[Document, NDArray[np.uint32]]]:
     """Yield each document with its tokens and the token that ends it: uint32 [n + 1]."""
     end = np.array([tokenizer.record.eot_id], dtype=np.uint32)
     done = 0
     for batch in _batches(corpus):
-        texts = [read_text(document) for document in batch]
+        for document in batch:
+            on_document(document)
+        texts = [document.text for document in batch]
         for document, ids in zip(batch, tokenizer.encode_batch(texts), strict=True):
             yield document, np.concatenate([ids, end])
         done += sum(document.bytes for document in batch)
@@ -161,7 +162,7 @@ def _batches(corpus: Corpus) -> Iterator[list[Document]]:
     """Group neighbouring documents by ENCODE_BYTES."""
     batch: list[Document] = []
     n_bytes = 0
-    for document in corpus.documents:
+    for document in corpus.read():
         if batch and n_bytes + document.bytes > ENCODE_BYTES:
             yield batch
             batch, n_bytes = [], 0
@@ -186,7 +187,7 @@ def _write_spool(
     """Write all tokens to one file, because the position of the cut is known only at the end."""
     stream, n_tokens = DocumentStarts(), 0
     for document, tokens in encoded:
-        stream.documents.append(document)
+        stream.sizes.append(document.bytes)
         stream.starts.append(n_tokens)
         spool.append(tokens)
         n_tokens += len(tokens)
@@ -207,14 +208,14 @@ def _cut(
         for begin in range(start, stop, BUFFER_TOKENS):
             writer.shards.append(everything[begin : min(begin + BUFFER_TOKENS, stop)])
     stops = [*stream.starts[1:], len(everything)]
-    for document, start, stop in zip(stream.documents, stream.starts, stops, strict=True):
+    for n_bytes, start, stop in zip(stream.sizes, stream.starts, stops, strict=True):
         if start >= cut:
-            in_val = document.bytes
+            in_val = n_bytes
         elif stop <= cut:
             in_val = 0
         else:
             tail = tokenizer.decode(everything[cut : stop - 1].tolist())
-            in_val = min(len(tail.encode()), document.bytes)
+            in_val = min(len(tail.encode()), n_bytes)
         val.bytes_of_text += in_val
-        train.bytes_of_text += document.bytes - in_val
+        train.bytes_of_text += n_bytes - in_val
         (train if start < cut else val).documents += 1

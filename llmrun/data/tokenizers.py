@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from llmrun.core.streams import canonical_json
 from llmrun.data.bpe_training import cut_long_words, train_in_process
 from llmrun.data.bpe_worker import END_OF_TEXT
-from llmrun.data.control_tokens import ControlTokenNeededError, renumbered, without_control_tokens
+from llmrun.data.control_tokens import (
+    ControlTokenNeededError,
+    renumbered,
+    special_names,
+    without_control_tokens,
+)
 from llmrun.data.documents import ReportProgress, no_report
 from llmrun.data.manifest import COPY_HINT, LARGEST_VOCABULARY, DatasetManifest, TokenizerRecord
 from llmrun.errors import InputError
@@ -62,6 +67,10 @@ class Tokenizer(Protocol):
         """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
         ...
 
+    def control_names(self) -> tuple[str, ...]:
+        """The names of the token that ends documents and of all special tokens, which are text in a text."""
+        ...
+
 
 class ByteTokenizer:
     """Ids 0 … 255 are the bytes of UTF-8; 256 ends a document."""
@@ -87,6 +96,10 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`; the end of a document becomes `<|endoftext|>`."""
         return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
+
+    def control_names(self) -> tuple[str, ...]:
+        """See `Tokenizer.control_names`."""
+        return (END_OF_TEXT,)
 
     def _bytes_of(self, token: int) -> bytes:
         """One byte, or the text of any other id: the vocabulary of a model may be larger than 257."""
@@ -161,6 +174,11 @@ class FileTokenizer:
         """See `Tokenizer.decode`; special tokens are included."""
         text: str = self._engine.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def control_names(self) -> tuple[str, ...]:
+        """See `Tokenizer.control_names`."""
+        end: str = self._engine.id_to_token(self.record.eot_id)
+        return tuple(dict.fromkeys([*special_names(self.content), end]))
 
 
 def pieces_of(text: str, n_chars: int = PIECE_CHARS) -> Iterator[str]:

@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch):
     Path("blank").mkdir()
     Path("blank/a.txt").write_bytes(b"")
     Path("none").mkdir()
-    Path("notes.md").write_text("text")
+    Path("notes.csv").write_text("text")
     Path("no.json").write_text("{}")
     return tmp_path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.data.documents import printable_name, read_corpus, read_text
+from llmrun.data.documents import printable_name, read_corpus
 from llmrun.data.input_files import find_files
 from llmrun.errors import InputError
 
@@ -29,8 +29,8 @@ def test_corpus_counts(tmp_path):
         (tmp_path / f"{name}.txt").write_bytes(content)
     corpus = read_corpus([tmp_path])
 
-    assert [(d.name, d.bytes) for d in corpus.documents] == [("a.txt", 4), ("c.txt", 4), ("d.txt", 5)]
-    assert (corpus.n_empty, corpus.n_identical, corpus.n_bytes) == (2, 1, 13)
+    assert [(d.name, d.bytes) for d in corpus.read()] == [("a.txt", 4), ("c.txt", 4), ("d.txt", 5)]
+    assert (corpus.counts["empty"], corpus.n_identical, corpus.n_bytes) == (2, 1, 13)
 
 
 def test_links(tmp_path):
@@ -61,7 +61,7 @@ def test_bytes_are_kept(tmp_path):
     content = "one\ufeff\r\ntwo\rthree\n\x1b[0m".encode()
     (tmp_path / "a.txt").write_bytes(content)
 
-    assert read_text(read_corpus([tmp_path]).documents[0]).encode() == content
+    assert [d.text.encode() for d in read_corpus([tmp_path]).read()] == [content]
 
 
 def test_names_are_one_line(tmp_path):
@@ -69,17 +69,17 @@ def test_names_are_one_line(tmp_path):
     (tmp_path / "a\nb\x1b.txt").write_text("x")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("y")
 
-    assert [d.name for d in read_corpus([tmp_path]).documents] == ["a\\nb\\x1b.txt", "\\udcff.txt"]
+    assert [d.name for d in read_corpus([tmp_path]).read()] == ["a\\nb\\x1b.txt", "\\udcff.txt"]
     assert printable_name("über/数据.txt") == "über/数据.txt"
 
 
 def test_changed_meanwhile(tmp_path):
     """A file that changes between two readings is named."""
     (tmp_path / "a.txt").write_text("one")
-    document = read_corpus([tmp_path]).documents[0]
+    corpus = read_corpus([tmp_path])
     (tmp_path / "a.txt").write_text("two")
     with pytest.raises(InputError) as refused:
-        read_text(document)
+        list(corpus.read())
 
     assert refused.value.message.startswith(f"{tmp_path}/a.txt changed")
 

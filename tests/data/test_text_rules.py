@@ -46,7 +46,7 @@ def place(tmp_path, monkeypatch):
 UNMEANT = [
     *["a.txt~", ".a.txt.swp", "a.txt.swo", ".#a.txt", "#a.txt#", "~$a.txt", "Thumbs.db", "desktop.ini"],
     *[".DS_Store", "._a.txt", ".hidden.txt", ".git/a.txt", ".ipynb_checkpoints/a-checkpoint.txt"],
-    *["__MACOSX/b.txt", "lost+found/c.txt", "notes.md", "data.jsonl", "README"],
+    *["__MACOSX/b.txt", "lost+found/c.txt", "notes.md", "data.csv", "README"],
 ]
 
 
@@ -80,7 +80,7 @@ def test_unmeant_files_are_left_out_and_counted(place, capsys):
         "empty": 1,
     }
     assert "hidden names 7" in err
-    assert ".jsonl 1" in err
+    assert ".csv 1" in err
 
 
 def test_a_pipe_never_hangs(place):
