@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from llmrun.check.differences import difference_between, saved_states
 from llmrun.check.inspected import findings_of_inspection
-from llmrun.check.report import CheckReport, Finding, Measured
-from llmrun.check.scratch import Execution, Part, ScratchRuns, V, Variant
+from llmrun.check.report import CheckedProperty, CheckReport, Measured
+from llmrun.check.scratch import Execution, ScratchRuns, StepRange, V, Variant
 from llmrun.errors import InputError, LlmrunError
 from llmrun.launch.model_facts import refuse_unshardable
 from llmrun.run.inspection import Inspection
@@ -55,7 +55,7 @@ class Check:
     def run(self) -> CheckReport:
         """All executions and their verdicts.  Raises the workers' error if the reference fails with nothing found."""
         begun_s = time.monotonic()
-        inspected = self._execute("inspect", INSPECTED, Part(until_step=0, inspected=True))
+        inspected = self._execute("inspect", INSPECTED, StepRange(until_step=0, inspected=True))
         if inspected.inspection is None:
             raise _error_of(inspected)
         findings = findings_of_inspection(inspected.inspection, self._report.device)
@@ -72,19 +72,19 @@ class Check:
             wall_seconds=time.monotonic() - begun_s,
         )
 
-    def _execute(self, name: str, variant: Variant, part: Part) -> Execution:
+    def _execute(self, name: str, variant: Variant, part: StepRange) -> Execution:
         self._on_execution(
             variant.title, self._n_executions, max(EXPECTED_EXECUTIONS, self._n_executions + 1)
         )
         self._n_executions += 1
         return self._runs.execute(name, variant, part)
 
-    def _compared(self, *, is_sound: bool) -> tuple[list[Finding], int | None]:
+    def _compared(self, *, is_sound: bool) -> tuple[list[CheckedProperty], int | None]:
         """The findings of all executions, and the peak memory of the reference.
 
         is_sound: whether nothing was found so far; then an execution that fails is an error, not a finding.
         """
-        whole = Part(until_step=self._steps)
+        whole = StepRange(until_step=self._steps)
         executions = []
         for name, variant in (("second", SECOND), ("reference", REFERENCE)):
             execution = self._execute(name, variant, replace(whole, saves=variant is REFERENCE))
@@ -113,15 +113,17 @@ class Check:
         """Names and titles of all properties that executions show."""
         return [TWO_EXECUTIONS, HASH_SEED, WORKERS, *cls._later()]
 
-    def _repeated(self, reference: Execution, second: Execution) -> list[Finding]:
+    def _repeated(self, reference: Execution, second: Execution) -> list[CheckedProperty]:
         """Whether executions repeat.  The second one has other loader workers and another hash seed.
 
         Only if it differs, further executions tell why.
         """
         found = difference_between(reference, second)
         if found is None:
-            return [Finding(name, title, "yes") for name, title in (TWO_EXECUTIONS, HASH_SEED, WORKERS)]
-        whole = Part(until_step=self._steps)
+            return [
+                CheckedProperty(name, title, "yes") for name, title in (TWO_EXECUTIONS, HASH_SEED, WORKERS)
+            ]
+        whole = StepRange(until_step=self._steps)
         again = self._judged(*TWO_EXECUTIONS, reference, self._execute("again", AGAIN, whole))
         if again.outcome == "no":
             return [
@@ -130,57 +132,63 @@ class Check:
             ]
         workers = self._judged(*WORKERS, reference, self._execute("workers", WITH_WORKERS, whole))
         if workers.outcome == "no":
-            return [again, Finding(*HASH_SEED, "not_judged", ("loader workers change bits",)), workers]
-        return [again, Finding.of_difference(*HASH_SEED, found), workers]
+            return [
+                again,
+                CheckedProperty(*HASH_SEED, "not_judged", ("loader workers change bits",)),
+                workers,
+            ]
+        return [again, CheckedProperty.of_difference(*HASH_SEED, found), workers]
 
-    def _variant(self, name: str, title: str, variant: Variant, reference: Execution) -> Finding:
+    def _variant(self, name: str, title: str, variant: Variant, reference: Execution) -> CheckedProperty:
         """Whether a variant equals the reference, if this machine can execute it."""
         if self._runs.ranks_most < variant.D:
-            return Finding(name, title, "not_judged", (f"it needs {variant.D} GPUs",))
+            return CheckedProperty(name, title, "not_judged", (f"it needs {variant.D} GPUs",))
         resolved = self._runs.scratch.resolved
         if variant.recomputes and not resolved.model.blocks:
-            return Finding(name, title, "not_judged", ("the model has no blocks",))
+            return CheckedProperty(name, title, "not_judged", ("the model has no blocks",))
         if variant.strategy == "shard" and resolved.facts is not None:
             try:
                 refuse_unshardable(resolved.facts)
             except InputError as refused:
-                return Finding(name, title, "not_judged", (refused.message,))
-        return self._judged(name, title, reference, self._execute(name, variant, Part(self._steps)))
+                return CheckedProperty(name, title, "not_judged", (refused.message,))
+        return self._judged(name, title, reference, self._execute(name, variant, StepRange(self._steps)))
 
     @staticmethod
-    def _judged(name: str, title: str, reference: Execution, other: Execution) -> Finding:
+    def _judged(name: str, title: str, reference: Execution, other: Execution) -> CheckedProperty:
         """Whether an execution equals the reference."""
         found = difference_between(reference, other)
         if found is not None:
-            return Finding.of_difference(name, title, found)
-        return Finding(name, title, "yes") if other.is_complete else _not_executed(name, title, other)
+            return CheckedProperty.of_difference(name, title, found)
+        return CheckedProperty(name, title, "yes") if other.is_complete else _not_executed(name, title, other)
 
-    def _resumed(self, reference: Execution) -> list[Finding]:
+    def _resumed(self, reference: Execution) -> list[CheckedProperty]:
         """Kill an execution after step 1, resume it, and compare what it loaded and what it went on to compute."""
-        killed = self._execute("killed", KILLED, Part(self._steps, saves=True, killed_after=1))
+        killed = self._execute("killed", KILLED, StepRange(self._steps, saves=True, killed_after=1))
         if steps_in(killed.run.checkpoints) != [1]:
             reason = ("no state was saved",)
-            return [_not_executed(*RESUMES, killed), Finding(*LOADED, "not_judged", reason)]
-        resumed = self._execute("killed", RESUMED, Part(self._steps, segment=2, from_step=1))
+            return [_not_executed(*RESUMES, killed), CheckedProperty(*LOADED, "not_judged", reason)]
+        resumed = self._execute("killed", RESUMED, StepRange(self._steps, segment=2, from_step=1))
         resumes = self._judged(*RESUMES, reference, resumed)
         states = dict(saved_states(resumed))
         if 1 not in states:
-            return [resumes, Finding(*LOADED, "not_judged", ("the saved state was not loaded",))]
+            return [resumes, CheckedProperty(*LOADED, "not_judged", ("the saved state was not loaded",))]
         if states[1]:
             details = tuple(f"{name} differs" for name in states[1])
-            return [resumes, Finding(*LOADED, "no", details, step=1)]
-        return [resumes, Finding(*LOADED, "yes")]
+            return [resumes, CheckedProperty(*LOADED, "no", details, step=1)]
+        return [resumes, CheckedProperty(*LOADED, "yes")]
 
 
-def _not_judged(properties: Sequence[tuple[str, str]], reason: str) -> list[Finding]:
-    """Findings of properties that nothing is known about."""
-    return [Finding(name, title, "not_judged", (reason,)) for name, title in properties]
+def _not_judged(properties: Sequence[tuple[str, str]], reason: str) -> list[CheckedProperty]:
+    """CheckedProperties of properties that nothing is known about."""
+    return [CheckedProperty(name, title, "not_judged", (reason,)) for name, title in properties]
 
 
-def _not_executed(name: str, title: str, execution: Execution) -> Finding:
+def _not_executed(name: str, title: str, execution: Execution) -> CheckedProperty:
     """The finding of an execution that failed."""
     error = _error_of(execution)
-    return Finding(name, title, "no", (f"{execution.variant.title}: {error.message}", *error.caused_by))
+    return CheckedProperty(
+        name, title, "no", (f"{execution.variant.title}: {error.message}", *error.caused_by)
+    )
 
 
 def _error_of(execution: Execution) -> LlmrunError:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmrun.check.report import CheckReport, Finding, Measured
+from llmrun.check.report import CheckedProperty, CheckReport, Measured
 from llmrun.text import counted, cut, format_bytes, format_duration
 from llmrun.verify.render import ReportLine, labelled, verdict_line
 
@@ -37,7 +37,7 @@ def _executed(report: CheckReport) -> str:
     )
 
 
-def _findings(findings: Sequence[Finding]) -> list[ReportLine]:
+def _findings(findings: Sequence[CheckedProperty]) -> list[ReportLine]:
     """The verdicts; a reason that is that of the line before is not repeated."""
     lines: list[ReportLine] = []
     before: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def _findings(findings: Sequence[Finding]) -> list[ReportLine]:
     return lines
 
 
-def _lines_of(finding: Finding) -> list[ReportLine]:
+def _lines_of(finding: CheckedProperty) -> list[ReportLine]:
     """The verdict of a property, and what was found below it."""
     head = f"{finding.title:<{TITLE_WIDTH}}{_WORDS[finding.outcome]}"
     if finding.outcome == "not_judged":

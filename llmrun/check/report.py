@@ -11,7 +11,7 @@ Outcome = Literal["yes", "no", "warning", "not_judged"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckedProperty:
     """One property.
 
     name:    stable, for scripts.  title: for the screen.
@@ -31,12 +31,12 @@ class Finding:
     micro_batch: int | None = None
 
     @classmethod
-    def at(cls, name: str, title: str, place: CodePlace, details: Sequence[str]) -> "Finding":
+    def at(cls, name: str, title: str, place: CodePlace, details: Sequence[str]) -> "CheckedProperty":
         """A property that the code at `place` breaks."""
         return cls(name, title, "no", tuple(details), place.phase, place.module, place.source)
 
     @classmethod
-    def of_difference(cls, name: str, title: str, found: Difference) -> "Finding":
+    def of_difference(cls, name: str, title: str, found: Difference) -> "CheckedProperty":
         """A property that two executions do not have."""
         return cls(
             name,
@@ -96,18 +96,18 @@ class CheckReport:
     tokens: int
     changes: tuple[str, ...]
     data: str | None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[CheckedProperty, ...] = ()
     measured: Measured = field(default_factory=Measured)
     wall_seconds: float = 0.0
     kept: str | None = None
 
     @property
-    def broken(self) -> tuple[Finding, ...]:
+    def broken(self) -> tuple[CheckedProperty, ...]:
         """The properties that do not hold."""
         return tuple(each for each in self.findings if each.outcome == "no")
 
     @property
-    def first(self) -> Finding | None:
+    def first(self) -> CheckedProperty | None:
         """The property that names what breaks the promise best: the first one with a module, else the first."""
         with_module = [each for each in self.broken if each.module is not None]
         return next(iter([*with_module, *self.broken]), None)
