@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmrun.check.differences import difference_between, saved_states
 from llmrun.check.inspected import findings_of_inspection
 from llmrun.check.report import CheckedProperty, CheckReport, Measured
-from llmrun.check.scratch import Execution, ScratchRuns, StepRange, V, Variant
+from llmrun.check.scratch import Execution, Portion, ScratchRuns, V, Variant
 from llmrun.errors import InputError, LlmrunError
 from llmrun.launch.model_facts import refuse_unshardable
 from llmrun.run.inspection import Inspection
@@ -55,7 +55,7 @@ class Check:
     def run(self) -> CheckReport:
         """All executions and their verdicts.  Raises the workers' error if the reference fails with nothing found."""
         begun_s = time.monotonic()
-        inspected = self._execute("inspect", INSPECTED, StepRange(until_step=0, inspected=True))
+        inspected = self._execute("inspect", INSPECTED, Portion(until_step=0, inspected=True))
         if inspected.inspection is None:
             raise _error_of(inspected)
         findings = findings_of_inspection(inspected.inspection, self._report.device)
@@ -72,7 +72,7 @@ class Check:
             wall_seconds=time.monotonic() - begun_s,
         )
 
-    def _execute(self, name: str, variant: Variant, part: StepRange) -> Execution:
+    def _execute(self, name: str, variant: Variant, part: Portion) -> Execution:
         self._on_execution(
             variant.title, self._n_executions, max(EXPECTED_EXECUTIONS, self._n_executions + 1)
         )
@@ -84,7 +84,7 @@ class Check:
 
         is_sound: whether nothing was found so far; then an execution that fails is an error, not a finding.
         """
-        whole = StepRange(until_step=self._steps)
+        whole = Portion(until_step=self._steps)
         executions = []
         for name, variant in (("second", SECOND), ("reference", REFERENCE)):
             execution = self._execute(name, variant, replace(whole, saves=variant is REFERENCE))
@@ -123,7 +123,7 @@ class Check:
             return [
                 CheckedProperty(name, title, "yes") for name, title in (TWO_EXECUTIONS, HASH_SEED, WORKERS)
             ]
-        whole = StepRange(until_step=self._steps)
+        whole = Portion(until_step=self._steps)
         again = self._judged(*TWO_EXECUTIONS, reference, self._execute("again", AGAIN, whole))
         if again.outcome == "no":
             return [
@@ -151,7 +151,7 @@ class Check:
                 refuse_unshardable(resolved.facts)
             except InputError as refused:
                 return CheckedProperty(name, title, "not_judged", (refused.message,))
-        return self._judged(name, title, reference, self._execute(name, variant, StepRange(self._steps)))
+        return self._judged(name, title, reference, self._execute(name, variant, Portion(self._steps)))
 
     @staticmethod
     def _judged(name: str, title: str, reference: Execution, other: Execution) -> CheckedProperty:
@@ -163,11 +163,11 @@ class Check:
 
     def _resumed(self, reference: Execution) -> list[CheckedProperty]:
         """Kill an execution after step 1, resume it, and compare what it loaded and what it went on to compute."""
-        killed = self._execute("killed", KILLED, StepRange(self._steps, saves=True, killed_after=1))
+        killed = self._execute("killed", KILLED, Portion(self._steps, saves=True, killed_after=1))
         if steps_in(killed.run.checkpoints) != [1]:
             reason = ("no state was saved",)
             return [_not_executed(*RESUMES, killed), CheckedProperty(*LOADED, "not_judged", reason)]
-        resumed = self._execute("killed", RESUMED, StepRange(self._steps, segment=2, from_step=1))
+        resumed = self._execute("killed", RESUMED, Portion(self._steps, segment=2, from_step=1))
         resumes = self._judged(*RESUMES, reference, resumed)
         states = dict(saved_states(resumed))
         if 1 not in states:

@@ -96,7 +96,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class StepRange:
+class Portion:
     """Which steps an execution runs, from where, and what is recorded.
 
     segment:   number of the segment in its directory; 2 continues an execution that was killed.
@@ -117,7 +117,7 @@ class Execution:
     """An execution that has ended.  run: its scratch directory."""
 
     variant: Variant
-    part: StepRange
+    part: Portion
     run: RunDirectory
     end: SegmentEnd
 
@@ -164,7 +164,7 @@ class ScratchRuns:
     ranks_most: int = V
     compared: Sequence[Path] = field(default_factory=tuple)
 
-    def execute(self, name: str, variant: Variant, part: StepRange) -> Execution:
+    def execute(self, name: str, variant: Variant, part: Portion) -> Execution:
         """Execute one variant in the directory `name`, from the start or on from an earlier segment there."""
         run = RunDirectory(self.directory / name)
         resolved = self._resolved(variant)

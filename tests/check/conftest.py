@@ -7,7 +7,7 @@ import pytest
 from llmrun.check.checks import INSPECTED, Check
 from llmrun.check.prepare import prepare
 from llmrun.check.report import CheckReport
-from llmrun.check.scratch import StepRange
+from llmrun.check.scratch import Portion
 from llmrun.config.load import load_config
 from warm.driver import Silent
 from warm.fixtures import server
@@ -84,7 +84,7 @@ def inspect(server, tmp_path, monkeypatch):
         runs, _ = prepare(
             load_config(path), 2, scratch, PoolBackend(server), Silent(), synthetic=True, kept=False
         )
-        found = runs.execute("inspect", INSPECTED, StepRange(until_step=0, inspected=True)).inspection
+        found = runs.execute("inspect", INSPECTED, Portion(until_step=0, inspected=True)).inspection
         assert found is not None
         return found
 
