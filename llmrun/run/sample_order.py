@@ -15,7 +15,7 @@ from llmrun.run.record import RunRecord, Segment
 
 
 @dataclass(frozen=True)
-class Sample:
+class OrderEntry:
     """One sequence of a step.
 
     step:     from 1.                  sequence: its number in the step, from 0.
@@ -31,7 +31,7 @@ class Sample:
     tokens: tuple[int, int]
 
 
-def samples_of_steps(run: RunDirectory, record: RunRecord, first: int, last: int) -> Iterator[Sample]:
+def samples_of_steps(run: RunDirectory, record: RunRecord, first: int, last: int) -> Iterator[OrderEntry]:
     """Yield the sequences of steps [first, last] in order.
 
     A step that was made is that of the segment that made it; a step to come is that of the last segment.
@@ -48,7 +48,7 @@ def samples_of_steps(run: RunDirectory, record: RunRecord, first: int, last: int
             yield from _samples(run, record, segment, steps)
 
 
-def _samples(run: RunDirectory, record: RunRecord, segment: Segment | None, steps: range) -> Iterator[Sample]:
+def _samples(run: RunDirectory, record: RunRecord, segment: Segment | None, steps: range) -> Iterator[OrderEntry]:
     """The sequences of steps of one segment."""
     config = config_of_segment(run, record, segment)
     if config is None:
@@ -65,7 +65,7 @@ def _samples(run: RunDirectory, record: RunRecord, segment: Segment | None, step
         for sequence, entry in enumerate(order.entries(start, per_step).tolist()):
             position = start + sequence
             tokens = (entry * L_ctx, entry * L_ctx + L_ctx + 1)
-            yield Sample(step, sequence, position, position // n_windows, entry, tokens)
+            yield OrderEntry(step, sequence, position, position // n_windows, entry, tokens)
 
 
 def _dataset(run: RunDirectory, record: RunRecord, segment: Segment | None) -> DatasetManifest:
