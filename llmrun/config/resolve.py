@@ -146,12 +146,16 @@ def resolved_of(config: Config, D: int) -> Resolved:
 def training_spec(resolved: Resolved) -> TrainingSpec:
     """What training depends on: the numeric fields that the fingerprint covers, and how ranks share the work."""
     config = resolved.config
-    return TrainingSpec.of(
+    spec = TrainingSpec.of(
         numeric_fields(config),
         D=resolved.batch.D,
         strategy=config.strategy,
         recompute_blocks=config.activation_checkpointing == "block",
     )
+    model = resolved.model
+    assert model == spec.model
+    # With the facts of a user's own model that another process has read: the launcher constructs none.
+    return replace(spec, model=model)
 
 
 def factory_call(config: Config) -> FactoryCall:

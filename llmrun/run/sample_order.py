@@ -48,7 +48,9 @@ def samples_of_steps(run: RunDirectory, record: RunRecord, first: int, last: int
             yield from _samples(run, record, segment, steps)
 
 
-def _samples(run: RunDirectory, record: RunRecord, segment: Segment | None, steps: range) -> Iterator[OrderEntry]:
+def _samples(
+    run: RunDirectory, record: RunRecord, segment: Segment | None, steps: range
+) -> Iterator[OrderEntry]:
     """The sequences of steps of one segment."""
     config = config_of_segment(run, record, segment)
     if config is None:

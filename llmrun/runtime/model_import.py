@@ -15,8 +15,8 @@ from llmrun.core.model.factory import FactorySpec
 from llmrun.core.model.facts import FactoryCall
 from llmrun.errors import InputError, Place
 from llmrun.machine import MODEL
+from llmrun.provenance.distributions import distributions_of
 from llmrun.provenance.imports import ImportRecorder
-from llmrun.provenance.installed import distributions_of
 
 
 @dataclass(frozen=True)

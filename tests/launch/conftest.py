@@ -45,7 +45,12 @@ hardware: {device: cpu}
 STEPS = 20
 
 
-MOMENT = {"model.norm.weight.exp_avg": (32,)}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def moments_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """AdamW's state of all parameters."""
+    return {f"{name}.{moment}": shape for name, shape in shapes.items() for moment in MOMENTS}
 
 
 def digest_of_all(shapes: dict[str, tuple[int, ...]], step: int) -> int:
@@ -63,7 +68,7 @@ def record_of(step: int, salt: int, shapes: dict[str, tuple[int, ...]]) -> Ledge
         "tokens_digest": step,
         "gradients_digest": step + salt,
         "weights_digest": digest_of_all(shapes, step + salt),
-        "optimizer_digest": digest_of_all(MOMENT, step + salt),
+        "optimizer_digest": digest_of_all(moments_of(shapes), step + salt),
     }
     return LedgerRecord(step, **{name: values[name] for name in quantities_due(step) - {"step"}})
 
@@ -135,9 +140,11 @@ class Bookkeeper:
         shapes = shapes_of(worker_spec)
         values = {name: np.full(math.prod(shape), step, np.float32) for name, shape in shapes.items()}
         pieces = [TensorPiece(name, "parameter", "F32", shapes[name], 0, values[name]) for name in shapes]
-        moment = TensorPiece(
-            "model.norm.weight.exp_avg", "optimizer/exp_avg", "F32", (32,), 0, values["model.norm.weight"]
-        )
+        moments = [
+            TensorPiece(f"{name}.{moment}", f"optimizer/{moment}", "F32", shapes[name], 0, values[name])
+            for name in shapes
+            for moment in MOMENTS
+        ]
         saved = StateSnapshot(
             step=step,
             attempt=f"segment-{worker_spec.segment:03d}",
@@ -148,7 +155,7 @@ class Bookkeeper:
             trainer={"best_saved_step": self.best_at},
             rng={"numpy": np.zeros(2, np.uint8)},
             model=pieces,
-            optimizer=[moment],
+            optimizer=moments,
             digests=lambda pieces: [step + self.salt] * len(pieces),
         )
         save_rank(run.checkpoints, saved, 0, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import version as torch_version
 
-from llmrun.provenance.installed import DEPENDENCIES, distributions_of
+from llmrun.provenance.distributions import DEPENDENCIES, distributions_of
 from llmrun.provenance.packages import PackageQuestion, Packages, from_metadata, without_secrets
 
 from .conftest import is_running

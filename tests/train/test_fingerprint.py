@@ -138,6 +138,13 @@ OPERATIONAL = {
     "hardware.table": "gpus.yaml",
 }
 
+OWN_MODEL = {
+    "model.factory": ("numeric", "model.factory=net:large"),
+    "model.args": ("numeric", "model.args.width=9"),
+    "model.import_root": ("operational", "model.import_root=elsewhere"),
+}
+"""Kind and an override of the fields of a model of the user's own, which exclude those of the built-in one."""
+
 
 @pytest.fixture
 def resolved(tmp_path):
@@ -180,7 +187,7 @@ def test_the_tables_cover_the_schema(kind, table):
     """Every leaf of the schema has another value below; one without any choice is marked as such."""
     of_kind = {key: leaf for key, leaf in leaves().items() if leaf.kind == kind}
 
-    assert set(table) == set(of_kind)
+    assert set(table) | {key for key, (of, _) in OWN_MODEL.items() if of == kind} == set(of_kind)
     assert {key for key, other in table.items() if other is ONLY} == {
         key for key, leaf in of_kind.items() if len(leaf.choices) == 1
     }
@@ -210,6 +217,23 @@ def test_no_operational_field_changes_the_fingerprint(resolved, key):
     assert key in changed_keys(operational_fields(old), operational_fields(new)) or key == "batch.A"
     assert fingerprint(old) == fingerprint(new)
     assert fingerprint(old).digest == fingerprint(new).digest
+
+
+@pytest.mark.parametrize("key", OWN_MODEL)
+def test_fields_of_a_users_own_model(tmp_path, key):
+    """Factory and arguments are numeric, the directory of its module is not."""
+    model = "model: {factory: 'net:small', args: {width: 8}, vocab_size: 300}"
+    lines = [model if line.startswith("model:") else line for line in CONFIG.splitlines()]
+    (tmp_path / "own.yaml").write_text("\n".join(lines))
+    kind, override = OWN_MODEL[key]
+    old, new = (
+        resolve(load_config(tmp_path / "own.yaml", overrides), DATASET, MachineFacts(gpus=2)).config
+        for overrides in ([], [override])
+    )
+    changed = changed_keys(fingerprint(old).preimages["config"], fingerprint(new).preimages["config"])
+
+    assert getattr(old.model, key.removeprefix("model.")) != getattr(new.model, key.removeprefix("model."))
+    assert {".".join(name.split(".")[:2]) for name in changed} == ({key} if kind == "numeric" else set())
 
 
 def sha256_of_json(value) -> str:
