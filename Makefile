@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?=
 BIN = $(VENV)/bin
 # Two cores have to be enough for everything.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 GPU_PYTHON = $(or $(PYTHON),python3)
 
 # Test processes start quicker with byte code on disk.

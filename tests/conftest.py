@@ -24,6 +24,15 @@ settings.register_profile("llmrun", derandomize=True, deadline=None, print_blob=
 settings.load_profile("llmrun")
 
 
+LONGEST = ("train", "verify", "launch", "own_model", "check", "migrate")
+"""Directories whose files take longest: they start first, so that all test processes end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take; tests of a file stay together."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+
+
 @dataclass(frozen=True)
 class Source:
     """One Python file: `path` relative to the repository, `text`, and its syntax tree."""

@@ -152,10 +152,8 @@ def training_spec(resolved: Resolved) -> TrainingSpec:
         strategy=config.strategy,
         recompute_blocks=config.activation_checkpointing == "block",
     )
-    model = resolved.model
-    assert model == spec.model
     # With the facts of a user's own model that another process has read: the launcher constructs none.
-    return replace(spec, model=model)
+    return spec if resolved.facts is None else replace(spec, model=resolved.model)
 
 
 def factory_call(config: Config) -> FactoryCall:

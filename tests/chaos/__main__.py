@@ -25,6 +25,7 @@ from chaos.fire import Run, Tally
 from chaos.ground import make_ground
 from chaos.plan import runs, torchrun_kill, warm_kill
 from chaos.tables import report
+from warm.packages import installed
 from warm.preload import preload
 
 KINDS = {"w": ("warm", warm_kill, fire.play), "t": ("by torchrun", torchrun_kill, torchrun.play)}
@@ -131,6 +132,7 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
     preload()
+    installed()
     adopt_orphans()
     ground = Path(tempfile.mkdtemp(prefix="llmrun-chaos-"))
     os.chdir(ground)

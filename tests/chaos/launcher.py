@@ -31,13 +31,13 @@ from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe, WorkerJob
 from llmrun.machine import die_with_parent
-from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import LauncherStopRequest
 from llmrun.run.worker_spec import WorkerSpec
 from llmrun.runtime import worker
 from llmrun.runtime.probe import probe
 from warm.driver import Silent
+from warm.packages import QuickQuestion
 from warm.pool import free_port
 
 
@@ -56,21 +56,6 @@ class Task:
     kill: Kill | None = None
     start: str | None = None
     is_torn: bool = False
-
-
-class QuickQuestion:
-    """Answers at once what pip takes a second for."""
-
-    def ready(self, _timeout_s: float) -> bool:
-        """Always."""
-        return True
-
-    def answer(self) -> Packages:
-        """No packages."""
-        return Packages((), "importlib.metadata")
-
-    def withdraw(self) -> None:
-        """Nothing to end."""
 
 
 @cache

@@ -56,6 +56,7 @@ def found_in(screen: str) -> list[str]:
     return re.findall(r"^FOUND in .*\n.*$", screen, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_found():
     """With a fault on purpose the campaign fails, and prints the one line that replays it."""
     code, screen = campaign(*TORN)

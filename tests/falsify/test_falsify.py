@@ -57,6 +57,7 @@ def test_many_harmless_things_at_once(ground):
     assert result.ending == Ending.EQUAL, result.detail
 
 
+@pytest.mark.slow
 def test_a_planted_violation_is_found(ground):
     """A number that depends on a variable nobody records is a finding, and ends a campaign with exit code 1."""
     result = attempted(PLANTED, ground)

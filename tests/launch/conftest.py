@@ -21,7 +21,6 @@ from llmrun.launch.prepared_segment import NothingToDo
 from llmrun.launch.resume import ResumeCommand, prepare_resume
 from llmrun.launch.segment import run_segment
 from llmrun.launch.torchrun import Probe
-from llmrun.provenance.packages import Packages
 from llmrun.run.directory import RunDirectory
 from llmrun.run.record import read_record
 from llmrun.run.signals import LauncherStopRequest
@@ -31,6 +30,7 @@ from llmrun.storage.checkpoint.parts import StateSnapshot, TensorPiece
 from llmrun.storage.checkpoint.writer import commit, save_rank
 from llmrun.storage.ledger.record import LedgerRecord, quantities_due
 from llmrun.storage.ledger.writer import LedgerWriter
+from warm.packages import QuickQuestion
 
 CONFIG = """
 name: demo
@@ -287,21 +287,6 @@ def dataset_of_session(tmp_path_factory):
     (place / "text.txt").write_text("".join(f"line {i} of a small text\n" for i in range(4000)))
     prepare([place / "text.txt"], place / "data", "byte", val_fraction=0.1)
     return place / "data"
-
-
-class QuickQuestion:
-    """Answers at once what pip takes a second for; pip itself is asked in tests/provenance and end to end."""
-
-    def ready(self, timeout_s):
-        """Always."""
-        return True
-
-    def answer(self):
-        """Two packages."""
-        return Packages(("numpy==2.4.6", "torch==2.13.0"), "pip freeze")
-
-    def withdraw(self):
-        """Nothing to end."""
 
 
 @pytest.fixture

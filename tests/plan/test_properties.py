@@ -97,7 +97,7 @@ def numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(drawn=ANY)
 def test_any_config_has_a_plan_in_every_form(base: Path, drawn: dict[str, Any]) -> None:
     """At the edges of every bound no figure is negative, NaN or infinite, and every text can be written."""

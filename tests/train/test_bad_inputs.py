@@ -30,11 +30,11 @@ from error_cases import (
 from llmrun.cli.app import run
 from llmrun.cli.console import render_error
 from llmrun.errors import error_of
-from llmrun.provenance.packages import Packages
 from llmrun.run.lock import RunLock
 from llmrun.storage.ledger.reader import HEADER_BYTES
 from llmrun.storage.ledger.record import RECORD_DTYPE
 from warm.driver import CONFIG
+from warm.packages import QuickQuestion
 from warm.pool import PoolBackend
 
 FILE = Path(__file__).with_name("bad_inputs.txt")
@@ -65,21 +65,6 @@ of progress and for the plan, which tests/plan has."""
 
 
 CASES = read_cases(FILE)
-
-
-class QuickQuestion:
-    """Answers at once what pip takes a second for; pip itself is asked in tests/provenance."""
-
-    def ready(self, timeout_s):
-        """Always."""
-        return True
-
-    def answer(self):
-        """One package."""
-        return Packages(("torch==2.13.0",), "pip freeze")
-
-    def withdraw(self):
-        """Nothing to end."""
 
 
 def llmrun(*arguments: str, error_as_json: bool = False) -> tuple[int, str, str]:

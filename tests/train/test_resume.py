@@ -12,7 +12,12 @@ from warm.bits import assert_equal_runs, chain_of
 from warm.driver import STEPS
 from warm.pool import PoolBackend, dying
 
-CELLS = list(product((1, 2), (0, 2), ("fp32", "bf16")))
+QUICK = {(1, 2, "fp32"), (2, 0, "bf16")}
+"""The cells of `make test`; the others are slow."""
+CELLS = [
+    pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow)
+    for cell in product((1, 2), (0, 2), ("fp32", "bf16"))
+]
 
 
 @pytest.mark.parametrize(("D", "workers", "precision"), CELLS)
@@ -30,7 +35,7 @@ def test_killed_and_resumed_equals_straight(driver, server, pool, D, workers, pr
     assert_equal_runs(driver.run("straight"), driver.run("killed"), STEPS)
 
 
-@pytest.mark.parametrize("D", [1, 2])
+@pytest.mark.parametrize("D", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_through_torchrun(driver, pool, D):
     """The same through real torchrun processes; the pool's run is the one that never stopped."""
     driver.train(pool, "straight", "batch.D=1")

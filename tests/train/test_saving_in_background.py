@@ -69,7 +69,7 @@ def test_a_run_that_fails_finishes_its_save_first(driver, server, pool, D):
     assert resumed.end.proven_steps == 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_bug_on_the_writer_thread_is_a_bug_of_the_run(driver, server, rank):
     """It ends the run with its own message and exit code 70, on any rank."""
     ended = driver.train(PoolBackend(server, "writer_bug", rank=rank), "broken", "batch.D=2")

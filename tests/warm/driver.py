@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from llmrun.config.load import load_config
 from llmrun.data.prepare import prepare
+from llmrun.launch import preflight
 from llmrun.launch.new_run import prepare_fresh
 from llmrun.launch.options import LaunchContext, launch_options
 from llmrun.launch.prepared_segment import NothingToDo
@@ -12,6 +15,7 @@ from llmrun.launch.segment import SegmentResult, run_segment
 from llmrun.launch.torchrun import ProcessBackend
 from llmrun.run.directory import RunDirectory
 from llmrun.run.signals import LauncherStopRequest
+from warm.packages import QuickQuestion
 
 TEXT = Path(__file__).parents[2] / "LICENSE"
 
@@ -78,7 +82,8 @@ class Driver:
         sets = [f"runs_dir={self.directory / 'runs'}", *overrides]
         options = launch_options(sets, [], until)
         loaded = load_config(self.config, options.overrides)
-        with LauncherStopRequest() as stop:
+        with LauncherStopRequest() as stop, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preflight, "PackageQuestion", QuickQuestion)
             prepared = prepare_fresh(loaded, name, options, LaunchContext(backend, stop, self.said.append))
             return run_segment(prepared, backend, stop, Silent())
 
@@ -87,7 +92,8 @@ class Driver:
     ) -> SegmentResult:
         """The next segment of a run."""
         options = launch_options(overrides, allow, until, D, start)
-        with LauncherStopRequest() as stop:
+        with LauncherStopRequest() as stop, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preflight, "PackageQuestion", QuickQuestion)
             command = ResumeCommand(f"llmrun resume {name}")
             context = LaunchContext(backend, stop, self.said.append)
             prepared = prepare_resume(self.run(name), options, command, context)
