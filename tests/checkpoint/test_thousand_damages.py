@@ -141,7 +141,7 @@ def test_a_resume_where_all_are_damaged_is_refused(driver, pool, tmp_path):
         assert live_owner(run / "run.lock") is None
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_resume_passes_over_a_damaged_checkpoint(driver, pool, seed):
     """The newest is damaged: the user is told, the older one is taken, and the bits are those of no damage."""
     if not driver.run("straight").is_run:

@@ -191,6 +191,7 @@ def test_a_file_size_limit_is_a_full_disk(driver, pool):
     assert_equal_runs(driver.run("straight"), run, LONG_STEPS)
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_stops_the_run_where_that_is_wished(driver, pool):
     """`stop`: exit 4 with the file's name; the earlier checkpoint is sound and a resume goes on from it."""
     meddler = Meddler((12, lambda: limit_files(pool, BETWEEN_BYTES)))

@@ -119,6 +119,7 @@ def gone(pids: list[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
 
 
+@pytest.mark.slow
 def test_workers_that_finish(job):
     """All outcomes, exit code 0, no process left."""
     workers = TorchrunBackend().start(job("done"))
@@ -144,6 +145,7 @@ def test_a_killed_worker_is_named_with_its_signal(job):
     assert gone(pids_of(run))
 
 
+@pytest.mark.slow
 def test_kill_leaves_nothing(job):
     """SIGKILL of agent and workers, and they are gone when it returns; until then each is seen to work there."""
     workers = TorchrunBackend().start(job("sleep"))

@@ -49,7 +49,14 @@ def test_through_torchrun(driver, pool, D):
     assert_equal_runs(driver.run("straight"), driver.run("stopped"), STEPS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
 def test_signal_to_workers_saves_and_preempts(driver, server, number):
     """A signal sent to the ranks themselves: the step is finished, saved, and the run resumes equal."""
     pool = PoolBackend(server)

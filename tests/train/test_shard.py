@@ -38,7 +38,13 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("sets", SETTINGS, ids=lambda sets: sets[-1])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        pytest.param(sets, id=sets[-1], marks=() if number == 1 else pytest.mark.slow)
+        for number, sets in enumerate(SETTINGS)
+    ],
+)
 def test_several_micro_batches_a_lane(driver, server, sets):
     """Gradients added within a lane, recomputed blocks, other parameters: the same bits; killed on the way."""
     pool = PoolBackend(server)

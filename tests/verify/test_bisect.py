@@ -48,7 +48,11 @@ def once(server, tmp_path, start: int, mutation: str, **arguments) -> PoolBacken
 
 @pytest.mark.parametrize(
     ("module", "number"),
-    [("model.embed_tokens", 0), ("model.layers.0.self_attn.q_proj", 3), (DOWN, 7)],
+    [
+        ("model.embed_tokens", 0),
+        pytest.param("model.layers.0.self_attn.q_proj", 3, marks=pytest.mark.slow),
+        (DOWN, 7),
+    ],
 )
 def test_one_ulp_in_one_output_is_found(place, server, tmp_path, module, number):
     """In the second execution one element of one module's output is the float next to it, in one micro-batch."""
@@ -66,7 +70,9 @@ def test_one_ulp_in_one_output_is_found(place, server, tmp_path, module, number)
     assert report.verdict.finding.step == 6
 
 
-@pytest.mark.parametrize("module", [DOWN, "model.layers.0.input_layernorm"])
+@pytest.mark.parametrize(
+    "module", [DOWN, pytest.param("model.layers.0.input_layernorm", marks=pytest.mark.slow)]
+)
 def test_one_ulp_in_one_gradient_is_found(place, server, tmp_path, module):
     """The gradient that enters a module's backward pass: the module is named, and the function that handed it on."""
     faulty = once(server, tmp_path, 2, "perturb_backward", step=6, module=module)
